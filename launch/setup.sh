@@ -1,0 +1,169 @@
+#!/usr/bin/env bash
+# Makes .venv with the locked packages and fetches the small model. Run again, it only checks: seconds, no network.
+#
+#   bash launch/setup.sh          do it
+#   source launch/setup.sh        do it, and set the environment below in this shell too
+#
+#   AHA_DEVICE=cpu|gpu            which package list; by default gpu where nvidia-smi works
+#   AHA_PYTHON=/path/to/python    which Python makes .venv; by default the first of the usual names that fits
+#   AHA_TORCH_INDEX=URL           an extra package index for torch's CPU build; by default none
+
+# Ray, vLLM and Hugging Face report usage unless told not to. Without a network the attempts also cost time.
+export RAY_USAGE_STATS_ENABLED=0 VLLM_NO_USAGE_STATS=1 HF_HUB_DISABLE_TELEMETRY=1 DO_NOT_TRACK=1
+
+# When sourced, the work runs in a child, so that its options, traps and directory stay out of the caller's shell.
+if [[ "${BASH_SOURCE[0]}" != "$0" ]]; then
+    bash "${BASH_SOURCE[0]}"
+    return
+fi
+
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
+
+readonly root=$PWD
+readonly python=.venv/bin/python
+readonly log=.venv/aha-install.log
+readonly installing=.venv/.aha-installing # present while packages are being installed, and after that was cut short
+readonly lock_stamp=.venv/.aha-lock       # "DEVICE LOCK-SHA256 ROOT" of what is installed
+readonly project_stamp=.venv/.aha-project # the sha256 of the pyproject.toml that `aha` was installed from
+
+say() { printf '[setup %3ds] %s\n' "$SECONDS" "$*"; }
+die() {
+    printf 'setup: %s\n' "$*" >&2
+    exit 1
+}
+sha256() { sha256sum <"$1" | cut -d' ' -f1; }
+content() { if [[ -f $1 ]]; then cat "$1"; fi; }
+
+check_machine() {
+    [[ "$(uname -s) $(uname -m)" == "Linux x86_64" ]] || die "the lock files are for Linux on x86-64, this is $(uname -s) on $(uname -m)"
+    command -v g++ >/dev/null || die "g++ was not found; DeepSpeed compiles a small part of itself. On Debian and Ubuntu: apt-get install g++"
+}
+
+pick_device() {
+    case "${AHA_DEVICE:-}" in
+        cpu | gpu) echo "$AHA_DEVICE" ;;
+        "") if timeout 30 nvidia-smi -L >/dev/null 2>&1; then echo gpu; else echo cpu; fi ;;
+        *) die "AHA_DEVICE is '$AHA_DEVICE'; it must be cpu or gpu" ;;
+    esac
+}
+
+find_python() {
+    # 3.11 first: the lock files were resolved for it.
+    local candidate
+    for candidate in ${AHA_PYTHON:+"$AHA_PYTHON"} python3.11 python3.12 python3.13 python3; do
+        # Run it rather than look for it: pyenv leaves names behind that only print an error.
+        if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; then
+            "$candidate" - <<'PYTHON' || die "$candidate lacks venv or its C headers. On Debian and Ubuntu: apt-get install python3-venv python3-dev"
+import ensurepip, os, sys, sysconfig, venv
+sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))
+PYTHON
+            echo "$candidate"
+            return
+        fi
+    done
+    die "no Python 3.11, 3.12 or 3.13 was found. Install one, or name it: AHA_PYTHON=/path/to/python"
+}
+
+make_venv() { # DEVICE
+    local installed
+    installed=$(content "$lock_stamp")
+    # Start over after an install that was cut short (a package may be half there), when the folder has moved (scripts
+    # in it name their Python by path), and between cpu and gpu (both provide the module vllm).
+    if [[ ! -e $installing && (-z $installed || ("$installed" == "$1 "* && "$installed" == *" $root")) ]] &&
+        "$python" -c "" 2>/dev/null; then
+        return
+    fi
+    local base
+    base=$(find_python)
+    say "making .venv with $("$base" --version)"
+    "$base" -m venv --clear .venv
+}
+
+pip_install() { # ARGUMENTS OF pip install, TOTAL last: quiet, but with a sign of life
+    local total=${*: -1} heartbeat status=0
+    (
+        # Ends with this script, however that ends; its sleep holds no pipe open.
+        while sleep 15 >/dev/null && kill -0 $$ 2>/dev/null; do
+            if grep -q '^Installing collected' "$log"; then
+                say "unpacking the packages"
+            else
+                say "collected $(grep -c '^Collecting' "$log" || true) of $total packages"
+            fi
+        done
+    ) &
+    heartbeat=$!
+    "$python" -m pip install --no-deps --no-compile "${@:1:$#-1}" >"$log" 2>&1 || status=$?
+    kill "$heartbeat"
+    wait "$heartbeat" 2>/dev/null || true
+    return "$status"
+}
+
+compile_packages() {
+    # pip would compile every file on one core, which takes longer than the rest of the install. Left to the first
+    # import, every worker would compile the same files at once, and never keep them under PYTHONDONTWRITEBYTECODE.
+    # Here: all cores, without what is not imported. A file that does not compile is one for another Python.
+    local unused='/(tests?|anthropic|pip)/|/transformers/models/(?!auto/|llama/|qwen)[^/]+/'
+    "$python" -m compileall -qq -j 0 -x "$unused" .venv/lib >/dev/null 2>&1 || true
+}
+
+install_packages() { # DEVICE
+    local lock=requirements-$1.lock wanted
+    wanted="$1 $(sha256 "$lock") $root"
+    if [[ "$(content "$lock_stamp")" == "$wanted" ]]; then
+        return
+    fi
+    local index=() count torch
+    if [[ -n ${AHA_TORCH_INDEX:-} ]]; then
+        index=(--extra-index-url "$AHA_TORCH_INDEX")
+    fi
+    count=$(grep -c '^[a-z]' "$lock")
+    torch=$(grep '^torch==' "$lock")
+    rm -f "$lock_stamp"
+    touch "$installing"
+    say "installing $count packages from $lock (a few minutes the first time; log in $log)"
+    # torch first: where it cannot be found, that shows before gigabytes of the rest have been fetched.
+    if ! pip_install "${index[@]}" "$torch" 1; then
+        if grep -q 'No matching distribution found for torch' "$log"; then
+            die "pip finds no $torch. The CPU build is in PyTorch's CPU wheel index: set AHA_TORCH_INDEX to its address and run this again"
+        fi
+        tail -n 20 "$log" >&2
+        die "pip could not install $torch; the end of $log is above"
+    fi
+    if ! pip_install "${index[@]}" -r "$lock" "$count"; then
+        tail -n 20 "$log" >&2
+        die "pip could not install $lock; the end of $log is above"
+    fi
+    say "compiling bytecode"
+    compile_packages
+    rm -f "$installing"
+    echo "$wanted" >"$lock_stamp"
+    say "installed $count packages"
+}
+
+install_project() {
+    local wanted
+    wanted=$(sha256 pyproject.toml)
+    if [[ "$(content "$project_stamp")" == "$wanted" && -x .venv/bin/aha ]]; then
+        return
+    fi
+    # Without build isolation: it would fetch setuptools, and the lock file has it already.
+    if ! "$python" -m pip install --quiet --no-deps --no-build-isolation --editable . >>"$log" 2>&1; then
+        tail -n 20 "$log" >&2
+        die "pip could not install this folder; the end of $log is above"
+    fi
+    echo "$wanted" >"$project_stamp"
+    say "installed aha"
+}
+
+check_machine
+device=$(pick_device)
+make_venv "$device"
+install_packages "$device"
+install_project
+if [[ ! -d models/SmolLM2-135M-Instruct ]]; then
+    say "fetching SmolLM2-135M-Instruct (under a minute, once)"
+fi
+"$python" -m launch.fetch_model >/dev/null || die "the model could not be fetched; the reason is above"
+say "ready: $device, $("$python" --version)"

@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Sets up .venv, then runs the unit tests (seconds) and the integration tests (real Ray, vLLM and DeepSpeed, minutes).
+#
+#   bash launch/test.sh [pytest arguments ...]        for example: bash launch/test.sh -k resume
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+# shellcheck source=launch/setup.sh
+source launch/setup.sh
+
+readonly no_tests_collected=5 # pytest's exit code
+failed=0
+empty=0
+for suite in tests/unit tests/integration; do
+    printf '\n[test %3ds] %s\n' "$SECONDS" "$suite"
+    status=0
+    # A failed unit test does not hide what the integration tests have to say.
+    .venv/bin/python -m pytest "$suite" --timeout 600 --durations 5 "$@" || status=$?
+    if ((status == no_tests_collected)); then
+        # A filter may select tests of one suite only.
+        empty=$((empty + 1))
+    elif ((status != 0)); then
+        failed=1
+    fi
+done
+
+if ((empty == 2)); then
+    echo "test: no test was selected" >&2
+    failed=1
+fi
+printf '[test %3ds] %s\n' "$SECONDS" "$( ((failed)) && echo failed || echo passed)"
+exit "$failed"

@@ -1,0 +1,93 @@
+"""Procedural tasks: endless, checkable problems that need no download. Plain Python.
+
+A task is named in a recipe as 'recipes.tasks:addition_train'. Each row has a prompt, its answer, and a target in R1's
+form for an SFT cold start. Training and held-out rows never share a problem: a hash of the problem, written the same
+way however it is put (3 + 4 and 4 + 3 are one problem), says on which side it lies.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Iterable
+from typing import TypeVar
+
+Row = dict[str, object]
+Problem = TypeVar("Problem", tuple[int, ...], tuple[str, ...])
+
+HELD_OUT_PERCENT = 20
+
+
+def addition_train() -> list[Row]:
+    """Sums of two numbers in 1..20 to train on: 400 ordered pairs, less those held out."""
+    return addition(1, 20, "train")
+
+
+def addition_eval() -> list[Row]:
+    """The held-out sums of addition_train."""
+    return addition(1, 20, "eval")
+
+
+def addition(lo: int, hi: int, split: str) -> list[Row]:
+    """ "What is a + b?" for every a and b in lo..hi (both ends included) that lies in split, "train" or "eval".
+
+    lo is at least 0. The order is fixed and mixed, so that the first n rows are a fair sample.
+    """
+    if lo < 0:
+        raise ValueError(f"addition: lo={lo} must not be negative")
+    pairs = _mixed(itertools.product(range(lo, hi + 1), repeat=2), "addition", split)
+    return [_row(f"What is {a} + {b}?", _addition_chain(a, b), str(a + b)) for a, b in pairs]
+
+
+def tiny_train() -> list[Row]:
+    """Strings of four digits to reverse, to train on; for a model of a million parameters that reads characters."""
+    return reversal(4, "train")
+
+
+def tiny_eval() -> list[Row]:
+    """The held-out strings of tiny_train."""
+    return reversal(4, "eval")
+
+
+def reversal(length: int, split: str) -> list[Row]:
+    """ "reverse 4719:" -> 9174, for every string of that length over 1..9 that lies in split, "train" or "eval".
+
+    There is no 0, so that answers compared as numbers cannot lose a leading one. A string and its reverse are one
+    problem. Written with the digits, the letters of "reverse think answer", and " :,<>/".
+    """
+    rows = []
+    for digits in _mixed(itertools.product("123456789", repeat=length), "reversal", split):
+        backwards = digits[::-1]
+        rows.append(_row(f"reverse {''.join(digits)}:", ",".join(backwards), "".join(backwards)))
+    return rows
+
+
+def _addition_chain(a: int, b: int) -> str:
+    """b is added place by place, the highest first: (47, 38) -> "47 + 38 = 47 + 30 + 8 = 77 + 8 = 85"."""
+    digits = str(b)
+    places = [int(d) * 10**power for power, d in zip(range(len(digits))[::-1], digits, strict=True) if d != "0"] or [0]
+    steps = [f"{a} + {b}"]
+    while places:
+        steps.append(" + ".join(map(str, [a, *places])))
+        a += places.pop(0)
+    return " = ".join(dict.fromkeys([*steps, str(a)]))
+
+
+def _mixed(problems: Iterable[Problem], task: str, split: str) -> list[Problem]:
+    """The problems of one side, in a fixed mixed order. A problem read backwards is the same problem."""
+    if split not in ("train", "eval"):
+        raise ValueError(f"{task}: split {split!r} must be train or eval")
+    held_out = split == "eval"
+    side = [p for p in problems if (_number(task, min(p, p[::-1])) % 100 < HELD_OUT_PERCENT) == held_out]
+    if not side:
+        raise ValueError(f"{task}: no problem lies in split {split}; widen its range")
+    return sorted(side, key=lambda p: _number("order", p))
+
+
+def _number(purpose: str, problem: Problem) -> int:
+    """A number that looks random and is the same on every machine."""
+    return int(hashlib.sha256(f"{purpose} {problem}".encode()).hexdigest()[:12], 16)
+
+
+def _row(prompt: str, thought: str, answer: str) -> Row:
+    return {"prompt": prompt, "answer": answer, "target": f"<think>{thought}</think> <answer>{answer}</answer>"}

@@ -1,0 +1,66 @@
+"""A Llama of about a million parameters over characters, with random weights and a tokenizer of its own.
+
+Used as model.path="recipes.tiny_model:tied" or ":untied". Torch is imported only when a model is made.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+CHARACTERS = "0123456789 abcdefghijklmnopqrstuvwxyz:,.?+=<>/"
+END, PAD = "<|end|>", "<|pad|>"
+
+
+def tied() -> Path:
+    """The folder of a model whose output head is its embedding."""
+    return make(Path("models/tiny-tied"), tie=True)
+
+
+def untied() -> Path:
+    """The folder of a model with a head of its own."""
+    return make(Path("models/tiny-untied"), tie=False)
+
+
+def make(folder: Path, *, tie: bool) -> Path:
+    """Write the model into folder, once. The weights depend on nothing but this code."""
+    if (folder / "model.safetensors").exists():
+        return folder
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = make_tokenizer()
+    config = LlamaConfig(
+        vocab_size=64,
+        hidden_size=128,
+        intermediate_size=384,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        tie_word_embeddings=tie,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(config)
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    model.save_pretrained(partial)
+    tokenizer.save_pretrained(partial)
+    partial.rename(folder)
+    return folder
+
+
+def make_tokenizer():  # type: ignore[no-untyped-def]
+    """One token a character."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocab = {character: i for i, character in enumerate([END, PAD, *CHARACTERS])}
+    tokenizer = Tokenizer(models.WordLevel(vocab, unk_token=PAD))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, pad_token=PAD, unk_token=PAD)

@@ -1,0 +1,17 @@
+"""Rewards: plain functions of text. They know nothing of the trainer.
+
+A reward is `f(completion: str, *, prompt: str, answer: str, **columns) -> Score` (or a number):
+
+    completion  what the model wrote            prompt   what it was given, template included
+    answer      the row's reference answer      columns  the other columns of the row
+
+It need not take what it does not use: `def short(completion): return float(len(completion) < 200)` is a reward.
+A recipe names a reward of its own as "module:function"; functions in the shape of TRL and open-r1,
+`f(prompts, completions, **columns) -> list[float | None]`, work by the same name.
+"""
+
+REWARDS: dict[str, str] = {
+    "accuracy": "rewards.accuracy:accuracy",
+    "format": "rewards.format:format_r1",
+}
+"""Short name -> "module:function". Strings, so that naming a reward imports nothing."""

@@ -1,0 +1,1 @@
+"""Aha: GRPO reinforcement learning for reasoning models, through Ray, vLLM and DeepSpeed."""

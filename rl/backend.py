@@ -1,0 +1,73 @@
+"""What a stage may ask of the machines. rl.workers.cluster.RayBackend implements it; unit tests use one in-process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from rl.config import GRPOConfig, OptimConfig
+from rl.types import MicroBatch, PackedBatch, Rollout, SampleRequest, StepStats, SyncReport
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What the learners are set up for: GRPO, or SFT when grpo is None. Paths are Hugging Face folders or ids."""
+
+    model_path: str
+    optim: OptimConfig
+    total_updates: int
+    grpo: GRPOConfig | None = None
+    reference_path: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SampleParams:
+    """How to sample. temperature 0 is greedy; stop_token_ids end a completion and belong to it."""
+
+    temperature: float
+    top_p: float
+    max_new_tokens: int
+    stop: tuple[str, ...]
+    stop_token_ids: tuple[int, ...]
+
+
+class Backend(Protocol):
+    """Learners and samplers. Every wait inside is bounded; a failure raises AhaError and names who did not answer."""
+
+    num_ranks: int
+    layout: str
+
+    def start(self, model_path: str, context_length: int) -> None:
+        """Start every worker. Samplers take the model's architecture from model_path and wait for weights."""
+
+    def load(self, task: Task) -> str:
+        """Set the learners up; returns the model's fingerprint."""
+
+    def sync_weights(self, version: int) -> SyncReport:
+        """Push the learners' weights to every sampler, as this version, and check that they arrived."""
+
+    def rollouts(self, requests: Sequence[SampleRequest], params: SampleParams) -> Iterator[tuple[int, list[Rollout]]]:
+        """Yield (request.group, its rollouts) as groups finish, in any order."""
+
+    def step(self, updates_U: Sequence[PackedBatch]) -> StepStats:
+        """Train: one optimiser update for each batch."""
+
+    def measure_gap(self, micro_batches_R: list[list[MicroBatch]]) -> tuple[float, float]:
+        """Mean and largest |sampler - learner logprob|, nats, without training."""
+
+    def save(self, folder: Path) -> None:
+        """Write the learners' whole state into an existing folder."""
+
+    def restore(self, folder: Path) -> None:
+        """Load what save wrote."""
+
+    def export(self, folder: Path) -> None:
+        """Write the policy in Hugging Face format."""
+
+    def weights_hash(self) -> str:
+        """sha256 of the full weights."""
+
+    def close(self) -> None:
+        """Stop every worker."""

@@ -1,0 +1,302 @@
+"""Scored groups to micro-batches: which rollouts count, what each token weighs, who computes what. numpy only.
+
+Axis suffixes: _P prompts, _G samples of a group, _T tokens, _S sequences of a micro-batch, _R learner ranks.
+
+The loss of an update is the SUM over all its tokens, micro-batches and ranks of loss_weight_T * token loss. The
+denominators are counted here, once, over the whole update, so nothing downstream averages and no split changes them:
+
+    loss          weight of a completion token     for completions of 2 and 6 tokens, N = 2, max_new_tokens = 8
+    grpo, gspo    1 / (|o| N)                      1/4 and 1/12
+    dapo, cispo   1 / sum of |o|                   1/8
+    dr_grpo       1 / (N max_new_tokens)           1/16
+
+N = rollouts that count. They differ from those computed: a rollout with advantage 0 and no KL has no gradient, so
+it stays in N and in the token sum but is not computed (num_skipped). Invalid samples, and truncated ones with
+overlong=mask, are in neither; nor are uniform groups unless uniform_groups=keep.
+
+A completion is all the tokens that the sampler emitted, the stop token included. Position i of an array holds the
+values of token i itself; the model shifts, not the packer.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rl.config import GRPOConfig, LearnerConfig
+from rl.types import Example, MicroBatch, PackedBatch, Prompt, Rollout, ScoredGroup
+
+
+@dataclass(frozen=True, slots=True)
+class _Counted:
+    """One rollout that counts in the denominator."""
+
+    prompt: Prompt
+    rollout: Rollout
+    advantage: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Sequence:
+    """One sequence to compute. loss_mask_T (T,) of 0 and 1; sampler_logprobs: one a masked-in token, or none."""
+
+    token_ids: Sequence[int] | np.ndarray
+    loss_mask_T: np.ndarray
+    weight: float
+    advantage: float = 0.0
+    temperature: float = 1.0
+    sampler_logprobs: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+
+_DUMMY = _Sequence(token_ids=[0, 0], loss_mask_T=np.zeros(2), weight=0.0)
+"""Keeps a rank busy that has nothing to compute: all ranks must run the same number of micro-batches."""
+
+
+def pack(
+    scored_P: Sequence[ScoredGroup],
+    *,
+    grpo: GRPOConfig,
+    learner: LearnerConfig,
+    max_new_tokens: int,
+    layout: str,
+    seed: int,
+) -> list[PackedBatch]:
+    """One PackedBatch per optimiser update: grpo.updates_per_step of them, their rollouts dealt at random (R1: 16).
+
+    layout: "rows" (each sequence a padded row) or "packed" (sequences end to end). seed decides which rollouts an
+    update gets; the layout, the budget, the number of ranks and the order of scored_P change neither that nor the loss.
+    An update without anything to compute has no micro-batches on any rank.
+    Raises ValueError on a sequence longer than learner.micro_batch_tokens and on data that cannot be trained on.
+    """
+    # The order groups arrived in depends on timing; the order of draws does not.
+    counted = [c for scored in sorted(scored_P, key=lambda s: s.group.prompt.draw) for c in _counted(scored, grpo)]
+    order = np.arange(len(counted))
+    if grpo.updates_per_step > 1:
+        np.random.default_rng(seed).shuffle(order)
+    return [
+        _pack_update([counted[i] for i in part], grpo, learner, max_new_tokens, layout)
+        for part in np.array_split(order, grpo.updates_per_step)
+    ]
+
+
+def pack_examples(examples: Sequence[Example], *, learner: LearnerConfig, layout: str) -> PackedBatch:
+    """SFT: one update, each learnt token weighing 1 / (learnt tokens of the update).
+
+    An example without a learnt token counts in num_sequences and num_skipped and is not computed.
+    Raises ValueError on an example longer than learner.micro_batch_tokens, and on a mask that does not fit it or
+    that asks for the first token, which nothing predicts.
+    """
+    total = sum(sum(example.loss_mask_T) for example in examples)
+    sequences = []
+    for i, example in enumerate(examples):
+        if len(example.loss_mask_T) != len(example.token_ids):
+            raise ValueError(f"example {i}: {len(example.token_ids)} tokens, {len(example.loss_mask_T)} in loss_mask_T")
+        if not any(example.loss_mask_T):
+            continue
+        if example.loss_mask_T[0]:
+            raise ValueError(f"example {i}: its first token cannot be learnt, nothing precedes it")
+        mask_T = np.asarray(example.loss_mask_T, np.float32)
+        sequences.append(_Sequence(example.token_ids, mask_T, weight=1.0 / total))
+    return PackedBatch(
+        micro_batches_R=_schedule(sequences, learner, layout),
+        num_loss_tokens=total,
+        num_sequences=len(examples),
+        num_skipped=len(examples) - len(sequences),
+    )
+
+
+# ------------------------------------------------------------------------------------------- what counts, and how much
+
+
+def token_weight(loss: str, *, length: int, num_rollouts: int, num_tokens: int, max_new_tokens: int) -> float:
+    """Weight of each token of a completion of that length (the table at the top of this file).
+
+    num_rollouts, num_tokens: rollouts that count in the update, and their completion tokens.
+    """
+    if loss in ("grpo", "gspo"):
+        return 1.0 / (length * num_rollouts)
+    if loss in ("dapo", "cispo"):
+        return 1.0 / num_tokens
+    if loss == "dr_grpo":
+        return 1.0 / (num_rollouts * max_new_tokens)
+    raise ValueError(f"unknown loss {loss!r}")
+
+
+def _counted(scored: ScoredGroup, grpo: GRPOConfig) -> list[_Counted]:
+    """The group's rollouts that count, checked."""
+    if scored.uniform and grpo.uniform_groups != "keep":
+        return []
+    prompt, kept = scored.group.prompt, []
+    samples = zip(scored.group.rollouts_G, scored.advantages_G, scored.valid_G, strict=True)
+    for g, (rollout, advantage, valid) in enumerate(samples):
+        if not valid or (rollout.truncated and grpo.overlong == "mask"):
+            continue
+        where = f"prompt {prompt.id} (draw {prompt.draw}), sample {g}"
+        if not prompt.token_ids:
+            raise ValueError(f"{where}: an empty prompt; the first token needs one before it")
+        if len(rollout.logprobs_T) != len(rollout.token_ids_T):
+            raise ValueError(f"{where}: {len(rollout.token_ids_T)} tokens but {len(rollout.logprobs_T)} logprobs")
+        if not np.isfinite(rollout.logprobs_T).all():
+            raise ValueError(f"{where}: the sampler reported a logprob that is not finite")
+        if not np.isfinite(advantage):
+            raise ValueError(f"{where}: its advantage is {advantage}")
+        kept.append(_Counted(prompt, rollout, advantage))
+    return kept
+
+
+def _pack_update(
+    counted: Sequence[_Counted], grpo: GRPOConfig, learner: LearnerConfig, max_new_tokens: int, layout: str
+) -> PackedBatch:
+    num_tokens = sum(len(c.rollout.token_ids_T) for c in counted)
+    sequences = []
+    for c in counted:
+        length = len(c.rollout.token_ids_T)
+        if length == 0 or (c.advantage == 0 and grpo.kl_coef == 0):
+            continue
+        weight = token_weight(
+            grpo.loss,
+            length=length,
+            num_rollouts=len(counted),
+            num_tokens=num_tokens,
+            max_new_tokens=max_new_tokens,
+        )
+        token_ids = np.concatenate([c.prompt.token_ids, c.rollout.token_ids_T])
+        mask_T = np.concatenate([np.zeros(len(c.prompt.token_ids)), np.ones(length)])
+        sequences.append(_Sequence(token_ids, mask_T, weight, c.advantage, c.rollout.temperature, c.rollout.logprobs_T))
+    return PackedBatch(
+        micro_batches_R=_schedule(sequences, learner, layout),
+        num_loss_tokens=sum(int(s.loss_mask_T.sum()) for s in sequences),
+        num_sequences=len(counted),
+        num_skipped=len(counted) - len(sequences),
+    )
+
+
+# ------------------------------------------------------------------------------------------------------ who computes
+
+
+def _schedule(sequences: Sequence[_Sequence], learner: LearnerConfig, layout: str) -> list[list[MicroBatch]]:
+    """Bins for all ranks together, made a multiple of the ranks, then dealt so that ranks have equal work."""
+    bins = bin_lengths([len(s) for s in sequences], learner.micro_batch_tokens, layout)
+    if not bins:
+        return [[] for _ in range(learner.ranks)]
+    lengths = [len(s) for s in sequences]
+    bins = _to_multiple(bins, lengths, learner.ranks)
+    micro_batches = [_assemble([sequences[i] for i in members] or [_DUMMY]) for members in bins]
+    return _deal(micro_batches, learner.ranks, layout)
+
+
+def bin_lengths(lengths: Sequence[int], budget: int, layout: str) -> list[list[int]]:
+    """Group sequences, given by their lengths in tokens, into micro-batches; returns their numbers.
+
+    rows: neighbours in length share a micro-batch while rows * longest <= budget, so that little is padding.
+    packed: best-fit decreasing, each sequence into the fullest micro-batch that still holds it.
+    Raises ValueError when one is longer than budget.
+
+    Budget 10:  lengths 5, 4, 3, 2  rows -> [[0, 1], [2, 3]] (2 * 5, 2 * 3)    packed -> [[0, 1], [2, 3]]
+                lengths 6, 2, 4, 8  rows -> [[3], [0], [2, 1]]                 packed -> [[3, 1], [0, 2]]
+    """
+    if layout not in ("rows", "packed"):
+        raise ValueError(f"layout {layout!r}: expected rows or packed")
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    if order and lengths[order[0]] > budget:
+        raise ValueError(
+            f"a sequence of {lengths[order[0]]} tokens (prompt and completion) does not fit into a micro-batch; "
+            f"set learner.micro_batch_tokens (now {budget}) to at least that, or allow shorter ones"
+        )
+    bins: list[list[int]] = []
+    if layout == "rows":
+        for i in order:
+            if bins and (len(bins[-1]) + 1) * lengths[bins[-1][0]] <= budget:
+                bins[-1].append(i)
+            else:
+                bins.append([i])
+        return bins
+    free: list[tuple[int, int]] = []  # (free tokens, bin), sorted
+    for i in order:
+        at = bisect.bisect_left(free, (lengths[i], 0))
+        left, b = free.pop(at) if at < len(free) else (budget, len(bins))
+        if b == len(bins):
+            bins.append([])
+        bins[b].append(i)
+        bisect.insort(free, (left - lengths[i], b))
+    return bins
+
+
+def _to_multiple(bins: list[list[int]], lengths: Sequence[int], ranks: int) -> list[list[int]]:
+    """Split the largest bins until their number is a multiple of ranks; then add empty ones (dummies)."""
+    bins = list(bins)
+    for _ in range(-len(bins) % ranks):
+        divisible = [b for b, members in enumerate(bins) if len(members) > 1]
+        if not divisible:
+            bins.append([])
+            continue
+        largest = max(divisible, key=lambda b: (sum(lengths[i] for i in bins[b]), -b))
+        members = bins[largest]
+        sums = np.cumsum([lengths[i] for i in members])
+        cut = 1 + int(np.argmin(np.abs(2 * sums[:-1] - sums[-1])))
+        bins[largest] = members[:cut]
+        bins.append(members[cut:])
+    return bins
+
+
+def _deal(micro_batches: Sequence[MicroBatch], ranks: int, layout: str) -> list[list[MicroBatch]]:
+    """Equal numbers to each rank and about equal work; on each rank the largest first, so that turns match."""
+    costs = [mb.row_tokens if layout == "rows" else mb.num_tokens for mb in micro_batches]
+    return [[micro_batches[i] for i in members] for members in deal_costs(costs, ranks)]
+
+
+def deal_costs(costs: Sequence[int], ranks: int) -> list[list[int]]:
+    """Deal items to ranks, the same number to each, with the largest sum as small as two simple rules get it.
+
+    First the largest item goes to the rank with the least so far that has room, and so on. Then the fullest and the
+    emptiest rank swap the pair of items that evens them out best, while that helps. len(costs) % ranks must be 0.
+
+    Costs 9, 7, 6, 5, 4, 1 on 2 ranks: first [9, 5, 1] and [7, 6, 4], then 5 and 6 change places: sums 16 and 16.
+    """
+    dealt: list[list[int]] = [[] for _ in range(ranks)]
+    for i in sorted(range(len(costs)), key=lambda i: (-costs[i], i)):
+        with_room = [r for r in range(ranks) if len(dealt[r]) < len(costs) // ranks]
+        dealt[min(with_room, key=lambda r: (sum(costs[j] for j in dealt[r]), r))].append(i)
+    for _ in range(len(costs)):
+        load = [sum(costs[i] for i in members) for members in dealt]
+        full, empty = load.index(max(load)), load.index(min(load))
+        gap = load[full] - load[empty]
+        # Moving a difference d takes 2 d off the gap: it shrinks while 0 < d < gap, and is gone at d = gap / 2.
+        swaps = [(abs(gap - 2 * (costs[i] - costs[j])), i, j) for i in dealt[full] for j in dealt[empty]]
+        left, i, j = min(swaps)
+        if left >= gap:
+            break
+        dealt[full][dealt[full].index(i)], dealt[empty][dealt[empty].index(j)] = j, i
+    return [sorted(members, key=lambda i: (-costs[i], i)) for members in dealt]
+
+
+def _assemble(sequences: Sequence[_Sequence]) -> MicroBatch:
+    """Lay sequences end to end."""
+    lengths = [len(s) for s in sequences]
+    mask_T = np.concatenate([s.loss_mask_T for s in sequences]).astype(np.float32)
+    sampler_logprobs_T = np.zeros(len(mask_T), np.float32)
+    given = [
+        np.zeros(int(s.loss_mask_T.sum())) if s.sampler_logprobs is None else s.sampler_logprobs for s in sequences
+    ]
+    sampler_logprobs_T[mask_T > 0] = np.concatenate(given)
+
+    def at_mask(values: list[float], elsewhere: float) -> np.ndarray:
+        return np.where(mask_T > 0, np.repeat(values, lengths), elsewhere).astype(np.float32)
+
+    return MicroBatch(
+        token_ids_T=np.concatenate([s.token_ids for s in sequences]).astype(np.int64),
+        positions_T=np.concatenate([np.arange(n) for n in lengths]).astype(np.int64),
+        lengths_S=np.asarray(lengths, np.int64),
+        completion_lengths_S=np.asarray([int(s.loss_mask_T.sum()) for s in sequences], np.int64),
+        loss_mask_T=mask_T,
+        loss_weight_T=at_mask([s.weight for s in sequences], 0.0),
+        advantages_T=at_mask([s.advantage for s in sequences], 0.0),
+        sampler_logprobs_T=sampler_logprobs_T,
+        temperature_T=at_mask([s.temperature for s in sequences], 1.0),  # 1 elsewhere: logits are divided by it
+    )

@@ -1,0 +1,161 @@
+"""Checkpoints: written beside the last good one, hashed, renamed into place; verified on load; pruned.
+
+    <folder>/step_000010/manifest.json   sha256 and size of every file: a folder without it was never finished
+    <folder>/step_000010/meta.json       step, cursor, fingerprint, resolved config
+    <folder>/step_000010/...             what the learners wrote
+
+A kill at any moment leaves either the old checkpoints or the old ones and a new whole one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rl.types import BadInput
+
+log = logging.getLogger(__name__)
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointMeta:
+    """What a checkpoint knows beside the learners' state.
+
+    step: finished steps. cursor: the data stream's. fingerprint: of the model's parameter names and shapes.
+    score: held-out pass@1, or None when it was not measured. seconds: phase -> seconds spent so far.
+    ranks, zero_stage: how the learners' state is cut.
+    """
+
+    step: int
+    cursor: dict[str, int]
+    fingerprint: str
+    ranks: int
+    zero_stage: int
+    score: float | None
+    seconds: dict[str, float]
+
+
+class CheckpointStore:
+    """The checkpoints of one stage of one run."""
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self.folder, self.keep = folder, keep
+
+    def begin(self, step: int) -> Path:
+        """An empty folder to write step's checkpoint into. What an earlier kill left half-written is removed."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for leftover in self.folder.glob("*.partial"):
+            shutil.rmtree(leftover)
+        partial = self.folder / f"step_{step:06d}.partial"
+        partial.mkdir()
+        return partial
+
+    def commit(self, partial: Path, meta: CheckpointMeta) -> Path:
+        """Hash what was written, add the meta data, and rename it into place."""
+        (partial / "meta.json").write_text(json.dumps(asdict(meta), indent=2))
+        manifest = {str(p.relative_to(partial)): {"sha256": h, "bytes": p.stat().st_size} for p, h in _hashes(partial)}
+        with (partial / MANIFEST).open("w") as file:
+            json.dump(manifest, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        final = partial.with_suffix("")
+        if final.exists():  # a step that is done again after a resume from further back
+            shutil.rmtree(final)
+        partial.rename(final)
+        _sync_folder(self.folder)
+        self._prune()
+        return final
+
+    def steps(self) -> list[int]:
+        """Steps with a finished checkpoint, oldest first."""
+        return sorted(int(p.name.removeprefix("step_")) for p in self.folder.glob("step_??????") if (p / MANIFEST).exists())
+
+    def path(self, step: int) -> Path:
+        return self.folder / f"step_{step:06d}"
+
+    def latest(self) -> tuple[Path, CheckpointMeta] | None:
+        """The newest checkpoint, verified. None when there is none.
+
+        Raises BadInput when it is damaged, naming the file and the last good checkpoint.
+        """
+        steps = self.steps()
+        if not steps:
+            return None
+        newest = self.path(steps[-1])
+        fault = self.fault(newest)
+        if fault:
+            good = next((s for s in reversed(steps[:-1]) if not self.fault(self.path(s))), None)
+            remedy = (
+                f"the last good one is {self.path(good)}; delete {newest} to resume from it"
+                if good is not None
+                else f"there is no other good one; delete {self.folder} to start this stage again"
+            )
+            raise BadInput(f"checkpoint {newest} is damaged: {fault}; {remedy}")
+        return newest, CheckpointMeta(**json.loads((newest / "meta.json").read_text()))
+
+    def fault(self, checkpoint: Path) -> str:
+        """What is wrong with a checkpoint's files, or an empty text."""
+        try:
+            manifest = json.loads((checkpoint / MANIFEST).read_text())
+        except (OSError, ValueError) as error:
+            return f"{MANIFEST}: {error}"
+        for name, known in manifest.items():
+            file = checkpoint / name
+            if not file.is_file():
+                return f"{name} is missing"
+            if file.stat().st_size != known["bytes"]:
+                return f"{name} has {file.stat().st_size} bytes instead of {known['bytes']}"
+        for file, digest in _hashes(checkpoint):
+            name = str(file.relative_to(checkpoint))
+            if name != MANIFEST and digest != manifest.get(name, {}).get("sha256"):
+                return f"{name} has another content than was saved"
+        return ""
+
+    def _prune(self) -> None:
+        """Keep the last n and the best by score."""
+        steps = self.steps()
+        scores = {s: json.loads((self.path(s) / "meta.json").read_text())["score"] for s in steps}
+        measured = [s for s in steps if scores[s] is not None]
+        best = max(measured, key=lambda s: (scores[s], s)) if measured else None
+        for step in steps[: -self.keep]:
+            if step != best:
+                # The manifest goes first: a kill in between must not leave a folder that looks whole.
+                (self.path(step) / MANIFEST).unlink()
+                shutil.rmtree(self.path(step))
+
+
+def _hashes(folder: Path) -> list[tuple[Path, str]]:
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        return list(zip(files, pool.map(_hash, files), strict=True))
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def check_meta(meta: CheckpointMeta, where: Path, *, fingerprint: str, ranks: int, zero_stage: int) -> None:
+    """Raise BadInput when a checkpoint cannot be loaded into these learners."""
+    if meta.fingerprint != fingerprint:
+        raise BadInput(f"checkpoint {where} is of another model; use its model.path, or another run name")
+    if (meta.ranks, meta.zero_stage) != (ranks, zero_stage):
+        raise BadInput(
+            f"checkpoint {where} was saved by {meta.ranks} ranks with ZeRO {meta.zero_stage}; resume with "
+            f"learner.ranks={meta.ranks} learner.zero_stage={meta.zero_stage}, or use another run name"
+        )

@@ -1,0 +1,470 @@
+"""Every knob, once: a frozen tree of dataclasses. Loads no torch.
+
+Batch arithmetic, in words (printed at the start of each run):
+    prompts_per_step x group_size = rollouts per step;
+    rollouts per step / updates_per_step = rollouts per optimiser update;
+    each update is cut into micro-batches of at most micro_batch_tokens tokens, spread evenly over the learner ranks.
+
+A recipe is a function that returns a RunConfig. Overrides are dotted: "grpo.group_size=16".
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rl.types import BadInput
+
+
+def knob(default: object, help: str, *, lo: float | None = None, hi: float | None = None, choices: Sequence[str] = ()):  # type: ignore[no-untyped-def]
+    """A config field: its default, one sentence with its unit, and its range (both ends allowed)."""
+    metadata = {"help": help, "lo": lo, "hi": hi, "choices": tuple(choices)}
+    if callable(default):
+        return field(default_factory=default, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which model is trained."""
+
+    path: str = knob("", "Hugging Face id or folder of a causal LM.")
+    dtype: str = knob("bfloat16", "Compute precision of learner and sampler.", choices=("bfloat16", "float32"))
+    context_length: int = knob(0, "Prompt plus completion limit, tokens; 0 takes the model's own.", lo=0)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where prompts or examples come from and how they are put to the model."""
+
+    source: str = knob("", "Hub id, a .jsonl/.json/.parquet/.csv file, or a task in Python as 'module:function'.")
+    subset: str = knob("", "Hub configuration name.")
+    split: str = knob("train", "Hub split.")
+    prompt_field: str = knob("prompt", "Column with the question.")
+    answer_field: str = knob("answer", "Column with the reference answer; empty: there is none.")
+    answer_after: str = knob("", "The reference is what follows the last of this, as '####' in GSM8K; empty: all.")
+    target_field: str = knob("target", "SFT only: column with the text to learn.")
+    template: str = knob("r1_zero", "Prompt template: r1_zero, chat, plain, or a text with {prompt} in it.")
+    system: str = knob("", "System message of the chat template.")
+    limit: int = knob(0, "Use only the first rows of the source; 0 takes all.", lo=0)
+    shuffle: bool = knob(True, "Draw in an order that depends on seed and epoch; else in the source's order.")
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    """One part of the reward."""
+
+    function: str = knob("", "A reward of rewards/ by name (accuracy, format), or 'module:function'.")
+    weight: float = knob(1.0, "The score is multiplied by this before the parts are added (R1, V2 eq. 4: equal).")
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    """How completions are sampled for training."""
+
+    temperature: float = knob(1.0, "Sampling temperature (R1: 1, its last stage 0.7).", lo=0.01, hi=5)
+    top_p: float = knob(1.0, "Nucleus mass; below 1 the learner's logprobs differ by the cut tail.", lo=0.01, hi=1)
+    max_new_tokens: int = knob(256, "Completion limit, tokens.", lo=1)
+    stop: tuple[str, ...] = knob((), "Texts that end a completion, beside the end token.")
+    staleness: int = knob(0, "How many policy versions a rollout may be old; 0 is synchronous.", lo=0, hi=0)
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW and its schedule. R1 discloses only learning rates; the rest are PyTorch's or named."""
+
+    lr: float = knob(1e-6, "Peak learning rate (R1-Zero: 3e-6).", lo=0, hi=1)
+    schedule: str = knob("constant", "After warm-up.", choices=("constant", "linear", "cosine"))
+    final_lr_share: float = knob(0.1, "Linear and cosine end at this share of the peak (R1's SFT: 0.1).", lo=0, hi=1)
+    warmup_steps: int = knob(0, "Linear warm-up, optimiser updates.", lo=0)
+    beta1: float = knob(0.9, "AdamW first moment.", lo=0, hi=0.9999)
+    beta2: float = knob(0.999, "AdamW second moment.", lo=0, hi=0.99999)
+    eps: float = knob(1e-8, "AdamW epsilon.", lo=0, hi=1)
+    weight_decay: float = knob(0.0, "AdamW decoupled weight decay.", lo=0, hi=1)
+    max_grad_norm: float = knob(1.0, "Gradients are clipped to this global norm; 0 leaves them.", lo=0)
+
+
+LOSSES = ("grpo", "dr_grpo", "dapo", "gspo", "cispo")
+ADVANTAGES = ("group_std", "group_mean", "batch_std", "leave_one_out", "per_reward")
+KL_ESTIMATORS = ("k1", "k2", "k3", "k3_unbiased", "k1_in_reward")
+CORRECTIONS = ("none", "token_truncate", "token_mask", "sequence_truncate", "sequence_mask")
+
+
+@dataclass(frozen=True)
+class GRPOConfig:
+    """The GRPO stage. Formulas: rl/advantage.py and rl/loss.py."""
+
+    steps: int = knob(100, "Rollout steps.", lo=0)
+    prompts_per_step: int = knob(32, "Prompts (questions) sampled in a step (R1: 32 per update).", lo=1)
+    group_size: int = knob(16, "Samples per prompt (R1: 16).", lo=1)
+    updates_per_step: int = knob(1, "Optimiser updates per rollout batch (R1: 16 on 8,192 rollouts).", lo=1)
+    loss: str = knob("grpo", "Policy loss.", choices=LOSSES)
+    clip_low: float = knob(0.2, "Ratios below 1 - this are clipped (PPO's 0.2; R1-Zero's is undisclosed).", lo=0)
+    clip_high: float = knob(0.2, "Ratios above 1 + this are clipped (DAPO 0.28; R1's first RL stage 10).", lo=0)
+    dual_clip: float = knob(0.0, "Bound on ratio x |advantage| for negative advantages, above 1; 0 is off.", lo=0)
+    advantage: str = knob("group_std", "How rewards become advantages (R1: group_std).", choices=ADVANTAGES)
+    std_eps: float = knob(1e-4, "Added to the standard deviation (TRL: 1e-4).", lo=0)
+    uniform_groups: str = knob(
+        "keep",
+        "Groups whose rewards are all equal: keep (they count in the denominator), drop, or refill (DAPO).",
+        choices=("keep", "drop", "refill"),
+    )
+    max_refills: int = knob(4, "refill: at most this many extra rounds of sampling a step.", lo=0)
+    kl_coef: float = knob(0.001, "Weight of the KL to the reference (R1: 0.001); 0 loads no reference.", lo=0)
+    kl_estimator: str = knob("k3", "KL estimator (R1 and DeepSeekMath: k3 in the loss).", choices=KL_ESTIMATORS)
+    ref_refresh_steps: int = knob(400, "Copy the policy into the reference every so many updates (R1: 400).", lo=0)
+    old_logprobs: str = knob("learner", "Denominator of the policy ratio.", choices=("learner", "sampler"))
+    importance: str = knob("token_truncate", "Sampler-learner correction (TIS).", choices=CORRECTIONS)
+    importance_cap: float = knob(2.0, "Largest importance weight (TIS; verl's threshold is 2).", lo=1)
+    overlong: str = knob("keep", "Truncated rollouts: keep or mask (DAPO's overlong filter).", choices=("keep", "mask"))
+    max_logprob_gap: float = knob(
+        0.0, "Stop when the mean |sampler - learner| logprob exceeds this, nats; 0: 1e-3 float32, 0.05 bfloat16.", lo=0
+    )
+    optim: OptimConfig = knob(OptimConfig, "Optimiser of this stage.")
+
+    @property
+    def rollouts_per_step(self) -> int:
+        return self.prompts_per_step * self.group_size
+
+    @property
+    def total_updates(self) -> int:
+        return self.steps * self.updates_per_step
+
+
+@dataclass(frozen=True)
+class SFTConfig:
+    """The SFT stage; steps=0 leaves it out."""
+
+    steps: int = knob(0, "Optimiser updates.", lo=0)
+    examples_per_step: int = knob(32, "Examples of one update (R1: 128).", lo=1)
+    data: DataConfig = knob(DataConfig, "The examples.")
+    overlong: str = knob(
+        "error", "Examples longer than the context: error, or drop and count.", choices=("error", "drop")
+    )
+    optim: OptimConfig = knob(lambda: OptimConfig(lr=5e-5, schedule="cosine"), "Optimiser of this stage (R1: 5e-5).")
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """Held-out evaluation through the samplers."""
+
+    data: DataConfig = knob(DataConfig, "Held-out problems.")
+    every: int = knob(0, "Evaluate after every so many GRPO steps; 0: only before and after.", lo=0)
+    samples: int = knob(4, "k: samples per problem for pass@1.", lo=1)
+    temperature: float = knob(1.0, "Sampling temperature of pass@1.", lo=0.01, hi=5)
+    top_p: float = knob(1.0, "Nucleus mass.", lo=0.01, hi=1)
+    greedy: bool = knob(True, "Report greedy accuracy too.")
+    max_new_tokens: int = knob(0, "Completion limit, tokens; 0 takes rollout.max_new_tokens.", lo=0)
+
+
+@dataclass(frozen=True)
+class LearnerConfig:
+    """The DeepSpeed side."""
+
+    ranks: int = knob(1, "Data-parallel learner processes.", lo=1)
+    zero_stage: int = knob(1, "DeepSpeed ZeRO stage.", lo=0, hi=3)
+    micro_batch_tokens: int = knob(4096, "Most tokens in a micro-batch, padding included.", lo=8)
+    layout: str = knob(
+        "auto", "rows: similar lengths padded; packed: one varlen row; auto: packed on GPUs, rows on CPUs.",
+        choices=("auto", "rows", "packed"),
+    )  # fmt: skip
+    logprob_chunk_tokens: int = knob(1024, "Tokens whose logits exist at once.", lo=1)
+    gradient_checkpointing: bool = knob(False, "Recompute activations in backward: less memory, a third more work.")
+    threads: int = knob(0, "CPU threads of a rank; 0 shares the node's cores among its ranks.", lo=0)
+
+
+@dataclass(frozen=True)
+class SamplerConfig:
+    """The vLLM side."""
+
+    count: int = knob(1, "Sampler actors.", lo=1)
+    tensor_parallel: int = knob(1, "GPUs of one sampler.", lo=1)
+    max_sequences: int = knob(256, "Sequences decoded at once in a sampler.", lo=1)
+    kv_cache_gib: float = knob(1.0, "KV cache of a CPU sampler, GiB.", lo=0.01)
+    gpu_memory_share: float = knob(0.9, "Share of a GPU's memory for a GPU sampler.", lo=0.05, hi=0.98)
+    enforce_eager: bool = knob(True, "Run without graph capture: starts faster.")
+    prefix_caching: bool = knob(True, "Share the prompt's KV cache among the samples of a group.")
+    threads: int = knob(0, "CPU threads; 0 shares the node's cores among its samplers.", lo=0)
+    deterministic: bool = knob(True, "Prompts go to samplers by number, so that a resumed run repeats itself.")
+
+
+@dataclass(frozen=True)
+class ClusterConfig:
+    """Ray and the bounds on every wait."""
+
+    address: str = knob("", "Ray address; empty starts a local cluster (or joins RAY_ADDRESS).")
+    device: str = knob("auto", "What the workers run on.", choices=("auto", "cpu", "gpu"))
+    cpus_per_worker: float = knob(0.5, "CPUs reserved in Ray for each learner rank and sampler.", lo=0)
+    weight_transfer: str = knob(
+        "auto", "auto: nccl between GPUs, bucket (through Ray's object store) on CPUs.",
+        choices=("auto", "bucket", "nccl", "ipc"),
+    )  # fmt: skip
+    bucket_mib: int = knob(64, "Weights travel in buckets of at most this, MiB.", lo=1)
+    start_timeout_s: float = knob(300, "Bound on starting the cluster or one worker, seconds.", lo=1)
+    rollout_timeout_s: float = knob(600, "Bound on a sampler finishing nothing while it has work, seconds.", lo=1)
+    step_timeout_s: float = knob(3600, "Bound on one learner call, seconds.", lo=1)
+    sync_timeout_s: float = knob(600, "Bound on one weight sync, seconds.", lo=1)
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """Checkpoints for resuming, in <run>/checkpoints."""
+
+    every: int = knob(10, "Save after every so many steps; the last step is always saved.", lo=1)
+    keep: int = knob(2, "Keep the last n, and the best by held-out pass@1.", lo=1)
+
+
+@dataclass(frozen=True)
+class TrackConfig:
+    """What is shown and written."""
+
+    wandb: str = knob("offline", "W&B.", choices=("off", "offline", "online"))
+    project: str = knob("aha", "W&B project.")
+    rollouts: bool = knob(True, "Write every rollout with its reward parts to <run>/rollouts.")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run: an optional SFT cold start, then GRPO, with evaluation before, during and after."""
+
+    name: str = knob("run", "Name of the run and of its folder.")
+    out: str = knob("runs", "Folder of all runs.")
+    seed: int = knob(1, "Seed of data order, sampling and initialisation.", lo=0)
+    model: ModelConfig = knob(ModelConfig, "The model.")
+    prompts: DataConfig = knob(DataConfig, "Training prompts.")
+    rewards: tuple[RewardConfig, ...] = knob((), "Parts of the reward.")
+    rollout: RolloutConfig = knob(RolloutConfig, "Sampling for training.")
+    sft: SFTConfig = knob(SFTConfig, "SFT cold start.")
+    grpo: GRPOConfig = knob(GRPOConfig, "GRPO.")
+    evaluation: EvalConfig = knob(EvalConfig, "Evaluation.")
+    learner: LearnerConfig = knob(LearnerConfig, "Learners.")
+    sampler: SamplerConfig = knob(SamplerConfig, "Samplers.")
+    cluster: ClusterConfig = knob(ClusterConfig, "Cluster.")
+    checkpoint: CheckpointConfig = knob(CheckpointConfig, "Checkpoints.")
+    track: TrackConfig = knob(TrackConfig, "Tracking.")
+
+    @property
+    def run_dir(self) -> Path:
+        return Path(self.out) / self.name
+
+    @property
+    def gap_limit(self) -> float:
+        """Largest tolerated mean |sampler - learner| logprob, nats."""
+        return self.grpo.max_logprob_gap or (1e-3 if self.model.dtype == "float32" else 0.05)
+
+    def batch_arithmetic(self) -> str:
+        """The batch sizes in words."""
+        g = self.grpo
+        return (
+            f"{g.prompts_per_step} prompts x {g.group_size} samples = {g.rollouts_per_step} rollouts per step, "
+            f"{g.updates_per_step} optimiser update{'s' if g.updates_per_step > 1 else ''} of "
+            f"{g.rollouts_per_step // g.updates_per_step} rollouts, in micro-batches of at most "
+            f"{self.learner.micro_batch_tokens} tokens on {self.learner.ranks} "
+            f"learner rank{'s' if self.learner.ranks > 1 else ''}"
+        )
+
+
+# ------------------------------------------------------------------------------------------------ overrides
+
+
+def apply_overrides(cfg: RunConfig, overrides: Sequence[str]) -> RunConfig:
+    """Return cfg with "dotted.key=value" strings applied, in order.
+
+    Tuple elements are reached by number ("rewards.0.weight=0.5"); a tuple of texts is written with commas.
+    Raises BadInput on an unknown key (naming the nearest), a value of the wrong type, or a missing "=".
+    """
+    for item in overrides:
+        key, eq, value = item.partition("=")
+        if not eq:
+            raise BadInput(f"override {item!r}: expected key=value, for example grpo.group_size=16")
+        cfg = typing.cast(RunConfig, _set(cfg, key.strip().split("."), value.strip(), key.strip()))
+    return cfg
+
+
+def all_keys(cfg: object, prefix: str = "") -> list[str]:
+    """Every dotted key of a config, leaves only."""
+    keys: list[str] = []
+    if dataclasses.is_dataclass(cfg):
+        for f in dataclasses.fields(cfg):
+            keys += all_keys(getattr(cfg, f.name), f"{prefix}{f.name}.")
+    elif isinstance(cfg, tuple) and cfg and dataclasses.is_dataclass(cfg[0]):
+        for i, item in enumerate(cfg):
+            keys += all_keys(item, f"{prefix}{i}.")
+    else:
+        keys.append(prefix.rstrip("."))
+    return keys
+
+
+def _set(node: object, path: list[str], text: str, full_key: str, root: object | None = None) -> object:
+    root = node if root is None else root
+    head, rest = path[0], path[1:]
+    if isinstance(node, tuple):
+        if not head.isdigit() or int(head) >= len(node):
+            raise _unknown_key(full_key, root)
+        i = int(head)
+        if not rest:
+            raise _unknown_key(full_key, root)
+        return (*node[:i], _set(node[i], rest, text, full_key, root), *node[i + 1 :])
+    if not dataclasses.is_dataclass(node) or head not in {f.name for f in dataclasses.fields(node)}:
+        raise _unknown_key(full_key, root)
+    hints = typing.get_type_hints(type(node))
+    current = getattr(node, head)
+    if rest:
+        value = _set(current, rest, text, full_key, root)
+    elif dataclasses.is_dataclass(current):
+        raise BadInput(f"{full_key}: is a group of settings; set one of {', '.join(all_keys(current, full_key + '.'))}")
+    else:
+        value = _parse(text, hints[head], full_key)
+    return dataclasses.replace(typing.cast(typing.Any, node), **{head: value})
+
+
+def _unknown_key(key: str, root: object) -> BadInput:
+    known = all_keys(root)
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    if not near:
+        last = key.rsplit(".", 1)[-1]
+        near = [k for k in known if difflib.SequenceMatcher(None, k.rsplit(".", 1)[-1], last).ratio() > 0.7][:1]
+    hint = f"; did you mean {near[0]}?" if near else "; see: aha run RECIPE --help"
+    return BadInput(f"unknown config key {key!r}{hint}")
+
+
+def _parse(text: str, hint: object, key: str) -> object:
+    try:
+        if hint is bool:
+            return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[text.lower()]
+        if hint is int:
+            return int(text.replace("_", ""))
+        if hint is float:
+            return float(text)
+    except (ValueError, KeyError):
+        wanted = {bool: "true or false", int: "a whole number", float: "a number"}[typing.cast(type, hint)]
+        raise BadInput(f"{key}={text}: expected {wanted}") from None
+    if isinstance(hint, types.GenericAlias) or typing.get_origin(hint) is tuple:
+        if typing.get_args(hint)[0] is not str:
+            raise BadInput(f"{key}: set its parts by number, for example {key}.0.weight=0.5")
+        return tuple(part for part in text.split(",") if part)
+    return text
+
+
+# ------------------------------------------------------------------------------------------------ checks
+
+
+def validate(cfg: RunConfig) -> None:
+    """Check every range and the batch arithmetic. Raises BadInput with all the faults, one a line."""
+    faults = _range_faults(cfg, "")
+    g = cfg.grpo
+    if min(g.prompts_per_step, g.group_size, g.updates_per_step) < 1:
+        pass  # told above, and nothing divides
+    elif g.rollouts_per_step % g.updates_per_step:
+        faults.append(
+            f"grpo: {g.prompts_per_step} prompts x {g.group_size} samples = {g.rollouts_per_step} rollouts do not "
+            f"divide into updates_per_step={g.updates_per_step}; change one of the three"
+        )
+    elif g.steps and g.rollouts_per_step // g.updates_per_step < cfg.learner.ranks:
+        faults.append(
+            f"grpo: {g.rollouts_per_step // g.updates_per_step} rollouts per update are fewer than "
+            f"learner.ranks={cfg.learner.ranks}; use fewer ranks or larger steps"
+        )
+    if g.steps and not cfg.rewards:
+        faults.append("rewards: GRPO needs at least one reward, for example RewardConfig('accuracy')")
+    if g.steps and g.group_size == 1 and g.advantage not in ("batch_std",):
+        faults.append("grpo.group_size=1: a group of one has no advantage; use at least 2, or grpo.advantage=batch_std")
+    if g.dual_clip and g.dual_clip <= 1:
+        faults.append(f"grpo.dual_clip={g.dual_clip}: must be above 1, or 0 for off")
+    if g.uniform_groups == "drop" and g.kl_coef and g.kl_estimator != "k1_in_reward":
+        faults.append("grpo.uniform_groups=drop would drop those groups' KL too; use keep, or grpo.kl_coef=0")
+    if cfg.rollout.top_p < 1 and g.old_logprobs == "sampler":
+        faults.append("rollout.top_p below 1 cuts the tail of the sampler's logprobs; use grpo.old_logprobs=learner")
+    if not cfg.model.path:
+        faults.append("model.path: name a Hugging Face id or a folder")
+    if not cfg.name or "/" in cfg.name:
+        faults.append(f"name={cfg.name!r}: must be a folder name without '/'")
+    if faults:
+        raise BadInput("\n".join(faults))
+
+
+def _range_faults(node: object, prefix: str) -> list[str]:
+    faults: list[str] = []
+    for f in dataclasses.fields(typing.cast(typing.Any, node)):
+        value, key = getattr(node, f.name), prefix + f.name
+        if dataclasses.is_dataclass(value):
+            faults += _range_faults(value, key + ".")
+        elif isinstance(value, tuple):
+            for i, item in enumerate(value):
+                if dataclasses.is_dataclass(item):
+                    faults += _range_faults(item, f"{key}.{i}.")
+        else:
+            faults += _value_faults(key, value, f.metadata)
+    return faults
+
+
+def _value_faults(key: str, value: object, meta: typing.Mapping[str, typing.Any]) -> list[str]:
+    lo, hi, choices = meta.get("lo"), meta.get("hi"), meta.get("choices", ())
+    if choices and value not in choices:
+        near = difflib.get_close_matches(str(value), choices, n=1)
+        return [f"{key}={value}: must be one of {', '.join(choices)}" + (f"; did you mean {near[0]}?" if near else "")]
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if value != value:
+            return [f"{key}={value}: is not a number"]
+        if lo is not None and value < lo or hi is not None and value > hi:
+            bounds = f"at least {lo:g}" if hi is None else f"between {lo:g} and {hi:g}"
+            return [f"{key}={value}: must be {bounds}. {meta['help']}"]
+    return []
+
+
+# ------------------------------------------------------------------------------------------------ json
+
+
+def to_json(cfg: RunConfig) -> str:
+    """The whole config as JSON text; from_json(to_json(cfg)) == cfg."""
+    return json.dumps(dataclasses.asdict(cfg), indent=2) + "\n"
+
+
+def from_json(text: str) -> RunConfig:
+    """Read what to_json wrote. Raises BadInput on unknown keys."""
+    return typing.cast(RunConfig, _build(RunConfig, json.loads(text), ""))
+
+
+def _build(hint: object, value: object, key: str) -> object:
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, dict):
+            raise BadInput(f"{key or 'config'}: expected an object")
+        hints = typing.get_type_hints(hint)
+        unknown = sorted(set(value) - set(hints))
+        if unknown:
+            raise BadInput(f"unknown config key {key + unknown[0]!r} in the saved config")
+        kwargs = {name: _build(hints[name], item, f"{key}{name}.") for name, item in value.items()}
+        return typing.cast(typing.Any, hint)(**kwargs)
+    if typing.get_origin(hint) is tuple:
+        item_hint = typing.get_args(hint)[0]
+        return tuple(_build(item_hint, item, key) for item in typing.cast(list[object], value))
+    if hint is float and isinstance(value, int):
+        return float(value)
+    return value
+
+
+def describe(cfg: RunConfig) -> list[tuple[str, str, str]]:
+    """Every knob as (dotted key, value, sentence), for --help."""
+    rows: list[tuple[str, str, str]] = []
+
+    def walk(node: object, prefix: str) -> None:
+        for f in dataclasses.fields(typing.cast(typing.Any, node)):
+            value = getattr(node, f.name)
+            if dataclasses.is_dataclass(value):
+                walk(value, f"{prefix}{f.name}.")
+            elif isinstance(value, tuple) and value and dataclasses.is_dataclass(value[0]):
+                for i, item in enumerate(value):
+                    walk(item, f"{prefix}{f.name}.{i}.")
+            else:
+                choices = f.metadata["choices"]
+                text = f.metadata["help"] + (f" One of: {', '.join(choices)}." if choices else "")
+                rows.append((prefix + f.name, str(value), text))
+
+    walk(cfg, "")
+    return rows

@@ -1,0 +1,133 @@
+"""Token logprobs without the full logits: chunked over tokens, recomputed in backward.
+
+Axis suffixes: _T scored tokens, _D hidden size, _V vocabulary.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class _ChunkedLogprobs(torch.autograd.Function):
+    """log softmax(hidden @ weight.T / temperature)[target] and its entropy, one chunk of tokens at a time.
+
+    The weight is kept as the Parameter object, not as a saved tensor: under ZeRO-3 its data is released after
+    forward and gathered again before backward, and only the object follows that.
+    """
+
+    @staticmethod
+    def forward(ctx, hidden_TD, weight_VD, targets_T, temperature_T, chunk_tokens):  # type: ignore[no-untyped-def]
+        num_tokens = hidden_TD.shape[0]
+        logprobs_T = torch.empty(num_tokens, dtype=torch.float32, device=hidden_TD.device)
+        entropy_T = torch.empty_like(logprobs_T)
+        chunks = _Chunks(hidden_TD, weight_VD, temperature_T, chunk_tokens)
+        probs_buffer_CV = torch.empty_like(chunks.logits_buffer_CV)
+        for part in chunks.parts:
+            logits_CV = chunks.logits(part)
+            target_logits_C = logits_CV.gather(1, targets_T[part, None]).squeeze(1)
+            max_C = logits_CV.amax(dim=1)
+            logits_CV.sub_(max_C[:, None])
+            probs_CV = torch.exp(logits_CV, out=probs_buffer_CV[: len(logits_CV)])
+            sum_C = probs_CV.sum(dim=1)
+            log_sum_C = sum_C.log()
+            logprobs_T[part] = target_logits_C - max_C - log_sum_C
+            # H = log Z - E[logit]. The logits are shifted by their maximum, which cancels.
+            entropy_T[part] = log_sum_C - probs_CV.mul_(logits_CV).sum(dim=1) / sum_C
+        ctx.weight_VD, ctx.chunk_tokens = weight_VD, chunk_tokens
+        ctx.save_for_backward(hidden_TD, targets_T, temperature_T)
+        ctx.mark_non_differentiable(entropy_T)
+        return logprobs_T, entropy_T
+
+    @staticmethod
+    def backward(ctx, grad_T, _grad_entropy_T):  # type: ignore[no-untyped-def]
+        hidden_TD, targets_T, temperature_T = ctx.saved_tensors
+        weight_VD = ctx.weight_VD
+        needs_hidden, needs_weight = ctx.needs_input_grad[:2]
+        grad_hidden_TD = torch.empty_like(hidden_TD) if needs_hidden else None
+        # float32: the sum over chunks must not be rounded to bfloat16 chunk by chunk.
+        grad_weight_VD = torch.zeros_like(weight_VD, dtype=torch.float32) if needs_weight else None
+        chunks = _Chunks(hidden_TD, weight_VD, temperature_T, ctx.chunk_tokens)
+        for part in chunks.parts:
+            logits_CV = chunks.logits(part)
+            grad_CV = torch.softmax(logits_CV, dim=1, out=logits_CV)
+            scale_C = grad_T[part] / temperature_T[part]
+            grad_CV.mul_(-scale_C[:, None])
+            grad_CV.scatter_add_(1, targets_T[part, None], scale_C[:, None])
+            grad_cast_CV = chunks.cast(grad_CV)
+            if grad_hidden_TD is not None:
+                torch.mm(grad_cast_CV, weight_VD, out=grad_hidden_TD[part])
+            if grad_weight_VD is not None:
+                _add_product(grad_weight_VD, grad_cast_CV, hidden_TD[part])
+        grad_weight = None if grad_weight_VD is None else grad_weight_VD.to(weight_VD.dtype)
+        return grad_hidden_TD, grad_weight, None, None, None
+
+
+class _Chunks:
+    """Walks over tokens in chunks, through buffers made once: fresh ones would page-fault on every chunk."""
+
+    def __init__(self, hidden_TD: Tensor, weight_VD: Tensor, temperature_T: Tensor, chunk_tokens: int) -> None:
+        num_tokens, vocab = hidden_TD.shape[0], weight_VD.shape[0]
+        self.hidden_TD, self.weight_DV, self.temperature_T = hidden_TD, weight_VD.T, temperature_T
+        self.parts = [slice(i, min(i + chunk_tokens, num_tokens)) for i in range(0, num_tokens, chunk_tokens)]
+        rows = min(chunk_tokens, num_tokens)
+        self.product_CV = torch.empty(rows, vocab, dtype=hidden_TD.dtype, device=hidden_TD.device)
+        is_float = hidden_TD.dtype == torch.float32
+        self.logits_buffer_CV = self.product_CV if is_float else self.product_CV.new_empty(rows, vocab, dtype=torch.float32)
+        self.has_temperature = bool((temperature_T != 1).any())
+
+    def logits(self, part: slice) -> Tensor:
+        """float32 logits (C, V) after temperature, in a buffer that the next call overwrites."""
+        rows = part.stop - part.start
+        product_CV = torch.mm(self.hidden_TD[part], self.weight_DV, out=self.product_CV[:rows])
+        logits_CV = self.logits_buffer_CV[:rows]
+        if logits_CV.dtype != product_CV.dtype:
+            logits_CV.copy_(product_CV)
+        return logits_CV.div_(self.temperature_T[part, None]) if self.has_temperature else logits_CV
+
+    def cast(self, grad_CV: Tensor) -> Tensor:
+        """grad_CV in the compute dtype, in the product buffer."""
+        return grad_CV if grad_CV.dtype == self.product_CV.dtype else self.product_CV[: len(grad_CV)].copy_(grad_CV)
+
+
+def _add_product(total_VD: Tensor, grad_CV: Tensor, hidden_CD: Tensor) -> None:
+    """total += grad.T @ hidden, summed in float32."""
+    if total_VD.dtype == grad_CV.dtype:
+        total_VD.addmm_(grad_CV.T, hidden_CD)
+    elif grad_CV.is_cuda:
+        total_VD.add_(torch.mm(grad_CV.T, hidden_CD, out_dtype=torch.float32))
+    else:
+        # Cast first: adding bfloat16 to float32 in one operation is ten times slower on a CPU.
+        total_VD.add_((grad_CV.T @ hidden_CD).float())
+
+
+def chunked_logprobs(
+    hidden_TD: Tensor, weight_VD: Tensor, targets_T: Tensor, temperature_T: Tensor, chunk_tokens: int = 1024
+) -> tuple[Tensor, Tensor]:
+    """Logprobs of targets under softmax(hidden @ weight.T / temperature), and the entropies.
+
+    Args: hidden_TD and weight_VD in one dtype; targets_T int64; temperature_T float32.
+    Returns: (logprobs_T, entropy_T), float32, nats. Only logprobs carry a gradient; entropy is a metric.
+    Memory: O(chunk_tokens x V) for logits in forward and backward, never T x V.
+
+    Example: hidden [[1, 0]], weight [[1, 0], [0, 1]], target 0, temperature 1
+        -> logprob 1 - log(e + 1) = -0.3133, entropy 0.5822.
+    """
+    logprobs_T, entropy_T = _ChunkedLogprobs.apply(hidden_TD, weight_VD, targets_T, temperature_T, chunk_tokens)
+    return logprobs_T, entropy_T
+
+
+class LogprobHead(nn.Module):
+    """An output head that returns logprobs instead of logits.
+
+    It owns the head's Parameter under the name 'weight', so DeepSpeed's ZeRO-3 hooks gather it for this module's
+    forward and backward, tied embeddings included, and state dicts keep their names.
+    """
+
+    def __init__(self, weight_VD: nn.Parameter, chunk_tokens: int) -> None:
+        super().__init__()
+        self.weight = weight_VD
+        self.chunk_tokens = chunk_tokens
+
+    def forward(self, hidden_TD: Tensor, targets_T: Tensor, temperature_T: Tensor) -> tuple[Tensor, Tensor]:
+        return chunked_logprobs(hidden_TD, self.weight, targets_T, temperature_T, self.chunk_tokens)

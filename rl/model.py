@@ -1,0 +1,249 @@
+"""Load, run and save a Hugging Face causal LM for training.
+
+The forward pass takes whole sequences laid end to end (a MicroBatch) and returns the logprobs of the masked-in
+tokens alone. Two layouts compute the same numbers: "rows" (each sequence a padded row, for CPUs) and "packed" (one
+long row with attention kept inside each sequence, for GPUs).
+
+Axis suffixes: _T tokens of a micro-batch, _M masked-in tokens, _S sequences, _D hidden size.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.configuration_utils import PretrainedConfig
+from transformers.masking_utils import AttentionMaskInterface
+from transformers.modeling_utils import AttentionInterface, PreTrainedModel
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from rl.config import LearnerConfig, ModelConfig
+from rl.logprobs import LogprobHead
+from rl.types import BadInput, MicroBatch
+
+PACKED_ATTENTION = "aha_packed"
+# Scalings of the logits that an output head of ours would leave out without a word.
+UNSUPPORTED_LOGIT_SETTINGS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+
+
+# ------------------------------------------------------------------------------------------------ attention
+
+
+def packed_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: object
+) -> tuple[Tensor, None]:
+    """Causal attention inside each sequence of one long row.
+
+    query (1, heads, T, d), key and value (1, kv_heads, T, d); cu_seq_lens_q (S + 1,) int32 among kwargs.
+    Returns ((1, T, heads, d), None). On a GPU in half precision through PyTorch's varlen kernel; else a loop over
+    sequences, which gives the same numbers and is what the tests run on a CPU.
+    """
+    cu_seq_lens = kwargs["cu_seq_lens_q"]
+    assert isinstance(cu_seq_lens, Tensor) and query.shape[0] == 1
+    scaling = kwargs.get("scaling")
+    window = kwargs.get("sliding_window")
+    scale = scaling if isinstance(scaling, float) else None
+    if isinstance(window, int) and int(cu_seq_lens.diff().max()) > window:
+        raise BadInput(f"packed layout: sequences longer than the model's sliding window of {window} tokens")
+    if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
+        from torch.nn.attention.varlen import varlen_attn
+
+        longest = int(cu_seq_lens.diff().max())
+        q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+        same_heads = q.shape[1] == k.shape[1]
+        out = varlen_attn(
+            q, k, v, cu_seq_lens, cu_seq_lens, longest, longest,
+            scale=scale, window_size=(-1, 0), enable_gqa=not same_heads,
+        )  # fmt: skip
+        assert isinstance(out, Tensor)
+        return out[None], None
+    parts = []
+    bounds = cu_seq_lens.tolist()
+    for start, end in zip(bounds[:-1], bounds[1:], strict=True):
+        q, k, v = (x[:, :, start:end] for x in (query, key, value))
+        parts.append(F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=True))
+    return torch.cat(parts, dim=2).transpose(1, 2), None
+
+
+def _no_mask(*args: object, **kwargs: object) -> None:
+    """The packed attention knows its sequences from cu_seq_lens and needs no mask."""
+
+
+AttentionInterface.register(PACKED_ATTENTION, packed_attention)
+AttentionMaskInterface.register(PACKED_ATTENTION, _no_mask)
+
+
+# ------------------------------------------------------------------------------------------------ the policy
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreInput:
+    """A MicroBatch as tensors on the learner's device."""
+
+    token_ids_T: Tensor
+    positions_T: Tensor
+    lengths_S: Tensor
+    index_M: Tensor
+    temperature_M: Tensor
+
+    @staticmethod
+    def of(batch: MicroBatch, device: torch.device) -> ScoreInput:
+        index_M = np.flatnonzero(batch.loss_mask_T)
+        if (batch.positions_T[index_M] == 0).any():
+            raise ValueError("loss_mask_T is set on the first token of a sequence, which nothing predicts")
+        tensors = (batch.token_ids_T, batch.positions_T, batch.lengths_S, index_M, batch.temperature_T[index_M])
+        return ScoreInput(*(torch.from_numpy(np.ascontiguousarray(x)).to(device) for x in tensors))
+
+
+class Policy(nn.Module):
+    """A causal LM whose forward returns (logprobs_M, entropy_M) of the masked-in tokens, float32, nats."""
+
+    def __init__(self, hf: PreTrainedModel, layout: str, chunk_tokens: int) -> None:
+        super().__init__()
+        self.hf = hf
+        self.layout = layout
+        head = hf.get_output_embeddings()
+        if not isinstance(head, nn.Linear) or head.bias is not None:
+            raise BadInput(f"{type(hf).__name__}: the output head must be a linear layer without bias")
+        for name in UNSUPPORTED_LOGIT_SETTINGS:
+            if hf.config.to_dict().get(name) not in (None, 1, 1.0):
+                raise BadInput(f"{type(hf).__name__}: logits scaled by {name} are not supported")
+        hf.set_output_embeddings(LogprobHead(head.weight, chunk_tokens))
+
+    def forward(self, batch: ScoreInput) -> tuple[Tensor, Tensor]:
+        backbone = self.hf.base_model
+        if self.layout == "packed":
+            cu_seq_lens = F.pad(batch.lengths_S.cumsum(0), (1, 0)).to(torch.int32)
+            longest = int(batch.lengths_S.max())
+            hidden_TD = backbone(
+                input_ids=batch.token_ids_T[None], position_ids=batch.positions_T[None], use_cache=False,
+                cu_seq_lens_q=cu_seq_lens, cu_seq_lens_k=cu_seq_lens, max_length_q=longest, max_length_k=longest,
+            ).last_hidden_state[0]  # fmt: skip
+            at_M = batch.index_M - 1
+        else:
+            # Padding stands right of the tokens and attention is causal, so no token sees it and no mask is needed.
+            longest = int(batch.lengths_S.max())
+            rows_T = torch.repeat_interleave(torch.arange(len(batch.lengths_S), device=batch.index_M.device), batch.lengths_S)
+            flat_T = rows_T * longest + batch.positions_T
+            ids = batch.token_ids_T.new_zeros(len(batch.lengths_S) * longest)
+            ids[flat_T] = batch.token_ids_T
+            hidden = backbone(input_ids=ids.view(-1, longest), use_cache=False).last_hidden_state
+            hidden_TD = hidden.reshape(-1, hidden.shape[-1])
+            at_M = flat_T[batch.index_M] - 1
+        head = self.hf.get_output_embeddings()
+        logprobs_M, entropy_M = head(hidden_TD[at_M], batch.token_ids_T[batch.index_M], batch.temperature_M)
+        return logprobs_M, entropy_M
+
+    def tied_names(self) -> dict[str, str]:
+        """Parameter name -> the name of the head that shares it, for a model with tied embeddings."""
+        head = self.hf.get_output_embeddings().weight
+        if head is not self.hf.get_input_embeddings().weight:
+            return {}
+        names = {name for name, p in self.hf.named_parameters(remove_duplicate=False) if p is head}
+        own = {name for name, p in self.hf.named_parameters() if p is head}
+        return {next(iter(own)): next(iter(names - own))}
+
+
+# ------------------------------------------------------------------------------------------------ load
+
+
+def resolve_layout(layout: str, device: torch.device) -> str:
+    """'auto' becomes 'packed' on a GPU and 'rows' on a CPU, whose kernels do not skip what a mask excludes."""
+    return layout if layout != "auto" else ("packed" if device.type == "cuda" else "rows")
+
+
+def load_config(path: str) -> PretrainedConfig:
+    """The model's config. Raises BadInput when path is neither a folder with a model nor a known id."""
+    try:
+        return AutoConfig.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise BadInput(f"model.path={path}: no model there ({_first_line(error)})") from error
+
+
+def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
+    """The model's tokenizer. Raises BadInput when there is none."""
+    try:
+        return AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise BadInput(f"model.path={path}: no tokenizer there ({_first_line(error)})") from error
+
+
+def context_length(model: ModelConfig, config: PretrainedConfig) -> int:
+    """Prompt plus completion limit, tokens."""
+    own = int(config.max_position_embeddings)
+    if model.context_length > own:
+        raise BadInput(f"model.context_length={model.context_length}: the model was made for at most {own} tokens")
+    return model.context_length or own
+
+
+def load_policy(path: str, learner: LearnerConfig, device: torch.device, *, dtype: torch.dtype) -> Policy:
+    """A Policy from a Hugging Face folder or id, on the device."""
+    layout = resolve_layout(learner.layout, device)
+    hf = AutoModelForCausalLM.from_pretrained(
+        path, dtype=dtype, attn_implementation=PACKED_ATTENTION if layout == "packed" else "sdpa"
+    )
+    for module in hf.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    policy = Policy(hf, layout, learner.logprob_chunk_tokens)
+    if learner.gradient_checkpointing:
+        hf.gradient_checkpointing_enable({"use_reentrant": False})
+    return policy.to(device)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+# ------------------------------------------------------------------------------------------------ save
+
+
+class ModelWriter:
+    """Writes a Hugging Face folder shard by shard, so that the whole model is never in memory at once.
+
+    add() takes full tensors in any order; close() writes the index, config and tokenizer.
+    """
+
+    def __init__(self, folder: Path, max_shard_bytes: int = 2 << 30) -> None:
+        self.folder, self.max_shard_bytes = folder, max_shard_bytes
+        self.pending: dict[str, Tensor] = {}
+        self.shards: list[list[str]] = []
+        self.total_bytes = 0
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def add(self, name: str, tensor: Tensor) -> None:
+        size = tensor.numel() * tensor.element_size()
+        if self.pending and sum(t.numel() * t.element_size() for t in self.pending.values()) + size > self.max_shard_bytes:
+            self._flush()
+        self.pending[name] = tensor.detach().to("cpu", copy=True).contiguous()
+        self.total_bytes += size
+
+    def _flush(self) -> None:
+        save_file(self.pending, self.folder / f"part-{len(self.shards)}.safetensors", metadata={"format": "pt"})
+        self.shards.append(list(self.pending))
+        self.pending = {}
+
+    def close(self, config: PretrainedConfig, source: str) -> None:
+        """source: the model's folder or id, for its tokenizer and generation settings."""
+        self._flush()
+        count = len(self.shards)
+        weight_map: dict[str, str] = {}
+        for i, names in enumerate(self.shards):
+            final = "model.safetensors" if count == 1 else f"model-{i + 1:05d}-of-{count:05d}.safetensors"
+            (self.folder / f"part-{i}.safetensors").rename(self.folder / final)
+            weight_map |= dict.fromkeys(names, final)
+        if count > 1:
+            index = {"metadata": {"total_size": self.total_bytes}, "weight_map": weight_map}
+            (self.folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
+        config.save_pretrained(self.folder)
+        load_tokenizer(source).save_pretrained(self.folder)
+        generation = Path(source) / "generation_config.json"
+        if generation.is_file():
+            (self.folder / generation.name).write_bytes(generation.read_bytes())

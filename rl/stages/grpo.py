@@ -1,0 +1,140 @@
+"""The GRPO loop. DeepSeekMath (2402.03300) section 4.1; DeepSeek-R1 (2501.12948v2) section 2.1."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from rl.backend import Task
+from rl.batch import pack
+from rl.data import PromptStream
+from rl.score import Scorer
+from rl.stages.context import Context, Stopped
+from rl.stages.evaluate import EvalResult, evaluate
+from rl.stages.rollouts import RolloutQueue
+from rl.track import stats_metrics
+from rl.types import PackedBatch, Prompt, ScoredGroup, StepStats
+
+log = logging.getLogger(__name__)
+
+
+def train_grpo(
+    ctx: Context, model_path: str, stream: PromptStream, eval_prompts: Sequence[Prompt], scorer: Scorer
+) -> tuple[EvalResult, EvalResult]:
+    """Train from model_path; returns held-out accuracy before and after. Resumes from the newest checkpoint."""
+    cfg, g, backend = ctx.cfg, ctx.cfg.grpo, ctx.backend
+    with ctx.timed("load"):
+        fingerprint = backend.load(Task(model_path, g.optim, g.total_updates, g, model_path))
+    meta = ctx.resume("grpo", fingerprint)
+    start = meta.step if meta else 0
+    if meta:
+        stream.restore(meta.cursor)
+    ctx.tracker.resume({"sft": cfg.sft.steps, "grpo": start, "eval": start + 1 if start else 0})
+    queue = RolloutQueue(ctx, stream, scorer, cfg.rollout.staleness)
+    with ctx.timed("sync"):
+        backend.sync_weights(version=start)  # at the first step too: a broken path fails before any training
+    before = _evaluate_once(ctx, 0, eval_prompts, scorer) if start == 0 else EvalResult.read(_eval_path(ctx, 0))
+    ctx.tracker.begin("grpo", g.steps, start)
+    for step in range(start, g.steps):
+        with ctx.timed("rollout") as seconds:
+            scored_P, kept_P = _sample_step(ctx, queue, scorer, step)
+        updates_U = pack(
+            kept_P, grpo=g, learner=cfg.learner, max_new_tokens=cfg.rollout.max_new_tokens,
+            layout=backend.layout, seed=cfg.seed + step,
+        )  # fmt: skip
+        stats = StepStats(loss=0.0, grad_norm=0.0, learning_rate=0.0)
+        if any(rank for update in updates_U for rank in update.micro_batches_R):
+            with ctx.timed("update") as spent:
+                stats = backend.step(updates_U)
+            seconds |= spent
+        else:
+            log.info("step %d: every group was uniform; nothing to train on", step)
+            stats.gap_mean, stats.gap_max = _gap_without_training(ctx, scored_P)
+        with ctx.timed("sync") as spent:
+            report = backend.sync_weights(version=step + 1)
+        seconds |= spent
+        metrics = scorer.metrics(scored_P) | stats_metrics(stats) | _batch_metrics(updates_U)
+        metrics |= {"sync/megabytes": report.num_bytes / 1e6, "groups/trained": float(len(kept_P))}
+        metrics |= {f"seconds/{phase}": s for phase, s in seconds.items()} | {"seconds/scoring": queue.scoring_seconds}
+        ctx.tracker.step("grpo", step, metrics, scored_P)
+        _finish_step(ctx, step + 1, stream, fingerprint, eval_prompts, scorer)
+    after = EvalResult.read(_eval_path(ctx, g.steps))
+    return before, after
+
+
+def _sample_step(
+    ctx: Context, queue: RolloutQueue, scorer: Scorer, step: int
+) -> tuple[list[ScoredGroup], list[ScoredGroup]]:
+    """(every group sampled, the groups to train on). Refills uniform groups when asked to (DAPO's dynamic sampling)."""
+    g = ctx.cfg.grpo
+    graded_P = queue.take(g.prompts_per_step, version=step)
+    if g.uniform_groups != "refill":
+        scored_P = scorer.finish(graded_P)
+        return scored_P, scored_P
+    scored_P = scorer.finish(graded_P)
+    for _ in range(g.max_refills):
+        missing = g.prompts_per_step - sum(not s.uniform for s in scored_P)
+        if missing <= 0:
+            break
+        graded_P = graded_P + queue.take(missing, version=step)
+        scored_P = scorer.finish(graded_P)
+    mixed_P = [s for s in scored_P if not s.uniform]
+    if len(mixed_P) < g.prompts_per_step:
+        log.info("step %d: %d of %d groups are mixed after refilling", step, len(mixed_P), g.prompts_per_step)
+    return scored_P, mixed_P[: g.prompts_per_step]
+
+
+def _gap_without_training(ctx: Context, scored_P: Sequence[ScoredGroup]) -> tuple[float, float]:
+    """The sampler-learner gap on a few rollouts, for a step that trains on none."""
+    few = [dataclasses.replace(s, advantages_G=[1.0] * len(s.rewards_G), uniform=False) for s in scored_P[:4]]
+    one_update = dataclasses.replace(ctx.cfg.grpo, updates_per_step=1)
+    batch = pack(
+        few, grpo=one_update, learner=ctx.cfg.learner, max_new_tokens=ctx.cfg.rollout.max_new_tokens,
+        layout=ctx.backend.layout, seed=0,
+    )[0]  # fmt: skip
+    return ctx.backend.measure_gap(batch.micro_batches_R)
+
+
+def _batch_metrics(updates_U: Sequence[PackedBatch]) -> dict[str, float]:
+    return {
+        "batch/tokens": float(sum(u.num_tokens for u in updates_U)),
+        "batch/loss_tokens": float(sum(u.num_loss_tokens for u in updates_U)),
+        "batch/skipped_rollouts": float(sum(u.num_skipped for u in updates_U)),
+        "batch/padding_share": float(np.mean([u.padding_share for u in updates_U])),
+        "batch/micro_batches": float(sum(len(rank) for u in updates_U for rank in u.micro_batches_R)),
+    }
+
+
+def _finish_step(
+    ctx: Context, done: int, stream: PromptStream, fingerprint: str, eval_prompts: Sequence[Prompt], scorer: Scorer
+) -> None:
+    """Evaluate and save after `done` steps, when due. Raises Stopped when the user asked for it."""
+    cfg, last = ctx.cfg, done == ctx.cfg.grpo.steps
+    score = None
+    if last or (cfg.evaluation.every and done % cfg.evaluation.every == 0):
+        score = _evaluate_once(ctx, done, eval_prompts, scorer).pass_at_1
+    if last or done % cfg.checkpoint.every == 0 or ctx.stop.requested:
+        ctx.save("grpo", done, stream.state(), fingerprint, score)
+    if ctx.stop.requested and not last:
+        raise Stopped(f"stopped after step {done} of {cfg.grpo.steps}; the same command goes on from there")
+
+
+def _eval_path(ctx: Context, step: int) -> Path:
+    return ctx.run_dir / "evals" / f"step_{step:06d}.json"
+
+
+def _evaluate_once(ctx: Context, step: int, eval_prompts: Sequence[Prompt], scorer: Scorer) -> EvalResult:
+    with ctx.timed("evaluate"):
+        result, graded_P = evaluate(ctx, eval_prompts, scorer)
+    ctx.tracker.step("eval", step, result.metrics(), graded_P)
+    result.write(_eval_path(ctx, step))
+    log.info(
+        "held-out accuracy after %d steps: pass@1 %.1f %% (standard error %.1f), greedy %s",
+        step, 100 * result.pass_at_1, 100 * result.stderr,
+        "not measured" if result.greedy is None else f"{100 * result.greedy:.1f} %",
+    )  # fmt: skip
+    return result

@@ -1,0 +1,246 @@
+"""What flows through the trainer. Each stage returns a different type, so that an unscored group cannot be trained on.
+
+Axis suffixes, for ragged containers too:
+    _P  prompts of a step            _G  samples of one group (one prompt)
+    _T  tokens                       _S  sequences of a micro-batch
+    _R  learner ranks                _U  optimiser updates of a step
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import numpy as np
+
+Row = dict[str, object]
+"""One dataset row: column name to value."""
+
+
+class AhaError(Exception):
+    """A failure that the user can act on. Its text is one line: what, where, what to do."""
+
+
+class BadInput(AhaError):
+    """Wrong input, found before anything expensive started. The command line exits with code 2."""
+
+
+class Verdict(StrEnum):
+    """What a reward found. TIMED_OUT and FAILED are no judgement of the answer: such samples are not trained on."""
+
+    CORRECT = "correct"
+    WRONG = "wrong"
+    UNPARSEABLE = "unparseable"
+    TIMED_OUT = "timed_out"
+    FAILED = "failed"
+
+    @property
+    def is_judgement(self) -> bool:
+        return self not in (Verdict.TIMED_OUT, Verdict.FAILED)
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One question, ready to sample from.
+
+    id is the row's number in its dataset; draw counts prompts handed out since the run began (unique in a run).
+    """
+
+    id: int
+    draw: int
+    token_ids: list[int]
+    text: str
+    reference: str
+    row: Row
+
+
+@dataclass(frozen=True, slots=True)
+class SampleRequest:
+    """One group to sample: a prompt, how many samples, a seed for each. group is the reply's address."""
+
+    group: int
+    prompt_token_ids: list[int]
+    seeds_G: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One sampled completion, exactly as the sampler emitted it.
+
+    token_ids_T: int32 (T,), the stop token included when the sampler stopped on it.
+    logprobs_T: float32 (T,), of the sampled tokens after temperature (and top-p), nats.
+    finish_reason: "stop" or "length" (cut at the limit).
+    policy_version: version of the weights that sampled the first token.
+    """
+
+    token_ids_T: np.ndarray
+    logprobs_T: np.ndarray
+    text: str
+    finish_reason: str
+    temperature: float
+    policy_version: int
+    seed: int
+
+    @property
+    def truncated(self) -> bool:
+        return self.finish_reason == "length"
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutGroup:
+    """G samples of one prompt."""
+
+    prompt: Prompt
+    rollouts_G: list[Rollout]
+
+
+@dataclass(frozen=True, slots=True)
+class RewardPart:
+    """What one reward function said of one sample. score is unweighted, and NaN when the verdict is no judgement."""
+
+    score: float
+    verdict: Verdict
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class GradedGroup:
+    """A group with its rewards, before the advantage: that may need the whole batch.
+
+    rewards_G: weighted sum of the parts, NaN where invalid. parts_G: one dict (reward name -> RewardPart) a sample; a
+    reward that does not apply to the sample is not in it. valid_G: every part is a judgement, and there is one.
+    """
+
+    group: RolloutGroup
+    rewards_G: list[float]
+    parts_G: list[dict[str, RewardPart]]
+    valid_G: list[bool]
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredGroup:
+    """A group with its rewards and advantages.
+
+    rewards_G: weighted sum of the parts, NaN where invalid. parts_G: one dict (reward name -> RewardPart) a sample.
+    advantages_G: one number a sample, used for each of its tokens. valid_G: False leaves a sample out of the loss.
+    uniform: every valid sample has the same reward, so the group says nothing about which sample is better.
+    """
+
+    group: RolloutGroup
+    rewards_G: list[float]
+    parts_G: list[dict[str, RewardPart]]
+    advantages_G: list[float]
+    valid_G: list[bool]
+    uniform: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One SFT example. loss_mask_T is 1 on the tokens that are learnt (answer and stop token), else 0."""
+
+    token_ids: list[int]
+    loss_mask_T: list[int]
+
+
+@dataclass(slots=True)
+class MicroBatch:
+    """Whole sequences laid end to end; a sequence is never split. All arrays are (T,) unless said otherwise.
+
+    token_ids_T: prompt and completion tokens. positions_T: 0, 1, 2 ... restarting with each sequence.
+    lengths_S: tokens of each sequence. loss_mask_T: 1 where the token was sampled (or is learnt), else 0.
+    loss_weight_T: what one token's loss is multiplied by before summing over all tokens, micro-batches and ranks:
+        the loss's denominator, counted once by the packer. 0 where loss_mask_T is 0.
+    advantages_T, sampler_logprobs_T: at sampled tokens, else 0. temperature_T: of the sampler, 1 for SFT.
+    completion_lengths_S: masked-in tokens of each sequence.
+    """
+
+    token_ids_T: np.ndarray
+    positions_T: np.ndarray
+    lengths_S: np.ndarray
+    completion_lengths_S: np.ndarray
+    loss_mask_T: np.ndarray
+    loss_weight_T: np.ndarray
+    advantages_T: np.ndarray
+    sampler_logprobs_T: np.ndarray
+    temperature_T: np.ndarray
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.token_ids_T)
+
+    @property
+    def sequence_T(self) -> np.ndarray:
+        """int64 (T,): the number of each token's sequence, 0 .. S-1. Lengths [2, 3] -> [0, 0, 1, 1, 1]."""
+        return np.repeat(np.arange(len(self.lengths_S), dtype=np.int64), self.lengths_S)
+
+    @property
+    def row_tokens(self) -> int:
+        """Tokens computed when each sequence is a row of its own, padding included."""
+        return int(self.lengths_S.max()) * len(self.lengths_S) if len(self.lengths_S) else 0
+
+
+@dataclass(slots=True)
+class PackedBatch:
+    """The data of one optimiser update: the same number of micro-batches on every rank.
+
+    num_loss_tokens: masked-in tokens in all micro-batches. num_sequences: rollouts (or examples) that the
+    denominator counts, those left out of the computation for having no gradient included.
+    """
+
+    micro_batches_R: list[list[MicroBatch]]
+    num_loss_tokens: int
+    num_sequences: int
+    num_skipped: int = 0
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(mb.num_tokens for rank in self.micro_batches_R for mb in rank)
+
+    @property
+    def padding_share(self) -> float:
+        """Share of the computed tokens that are padding, when each sequence is a row of its own."""
+        rows = sum(mb.row_tokens for rank in self.micro_batches_R for mb in rank)
+        return 1.0 - self.num_tokens / rows if rows else 0.0
+
+
+@dataclass(slots=True)
+class StepStats:
+    """What one call of Learner.step reports, the same on every rank.
+
+    loss: the optimised number, mean over updates. metrics: name -> value, token means unless the name says otherwise.
+    gap_mean, gap_max: |sampler - learner logprob| before the first update, nats; NaN when nothing was measured.
+    skipped_updates: updates left out because of a non-finite gradient. seconds: phase -> seconds.
+    """
+
+    loss: float
+    grad_norm: float
+    learning_rate: float
+    gap_mean: float = float("nan")
+    gap_max: float = float("nan")
+    updates: int = 0
+    skipped_updates: int = 0
+    tokens: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class SyncReport:
+    """One weight sync. checksum: over every tensor sent; the samplers' must equal it."""
+
+    version: int
+    checksum: int
+    num_tensors: int
+    num_buckets: int
+    num_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class SamplerReport:
+    """A sampler's answer to poll: finished groups (address -> rollouts) and how it stands."""
+
+    finished: dict[int, list[Rollout]]
+    running: int
+    tokens_generated: int
+    policy_version: int

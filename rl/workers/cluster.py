@@ -1,0 +1,475 @@
+"""RayBackend: placement, start, fan-out and restart of learners and samplers. The only file that imports ray."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from rl.backend import SampleParams, Task
+from rl.config import RunConfig
+from rl.types import (
+    AhaError,
+    BadInput,
+    MicroBatch,
+    PackedBatch,
+    Rollout,
+    SamplerReport,
+    SampleRequest,
+    StepStats,
+    SyncReport,
+)
+
+log = logging.getLogger("aha.cluster")
+
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "TOKENIZERS_PARALLELISM": "false",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # Threads that spin while they wait take the core from whoever has work: on two cores a sampler beside another
+    # busy process ran three times faster without.
+    "OMP_WAIT_POLICY": "PASSIVE",
+}
+MAX_RESTARTS = 3
+
+
+class LearnerHost:
+    """A learner rank in a Ray actor. The engine is imported here, so that the driver never loads it."""
+
+    def __init__(self, cfg: RunConfig, rank: int, device: str, threads: int) -> None:
+        from rl.workers.learner import Learner
+
+        self.learner = Learner(cfg, rank, device, threads)
+
+    def endpoint(self) -> tuple[str, int, int]:
+        """This node's address and two free ports."""
+        return ray.util.get_node_ip_address(), _free_port(), _free_port()
+
+    def connect(self, address: str, port: int) -> None:
+        self.learner.connect(address, port)
+
+    def load(self, task: Task) -> str:
+        return self.learner.load(task)
+
+    def connect_samplers(self, client: RaySyncClient, kind: str, address: str, port: int, sampler_ranks: int) -> None:
+        self.learner.connect_samplers(client, kind, address, port, sampler_ranks)
+
+    def send_weights(self, version: int) -> SyncReport:
+        return self.learner.send_weights(version)
+
+    def step(self, updates_U: list[list[MicroBatch]]) -> StepStats:
+        return self.learner.step(updates_U)
+
+    def measure_gap(self, micro_batches: list[MicroBatch]) -> tuple[float, float]:
+        return self.learner.measure_gap(micro_batches)
+
+    def save(self, folder: str) -> None:
+        self.learner.save(folder)
+
+    def restore(self, folder: str) -> None:
+        self.learner.restore(folder)
+
+    def export(self, folder: str) -> None:
+        self.learner.export(folder)
+
+    def weights_hash(self) -> str:
+        return self.learner.weights_hash()
+
+    def parameter_sums(self) -> dict[str, float]:
+        return self.learner.parameter_sums()
+
+
+class RaySyncClient:
+    """Drives the samplers' half of a weight sync from inside the learner. Buckets overlap: two may be under way."""
+
+    def __init__(self, handles: list[ray.actor.ActorHandle], timeout_s: float) -> None:
+        self.handles, self.timeout_s = handles, timeout_s
+        self.pending: list[list[ray.ObjectRef]] = []
+
+    def init_weight_transfer_engine(self, init_info: dict[str, object]) -> None:
+        self._wait([h.init_weight_transfer_engine.remote(init_info) for h in self.handles])
+
+    def start_weight_update(self) -> None:
+        self.pending = []
+        self._wait([h.start_weight_update.remote() for h in self.handles])
+
+    def update_weights(self, update_info: object) -> None:
+        shared = ray.put(update_info)
+        self.pending.append([h.update_weights.remote(shared) for h in self.handles])
+        while len(self.pending) > 2:
+            self._wait(self.pending.pop(0))
+
+    def finish_weight_update(self, weight_version: str | None = None) -> None:
+        while self.pending:
+            self._wait(self.pending.pop(0))
+        self._wait([h.finish_weight_update.remote(str(weight_version)) for h in self.handles])
+
+    def _wait(self, refs: list[ray.ObjectRef]) -> None:
+        _collect(refs, [f"sampler {i}" for i in range(len(refs))], self.timeout_s, "take a bucket of weights")
+
+
+class RayBackend:
+    """The real machines: one Ray actor for each learner rank and each sampler."""
+
+    def __init__(self, cfg: RunConfig) -> None:
+        self.cfg = cfg
+        self.num_ranks = cfg.learner.ranks
+        self.started_ray = _start_ray(cfg)
+        self.device = _device(cfg)
+        self.layout = cfg.learner.layout if cfg.learner.layout != "auto" else ("packed" if self.device == "gpu" else "rows")
+        self.transfer = self._transfer()
+        self.learners: list[ray.actor.ActorHandle] = []
+        self.samplers: list[ray.actor.ActorHandle] = []
+        self.model_path, self.context_length = "", 0
+        self.version = -1
+        self.restarts = 0
+        self._place()
+
+    def _transfer(self) -> str:
+        kind = self.cfg.cluster.weight_transfer
+        if kind == "auto":
+            return "nccl" if self.device == "gpu" else "bucket"
+        if kind != "bucket" and self.device == "cpu":
+            raise BadInput(f"cluster.weight_transfer={kind} needs GPUs; use bucket or auto")
+        return kind
+
+    # -------------------------------------------------------------------------------------------- placement
+
+    def _place(self) -> None:
+        """Reserve all resources at once; refuse with the numbers when the cluster is too small."""
+        cfg = self.cfg
+        cpus = cfg.cluster.cpus_per_worker
+        share = 0.5 if self.transfer == "ipc" else 1.0
+        learner = {"CPU": cpus} | ({"GPU": share} if self.device == "gpu" else {})
+        sampler = {"CPU": cpus} | ({"GPU": share * cfg.sampler.tensor_parallel} if self.device == "gpu" else {})
+        bundles = [learner] * cfg.learner.ranks + [sampler] * cfg.sampler.count
+        have = ray.cluster_resources()
+        for kind in ("CPU", "GPU"):
+            need = sum(b.get(kind, 0.0) for b in bundles)
+            if need > have.get(kind, 0.0):
+                raise BadInput(
+                    f"the cluster has {have.get(kind, 0):g} {kind}s, but {cfg.learner.ranks} learner ranks and "
+                    f"{cfg.sampler.count} samplers need {need:g}; lower learner.ranks or sampler.count"
+                    + (", or cluster.cpus_per_worker" if kind == "CPU" else "")
+                )
+        self.bundles = [{k: v for k, v in b.items() if v} or {"CPU": 0.001} for b in bundles]
+        self.group = placement_group(self.bundles, strategy="PACK")
+        self._wait([self.group.ready()], ["the placement group"], cfg.cluster.start_timeout_s, "get its resources")
+        cores = int(min(node["Resources"].get("CPU", 1) for node in ray.nodes() if node["Alive"]))
+        self.learner_threads = cfg.learner.threads or max(1, cores // cfg.learner.ranks)
+        self.sampler_threads = cfg.sampler.threads or max(1, cores // cfg.sampler.count)
+
+    def _actor(self, cls: type, bundle: int, threads: int, env: dict[str, str] | None = None) -> ray.actor.ActorClass:
+        resources = self.bundles[bundle]
+        offline = {k: os.environ[k] for k in ("HF_HUB_OFFLINE", "HF_HOME", "HF_TOKEN") if k in os.environ}
+        return ray.remote(cls).options(
+            num_cpus=resources.get("CPU", 0),
+            num_gpus=resources.get("GPU", 0),
+            scheduling_strategy=PlacementGroupSchedulingStrategy(self.group, placement_group_bundle_index=bundle),
+            runtime_env={"env_vars": QUIET | offline | {"OMP_NUM_THREADS": str(threads)} | (env or {})},
+        )
+
+    # -------------------------------------------------------------------------------------------- start
+
+    def start(self, model_path: str, context_length: int, *, samplers: bool = True) -> None:
+        """Start all workers side by side. Samplers start on dummy weights of the model at model_path."""
+        from rl.workers.sampler import Sampler
+
+        cfg, bound = self.cfg, self.cfg.cluster.start_timeout_s
+        self.model_path, self.context_length = model_path, context_length
+        env = {"DS_ACCELERATOR": "cpu"} if self.device == "cpu" else {}
+        self.learners = [
+            self._actor(LearnerHost, rank, self.learner_threads, env).remote(cfg, rank, self.device, self.learner_threads)
+            for rank in range(cfg.learner.ranks)
+        ]
+        self.sampler_class = Sampler
+        self.samplers = [self._new_sampler(i) for i in range(cfg.sampler.count if samplers else 0)]
+        endpoints = self._wait([h.endpoint.remote() for h in self.learners], self._ranks, bound, "start")
+        address, port, self.transfer_port = endpoints[0]
+        self.address = address
+        self._wait([h.connect.remote(address, port) for h in self.learners], self._ranks, bound, "join the process group")
+        self._wait([h.ping.remote() for h in self.samplers], self._names, bound, "start")
+
+    def _new_sampler(self, index: int) -> ray.actor.ActorHandle:
+        cfg = self.cfg
+        env = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+        if self.device == "cpu":
+            env |= {
+                "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+                "VLLM_CPU_KVCACHE_SPACE": str(max(1, round(cfg.sampler.kv_cache_gib))),
+                "VLLM_TARGET_DEVICE": "cpu",
+            }
+        actor = self._actor(self.sampler_class, cfg.learner.ranks + index, self.sampler_threads, env)
+        return actor.remote(cfg, index, self.model_path, self.context_length, self.device, self.transfer)
+
+    @property
+    def _ranks(self) -> list[str]:
+        return [f"learner rank {i}" for i in range(len(self.learners))]
+
+    @property
+    def _names(self) -> list[str]:
+        return [f"sampler {i}" for i in range(len(self.samplers))]
+
+    def load(self, task: Task) -> str:
+        prints = self._on_learners("load", "load the model", task)
+        self._connect_samplers()
+        return str(prints[0])
+
+    def _connect_samplers(self) -> None:
+        if not self.samplers:
+            return
+        client = RaySyncClient(self.samplers, self.cfg.cluster.sync_timeout_s)
+        ranks = self.cfg.sampler.count * self.cfg.sampler.tensor_parallel
+        refs = [
+            h.connect_samplers.remote(client, self.transfer, self.address, self.transfer_port, ranks) for h in self.learners
+        ]
+        self._wait(refs, self._ranks, self.cfg.cluster.sync_timeout_s, "connect to the samplers")
+
+    # -------------------------------------------------------------------------------------------- weights
+
+    def sync_weights(self, version: int) -> SyncReport:
+        bound = self.cfg.cluster.sync_timeout_s
+        start = time.perf_counter()
+        refs = [h.send_weights.remote(version) for h in self.learners]
+        report: SyncReport = self._wait(refs, self._ranks, bound, f"send weights version {version}")[0]
+        refs = [h.adopt_version.remote(version) for h in self.samplers]
+        tallies = self._wait(refs, self._names, bound, f"adopt weights version {version}")
+        for name, (checksum, tensors) in zip(self._names, tallies, strict=True):
+            if (checksum, tensors) != (report.checksum, report.num_tensors):
+                raise AhaError(
+                    f"weight sync {version}: {name} holds {tensors} tensors with checksum {checksum:x}, the learner "
+                    f"sent {report.num_tensors} with {report.checksum:x}; its rollouts would come from wrong weights"
+                )
+        self.version = version
+        seconds = time.perf_counter() - start
+        return SyncReport(version, report.checksum, report.num_tensors, report.num_buckets, report.num_bytes, seconds)
+
+    # -------------------------------------------------------------------------------------------- rollouts
+
+    def rollouts(self, requests: Sequence[SampleRequest], params: SampleParams) -> Iterator[tuple[int, list[Rollout]]]:
+        """Feed the samplers and yield groups as they finish.
+
+        Deterministic: request i goes to sampler i mod n. Else from one queue, each sampler topped up to what it
+        decodes at once, so that none idles while another has a backlog.
+        """
+        feed = _Feed(self.cfg, requests)
+        last_progress = dict.fromkeys(range(len(self.samplers)), time.monotonic())
+        tokens = dict.fromkeys(range(len(self.samplers)), -1)
+        polls: dict[ray.ObjectRef, int] = {}
+        for i in range(len(self.samplers)):
+            self._feed_and_poll(i, feed, params, polls)
+        while polls:
+            ready, _ = ray.wait(list(polls), num_returns=1, timeout=5.0)
+            for ref in ready:
+                i = polls.pop(ref)
+                try:
+                    report: SamplerReport = _unwrap(ref, f"sampler {i}", 1.0)
+                except ActorGone as gone:
+                    self._revive(i, gone)
+                    feed.take_back(i)
+                    self._feed_and_poll(i, feed, params, polls)
+                    last_progress[i] = time.monotonic()
+                    continue
+                if report.policy_version != self.version:
+                    raise AhaError(f"sampler {i} samples from weights {report.policy_version}, not {self.version}")
+                if report.tokens_generated != tokens[i]:
+                    tokens[i], last_progress[i] = report.tokens_generated, time.monotonic()
+                for group, rollouts_G in report.finished.items():
+                    feed.done(i, group)
+                    yield group, rollouts_G
+                self._feed_and_poll(i, feed, params, polls)
+            self._check_progress(set(polls.values()), last_progress)
+
+    def _feed_and_poll(self, i: int, feed: _Feed, params: SampleParams, polls: dict[ray.ObjectRef, int]) -> None:
+        work = feed.next_for(i)
+        if work:
+            self.samplers[i].submit.remote(work, params)
+        if feed.running[i]:
+            polls[self.samplers[i].poll.remote()] = i
+
+    def _check_progress(self, waiting: set[int], last_progress: dict[int, float]) -> None:
+        bound = self.cfg.cluster.rollout_timeout_s
+        for i in waiting:
+            if time.monotonic() - last_progress[i] > bound:
+                raise AhaError(
+                    f"sampler {i} generated nothing for {bound:g} s while it had work (cluster.rollout_timeout_s); "
+                    "resume with the same command"
+                )
+
+    def _revive(self, i: int, gone: ActorGone) -> None:
+        """Start a dead sampler again and give it the current weights."""
+        self.restarts += 1
+        if self.restarts > MAX_RESTARTS or self.transfer != "bucket":
+            raise AhaError(f"sampler {i} died ({gone}); resume with the same command")
+        log.warning("sampler %d died (%s); starting it again", i, gone)
+        self.samplers[i] = self._new_sampler(i)
+        self._wait([self.samplers[i].ping.remote()], [f"sampler {i}"], self.cfg.cluster.start_timeout_s, "start again")
+        self._connect_samplers()
+        self.sync_weights(self.version)
+
+    # -------------------------------------------------------------------------------------------- learners
+
+    def _on_learners(self, method: str, doing: str, *args: object) -> list[object]:
+        refs = [getattr(h, method).remote(*args) for h in self.learners]
+        return self._wait(refs, self._ranks, self.cfg.cluster.step_timeout_s, doing)
+
+    def step(self, updates_U: Sequence[PackedBatch]) -> StepStats:
+        refs = [
+            h.step.remote([update.micro_batches_R[rank] for update in updates_U]) for rank, h in enumerate(self.learners)
+        ]
+        stats: StepStats = self._wait(refs, self._ranks, self.cfg.cluster.step_timeout_s, "take a training step")[0]
+        return stats
+
+    def measure_gap(self, micro_batches_R: list[list[MicroBatch]]) -> tuple[float, float]:
+        refs = [h.measure_gap.remote(micro_batches_R[rank]) for rank, h in enumerate(self.learners)]
+        gap: tuple[float, float] = self._wait(refs, self._ranks, self.cfg.cluster.step_timeout_s, "score rollouts")[0]
+        return gap
+
+    def save(self, folder: Path) -> None:
+        self._on_learners("save", f"save into {folder}", str(folder.absolute()))
+
+    def restore(self, folder: Path) -> None:
+        self._on_learners("restore", f"load {folder}", str(folder.absolute()))
+
+    def export(self, folder: Path) -> None:
+        self._on_learners("export", f"export to {folder}", str(folder.absolute()))
+
+    def weights_hash(self) -> str:
+        return str(self._on_learners("weights_hash", "hash the weights")[0])
+
+    def parameter_sums(self) -> dict[str, float]:
+        """Name -> sum of the absolute values of each parameter."""
+        sums: dict[str, float] = self._on_learners("parameter_sums", "sum the weights")[0]  # type: ignore[assignment]
+        return sums
+
+    def _wait(self, refs: list[ray.ObjectRef], names: list[str], bound: float, doing: str) -> list:  # type: ignore[type-arg]
+        return _collect(refs, names, bound, doing)
+
+    def close(self) -> None:
+        for handle in (*self.learners, *self.samplers):
+            ray.kill(handle)
+        self.learners, self.samplers = [], []
+        remove_placement_group(self.group)
+        if self.started_ray:
+            ray.shutdown()
+
+
+class _Feed:
+    """The work queue: which sampler has which groups."""
+
+    def __init__(self, cfg: RunConfig, requests: Sequence[SampleRequest]) -> None:
+        n = cfg.sampler.count
+        self.by_group = {r.group: r for r in requests}
+        self.running: list[dict[int, SampleRequest]] = [{} for _ in range(n)]
+        self.deterministic = cfg.sampler.deterministic
+        self.queues = [list(requests[i::n]) for i in range(n)] if self.deterministic else [list(requests)] * n
+        per_group = max((len(r.seeds_G) for r in requests), default=1)
+        # One group more than fits at once keeps the decode batch full while the next reply travels.
+        self.depth = len(requests) if self.deterministic else cfg.sampler.max_sequences // per_group + 1
+
+    def next_for(self, i: int) -> list[SampleRequest]:
+        work = []
+        while self.queues[i] and len(self.running[i]) < self.depth:
+            request = self.queues[i].pop(0)
+            self.running[i][request.group] = request
+            work.append(request)
+        return work
+
+    def done(self, i: int, group: int) -> None:
+        del self.running[i][group]
+
+    def take_back(self, i: int) -> None:
+        """Put a lost sampler's groups back in front of its queue, in order."""
+        self.queues[i][:0] = sorted(self.running[i].values(), key=lambda r: r.group)
+        self.running[i] = {}
+
+
+# ------------------------------------------------------------------------------------------------ ray
+
+
+class ActorGone(AhaError):
+    """A worker's process died."""
+
+
+def _start_ray(cfg: RunConfig) -> bool:
+    """Join the cluster at cluster.address (or RAY_ADDRESS), else start one here. Returns whether it was started."""
+    os.environ |= {k: v for k, v in QUIET.items() if k not in os.environ}
+    if ray.is_initialized():
+        return False
+    address = cfg.cluster.address or os.environ.get("RAY_ADDRESS", "")
+    common = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+    try:
+        if address:
+            ray.init(address=address, **common)
+        else:
+            ray.init(include_dashboard=False, num_cpus=os.cpu_count(), object_store_memory=2 << 30, **common)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise BadInput(f"cluster.address={address or 'local'}: Ray did not start or answer ({error})") from error
+    return not address
+
+
+def _device(cfg: RunConfig) -> str:
+    gpus = ray.cluster_resources().get("GPU", 0)
+    if cfg.cluster.device == "gpu" and not gpus:
+        raise BadInput("cluster.device=gpu: the Ray cluster has no GPU; use cluster.device=cpu or join another cluster")
+    return cfg.cluster.device if cfg.cluster.device != "auto" else ("gpu" if gpus else "cpu")
+
+
+def _collect(refs: list[ray.ObjectRef], names: list[str], bound: float, doing: str) -> list:  # type: ignore[type-arg]
+    """All results, in order, within the bound; else an AhaError that names who did not answer.
+
+    Ends at the first failure: after one rank's, its peers would wait for it in a collective.
+    """
+    deadline = time.monotonic() + bound
+    pending = dict(zip(refs, names, strict=True))
+    results: dict[ray.ObjectRef, object] = {}
+    while pending:
+        ready, _ = ray.wait(list(pending), num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
+        if not ready:
+            raise AhaError(f"{', '.join(pending.values())} did not {doing} within {bound:g} s")
+        for ref in ready:
+            results[ref] = _unwrap(ref, pending.pop(ref), 60.0)
+    return [results[ref] for ref in refs]
+
+
+def _unwrap(ref: ray.ObjectRef, name: str, bound: float):  # type: ignore[no-untyped-def]
+    """The result of a finished call; a worker's own AhaError keeps its text."""
+    try:
+        return ray.get(ref, timeout=bound)
+    except RayActorError as error:
+        raise ActorGone(f"{name} died: {_last_line(error)}; its log is in Ray's session folder") from error
+    except GetTimeoutError as error:
+        raise AhaError(f"the result of {name} did not arrive within {bound:g} s") from error
+    except RayTaskError as error:
+        cause = error.cause
+        if isinstance(cause, AhaError):
+            raise type(cause)(str(cause)) from error
+        raise AhaError(f"{name} failed: {type(cause).__name__}: {_last_line(cause)}") from error
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__
+
+
+def _free_port() -> int:
+    import socket
+
+    with socket.socket() as s:
+        s.bind(("", 0))
+        return int(s.getsockname()[1])
+
+

@@ -1,0 +1,44 @@
+"""One Ray cluster for all integration tests; small models; everything written under a temporary folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _ray_cluster() -> Iterator[None]:
+    import ray
+
+    from rl.workers.cluster import QUIET
+
+    os.environ |= QUIET
+    os.chdir(ROOT)
+    # More CPUs than there are: the tests' workers take turns.
+    ray.init(num_cpus=8, include_dashboard=False, object_store_memory=1 << 30, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def tiny(tmp_path: Path):  # type: ignore[no-untyped-def]
+    """The tiny recipe, shortened, in a folder of its own."""
+    from recipes.tiny import recipe
+
+    cfg = recipe()
+    return dataclasses.replace(
+        cfg,
+        out=str(tmp_path / "runs"),
+        sft=dataclasses.replace(cfg.sft, steps=0),
+        grpo=dataclasses.replace(cfg.grpo, steps=2, prompts_per_step=4, group_size=4),
+        rollout=dataclasses.replace(cfg.rollout, max_new_tokens=24),
+        evaluation=dataclasses.replace(cfg.evaluation, every=0, samples=2, data=dataclasses.replace(cfg.evaluation.data, limit=4)),
+    )  # fmt: skip
