@@ -73,7 +73,8 @@ def load_recipe(path: str, overrides: list[str]) -> RunConfig:
         # Tasks and rewards are named as 'recipes.tasks:...', found from where the command is run.
         sys.path.insert(0, os.getcwd())
         spec = importlib.util.spec_from_file_location(f"recipe_{file.stem}", file)
-        assert spec is not None and spec.loader is not None
+        assert spec is not None
+        assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         make = vars(module).get("recipe")

@@ -95,7 +95,7 @@ pip_install() { # ARGUMENTS OF pip install, TOTAL last: quiet, but with a sign o
     ) &
     heartbeat=$!
     "$python" -m pip install --no-deps --no-compile "${@:1:$#-1}" >"$log" 2>&1 || status=$?
-    kill "$heartbeat"
+    kill "$heartbeat" || true
     wait "$heartbeat" 2>/dev/null || true
     return "$status"
 }
@@ -125,7 +125,9 @@ install_packages() { # DEVICE
     say "installing $count packages from $lock (a few minutes the first time; log in $log)"
     # torch first: where it cannot be found, that shows before gigabytes of the rest have been fetched.
     if ! pip_install "${index[@]}" "$torch" 1; then
-        if grep -q 'No matching distribution found for torch' "$log"; then
+        if grep -q 'from versions: none' "$log"; then
+            die "pip reaches no package registry (is there a network?); see $log"
+        elif grep -q 'No matching distribution found for torch' "$log"; then
             die "pip finds no $torch. The CPU build is in PyTorch's CPU wheel index: set AHA_TORCH_INDEX to its address and run this again"
         fi
         tail -n 20 "$log" >&2

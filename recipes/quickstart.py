@@ -18,31 +18,35 @@ from rl.config import (
     SFTConfig,
 )
 
+TEMPLATE = "{prompt}\n"
+
 
 def recipe() -> RunConfig:
     """Called by `aha run recipes/quickstart.py`."""
     return RunConfig(
         name="quickstart",
         model=ModelConfig(path="models/SmolLM2-135M-Instruct", context_length=512),
-        prompts=DataConfig(source="recipes.tasks:addition_train", template="chat"),
+        prompts=DataConfig(source="recipes.tasks:addition_train", template=TEMPLATE),
         rewards=(RewardConfig("accuracy"), RewardConfig("format", weight=0.2)),
-        rollout=RolloutConfig(max_new_tokens=64),
+        rollout=RolloutConfig(max_new_tokens=40),
         sft=SFTConfig(
-            steps=8,
-            examples_per_step=32,
-            data=DataConfig(source="recipes.tasks:addition_train", template="chat", limit=64),
-            optim=OptimConfig(lr=2e-5, schedule="cosine", warmup_steps=2),
+            steps=6,
+            examples_per_step=16,
+            data=DataConfig(source="recipes.tasks:addition_train", template=TEMPLATE, limit=96),
+            optim=OptimConfig(lr=1e-4, schedule="cosine", warmup_steps=1),
         ),
         grpo=GRPOConfig(
             steps=24,
-            prompts_per_step=16,
+            prompts_per_step=8,
             group_size=8,
             clip_high=0.28,
             kl_coef=0.0,
             uniform_groups="drop",
-            optim=OptimConfig(lr=5e-6),
+            optim=OptimConfig(lr=3e-5),
         ),
-        evaluation=EvalConfig(data=DataConfig(source="recipes.tasks:addition_eval", template="chat"), every=8, samples=4),
+        evaluation=EvalConfig(
+            data=DataConfig(source="recipes.tasks:addition_eval", template=TEMPLATE, limit=40), every=0, samples=4
+        ),
         learner=LearnerConfig(micro_batch_tokens=2048),
         checkpoint=CheckpointConfig(every=8),
     )

@@ -19,24 +19,25 @@ HELD_OUT_PERCENT = 20
 
 
 def addition_train() -> list[Row]:
-    """Sums of two numbers in 1..20 to train on: 400 ordered pairs, less those held out."""
-    return addition(1, 20, "train")
+    """Sums of a number in 10..99 and one in 2..9 to train on: 720 pairs, less those held out."""
+    return addition((10, 99), (2, 9), "train")
 
 
 def addition_eval() -> list[Row]:
     """The held-out sums of addition_train."""
-    return addition(1, 20, "eval")
+    return addition((10, 99), (2, 9), "eval")
 
 
-def addition(lo: int, hi: int, split: str) -> list[Row]:
-    """ "What is a + b?" for every a and b in lo..hi (both ends included) that lies in split, "train" or "eval".
+def addition(a_range: tuple[int, int], b_range: tuple[int, int], split: str) -> list[Row]:
+    """ "What is a + b?" for every a and b in their ranges (both ends included) that lies in split, "train" or "eval".
 
-    lo is at least 0. The order is fixed and mixed, so that the first n rows are a fair sample.
+    No number is negative. The order is fixed and mixed, so that the first n rows are a fair sample.
     """
-    if lo < 0:
-        raise ValueError(f"addition: lo={lo} must not be negative")
-    pairs = _mixed(itertools.product(range(lo, hi + 1), repeat=2), "addition", split)
-    return [_row(f"What is {a} + {b}?", _addition_chain(a, b), str(a + b)) for a, b in pairs]
+    for lo, hi in (a_range, b_range):
+        if not 0 <= lo <= hi:
+            raise ValueError(f"addition: the range {lo}..{hi} must not be negative or empty")
+    every = itertools.product(range(a_range[0], a_range[1] + 1), range(b_range[0], b_range[1] + 1))
+    return [_row(f"What is {a} + {b}?", _addition_chain(a, b), str(a + b)) for a, b in _mixed(every, "addition", split)]
 
 
 def tiny_train() -> list[Row]:

@@ -75,7 +75,9 @@ class CheckpointStore:
 
     def steps(self) -> list[int]:
         """Steps with a finished checkpoint, oldest first."""
-        return sorted(int(p.name.removeprefix("step_")) for p in self.folder.glob("step_??????") if (p / MANIFEST).exists())
+        return sorted(
+            int(p.name.removeprefix("step_")) for p in self.folder.glob("step_??????") if (p / MANIFEST).exists()
+        )
 
     def path(self, step: int) -> Path:
         return self.folder / f"step_{step:06d}"

@@ -377,8 +377,12 @@ def validate(cfg: RunConfig) -> None:
         faults.append("grpo.group_size=1: a group of one has no advantage; use at least 2, or grpo.advantage=batch_std")
     if g.dual_clip and g.dual_clip <= 1:
         faults.append(f"grpo.dual_clip={g.dual_clip}: must be above 1, or 0 for off")
-    if g.uniform_groups == "drop" and g.kl_coef and g.kl_estimator != "k1_in_reward":
-        faults.append("grpo.uniform_groups=drop would drop those groups' KL too; use keep, or grpo.kl_coef=0")
+    if g.uniform_groups != "keep" and g.kl_coef:
+        faults.append(
+            f"grpo.uniform_groups={g.uniform_groups} would drop those groups' KL too; use keep, or grpo.kl_coef=0"
+        )
+    if g.uniform_groups != "keep" and g.group_size == 1:
+        faults.append("grpo.group_size=1: every group is uniform, so nothing would be trained; use uniform_groups=keep")
     if cfg.rollout.top_p < 1 and g.old_logprobs == "sampler":
         faults.append("rollout.top_p below 1 cuts the tail of the sampler's logprobs; use grpo.old_logprobs=learner")
     if not cfg.model.path:
@@ -412,7 +416,7 @@ def _value_faults(key: str, value: object, meta: typing.Mapping[str, typing.Any]
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         if value != value:
             return [f"{key}={value}: is not a number"]
-        if lo is not None and value < lo or hi is not None and value > hi:
+        if (lo is not None and value < lo) or (hi is not None and value > hi):
             bounds = f"at least {lo:g}" if hi is None else f"between {lo:g} and {hi:g}"
             return [f"{key}={value}: must be {bounds}. {meta['help']}"]
     return []

@@ -63,7 +63,8 @@ def prepare(cfg: RunConfig) -> Inputs:
     longest_prompt = min(longest_prompt, budget - cfg.rollout.max_new_tokens)
     if longest_prompt < 1:
         raise BadInput(
-            f"learner.micro_batch_tokens={budget} cannot hold a completion of {cfg.rollout.max_new_tokens} tokens; raise it"
+            f"learner.micro_batch_tokens={budget} cannot hold a completion of "
+            f"{cfg.rollout.max_new_tokens} tokens; raise it"
         )
     stream = PromptStream(load_rows(cfg.prompts), cfg.prompts, tokenizer, cfg.seed, longest_prompt)
     held_out = cfg.evaluation.data
@@ -130,7 +131,7 @@ def _stages(ctx: Context, inputs: Inputs) -> Path:
 def _model_path(path: str) -> str:
     """A model made in Python ('module:function', called without arguments) is made now; it returns its folder."""
     if not TASK.fullmatch(path):
-        if ("/" in path and path.count("/") > 1 or path.startswith((".", "/"))) and not Path(path).is_dir():
+        if (("/" in path and path.count("/") > 1) or path.startswith((".", "/"))) and not Path(path).is_dir():
             raise BadInput(f"model.path={path}: no such folder")
         return path
     module, _, name = path.partition(":")

@@ -21,8 +21,8 @@ from rl.types import (
     MicroBatch,
     PackedBatch,
     Rollout,
-    SamplerReport,
     SampleRequest,
+    SamplerReport,
     StepStats,
     SyncReport,
 )
@@ -39,9 +39,8 @@ QUIET = {
     "VLLM_LOGGING_LEVEL": "WARNING",
     "TOKENIZERS_PARALLELISM": "false",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    # Threads that spin while they wait take the core from whoever has work: on two cores a sampler beside another
-    # busy process ran three times faster without.
-    "OMP_WAIT_POLICY": "PASSIVE",
+    # Ray starts its workers with niceness 15: beside any other process on the machine they would starve.
+    "RAY_worker_niceness": "0",
 }
 MAX_RESTARTS = 3
 
@@ -129,7 +128,9 @@ class RayBackend:
         self.num_ranks = cfg.learner.ranks
         self.started_ray = _start_ray(cfg)
         self.device = _device(cfg)
-        self.layout = cfg.learner.layout if cfg.learner.layout != "auto" else ("packed" if self.device == "gpu" else "rows")
+        self.layout = (
+            cfg.learner.layout if cfg.learner.layout != "auto" else ("packed" if self.device == "gpu" else "rows")
+        )
         self.transfer = self._transfer()
         self.learners: list[ray.actor.ActorHandle] = []
         self.samplers: list[ray.actor.ActorHandle] = []
@@ -192,7 +193,9 @@ class RayBackend:
         self.model_path, self.context_length = model_path, context_length
         env = {"DS_ACCELERATOR": "cpu"} if self.device == "cpu" else {}
         self.learners = [
-            self._actor(LearnerHost, rank, self.learner_threads, env).remote(cfg, rank, self.device, self.learner_threads)
+            self._actor(LearnerHost, rank, self.learner_threads, env).remote(
+                cfg, rank, self.device, self.learner_threads
+            )
             for rank in range(cfg.learner.ranks)
         ]
         self.sampler_class = Sampler
@@ -200,7 +203,9 @@ class RayBackend:
         endpoints = self._wait([h.endpoint.remote() for h in self.learners], self._ranks, bound, "start")
         address, port, self.transfer_port = endpoints[0]
         self.address = address
-        self._wait([h.connect.remote(address, port) for h in self.learners], self._ranks, bound, "join the process group")
+        self._wait(
+            [h.connect.remote(address, port) for h in self.learners], self._ranks, bound, "join the process group"
+        )
         self._wait([h.ping.remote() for h in self.samplers], self._names, bound, "start")
 
     def _new_sampler(self, index: int) -> ray.actor.ActorHandle:
@@ -234,7 +239,8 @@ class RayBackend:
         client = RaySyncClient(self.samplers, self.cfg.cluster.sync_timeout_s)
         ranks = self.cfg.sampler.count * self.cfg.sampler.tensor_parallel
         refs = [
-            h.connect_samplers.remote(client, self.transfer, self.address, self.transfer_port, ranks) for h in self.learners
+            h.connect_samplers.remote(client, self.transfer, self.address, self.transfer_port, ranks)
+            for h in self.learners
         ]
         self._wait(refs, self._ranks, self.cfg.cluster.sync_timeout_s, "connect to the samplers")
 
@@ -328,7 +334,8 @@ class RayBackend:
 
     def step(self, updates_U: Sequence[PackedBatch]) -> StepStats:
         refs = [
-            h.step.remote([update.micro_batches_R[rank] for update in updates_U]) for rank, h in enumerate(self.learners)
+            h.step.remote([update.micro_batches_R[rank] for update in updates_U])
+            for rank, h in enumerate(self.learners)
         ]
         stats: StepStats = self._wait(refs, self._ranks, self.cfg.cluster.step_timeout_s, "take a training step")[0]
         return stats
@@ -355,7 +362,7 @@ class RayBackend:
         sums: dict[str, float] = self._on_learners("parameter_sums", "sum the weights")[0]  # type: ignore[assignment]
         return sums
 
-    def _wait(self, refs: list[ray.ObjectRef], names: list[str], bound: float, doing: str) -> list:  # type: ignore[type-arg]
+    def _wait(self, refs: list[ray.ObjectRef], names: list[str], bound: float, doing: str) -> list:
         return _collect(refs, names, bound, doing)
 
     def close(self) -> None:
@@ -428,7 +435,7 @@ def _device(cfg: RunConfig) -> str:
     return cfg.cluster.device if cfg.cluster.device != "auto" else ("gpu" if gpus else "cpu")
 
 
-def _collect(refs: list[ray.ObjectRef], names: list[str], bound: float, doing: str) -> list:  # type: ignore[type-arg]
+def _collect(refs: list[ray.ObjectRef], names: list[str], bound: float, doing: str) -> list:
     """All results, in order, within the bound; else an AhaError that names who did not answer.
 
     Ends at the first failure: after one rank's, its peers would wait for it in a collective.
@@ -471,5 +478,3 @@ def _free_port() -> int:
     with socket.socket() as s:
         s.bind(("", 0))
         return int(s.getsockname()[1])
-
-

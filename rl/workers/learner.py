@@ -32,7 +32,9 @@ from rl.types import AhaError, MicroBatch, StepStats, SyncReport
 from rl.workers.gather import gather_groups
 
 if TYPE_CHECKING:
-    from rl.workers.weights import SyncClient, WeightSender
+    from vllm.distributed.weight_transfer.base import VLLMWeightSyncClient as SyncClient
+
+    from rl.workers.weights import WeightSender
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -139,9 +141,8 @@ class Learner:
         gap = (float("nan"), float("nan"))
         losses, norms, rate, skipped = [], [], 0.0, 0
         for u, micro_batches in enumerate(updates_U):
-            if self.reference is not None and grpo and self.updates and grpo.ref_refresh_steps:
-                if self.updates % grpo.ref_refresh_steps == 0:
-                    self._refresh_reference()
+            if self._refresh_is_due():
+                self._refresh_reference()
             rate = learning_rate(self.task.optim, self.updates, self.task.total_updates)
             self.updates += 1
             if not micro_batches:
@@ -163,6 +164,8 @@ class Learner:
             total.merge(totals)
         _, metrics = total.reduce(self.device)
         tokens = int(metrics.pop("tokens", 0))
+        for name in ("gap", "max/gap"):  # of the first update alone it says what it should: later ones have moved on
+            metrics.pop(name, None)
         return StepStats(
             loss=float(np.mean(losses)) if losses else 0.0,
             grad_norm=float(np.mean(norms)) if norms else 0.0,
@@ -192,7 +195,6 @@ class Learner:
         else:
             sampler_M = take(mb.sampler_logprobs_T)
             on_policy_M = logprobs_M.detach() if old_M is None else old_M
-            sequence_S = torch.arange(len(mb.lengths_S), device=self.device)
             loss, metrics = policy_loss(
                 grpo,
                 logprobs_T=logprobs_M,
@@ -202,7 +204,7 @@ class Learner:
                 advantages_T=take(mb.advantages_T),
                 loss_mask_T=mask_M,
                 loss_weight_T=weight_M,
-                sequence_T=torch.repeat_interleave(sequence_S, torch.from_numpy(mb.lengths_S).to(self.device))[batch.index_M],
+                sequence_T=take(mb.sequence_T),
                 entropy_T=entropy_M,
             )
             gap_M = (sampler_M - logprobs_M.detach()).abs() * (mask_M * (weight_M > 0))
@@ -219,7 +221,9 @@ class Learner:
         if self.cfg.learner.zero_stage == 0 and self.cfg.model.dtype == "float32":
             # The bare optimiser neither looks for non-finite gradients nor reports a norm. Gradients are averaged
             # already, so every rank sees the same.
-            norm = float(torch.nn.utils.get_total_norm([p.grad for p in self.policy.parameters() if p.grad is not None]))
+            norm = float(
+                torch.nn.utils.get_total_norm([p.grad for p in self.policy.parameters() if p.grad is not None])
+            )
             if not math.isfinite(norm):
                 self.engine.zero_grad()
                 return False, float("nan")
@@ -253,12 +257,15 @@ class Learner:
         _, metrics = totals.reduce(self.device)
         return self._check_gap(metrics)
 
+    def _refresh_is_due(self) -> bool:
+        every = self.task.grpo.ref_refresh_steps if self.task.grpo is not None else 0
+        return self.reference is not None and every > 0 and self.updates > 0 and self.updates % every == 0
+
     def _refresh_reference(self) -> None:
         assert self.reference is not None
         with torch.no_grad():
             for policy_p, ref_p in zip(self.policy.parameters(), self.reference.parameters(), strict=True):
-                source, target = (policy_p.ds_tensor, ref_p.ds_tensor) if _is_sharded(policy_p) else (policy_p, ref_p)
-                target.data.copy_(source.data)
+                _shard(ref_p).copy_(_shard(policy_p))
         self.reference_version = self.updates
 
     # -------------------------------------------------------------------------------------------- weights out
@@ -349,15 +356,13 @@ class Learner:
 
 def full_shape(parameter: nn.Parameter) -> tuple[int, ...]:
     """The parameter's shape before ZeRO-3 sharded it."""
-    return tuple(parameter.ds_shape) if _is_sharded(parameter) else tuple(parameter.shape)
-
-
-def _is_sharded(parameter: nn.Parameter) -> bool:
-    return hasattr(parameter, "ds_tensor")  # DeepSpeed's own mark of a ZeRO-3 parameter
+    return tuple(vars(parameter).get("ds_shape", parameter.shape))
 
 
 def _shard(parameter: nn.Parameter) -> Tensor:
-    return parameter.ds_tensor if _is_sharded(parameter) else parameter.data
+    """This rank's part of the parameter: DeepSpeed keeps a ZeRO-3 shard in an attribute of its own."""
+    shard: Tensor = vars(parameter).get("ds_tensor", parameter.data)
+    return shard
 
 
 def _check_gradients_before_stepping(engine: deepspeed.DeepSpeedEngine, stage: int) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from rl.backend import SampleParams
 from rl.config import RunConfig
-from rl.types import AhaError, Rollout, SamplerReport, SampleRequest
+from rl.types import AhaError, Rollout, SampleRequest, SamplerReport
 
 
 @dataclass(slots=True)
@@ -25,7 +25,9 @@ class _Group:
 class Sampler:
     """One vLLM engine in this process. It starts on dummy weights: nothing is sampled before the first sync."""
 
-    def __init__(self, cfg: RunConfig, index: int, model_path: str, context_length: int, device: str, transfer: str) -> None:
+    def __init__(
+        self, cfg: RunConfig, index: int, model_path: str, context_length: int, device: str, transfer: str
+    ) -> None:
         self.cfg, self.index = cfg, index
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         from vllm import LLM
@@ -46,7 +48,11 @@ class Sampler:
             logprobs_mode="processed_logprobs",
             weight_transfer_config={"backend": sampler_backend(transfer)},
             # A CPU engine would leave a tied head on its old weights; untied, the head is sent explicitly.
-            hf_overrides={} if on_gpu else {"tie_word_embeddings": False},
+            # The head multiplies in float32, as the learner's does: see rl/logprobs.py.
+            hf_overrides={"head_dtype": "float32"} | ({} if on_gpu else {"tie_word_embeddings": False}),
+            # A prompt prefilled in pieces rewinds its sample's random generator, which a CPU's generator cannot do.
+            enable_chunked_prefill=on_gpu,
+            max_num_batched_tokens=max(8192, context_length),
             disable_log_stats=True,
             **({"gpu_memory_utilization": cfg.sampler.gpu_memory_share} if on_gpu else {}),
         )

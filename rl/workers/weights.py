@@ -15,12 +15,13 @@ from __future__ import annotations
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from vllm.distributed.weight_transfer.base import (
     ParamMeta,
     TrainerInitInfo,
@@ -47,7 +48,7 @@ def tensor_checksum(tensor: Tensor) -> int:
     """A checksum of the tensor's bytes: crc32 on a CPU, two position-weighted integer sums on a GPU."""
     flat = tensor.detach().contiguous().reshape(-1)
     if flat.device.type == "cpu":
-        return zlib.crc32(flat.view(torch.uint8).numpy())
+        return zlib.crc32(flat.view(torch.uint8).numpy().data)
     words = flat.view({2: torch.int16, 4: torch.int32}[flat.element_size()])
     total = torch.zeros((), dtype=torch.int64, device=flat.device)
     for i, part in enumerate(words.split(1 << 22)):
@@ -133,9 +134,7 @@ class BucketTrainerEngine(TrainerWeightTransferEngine[BucketTrainerInitInfo]):
         assert source is not None
         if init_info.is_sender:
             client.init_weight_transfer_engine({})
-        return cls(
-            client=client, source=source, is_sender=init_info.is_sender, bucket_bytes=init_info.bucket_bytes
-        )
+        return cls(client=client, source=source, is_sender=init_info.is_sender, bucket_bytes=init_info.bucket_bytes)
 
     def send_weights(self) -> None:
         assert self.source is not None
@@ -192,7 +191,7 @@ class WeightSender:
     ) -> None:  # fmt: skip
         self.kind, self.rank, self.client, self.bucket_bytes = kind, rank, client, bucket_bytes
         self.address, self.port, self.num_sampler_ranks = address, port, num_sampler_ranks
-        self.engine: TrainerWeightTransferEngine | None = None  # type: ignore[type-arg]
+        self.engine: TrainerWeightTransferEngine | None = None
         self.source: PolicySource | None = None
 
     def point(
@@ -223,7 +222,8 @@ class WeightSender:
 
     def send(self, version: int) -> SyncReport:
         """Push the weights as this version. The report's checksum is rank 0's."""
-        assert self.engine is not None and self.source is not None
+        assert self.engine is not None
+        assert self.source is not None
         start = time.perf_counter()
         if isinstance(self.engine, BucketTrainerEngine):
             self.engine.version = version
@@ -303,8 +303,8 @@ class BucketEngine(WeightTransferEngine[BucketInitInfo, BucketUpdateInfo]):
 class _Tap:
     """Stands in for the model while vLLM's own engines load into it, and counts what passes."""
 
-    def __init__(self, model: nn.Module, tally: Tally) -> None:
-        self.model, self.tally = model, tally
+    def __init__(self, model, tally: Tally) -> None:  # type: ignore[no-untyped-def]
+        self.load, self.tally = model.load_weights, tally
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> object:
         def counted() -> Iterator[tuple[str, Tensor]]:
@@ -312,7 +312,18 @@ class _Tap:
                 self.tally.add(name, tensor)
                 yield name, tensor
 
-        return self.model.load_weights(counted())
+        return self.load(counted())
+
+
+@contextmanager
+def tapped(engine) -> Iterator[None]:  # type: ignore[no-untyped-def]
+    """Count what the engine loads into its model inside the block."""
+    model = engine.model
+    engine.model = _Tap(model, engine.tally)
+    try:
+        yield
+    finally:
+        engine.model = model
 
 
 class CheckedNCCLEngine(NCCLWeightTransferEngine):
@@ -325,11 +336,8 @@ class CheckedNCCLEngine(NCCLWeightTransferEngine):
         super().start_weight_update()
 
     def receive_weights(self, update_info) -> None:  # type: ignore[no-untyped-def]
-        model, self.model = self.model, _Tap(self.model, self.tally)
-        try:
+        with tapped(self):
             super().receive_weights(update_info)
-        finally:
-            self.model = model
 
 
 class CheckedIPCEngine(IPCWeightTransferEngine):
@@ -342,11 +350,8 @@ class CheckedIPCEngine(IPCWeightTransferEngine):
         super().start_weight_update()
 
     def receive_weights(self, update_info) -> None:  # type: ignore[no-untyped-def]
-        model, self.model = self.model, _Tap(self.model, self.tally)
-        try:
+        with tapped(self):
             super().receive_weights(update_info)
-        finally:
-            self.model = model
 
 
 ENGINES = {"bucket": BucketEngine, "nccl": CheckedNCCLEngine, "ipc": CheckedIPCEngine}

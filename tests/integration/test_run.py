@@ -1,0 +1,281 @@
+"""Whole runs through the real parts: the recipe end to end, the sync path, kill and resume."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas
+import pytest
+
+from rl import pipeline
+from rl.backend import SampleParams, Task
+from rl.config import RunConfig, to_json
+from rl.types import AhaError, BadInput, SampleRequest
+from rl.workers.cluster import RayBackend
+
+ROOT = Path(__file__).parents[2]
+
+
+def start_backend(cfg: RunConfig) -> RayBackend:
+    return RayBackend(cfg)
+
+
+@pytest.mark.parametrize("model", ["tied", "untied"])
+def test_a_recipe_runs_from_random_weights_to_its_summary(tiny: RunConfig, model: str) -> None:
+    cfg = dataclasses.replace(
+        tiny,
+        model=dataclasses.replace(tiny.model, path=f"recipes.tiny_model:{model}"),
+        sft=dataclasses.replace(tiny.sft, steps=3, examples_per_step=8),
+        learner=dataclasses.replace(tiny.learner, ranks=2 if model == "tied" else 1, zero_stage=3 if model == "tied" else 1),
+        sampler=dataclasses.replace(tiny.sampler, count=2 if model == "untied" else 1, deterministic=model == "tied"),
+    )  # fmt: skip
+    summary = json.loads(pipeline.run(cfg, start_backend).read_text())
+    assert summary["steps"] == 2
+    assert set(summary["before"]) == {"pass@1", "stderr", "greedy"}
+    records = [json.loads(line) for line in (cfg.run_dir / "metrics.jsonl").read_text().splitlines()]
+    assert [(r["stage"], r["step"]) for r in records] == [
+        ("sft", 0), ("sft", 1), ("sft", 2), ("eval", 0), ("grpo", 0), ("grpo", 1), ("eval", 2),
+    ]  # fmt: skip
+    # Every rollout is on disk with its reward parts.
+    rollouts = pandas.read_parquet(sorted((cfg.run_dir / "rollouts").glob("step_*.parquet"))[0])
+    assert len(rollouts) == cfg.grpo.rollouts_per_step
+    assert {"reward", "policy_version", "finish_reason"} <= set(rollouts.columns)
+    # Sampler and learner agree after each sync.
+    gaps = [r["gap/mean"] for r in records if r["stage"] == "grpo"]
+    assert all(gap < 1e-4 for gap in gaps), gaps
+    _check_export(cfg)
+
+
+def _check_export(cfg: RunConfig) -> None:
+    """The exported folder loads in plain transformers."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = cfg.run_dir / "model"
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    ids = tokenizer("reverse 1234:", return_tensors="pt", add_special_tokens=False)
+    assert model(**{"input_ids": ids["input_ids"]}).logits.shape[-1] == 64
+
+
+# ------------------------------------------------------------------------------------------------ sync
+
+
+def requests_for(num: int, samples: int, length: int = 8) -> list[SampleRequest]:
+    rng = np.random.default_rng(0)
+    return [
+        SampleRequest(i, rng.integers(2, 40, length).tolist(), [100 * i + j for j in range(samples)])
+        for i in range(num)
+    ]
+
+
+PARAMS = SampleParams(temperature=1.0, top_p=1.0, max_new_tokens=16, stop=(), stop_token_ids=(0,))
+
+
+@pytest.mark.parametrize(("model", "dtype", "limit"), [("tied", "float32", 1e-4), ("untied", "bfloat16", 0.02)])
+def test_sampler_and_learner_agree_after_training_and_a_stale_head_is_caught(
+    tiny: RunConfig, model: str, dtype: str, limit: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rl.stages.rollouts import _refuse_strange
+    from tests.integration.test_learner import OPTIM, packed, scored_groups
+
+    path = pipeline._model_path(f"recipes.tiny_model:{model}")
+    grpo = dataclasses.replace(tiny.grpo, kl_coef=0.0, max_logprob_gap=10.0)
+    cfg = dataclasses.replace(
+        tiny, model=dataclasses.replace(tiny.model, dtype=dtype), grpo=grpo,
+        learner=dataclasses.replace(tiny.learner, layout="rows"),
+    )  # fmt: skip
+    backend = RayBackend(cfg)
+    try:
+        backend.start(path, 256)
+        backend.load(Task(path, OPTIM, 10, grpo))
+        backend.sync_weights(0)
+        for step in range(2):
+            backend.step(packed(cfg, grpo, scored_groups(8, seed=step)))
+            backend.sync_weights(step + 1)
+        groups = _sampled(backend)
+        assert all(len({r.token_ids_T.tobytes() for r in g.group.rollouts_G}) > 1 for g in groups), (
+            "samples are identical"
+        )
+        mean, _ = backend.measure_gap(packed(cfg, grpo, groups)[0].micro_batches_R)
+        assert mean < limit
+        # One more update whose weights never reach the sampler: the gap must show it.
+        backend.step(packed(cfg, grpo, scored_groups(8, seed=7)))
+        stale, _ = backend.measure_gap(packed(cfg, grpo, groups)[0].micro_batches_R)
+        assert stale > 10 * mean
+        with pytest.raises(AhaError, match="the loop sent 3"):
+            _refuse_strange(groups[0].group, 3)
+    finally:
+        backend.close()
+
+
+def _sampled(backend: RayBackend):  # type: ignore[no-untyped-def]
+    from rl.types import Prompt, RolloutGroup, ScoredGroup
+
+    requests = requests_for(4, 4)
+    out = []
+    for i, rollouts in backend.rollouts(requests, PARAMS):
+        prompt = Prompt(i, i, requests[i].prompt_token_ids, "", "", {})
+        n = len(rollouts)
+        out.append(ScoredGroup(RolloutGroup(prompt, rollouts), [0.0] * n, [{}] * n, [1.0] * n, [True] * n, False))
+    return out
+
+
+def test_a_tied_head_left_behind_by_the_sync_stops_the_run(tiny: RunConfig) -> None:
+    """The trap of CPU samplers: without the explicit head an update leaves the output head on its old weights."""
+    from tests.integration.test_learner import OPTIM, packed, scored_groups
+
+    path = pipeline._model_path("recipes.tiny_model:tied")
+    grpo = dataclasses.replace(tiny.grpo, kl_coef=0.0, max_logprob_gap=10.0)
+    cfg = dataclasses.replace(tiny, grpo=grpo, learner=dataclasses.replace(tiny.learner, layout="rows"))
+    backend = ForgetfulBackend(cfg)
+    try:
+        backend.start(path, 256)
+        backend.load(Task(path, OPTIM, 10, grpo))
+        backend.sync_weights(0)
+        backend.forget_head()
+        backend.step(packed(cfg, grpo, scored_groups(8)))
+        backend.sync_weights(1)
+        groups = _sampled(backend)
+        mean, _ = backend.measure_gap(packed(cfg, grpo, groups)[0].micro_batches_R)
+        assert mean > 1e-2
+    finally:
+        backend.close()
+
+
+class ForgetfulBackend(RayBackend):
+    """Sends everything but the tied head, from when forget_head is called."""
+
+    def forget_head(self) -> None:
+        import ray
+
+        def forget(host):  # type: ignore[no-untyped-def]
+            host.learner.policy.tied_names = dict
+
+        ray.get([h.__ray_call__.remote(forget) for h in self.learners])
+
+
+def test_a_sampler_that_dies_is_started_again_and_its_groups_come_back(tiny: RunConfig) -> None:
+    import ray
+
+    from tests.integration.test_learner import OPTIM
+
+    path = pipeline._model_path("recipes.tiny_model:untied")
+    cfg = dataclasses.replace(tiny, sampler=dataclasses.replace(tiny.sampler, count=2))
+    backend = RayBackend(cfg)
+    try:
+        backend.start(path, 256)
+        backend.load(Task(path, OPTIM, 10, dataclasses.replace(tiny.grpo, kl_coef=0.0)))
+        backend.sync_weights(0)
+        want = {i: [r.token_ids_T.tolist() for r in rs] for i, rs in backend.rollouts(requests_for(8, 4), PARAMS)}
+        ray.kill(backend.samplers[1])
+        got = {i: [r.token_ids_T.tolist() for r in rs] for i, rs in backend.rollouts(requests_for(8, 4), PARAMS)}
+        assert backend.restarts == 1
+        assert got == want
+    finally:
+        backend.close()
+
+
+def test_a_cluster_too_small_for_the_placement_is_refused_with_the_numbers(tiny: RunConfig) -> None:
+    cfg = dataclasses.replace(tiny, cluster=dataclasses.replace(tiny.cluster, cpus_per_worker=100.0))
+    with pytest.raises(BadInput, match="8 CPUs, but 1 learner ranks and 1 samplers need 200"):
+        RayBackend(cfg)
+
+
+# ------------------------------------------------------------------------------------------------ kill and resume
+
+
+def test_a_run_killed_at_five_random_points_ends_with_the_weights_of_one_left_alone(
+    tiny: RunConfig, tmp_path: Path
+) -> None:
+    cfg = dataclasses.replace(
+        tiny,
+        sft=dataclasses.replace(tiny.sft, steps=4, examples_per_step=8),
+        grpo=dataclasses.replace(tiny.grpo, steps=6, ref_refresh_steps=2),
+        checkpoint=dataclasses.replace(tiny.checkpoint, every=1),
+        learner=dataclasses.replace(tiny.learner, threads=1),
+        evaluation=dataclasses.replace(tiny.evaluation, every=3),
+    )
+    alone = dataclasses.replace(cfg, name="alone")
+    pipeline.run(alone, start_backend)
+
+    killed = dataclasses.replace(cfg, name="killed")
+    rng = random.Random(7)
+    stages = ["sft-saving", "grpo", "grpo-saving", "grpo", "eval"]
+    kills = 0
+    for stage in stages:
+        kills += _run_and_kill(killed, tmp_path, stage, rng)
+    assert _run_and_kill(killed, tmp_path, None, rng) == 0
+    assert kills == len(stages)
+    assert _weights(killed) == _weights(alone)
+    for run in (killed, alone):
+        records = [json.loads(line) for line in (run.run_dir / "metrics.jsonl").read_text().splitlines()]
+        names = [(r["stage"], r["step"]) for r in records]
+        assert len(names) == len(set(names)) == 4 + 6 + 3
+    draws = [_draws(run) for run in (killed, alone)]
+    assert draws[0] == draws[1] == sorted(range(6 * cfg.grpo.prompts_per_step))
+
+
+def _weights(cfg: RunConfig) -> dict[str, str]:
+    import hashlib
+
+    from safetensors import safe_open
+
+    with safe_open(cfg.run_dir / "model" / "model.safetensors", "np") as file:
+        return {name: hashlib.sha256(file.get_tensor(name).tobytes()).hexdigest() for name in file.keys()}  # noqa: SIM118
+
+
+def _draws(cfg: RunConfig) -> list[int]:
+    frames = [pandas.read_parquet(p) for p in sorted((cfg.run_dir / "rollouts").glob("step_*.parquet"))]
+    return sorted({int(d) for frame in frames for d in frame["draw"]})
+
+
+def _run_and_kill(cfg: RunConfig, tmp_path: Path, when: str | None, rng: random.Random) -> int:
+    """Run in a process of its own (in the tests' cluster) and SIGKILL it at a random moment of a phase."""
+    import ray
+
+    recipe = tmp_path / "recipe.json"
+    recipe.write_text(to_json(cfg))
+    log = tmp_path / f"run-{time.time():.0f}.log"
+    env = os.environ | {
+        "RAY_ADDRESS": ray.get_runtime_context().gcs_address,
+        "PYTHONPATH": str(ROOT),
+        "HF_HUB_OFFLINE": "1",
+    }
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "launch.cli", "run", str(recipe)], stdout=out, stderr=out, cwd=ROOT, env=env
+        )
+        already = _progress(cfg)
+        deadline = time.monotonic() + 240
+        while process.poll() is None:
+            assert time.monotonic() < deadline, log.read_text()[-3000:]
+            if when and _reached(cfg, when, already):
+                time.sleep(rng.random() * 0.5)
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+                return 1
+            time.sleep(0.01)
+    assert process.returncode == 0, log.read_text()[-3000:]
+    return 0
+
+
+def _progress(cfg: RunConfig) -> dict[str, int]:
+    path = cfg.run_dir / "metrics.jsonl"
+    records = [json.loads(x) for x in path.read_text().splitlines() if x.endswith("}")] if path.exists() else []
+    return {s: max((r["step"] for r in records if r["stage"] == s), default=-1) for s in ("sft", "grpo", "eval")}
+
+
+def _reached(cfg: RunConfig, when: str, already: dict[str, int]) -> bool:
+    stage, _, part = when.partition("-")
+    if part == "saving":
+        return any((cfg.run_dir / "checkpoints" / stage).glob("*.partial"))
+    return _progress(cfg)[stage] > already[stage]
