@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from rl.config import RunConfig, apply_overrides, describe, validate
-from rl.types import AhaError, BadInput
+from rl.types import AhaError, BadInput, Stopped
 
 app = typer.Typer(
     add_completion=True,
@@ -103,6 +103,8 @@ def main() -> None:
         app()
     except BadInput as error:
         sys.exit(_say(error, 2))
+    except Stopped as stopped:
+        sys.exit(_say(stopped, 130))
     except AhaError as error:
         sys.exit(_say(error, 1))
     except KeyboardInterrupt:

@@ -36,7 +36,7 @@ def recipe() -> RunConfig:
             optim=OptimConfig(lr=1e-4, schedule="cosine", warmup_steps=1),
         ),
         grpo=GRPOConfig(
-            steps=24,
+            steps=12,
             prompts_per_step=8,
             group_size=8,
             clip_high=0.28,
@@ -48,5 +48,5 @@ def recipe() -> RunConfig:
             data=DataConfig(source="recipes.tasks:addition_eval", template=TEMPLATE, limit=40), every=0, samples=4
         ),
         learner=LearnerConfig(micro_batch_tokens=2048),
-        checkpoint=CheckpointConfig(every=8),
+        checkpoint=CheckpointConfig(every=4),
     )

@@ -25,6 +25,10 @@ class BadInput(AhaError):
     """Wrong input, found before anything expensive started. The command line exits with code 2."""
 
 
+class Stopped(AhaError):
+    """The user asked for a clean stop, and the state is saved. The command line exits with code 130."""
+
+
 class Verdict(StrEnum):
     """What a reward found. TIMED_OUT and FAILED are no judgement of the answer: such samples are not trained on."""
 

@@ -23,10 +23,6 @@ from rl.track import Tracker
 log = logging.getLogger(__name__)
 
 
-class Stopped(Exception):
-    """The user asked for a clean stop, and the state is saved."""
-
-
 class Stop:
     """Ctrl-C once: finish the step, save, stop. Twice: at once."""
 

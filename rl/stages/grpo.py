@@ -13,11 +13,11 @@ from rl.backend import Task
 from rl.batch import pack
 from rl.data import PromptStream
 from rl.score import Scorer
-from rl.stages.context import Context, Stopped
+from rl.stages.context import Context
 from rl.stages.evaluate import EvalResult, evaluate
 from rl.stages.rollouts import RolloutQueue
 from rl.track import stats_metrics
-from rl.types import PackedBatch, Prompt, ScoredGroup, StepStats
+from rl.types import PackedBatch, Prompt, ScoredGroup, StepStats, Stopped
 
 log = logging.getLogger(__name__)
 

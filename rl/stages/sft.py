@@ -9,8 +9,9 @@ from pathlib import Path
 from rl.backend import Task
 from rl.batch import pack_examples
 from rl.data import ExampleStream
-from rl.stages.context import Context, Stopped
+from rl.stages.context import Context
 from rl.track import stats_metrics
+from rl.types import Stopped
 
 log = logging.getLogger(__name__)
 

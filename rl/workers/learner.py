@@ -32,9 +32,7 @@ from rl.types import AhaError, MicroBatch, StepStats, SyncReport
 from rl.workers.gather import gather_groups
 
 if TYPE_CHECKING:
-    from vllm.distributed.weight_transfer.base import VLLMWeightSyncClient as SyncClient
-
-    from rl.workers.weights import WeightSender
+    from rl.workers.weights import SyncClient, WeightSender
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 

@@ -26,18 +26,19 @@ from vllm.distributed.weight_transfer.base import (
     ParamMeta,
     TrainerInitInfo,
     TrainerWeightTransferEngine,
+    VLLMWeightSyncClient,
     WeightSource,
     WeightTransferEngine,
     WeightTransferInitInfo,
     WeightTransferUpdateInfo,
 )
-from vllm.distributed.weight_transfer.base import VLLMWeightSyncClient as SyncClient
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory, WeightTransferTrainerFactory
 from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo, IPCWeightTransferEngine
 from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo, NCCLWeightTransferEngine
 
 from rl.types import AhaError, SyncReport
 
+SyncClient = VLLMWeightSyncClient
 WIRE_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 

@@ -420,7 +420,7 @@ def problems(rows) -> set[tuple[str, ...]]:
 
 @pytest.mark.parametrize(("lo", "hi"), [(1, 9), (1, 20), (10, 99)])
 def test_no_held_out_sum_is_trained_on_either_way_round(lo, hi):
-    train, held_out = tasks.addition(lo, hi, "train"), tasks.addition(lo, hi, "eval")
+    train, held_out = tasks.addition((lo, hi), (lo, hi), "train"), tasks.addition((lo, hi), (lo, hi), "eval")
     assert len(train) + len(held_out) == (hi - lo + 1) ** 2
     assert 0.1 < len(held_out) / (hi - lo + 1) ** 2 < 0.3
     assert not problems(train) & problems(held_out)
@@ -436,14 +436,19 @@ def test_no_held_out_string_is_trained_on_backwards():
 
 
 def test_the_answers_and_targets_of_the_tasks_are_right():
-    for row in tasks.addition(0, 120, "eval"):
+    for row in tasks.addition((0, 120), (0, 120), "eval"):
         a, b = str(row["prompt"]).removeprefix("What is ").removesuffix("?").split(" + ")
         assert row["answer"] == str(int(a) + int(b))
         thought, answer = str(row["target"]).removeprefix("<think>").split("</think> <answer>")
         assert answer == f"{row['answer']}</answer>"
         assert {sum(map(int, step.split(" + "))) for step in thought.split(" = ")} == {int(a) + int(b)}
         assert thought.startswith(f"{a} + {b} = ")
-    row = tasks.addition(47, 47, "train" if tasks.addition(47, 47, "train") else "eval")[0]
+    row = next(
+        row
+        for split in ("train", "eval")
+        for row in tasks.addition((40, 50), (40, 50), split)
+        if row["prompt"] == "What is 47 + 47?"
+    )
     assert row["target"] == "<think>47 + 47 = 47 + 40 + 7 = 87 + 7 = 94</think> <answer>94</answer>"
     for row in tasks.tiny_eval():
         backwards = str(row["prompt"]).removeprefix("reverse ").removesuffix(":")[::-1]
@@ -453,6 +458,6 @@ def test_the_answers_and_targets_of_the_tasks_are_right():
 
 def test_the_tasks_are_the_same_on_every_machine_and_in_mixed_order():
     rows = tasks.addition_train()
-    assert fingerprint(rows)[:12] == "bb36d5fa9bde"
+    assert fingerprint(rows)[:12] == "60028519881a"
     assert len({str(row["prompt"]).split()[2] for row in rows[:20]}) > 8
     assert load_rows(replace(PLAIN, source="recipes.tasks:addition_train")) == rows
