@@ -34,6 +34,14 @@ from rl.workers.gather import gather_groups
 if TYPE_CHECKING:
     from rl.workers.weights import SyncClient, WeightSender
 
+# The reference is refreshed and restored shard by shard, so ZeRO-3 must not keep full copies of it between passes: by
+# default it does for small parameters, and those would go on with the old weights.
+SHARDS_ONLY = {
+    "stage3_param_persistence_threshold": 0,
+    "stage3_max_reuse_distance": 0,
+    "stage3_max_live_parameters": 0,
+    "stage3_prefetch_bucket_size": 0,
+}
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
@@ -104,7 +112,7 @@ class Learner:
             "train_micro_batch_size_per_gpu": 1,
             "gradient_accumulation_steps": 1,
             "gradient_clipping": optim.max_grad_norm,
-            "zero_optimization": {"stage": stage, "overlap_comm": False},
+            "zero_optimization": {"stage": stage, "overlap_comm": False} | ({} if train else SHARDS_ONLY),
             "bf16": {"enabled": self.cfg.model.dtype == "bfloat16"},
             "data_types": {"grad_accum_dtype": "fp32"},
             "steps_per_print": 10**9,

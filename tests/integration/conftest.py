@@ -32,11 +32,13 @@ def _ray_cluster() -> Iterator[None]:
 def tiny(tmp_path: Path):  # type: ignore[no-untyped-def]
     """The tiny recipe, shortened, in a folder of its own."""
     from recipes.tiny import recipe
+    from rl.config import RewardConfig
 
     cfg = recipe()
     return dataclasses.replace(
         cfg,
         out=str(tmp_path / "runs"),
+        rewards=(*cfg.rewards, RewardConfig("tests.integration.helpers:digit_share")),
         sft=dataclasses.replace(cfg.sft, steps=0),
         grpo=dataclasses.replace(cfg.grpo, steps=2, prompts_per_step=4, group_size=4),
         rollout=dataclasses.replace(cfg.rollout, max_new_tokens=24),

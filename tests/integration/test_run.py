@@ -216,9 +216,10 @@ def test_a_run_killed_at_five_random_points_ends_with_the_weights_of_one_left_al
     assert _run_and_kill(killed, tmp_path, None, rng) == 0
     assert kills == len(stages)
     assert _weights(killed) == _weights(alone)
+    moved = [r["grad_norm"] for r in _records(alone) if r["stage"] == "grpo"]
+    assert min(moved) > 0, "GRPO did not move the weights, so equal weights would prove nothing"
     for run in (killed, alone):
-        records = [json.loads(line) for line in (run.run_dir / "metrics.jsonl").read_text().splitlines()]
-        names = [(r["stage"], r["step"]) for r in records]
+        names = [(r["stage"], r["step"]) for r in _records(run)]
         assert len(names) == len(set(names)) == 4 + 6 + 3
     draws = [_draws(run) for run in (killed, alone)]
     assert draws[0] == draws[1] == sorted(range(6 * cfg.grpo.prompts_per_step))
@@ -231,6 +232,10 @@ def _weights(cfg: RunConfig) -> dict[str, str]:
 
     with safe_open(cfg.run_dir / "model" / "model.safetensors", "np") as file:
         return {name: hashlib.sha256(file.get_tensor(name).tobytes()).hexdigest() for name in file.keys()}  # noqa: SIM118
+
+
+def _records(cfg: RunConfig) -> list[dict]:  # type: ignore[type-arg]
+    return [json.loads(line) for line in (cfg.run_dir / "metrics.jsonl").read_text().splitlines()]
 
 
 def _draws(cfg: RunConfig) -> list[int]:
