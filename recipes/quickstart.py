@@ -1,4 +1,4 @@
-"""See GRPO happen on two CPU cores: a 135-million-parameter model learns sums that it mostly fails before.
+"""See GRPO happen on two CPU cores: a 135-million-parameter model learns sums; sampled, it fails two of three before.
 
 A short SFT cold start teaches the <think> and <answer> form on a few worked examples, as R1's cold start does; GRPO
 with accuracy and format rewards does the rest. Held-out sums are never trained on, neither here nor there.

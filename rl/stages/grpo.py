@@ -62,8 +62,9 @@ def train_grpo(
         metrics |= {f"seconds/{phase}": s for phase, s in seconds.items()} | {"seconds/scoring": queue.scoring_seconds}
         ctx.tracker.step("grpo", step, metrics, scored_P)
         _finish_step(ctx, step + 1, stream, fingerprint, eval_prompts, scorer)
-    after = EvalResult.read(_eval_path(ctx, g.steps))
-    return before, after
+    if not _eval_path(ctx, g.steps).exists():  # resumed with fewer steps than are done
+        return before, _evaluate_once(ctx, g.steps, eval_prompts, scorer)
+    return before, EvalResult.read(_eval_path(ctx, g.steps))
 
 
 def _sample_step(

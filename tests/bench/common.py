@@ -68,7 +68,7 @@ class Settings:
         return [
             f"{self.model}: {self.prompts} prompts x {self.group_size} samples, up to {self.max_new_tokens} new tokens, "
             f"one optimiser update; prompts of at most {self.max_prompt_tokens} tokens from {self.prompts_source}",
-            f"float32 master weights with {self.dtype} compute, AdamW at {self.learning_rate:g} (decay "
+            f"float32 master weights with {self.dtype} compute (Aha's attention and logits in float32), AdamW at {self.learning_rate:g} (decay "
             f"{self.weight_decay:g}), gradient norm clipped to {self.max_grad_norm:g}, loss {self.loss} with clip "
             f"{self.clip:g}, group std, no KL and no reference model, no gradient checkpointing",
             f"temperature {self.temperature:g}, top-p 1, reward = characters of the completion / 1000, "

@@ -26,7 +26,7 @@ TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 ROUNDS = {"small": 3, "smollm2": 1}
 STEPS = {"small": 2, "smollm2": 1}
 LIMIT_S = {"small": 900, "smollm2": 3600}  # bound on one process
-TRL_MICRO_BATCH = {"small": 32, "smollm2": 8}  # the fastest of those tried, README.md
+TRL_MICRO_BATCH = {"small": 16, "smollm2": 8}  # README.md
 AHA_MICRO_BATCH_TOKENS = {"small": 16384, "smollm2": 4096}
 
 
@@ -204,7 +204,7 @@ def print_table(report: dict) -> None:  # type: ignore[type-arg]
         parts = ", ".join(f"{name} {value:.2f}" for name, value in s["detail"].items())
         print(
             f"{side}: {tokens:.0f} tokens sampled ({tokens / seconds['rollout']:.0f}/s), {s['trained_rollouts']:.0f} "
-            f"rollouts trained, totals {s['range'][0]:.1f} to {s['range'][1]:.1f} s, peak {s['peak_rss_mib']:.0f} MiB; "
+            f"rollouts trained, totals {s['range'][0]:.1f} to {s['range'][1]:.1f} s, peak of its main process {s['peak_rss_mib']:.0f} MiB; "
             f"{'; '.join(s['notes'])}\n     parts: {parts}\n     "
             + ", ".join(f"{name} {version}" for name, version in s["versions"].items())
         )

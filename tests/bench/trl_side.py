@@ -1,6 +1,6 @@
 """TRL's side of grpo_step.py: GRPO steps through trl.GRPOTrainer, its methods timed from outside.
 
-TRL generates with transformers, because its vLLM mode does not run on a CPU. The settings are those found fastest on
+TRL generates with transformers, because its vLLM mode does not run on a CPU. The settings are chosen for speed on
 two cores (see README.md): all rollouts of a step in one generate call, no gradient checkpointing (TRL's default has it),
 fused AdamW, no pass for the old logprobs (TRL leaves it out when generation and update coincide), and
 Settings.trl_micro_batch.
