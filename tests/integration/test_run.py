@@ -129,7 +129,7 @@ def _sampled(backend: RayBackend):  # type: ignore[no-untyped-def]
     return out
 
 
-def test_a_tied_head_left_behind_by_the_sync_stops_the_run(tiny: RunConfig) -> None:
+def test_a_tied_head_left_behind_by_the_sync_shows_in_the_gap(tiny: RunConfig) -> None:
     """The trap of CPU samplers: without the explicit head an update leaves the output head on its old weights."""
     from tests.integration.test_learner import OPTIM, packed, scored_groups
 
