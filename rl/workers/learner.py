@@ -120,7 +120,7 @@ class Learner:
         }
         if train:
             adam = {"lr": optim.lr, "betas": [optim.beta1, optim.beta2], "eps": optim.eps,
-                    "weight_decay": optim.weight_decay, "torch_adam": True}  # fmt: skip
+                    "weight_decay": optim.weight_decay, "torch_adam": True, "fused": True}  # fmt: skip
             config["optimizer"] = {"type": "AdamW", "params": adam}
         return config
 

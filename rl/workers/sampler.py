@@ -56,6 +56,10 @@ class Sampler:
             disable_log_stats=True,
             **({"gpu_memory_utilization": cfg.sampler.gpu_memory_share} if on_gpu else {}),
         )
+        if not on_gpu and cfg.model.dtype != "float32":
+            from rl.workers.weights import widen_head
+
+            self.llm.collective_rpc(widen_head)
         self.engine = self.llm.llm_engine
         self.tokenizer = self.llm.get_tokenizer()
         self.version = -1
