@@ -36,7 +36,7 @@ def recipe() -> RunConfig:
             optim=OptimConfig(lr=1e-4, schedule="cosine", warmup_steps=1),
         ),
         grpo=GRPOConfig(
-            steps=12,
+            steps=18,
             prompts_per_step=8,
             group_size=8,
             clip_high=0.28,
@@ -45,8 +45,8 @@ def recipe() -> RunConfig:
             optim=OptimConfig(lr=3e-5),
         ),
         evaluation=EvalConfig(
-            data=DataConfig(source="recipes.tasks:addition_eval", template=TEMPLATE, limit=40), every=0, samples=4
+            data=DataConfig(source="recipes.tasks:addition_eval", template=TEMPLATE, limit=60), every=0, samples=4
         ),
-        learner=LearnerConfig(micro_batch_tokens=2048),
+        learner=LearnerConfig(micro_batch_tokens=3072),
         checkpoint=CheckpointConfig(every=4),
     )

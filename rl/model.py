@@ -163,7 +163,8 @@ class Policy(nn.Module):
             hidden_TD = hidden.reshape(-1, hidden.shape[-1])
             at_M = flat_T[batch.index_M] - 1
         head = self.hf.get_output_embeddings()
-        logprobs_M, entropy_M = head(hidden_TD[at_M], batch.token_ids_T[batch.index_M], batch.temperature_M)
+        hidden_MD = hidden_TD[at_M].to(head.weight.dtype)
+        logprobs_M, entropy_M = head(hidden_MD, batch.token_ids_T[batch.index_M], batch.temperature_M)
         return logprobs_M, entropy_M
 
     def tied_names(self) -> dict[str, str]:
@@ -217,9 +218,23 @@ def load_policy(path: str, learner: LearnerConfig, device: torch.device, *, dtyp
         if isinstance(module, nn.Dropout):
             module.p = 0.0
     policy = Policy(hf, layout, learner.logprob_chunk_tokens)
+    if device.type == "cpu":
+        _keep_residual_in_float32(hf)
     if learner.gradient_checkpointing:
         hf.gradient_checkpointing_enable({"use_reentrant": False})
     return policy.to(device)
+
+
+def _keep_residual_in_float32(hf: PreTrainedModel) -> None:
+    """Add up the layers' outputs in float32; each linear layer still multiplies in its weight's dtype.
+
+    The sampler on a CPU does the same (rl/workers/sampler.py). With the sum rounded to bfloat16 after every layer, as
+    is usual, sampler and learner were half as far apart again: 0.020 nats against 0.013 for SmolLM2 after a short SFT.
+    """
+    hf.get_input_embeddings().register_forward_hook(lambda module, args, output: output.float())
+    for module in hf.base_model.modules():
+        if isinstance(module, nn.Linear):
+            module.register_forward_pre_hook(lambda linear, args: (args[0].to(linear.weight.dtype), *args[1:]))
 
 
 def _first_line(error: BaseException) -> str:

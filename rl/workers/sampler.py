@@ -1,4 +1,4 @@
-"""The sampler: a vLLM engine that turns prompts into rollouts. With weights.py the only file that imports vllm."""
+"""The sampler: a vLLM engine that turns prompts into rollouts. Imports vllm, as precision.py and weights.py do."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ class Sampler:
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         from vllm import LLM
 
+        from rl.workers.precision import engine_options, widen_head
         from rl.workers.weights import sampler_backend
 
         on_gpu = device == "gpu"
@@ -47,18 +48,14 @@ class Sampler:
             tensor_parallel_size=cfg.sampler.tensor_parallel,
             logprobs_mode="processed_logprobs",
             weight_transfer_config={"backend": sampler_backend(transfer)},
-            # A CPU engine would leave a tied head on its old weights; untied, the head is sent explicitly.
-            # The head multiplies in float32, as the learner's does: see rl/logprobs.py.
-            hf_overrides={"head_dtype": "float32"} | ({} if on_gpu else {"tie_word_embeddings": False}),
             # A prompt prefilled in pieces rewinds its sample's random generator, which a CPU's generator cannot do.
             enable_chunked_prefill=on_gpu,
             max_num_batched_tokens=max(8192, context_length),
             disable_log_stats=True,
             **({"gpu_memory_utilization": cfg.sampler.gpu_memory_share} if on_gpu else {}),
+            **engine_options(cfg.model.dtype, on_gpu=on_gpu),
         )
         if not on_gpu and cfg.model.dtype != "float32":
-            from rl.workers.weights import widen_head
-
             self.llm.collective_rpc(widen_head)
         self.engine = self.llm.llm_engine
         self.tokenizer = self.llm.get_tokenizer()

@@ -21,7 +21,7 @@ from typing import ClassVar, TypeAlias
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from vllm.distributed.weight_transfer.base import (
     ParamMeta,
     TrainerInitInfo,
@@ -370,17 +370,6 @@ def read_tally(worker) -> tuple[int, int]:  # type: ignore[no-untyped-def]
     """Runs inside a vLLM worker: (checksum, tensors) of the last update."""
     tally = worker.weight_transfer_engine.tally
     return tally.checksum, tally.num_tensors
-
-
-def widen_head(worker) -> None:  # type: ignore[no-untyped-def]
-    """Runs inside a vLLM CPU worker of a bfloat16 model, whose output head multiplies in float32 (head_dtype).
-
-    Left in bfloat16, vLLM casts the whole head again for every token it decodes. Updates are copied into this tensor.
-    The head's is the model's only float32 product, so its speed-up (rl.logprobs.float32_products) is on throughout.
-    """
-    head = worker.get_model().lm_head
-    head.weight = nn.Parameter(head.weight.float(), requires_grad=False)
-    torch.backends.mkldnn.matmul.fp32_precision = "bf16"  # type: ignore[attr-defined]
 
 
 if "bucket" not in WeightTransferTrainerFactory._registry:

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas
 import pytest
+import torch
 
 from rl import pipeline
 from rl.backend import SampleParams, Task
@@ -161,6 +162,18 @@ class ForgetfulBackend(RayBackend):
             host.learner.policy.tied_names = dict
 
         ray.get([h.__ray_call__.remote(forget) for h in self.learners])
+
+
+def test_the_samplers_residual_is_not_rounded_to_bfloat16_and_its_norm_is_right() -> None:
+    from rl.workers.precision import add_and_norm
+
+    x = torch.tensor([[1.0, 2.0]], dtype=torch.bfloat16)
+    small = torch.tensor([[2.0**-10, -(2.0**-10)]])  # lost in bfloat16, whose steps are 2^-7 at 1
+    normed, total = add_and_norm(x, small, torch.tensor([2.0, 1.0], dtype=torch.bfloat16), 0.0)
+    assert total.tolist() == [[1 + 2.0**-10, 2 - 2.0**-10]]
+    # mean square 2.5, so the factor is 0.6325
+    assert normed.dtype == torch.bfloat16
+    assert normed.float().tolist()[0] == pytest.approx([2 * 0.6325, 2 * 0.6325], rel=2**-8)
 
 
 def test_a_sampler_that_dies_is_started_again_and_its_groups_come_back(tiny: RunConfig) -> None:

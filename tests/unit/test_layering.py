@@ -17,7 +17,7 @@ LEVEL_0 = {"rl", "rl.config", "rl.types"}
 ONLY_IN = {
     "ray": {"rl/workers/cluster.py"},
     "deepspeed": {"rl/workers/learner.py"},
-    "vllm": {"rl/workers/sampler.py", "rl/workers/weights.py"},
+    "vllm": {"rl/workers/sampler.py", "rl/workers/precision.py", "rl/workers/weights.py"},
 }
 
 
