@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from rl.track import read_metrics
+from rl.records import read_metrics
 
 Points = list[tuple[float, float]]
 """(GRPO step, value), by step."""

@@ -1,0 +1,161 @@
+"""A run's records on disk: metrics.jsonl, one line a step, and its rollouts as parquet. Whole or not there, always.
+
+Axis suffixes: _P prompts, _G samples of a group.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+
+from rl.types import AhaError, GradedGroup, ScoredGroup
+
+log = logging.getLogger(__name__)
+
+
+def read_metrics(run_dir: Path) -> list[dict[str, object]]:
+    """The records of a run in order. A last line that a kill cut short is left out.
+
+    Numbers that JSON lacks (NaN, infinities) read as None. Raises AhaError on a damaged line before the last.
+    """
+    path = run_dir / "metrics.jsonl"
+    if not path.exists():
+        return []
+    *lines, rest = path.read_bytes().split(b"\n")
+    if rest:
+        log.info("%s: the last line is cut short; left out", path)
+    records: list[dict[str, object]] = []
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line)
+            records.append({**record, "stage": str(record["stage"]), "step": int(record["step"])})
+        except (ValueError, TypeError, KeyError) as error:
+            raise AhaError(f"{path} line {number} is damaged ({error!r}); mend or remove that line") from error
+    return records
+
+
+class MetricsFile:
+    """metrics.jsonl: appended to line by line, each on disk before append returns."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        records = read_metrics(path.parent)
+        if path.exists() and not path.read_bytes().endswith(b"\n"):
+            self._write(records)
+        self._seen = {(r["stage"], r["step"]) for r in records}
+
+    def append(self, stage: str, step: int, metrics: Mapping[str, float]) -> None:
+        if (stage, step) in self._seen:
+            raise AhaError(f"{self._path}: {stage} step {step} is recorded already; resume() the tracker first")
+        numbers = {name: _json_number(value) for name, value in metrics.items()}
+        record = {"stage": stage, "step": step, "time": round(time.time(), 3), **numbers}
+        with self._path.open("ab") as file:
+            file.write(json.dumps(record, allow_nan=False).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self._seen.add((stage, step))
+
+    def truncate(self, next_steps: Mapping[str, int]) -> None:
+        records = read_metrics(self._path.parent)
+        kept = [r for r in records if cast(int, r["step"]) < next_steps.get(cast(str, r["stage"]), 0)]
+        if len(kept) < len(records):
+            self._write(kept)
+        self._seen = {(r["stage"], r["step"]) for r in kept}
+
+    def _write(self, records: Iterable[Mapping[str, object]]) -> None:
+        text = "".join(json.dumps(record) + "\n" for record in records)
+        temporary = self._path.with_suffix(".tmp")
+        temporary.write_text(text, encoding="utf-8")
+        _replace(temporary, self._path)
+
+
+def _json_number(value: float) -> float | None:
+    number = int(value) if isinstance(value, int | np.integer) else float(value)
+    return number if math.isfinite(number) else None
+
+
+def _replace(temporary: Path, path: Path) -> None:
+    """Rename over path, so that a kill at any moment leaves the old file or the new one, whole."""
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+# ------------------------------------------------------------------------------------------------ rollouts
+
+
+def rollouts_path(run_dir: Path, stage: str, step: int) -> Path:
+    """rollouts/step_000012.parquet for GRPO, rollouts/<stage>_000012.parquet for others."""
+    return run_dir / "rollouts" / f"{'step' if stage == 'grpo' else stage}_{step:06d}.parquet"
+
+
+def rollout_files(run_dir: Path) -> list[tuple[str, int, Path]]:
+    files = [(*path.stem.rpartition("_")[::2], path) for path in sorted((run_dir / "rollouts").glob("*_*.parquet"))]
+    return [("grpo" if kind == "step" else kind, int(step), path) for kind, step, path in files if step.isdigit()]
+
+
+def write_rollouts(path: Path, step: int, groups_P: Sequence[ScoredGroup | GradedGroup]) -> None:
+    """One row a sample, as parquet, whole or not at all. A reward part has columns <part>/score, /verdict, /reason.
+
+    tokens: of the completion. logprob_mean: nats per token, of the sampler. A part that does not apply is null, as is
+    the advantage of a group without one; reward is NaN where the sample is not valid.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    names = list(dict.fromkeys(name for g in groups_P for part in g.parts_G for name in part))
+    rows = [_row(step, g, i, names) for g in groups_P for i in range(len(g.parts_G))]
+    text, kinds = pa.string(), {int: pa.int64(), bool: pa.bool_(), str: pa.string()}
+    types = {name: kinds.get(type(value), pa.float64()) for name, value in rows[0].items()}
+    types |= {f"{name}/{field}": text for name in names for field in ("verdict", "reason")}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    pq.write_table(pa.Table.from_pylist(rows, pa.schema(list(types.items()))), temporary, compression="zstd")
+    _replace(temporary, path)
+
+
+def _row(step: int, g: ScoredGroup | GradedGroup, i: int, names: Sequence[str]) -> dict[str, object]:
+    prompt, rollout = g.group.prompt, g.group.rollouts_G[i]
+    row: dict[str, object] = {
+        "step": step,
+        "prompt_id": prompt.id,
+        "draw": prompt.draw,
+        "sample": i,
+        "prompt": _utf8(prompt.text),
+        "completion": _utf8(rollout.text),
+        "reference": _utf8(prompt.reference),
+        "reward": g.rewards_G[i],
+    }
+    for name in names:
+        part = g.parts_G[i].get(name)
+        row[f"{name}/score"] = part.score if part else None
+        row[f"{name}/verdict"] = str(part.verdict) if part else None
+        row[f"{name}/reason"] = _utf8(part.reason) if part else None
+    return row | {
+        "advantage": g.advantages_G[i] if isinstance(g, ScoredGroup) else None,
+        "valid": g.valid_G[i],
+        "tokens": len(rollout.token_ids_T),
+        "finish_reason": rollout.finish_reason,
+        "policy_version": rollout.policy_version,
+        "seed": rollout.seed,
+        "temperature": rollout.temperature,
+        "logprob_mean": float(np.mean(rollout.logprobs_T, dtype=np.float64)) if len(rollout.logprobs_T) else None,
+    }
+
+
+def _utf8(text: str) -> str:
+    """Lone surrogates, which no file can hold, become "?": a strange completion must not stop a run."""
+    return text.encode("utf-8", "replace").decode("utf-8")
