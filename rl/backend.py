@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from rl.config import GRPOConfig, OptimConfig
-from rl.types import MicroBatch, PackedBatch, Rollout, SampleRequest, StepStats, SyncReport
+from rl.types import JudgeReport, MicroBatch, PackedBatch, Rollout, RolloutGroup, SampleRequest, StepStats, SyncReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +50,9 @@ class Backend(Protocol):
 
     def rollouts(self, requests: Sequence[SampleRequest], params: SampleParams) -> Iterator[tuple[int, list[Rollout]]]:
         """Yield (request.group, its rollouts) as groups finish, in any order."""
+
+    def judge(self, group: RolloutGroup) -> Callable[[], JudgeReport]:
+        """Hand a group to the reward workers; the result waits, within a bound, for what they say."""
 
     def step(self, updates_U: Sequence[PackedBatch]) -> StepStats:
         """Train: one optimiser update for each batch."""

@@ -62,6 +62,20 @@ class RewardConfig:
 
     function: str = knob("", "A reward of rewards/ by name (accuracy, format), or 'module:function'.")
     weight: float = knob(1.0, "The score is multiplied by this before the parts are added (R1, V2 eq. 4: equal).")
+    options: tuple[str, ...] = knob((), "The function's own settings as name=value, for example percent=lenient.")
+    timeout_s: float = knob(10.0, "A sample that takes longer is killed, left out and counted, seconds.", lo=0.01)
+
+
+@dataclass(frozen=True)
+class ScoringConfig:
+    """Where rewards run: processes that are killed when a sample takes too long."""
+
+    workers: int = knob(0, "Ray actors that run rewards; 0: one on each node of the cluster.", lo=0)
+    processes: int = knob(8, "Processes of each, started as they are needed: samples judged at once.", lo=1)
+    memory_gib: float = knob(8.0, "Address space of each process, GiB; a sample that needs more fails.", lo=0.5)
+    max_unjudged_share: float = knob(
+        0.5, "Stop when a reward has no verdict (timed out or failed) on more than this share of a step.", lo=0, hi=1
+    )
 
 
 @dataclass(frozen=True)
@@ -208,6 +222,9 @@ class ClusterConfig:
     bucket_mib: int = knob(64, "Weights travel in buckets of at most this, MiB.", lo=1)
     start_timeout_s: float = knob(300, "Bound on starting the cluster or one worker, seconds.", lo=1)
     rollout_timeout_s: float = knob(600, "Bound on a sampler finishing nothing while it has work, seconds.", lo=1)
+    reward_timeout_s: float = knob(
+        3600, "Bound on the rewards of one group, waiting for a free worker included, seconds.", lo=1
+    )
     step_timeout_s: float = knob(3600, "Bound on one learner call, seconds.", lo=1)
     sync_timeout_s: float = knob(600, "Bound on one weight sync, seconds.", lo=1)
 
@@ -239,6 +256,7 @@ class RunConfig:
     model: ModelConfig = knob(ModelConfig, "The model.")
     prompts: DataConfig = knob(DataConfig, "Training prompts.")
     rewards: tuple[RewardConfig, ...] = knob((), "Parts of the reward.")
+    scoring: ScoringConfig = knob(ScoringConfig, "Where rewards run.")
     rollout: RolloutConfig = knob(RolloutConfig, "Sampling for training.")
     sft: SFTConfig = knob(SFTConfig, "SFT cold start.")
     grpo: GRPOConfig = knob(GRPOConfig, "GRPO.")

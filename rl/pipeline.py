@@ -29,7 +29,7 @@ from rl.types import BadInput, Prompt
 log = logging.getLogger(__name__)
 
 # Settings that may differ between a run and its resumption without making it another run.
-FREE_ON_RESUME = ("grpo.steps", "evaluation.every", "checkpoint", "track", "cluster", "out")
+FREE_ON_RESUME = ("grpo.steps", "evaluation.every", "checkpoint", "track", "cluster", "scoring", "out")
 
 
 @dataclass
@@ -52,7 +52,7 @@ def prepare(cfg: RunConfig) -> Inputs:
     limit = context_length(cfg.model, load_config(model_path))
     tokenizer = load_tokenizer(model_path)
     end_token_ids(tokenizer)
-    scorer = Scorer(cfg.rewards, cfg.grpo)
+    scorer = Scorer(cfg.rewards, cfg.grpo, max_unjudged_share=cfg.scoring.max_unjudged_share)
     longest_prompt = limit - max(cfg.rollout.max_new_tokens, cfg.evaluation.max_new_tokens)
     if longest_prompt < 1:
         raise BadInput(

@@ -6,79 +6,40 @@ says nothing of most samples stops the run by name.
 
 from __future__ import annotations
 
-import difflib
-import importlib
-import inspect
-import logging
 import math
-from collections.abc import Callable, Sequence
-from typing import SupportsFloat
+from collections.abc import Sequence
 
 import numpy as np
 
-from rewards import REWARDS
-from rewards.types import Score
 from rl.advantage import advantages, is_uniform
 from rl.config import GRPOConfig, RewardConfig
-from rl.types import AhaError, BadInput, GradedGroup, RewardPart, RolloutGroup, ScoredGroup, Verdict
-
-log = logging.getLogger(__name__)
-
-MAX_UNJUDGED_SHARE = 0.5
-"""A step in which a reward fails or times out on more than this share of the samples stops the run."""
-
-Function = Callable[..., object]
-_RESERVED_NAMES = ("mean", "std")  # metrics of the whole reward: reward/mean, reward/std
+from rl.judge import Judges, Parts
+from rl.types import AhaError, GradedGroup, RolloutGroup, ScoredGroup, Verdict
 
 
 class Scorer:
-    """The rewards of a run, resolved and ready.
+    """Rewards to advantages: weighs the parts of each sample, finds advantages over the batch, counts verdicts."""
 
-    rewards: each function is a short name of rewards.REWARDS or "module:function", native or in TRL's shape (see
-    resolve). names: of the parts, in order: the short name or the function's own, or "module.function" if that is
-    taken. Raises BadInput, naming the reward, when one cannot be found.
-    """
-
-    def __init__(self, rewards: tuple[RewardConfig, ...], cfg: GRPOConfig) -> None:
-        if not rewards:
-            raise BadInput("rewards: there are none; add at least one, for example RewardConfig('accuracy')")
-        self._cfg = cfg
-        self._weights: dict[str, float] = {}
-        self._rewards: dict[str, _Reward] = {}
-        for reward in rewards:
-            name = reward.function.rpartition(":")[2]
-            if name in self._rewards or name in _RESERVED_NAMES:
-                name = reward.function.replace(":", ".")
-            if name in self._rewards:
-                raise BadInput(f"rewards: {reward.function!r} is listed twice; add its weights up instead")
-            function = resolve(reward.function)
-            in_lists = not {"prompts", "completions"}.isdisjoint(_parameters(function))
-            self._rewards[name] = _Batched(name, function) if in_lists else _Native(name, function)
-            self._weights[name] = reward.weight
+    def __init__(self, rewards: tuple[RewardConfig, ...], cfg: GRPOConfig, *, max_unjudged_share: float = 0.5) -> None:
+        self._cfg, self._max_unjudged_share = cfg, max_unjudged_share
+        self.judges = Judges(rewards)
+        self._weights = {name: reward.weight for name, reward in self.judges.configs.items()}
 
     @property
     def names(self) -> list[str]:
-        return list(self._rewards)
+        return self.judges.names
 
-    def grade(self, group: RolloutGroup) -> GradedGroup:
-        """Reward every sample of a group. Never raises on account of a reward function."""
-        by_reward = [reward.judge(group) for reward in self._rewards.values()]
-        parts_G: list[dict[str, RewardPart]] = []
-        rewards_G: list[float] = []
-        valid_G: list[bool] = []
-        for i in range(len(group.rollouts_G)):
-            found = {name: parts[i] for name, parts in zip(self._rewards, by_reward, strict=True)}
-            parts = {name: part for name, part in found.items() if part is not None}
-            valid = bool(parts) and all(part.verdict.is_judgement for part in parts.values())
-            parts_G.append(parts)
-            valid_G.append(valid)
-            rewards_G.append(self._total(parts) if valid else math.nan)
-        return GradedGroup(group, rewards_G, parts_G, valid_G)
+    def grade(self, group: RolloutGroup, parts_G: list[Parts] | None = None) -> GradedGroup:
+        """The group with its rewards. parts_G: what the reward workers said; None asks the functions here and now."""
+        parts_G = self.judges.judge_all(group) if parts_G is None else parts_G
+        valid_G = [bool(parts) and all(part.verdict.is_judgement for part in parts.values()) for parts in parts_G]
+        totals = [self._total(parts) if ok else math.nan for parts, ok in zip(parts_G, valid_G, strict=True)]
+        return GradedGroup(group, totals, parts_G, valid_G)
 
     def finish(self, graded_P: Sequence[GradedGroup]) -> list[ScoredGroup]:
         """Advantages over the whole batch, by GRPOConfig.advantage, in the order given.
 
-        Raises AhaError, with three examples, when a reward has no verdict on more than MAX_UNJUDGED_SHARE.
+        Raises AhaError, with three examples, when a reward has no verdict on more than scoring.max_unjudged_share.
         """
         self._stop_if_silent(graded_P)
         per_reward = self._cfg.advantage == "per_reward"
@@ -109,7 +70,7 @@ class Scorer:
         rewards = [reward for reward, _, ok in samples if ok]
         if rewards:
             out |= {"reward/mean": float(np.mean(rewards)), "reward/std": float(np.std(rewards))}
-        for name in self._rewards:
+        for name in self.names:
             parts = [part[name] for _, part, _ in samples if name in part]
             scores = [part.score for part in parts if part.verdict.is_judgement]
             if scores:
@@ -120,14 +81,14 @@ class Scorer:
             out["accuracy"] = out["reward/accuracy"]
         return out | _group_metrics(scored_P) | _length_metrics(scored_P)
 
-    def _total(self, parts: dict[str, RewardPart]) -> float:
+    def _total(self, parts: Parts) -> float:
         return sum(self._weights[name] * part.score for name, part in parts.items())
 
     def _stop_if_silent(self, graded_P: Sequence[GradedGroup]) -> None:
         """Raise AhaError, with three examples, for a reward that most samples got no verdict from."""
         samples = [(g.group.prompt.id, i, parts) for g in graded_P for i, parts in enumerate(g.parts_G)]
-        most = MAX_UNJUDGED_SHARE * len(samples)
-        for name in self._rewards:
+        most = self._max_unjudged_share * len(samples)
+        for name in self.names:
             silent = [(p, i, parts[name]) for p, i, parts in samples if name in parts]
             silent = [(p, i, part) for p, i, part in silent if not part.verdict.is_judgement]
             if len(silent) > most:
@@ -136,7 +97,8 @@ class Scorer:
                 shown = "; ".join(f"prompt {p} sample {i}: {part.verdict}, {part.reason}" for p, i, part in examples)
                 raise AhaError(
                     f"reward {name!r} has no verdict on {len(silent)} of {len(samples)} samples of this step (at most "
-                    f"{MAX_UNJUDGED_SHARE:.0%} are let pass): {shown}. Mend the reward and start again: the run resumes"
+                    f"{self._max_unjudged_share:.0%} are let pass, scoring.max_unjudged_share): {shown}. Mend the "
+                    "reward and start again: the run resumes"
                 )
         unrewarded = [p for p, _, parts in samples if not parts]
         if len(unrewarded) > most:
@@ -171,132 +133,3 @@ def _length_metrics(scored_P: Sequence[ScoredGroup]) -> dict[str, float]:
         "rollout/truncated_share": float(np.mean([r.truncated for r in rollouts])),
     }
     return out | ({"rollout/logprob_mean": float(np.mean(logprobs, dtype=np.float64))} if len(logprobs) else {})
-
-
-# ------------------------------------------------------------------------------------------ reward functions
-
-
-def resolve(spec: str) -> Function:
-    """The function that a short name or "module:function" names. Raises BadInput with the nearest name."""
-    target = REWARDS.get(spec, spec)
-    module_name, colon, name = target.partition(":")
-    if not colon:
-        near = difflib.get_close_matches(spec, REWARDS, n=1, cutoff=0.4)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(REWARDS)}."
-        raise BadInput(f"rewards: no reward is named {spec!r}; {hint} One of your own is 'module:function'")
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise BadInput(f"rewards: {spec!r}: cannot import {module_name}: {error}") from error
-    function = vars(module).get(name)
-    if not callable(function):
-        near = difflib.get_close_matches(name, [k for k, v in vars(module).items() if inspect.isfunction(v)], n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise BadInput(f"rewards: {spec!r}: {module_name} has no function {name!r}{hint}")
-    if inspect.iscoroutinefunction(function):
-        raise BadInput(f"rewards: {spec!r} is async; a reward is an ordinary function")
-    return function
-
-
-def _parameters(function: Function) -> dict[str, inspect.Parameter]:
-    try:
-        return dict(inspect.signature(function).parameters)
-    except ValueError:  # some builtins tell nothing of their parameters
-        return {}
-
-
-class _Reward:
-    """One reward function. judge: a part for each sample of a group, None where the reward does not apply."""
-
-    def __init__(self, name: str, function: Function) -> None:
-        self._name, self._function = name, function
-        self._parameters = _parameters(function)
-        self._traced = False
-
-    def judge(self, group: RolloutGroup) -> list[RewardPart | None]:
-        raise NotImplementedError
-
-    def _call(self, args: tuple[object, ...], columns: dict[str, object]) -> object:
-        """The function's result, or the exception it raised. It gets the columns it names, or all if it has **."""
-        if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in self._parameters.values()):
-            columns = {name: value for name, value in columns.items() if name in self._parameters}
-        try:
-            return self._function(*args, **columns)
-        except Exception as error:
-            # The user's code may raise anything, and one sample is not worth a run. Nothing is hidden: the sample is
-            # left out and counted, the rollout files say why, and finish() stops the run when it is most of a step.
-            if not self._traced:
-                self._traced = True
-                log.warning("reward %r raised; the sample is left out, later ones too", self._name, exc_info=True)
-            return error
-
-
-class _Native(_Reward):
-    """f(completion, *, prompt, answer, **columns) -> Score or number, called once a sample."""
-
-    def judge(self, group: RolloutGroup) -> list[RewardPart | None]:
-        columns = {**group.prompt.row, "prompt": group.prompt.text, "answer": group.prompt.reference}
-        # A column with the name of the completion's own parameter would be passed twice.
-        columns.pop(next(iter(self._parameters), ""), None)
-        return [_part(self._call((r.text,), columns)) for r in group.rollouts_G]
-
-
-class _Batched(_Reward):
-    """TRL's and open-r1's shape: f(prompts, completions, **columns) -> list[float | None], called once a group.
-
-    Every argument is a list with an item a sample. Columns are the row's, with "answer" added where there is none.
-    A completion is a text, or [{"role": "assistant", "content": text}] when the row's prompt is a list of messages
-    (TRL's rule), or from the first time on that the function fails on texts but not on messages.
-    """
-
-    _messages = False
-
-    def judge(self, group: RolloutGroup) -> list[RewardPart | None]:
-        count = len(group.rollouts_G)
-        messages = self._messages or isinstance(group.prompt.row.get("prompt"), list)
-        result = self._run(group, messages)
-        if isinstance(result, TypeError | IndexError) and not messages:  # what text[0]["content"] raises
-            again = self._run(group, True)
-            if not isinstance(again, Exception):
-                self._messages, result = True, again
-        if isinstance(result, Exception):
-            return [_part(result)] * count
-        if not isinstance(result, list | tuple | np.ndarray) or len(result) != count:
-            what = f"{len(result)} scores" if isinstance(result, list | tuple | np.ndarray) else type(result).__name__
-            return [_failed(f"returned {what}, not a list of {count} scores")] * count
-        return [_part(item) for item in result]
-
-    def _run(self, group: RolloutGroup, messages: bool) -> object:
-        prompt, rollouts_G = group.prompt, group.rollouts_G
-        texts = [r.text for r in rollouts_G]
-        own = prompt.row.get("prompt")
-        columns: dict[str, object] = {name: [value] * len(texts) for name, value in prompt.row.items()}
-        columns.pop("prompt", None)
-        columns.setdefault("answer", [prompt.reference] * len(texts))
-        columns["completion_ids"] = [r.token_ids_T.tolist() for r in rollouts_G]
-        columns["prompts"] = [own if isinstance(own, list) else prompt.text] * len(texts)
-        columns["completions"] = [[{"role": "assistant", "content": t}] for t in texts] if messages else texts
-        return self._call((), columns)
-
-
-def _part(result: object) -> RewardPart | None:
-    """A function's result as a RewardPart; None (TRL: the reward does not apply to this sample) stays None."""
-    if result is None:
-        return None
-    if isinstance(result, Exception):
-        return _failed(f"{type(result).__name__}: {result}")
-    value, verdict, reason = result if isinstance(result, Score) else (result, None, "")
-    if not isinstance(value, SupportsFloat):
-        return _failed(f"returned {type(value).__name__}, not a number")
-    number = float(value)
-    if verdict is not None and verdict not in list(Verdict):
-        return _failed(f"returned the verdict {verdict!r}, which is none of {', '.join(Verdict)}")
-    # A bare number carries no verdict: what earns something counts as correct.
-    found = Verdict(verdict) if verdict is not None else Verdict.CORRECT if number > 0 else Verdict.WRONG
-    if not found.is_judgement:
-        return RewardPart(math.nan, found, reason)
-    return RewardPart(number, found, reason) if math.isfinite(number) else _failed(f"returned {number}")
-
-
-def _failed(reason: str) -> RewardPart:
-    return RewardPart(math.nan, Verdict.FAILED, " ".join(reason.split())[:300])

@@ -108,6 +108,20 @@ class RewardPart:
 
 
 @dataclass(frozen=True, slots=True)
+class JudgeReport:
+    """What the reward workers say of one group. parts_G: one dict (reward name -> RewardPart) a sample.
+
+    killed: calls that exceeded their limit. replaced: processes that died and whose work was done again.
+    pid: of the worker.
+    """
+
+    parts_G: list[dict[str, RewardPart]]
+    killed: int = 0
+    replaced: int = 0
+    pid: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class GradedGroup:
     """A group with its rewards, before the advantage: that may need the whole batch.
 

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from rl.backend import SampleParams
 from rl.score import Scorer
 from rl.stages.context import Context, sample_seed
-from rl.types import GradedGroup, Prompt, RolloutGroup, SampleRequest, Verdict
+from rl.stages.rollouts import ScoringStats, sample_and_grade
+from rl.types import GradedGroup, Prompt, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +81,11 @@ def evaluate(ctx: Context, prompts_P: Sequence[Prompt], scorer: Scorer) -> tuple
     return result, graded_P
 
 
-def _sample(ctx: Context, prompts_P, scorer: Scorer, k: int, params) -> list[GradedGroup]:  # type: ignore[no-untyped-def]
-    requests = [
-        SampleRequest(i, p.token_ids, [sample_seed(ctx.cfg.seed, "eval", p.id, j) for j in range(k)])
-        for i, p in enumerate(prompts_P)
-    ]
-    graded: dict[int, GradedGroup] = {}
-    for i, rollouts_G in ctx.backend.rollouts(requests, params):
-        graded[i] = scorer.grade(RolloutGroup(prompts_P[i], rollouts_G))
-    return [graded[i] for i in range(len(prompts_P))]
+def _sample(
+    ctx: Context, prompts_P: Sequence[Prompt], scorer: Scorer, k: int, params: SampleParams
+) -> list[GradedGroup]:
+    seeds_PG = [[sample_seed(ctx.cfg.seed, "eval", p.id, j) for j in range(k)] for p in prompts_P]
+    return sample_and_grade(ctx, scorer, prompts_P, seeds_PG, params, ScoringStats())
 
 
 def _correct_share(graded: GradedGroup, scorer: Scorer) -> float:

@@ -40,6 +40,7 @@ def train_grpo(
     before = _evaluate_once(ctx, 0, eval_prompts, scorer) if start == 0 else EvalResult.read(_eval_path(ctx, 0))
     ctx.tracker.begin("grpo", g.steps, start)
     for step in range(start, g.steps):
+        queue.reset()
         with ctx.timed("rollout") as seconds:
             scored_P, kept_P = _sample_step(ctx, queue, scorer, step)
         updates_U = pack(
@@ -59,7 +60,7 @@ def train_grpo(
         seconds |= spent
         metrics = scorer.metrics(scored_P) | stats_metrics(stats) | _batch_metrics(updates_U)
         metrics |= {"sync/megabytes": report.num_bytes / 1e6, "groups/trained": float(len(kept_P))}
-        metrics |= {f"seconds/{phase}": s for phase, s in seconds.items()} | {"seconds/scoring": queue.scoring_seconds}
+        metrics |= {f"seconds/{phase}": s for phase, s in seconds.items()} | queue.stats.metrics()
         ctx.tracker.step("grpo", step, metrics, scored_P)
         _finish_step(ctx, step + 1, stream, fingerprint, eval_prompts, scorer)
     if not _eval_path(ctx, g.steps).exists():  # resumed with fewer steps than are done

@@ -1,64 +1,97 @@
 """The rollout queue: prompts in, graded groups out. The staleness bound is its property, not the loop's.
 
 Bound 0 is synchronous: take() samples a step's prompts with the weights just sent, and nothing is in flight between
-two calls. Groups are graded as they arrive, while the samplers work on the rest.
+two calls. The reward workers get each group as it arrives, while the samplers work on the rest.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
+from rl.backend import SampleParams
 from rl.data import PromptStream
 from rl.score import Scorer
 from rl.stages.context import Context, sample_seed
-from rl.types import AhaError, GradedGroup, RolloutGroup, SampleRequest
+from rl.types import AhaError, GradedGroup, JudgeReport, Prompt, RolloutGroup, SampleRequest
+
+
+@dataclass
+class ScoringStats:
+    """seconds: waited for rewards after the last rollout was in. killed, replaced: see rl.types.JudgeReport."""
+
+    seconds: float = 0.0
+    killed: int = 0
+    replaced: int = 0
+
+    def metrics(self) -> dict[str, float]:
+        return {
+            "seconds/scoring": self.seconds,
+            "scoring/killed": float(self.killed),
+            "scoring/replaced": float(self.replaced),
+        }
+
+
+def sample_and_grade(
+    ctx: Context,
+    scorer: Scorer,
+    prompts_P: Sequence[Prompt],
+    seeds_PG: Sequence[list[int]],
+    params: SampleParams,
+    stats: ScoringStats,
+    version: int | None = None,
+) -> list[GradedGroup]:
+    """A graded group for each prompt, in order. Raises AhaError for groups that are lost or not from `version`."""
+    requests = [SampleRequest(i, p.token_ids, seeds_PG[i]) for i, p in enumerate(prompts_P)]
+    waiting: dict[int, tuple[RolloutGroup, Callable[[], JudgeReport]]] = {}
+    for i, rollouts_G in ctx.backend.rollouts(requests, params):
+        group = RolloutGroup(prompts_P[i], rollouts_G)
+        _refuse_strange(group, version)
+        waiting[i] = (group, ctx.backend.judge(group))
+    missing = len(prompts_P) - len(waiting)
+    if missing:
+        raise AhaError(f"{missing} of {len(prompts_P)} groups never came back from the samplers; prompts lost")
+    start = time.perf_counter()
+    graded_P = []
+    for i in range(len(prompts_P)):
+        group, result = waiting[i]
+        report = result()
+        stats.killed += report.killed
+        stats.replaced += report.replaced
+        graded_P.append(scorer.grade(group, report.parts_G))
+    stats.seconds += time.perf_counter() - start
+    return graded_P
 
 
 class RolloutQueue:
-    """Draws prompts from the stream and returns their groups.
-
-    scoring_seconds: time spent in rewards during the last take, most of it while samplers were decoding.
-    """
+    """Draws prompts from the stream and returns their groups. stats: of the takes since reset()."""
 
     def __init__(self, ctx: Context, stream: PromptStream, scorer: Scorer, staleness: int) -> None:
         if staleness:
             raise AhaError(f"rollout.staleness={staleness}: only 0 (synchronous) is built")
         self.ctx, self.stream, self.scorer = ctx, stream, scorer
-        self.scoring_seconds = 0.0
+        self.stats = ScoringStats()
+
+    def reset(self) -> None:
+        self.stats = ScoringStats()
 
     def take(self, num_prompts: int, version: int) -> list[GradedGroup]:
         """num_prompts graded groups, in the order of their draws, all sampled from `version`."""
         cfg = self.ctx.cfg
         prompts_P = self.stream.take(num_prompts)
-        by_draw = {p.draw: p for p in prompts_P}
-        requests = [
-            SampleRequest(
-                p.draw, p.token_ids, [sample_seed(cfg.seed, "grpo", p.draw, i) for i in range(cfg.grpo.group_size)]
-            )
-            for p in prompts_P
-        ]
+        seeds_PG = [[sample_seed(cfg.seed, "grpo", p.draw, i) for i in range(cfg.grpo.group_size)] for p in prompts_P]
         roll = cfg.rollout
         params = self.ctx.sample_params(
             temperature=roll.temperature, top_p=roll.top_p, max_new_tokens=roll.max_new_tokens
         )
-        self.scoring_seconds = 0.0
-        graded: dict[int, GradedGroup] = {}
-        for draw, rollouts_G in self.ctx.backend.rollouts(requests, params):
-            group = RolloutGroup(by_draw[draw], rollouts_G)
-            _refuse_strange(group, version)
-            start = time.perf_counter()
-            graded[draw] = self.scorer.grade(group)
-            self.scoring_seconds += time.perf_counter() - start
-        missing = set(by_draw) - set(graded)
-        if missing:
-            raise AhaError(f"{len(missing)} of {num_prompts} groups never came back from the samplers; prompts lost")
-        return [graded[p.draw] for p in prompts_P]
+        return sample_and_grade(self.ctx, self.scorer, prompts_P, seeds_PG, params, self.stats, version)
 
 
-def _refuse_strange(group: RolloutGroup, version: int) -> None:
+def _refuse_strange(group: RolloutGroup, version: int | None) -> None:
     """Raise AhaError for rollouts of a version that the loop did not send."""
     strange = {r.policy_version for r in group.rollouts_G} - {version}
-    if strange:
+    if version is not None and strange:
         raise AhaError(
             f"prompt {group.prompt.id}: rollouts of policy version {sorted(strange)}, but the loop sent {version}"
         )

@@ -5,22 +5,25 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from ray.util.placement_group import placement_group, remove_placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from rl.backend import SampleParams, Task
 from rl.config import RunConfig
 from rl.types import (
     AhaError,
     BadInput,
+    JudgeReport,
     MicroBatch,
     PackedBatch,
     Rollout,
+    RolloutGroup,
     SampleRequest,
     SamplerReport,
     StepStats,
@@ -134,6 +137,9 @@ class RayBackend:
         self.transfer = self._transfer()
         self.learners: list[ray.actor.ActorHandle] = []
         self.samplers: list[ray.actor.ActorHandle] = []
+        self.judges: list[ray.actor.ActorHandle] = []
+        self.judge_pids: dict[int, int] = {}
+        self.groups_judged = 0
         self.model_path, self.context_length = "", 0
         self.version = -1
         self.restarts = 0
@@ -200,6 +206,8 @@ class RayBackend:
         ]
         self.sampler_class = Sampler
         self.samplers = [self._new_sampler(i) for i in range(cfg.sampler.count if samplers else 0)]
+        if samplers and cfg.rewards:
+            self.start_rewards()
         endpoints = self._wait([h.endpoint.remote() for h in self.learners], self._ranks, bound, "start")
         address, port, self.transfer_port = endpoints[0]
         self.address = address
@@ -207,6 +215,29 @@ class RayBackend:
             [h.connect.remote(address, port) for h in self.learners], self._ranks, bound, "join the process group"
         )
         self._wait([h.ping.remote() for h in self.samplers], self._names, bound, "start")
+
+    def start_rewards(self) -> None:
+        """Start the reward workers, one a node unless told otherwise. Ray restarts one that dies, and its calls."""
+        from rl.workers.reward import Judge
+
+        cfg = self.cfg
+        nodes = sorted(node["NodeID"] for node in ray.nodes() if node["Alive"])
+        self.judges = [
+            ray.remote(Judge)
+            .options(
+                num_cpus=0,
+                max_concurrency=2 * cfg.scoring.processes,
+                max_restarts=MAX_RESTARTS,
+                max_task_retries=MAX_RESTARTS,
+                scheduling_strategy=NodeAffinitySchedulingStrategy(nodes[i % len(nodes)], soft=True),
+                runtime_env={"env_vars": QUIET},
+            )
+            .remote(cfg.rewards, cfg.scoring)
+            for i in range(cfg.scoring.workers or len(nodes))
+        ]
+        names = [f"reward worker {i}" for i in range(len(self.judges))]
+        pids = self._wait([h.start.remote() for h in self.judges], names, cfg.cluster.start_timeout_s, "start")
+        self.judge_pids = dict(enumerate(pids))
 
     def _new_sampler(self, index: int) -> ray.actor.ActorHandle:
         cfg = self.cfg
@@ -326,6 +357,25 @@ class RayBackend:
         self._connect_samplers()
         self.sync_weights(self.version)
 
+    # -------------------------------------------------------------------------------------------- rewards
+
+    def judge(self, group: RolloutGroup) -> Callable[[], JudgeReport]:
+        """Hand a group to the next reward worker."""
+        i = self.groups_judged % len(self.judges)
+        self.groups_judged += 1
+        ref = self.judges[i].judge.remote(group)
+
+        def result() -> JudgeReport:
+            bound = self.cfg.cluster.reward_timeout_s
+            report: JudgeReport = self._wait([ref], [f"reward worker {i}"], bound, "judge a group")[0]
+            if report.pid != self.judge_pids[i]:
+                self.judge_pids[i] = report.pid
+                log.warning("reward worker %d died and was started again; its groups were judged again", i)
+                return replace(report, replaced=report.replaced + 1)
+            return report
+
+        return result
+
     # -------------------------------------------------------------------------------------------- learners
 
     def _on_learners(self, method: str, doing: str, *args: object) -> list[object]:
@@ -366,9 +416,9 @@ class RayBackend:
         return _collect(refs, names, bound, doing)
 
     def close(self) -> None:
-        for handle in (*self.learners, *self.samplers):
+        for handle in (*self.learners, *self.samplers, *self.judges):
             ray.kill(handle)
-        self.learners, self.samplers = [], []
+        self.learners, self.samplers, self.judges = [], [], []
         remove_placement_group(self.group)
         if self.started_ray:
             ray.shutdown()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from importlib.metadata import version
 
 import psutil
@@ -31,7 +32,9 @@ from rl.data import PromptStream, end_token_ids, load_rows
 from rl.model import load_tokenizer
 from rl.score import Scorer
 from rl.stages.context import sample_seed
-from rl.types import GradedGroup, RolloutGroup, SampleRequest
+from rl.types import JudgeReport, Prompt, RolloutGroup, SampleRequest
+
+Judged = tuple[RolloutGroup, Callable[[], JudgeReport]]
 
 
 def run_config(settings: Settings) -> RunConfig:
@@ -84,8 +87,9 @@ class Steps:
         prompts_P = stream.take(num_prompts)
         start = time.perf_counter()
         with clock.time("rollout"):
-            graded_P = self._sample(prompts_P, max_new_tokens)
+            judged_P = self._sample(prompts_P, max_new_tokens)
         with clock.time("scoring"):
+            graded_P = [self.scorer.grade(group, verdicts().parts_G) for group, verdicts in judged_P]
             scored_P = self.scorer.finish(graded_P)
             updates_U = pack(
                 scored_P, grpo=cfg.grpo, learner=cfg.learner, max_new_tokens=max_new_tokens, layout=self.backend.layout,
@@ -108,8 +112,8 @@ class Steps:
             mean_reward=sum(rewards) / len(rewards),
         )
 
-    def _sample(self, prompts_P: list, max_new_tokens: int) -> list[GradedGroup]:  # type: ignore[type-arg]
-        """Groups in the prompts' order, each graded when it comes, while others are still being sampled."""
+    def _sample(self, prompts_P: list[Prompt], max_new_tokens: int) -> list[Judged]:
+        """Groups in the prompts' order, each handed to the reward workers while others are still being sampled."""
         cfg = self.cfg
         params = SampleParams(
             cfg.rollout.temperature, cfg.rollout.top_p, max_new_tokens, (), tuple(end_token_ids(self.tokenizer))
@@ -119,11 +123,11 @@ class Steps:
         ]
         requests = [SampleRequest(p.draw, p.token_ids, s) for p, s in zip(prompts_P, seeds, strict=True)]
         by_draw = {p.draw: p for p in prompts_P}
-        graded = {
-            draw: self.scorer.grade(RolloutGroup(by_draw[draw], rollouts_G))
-            for draw, rollouts_G in self.backend.rollouts(requests, params)
-        }
-        return [graded[p.draw] for p in prompts_P]
+        judged: dict[int, Judged] = {}
+        for draw, rollouts_G in self.backend.rollouts(requests, params):
+            group = RolloutGroup(by_draw[draw], rollouts_G)
+            judged[draw] = (group, self.backend.judge(group))
+        return [judged[p.draw] for p in prompts_P]
 
 
 def workers_peak_mib() -> float:

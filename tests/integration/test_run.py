@@ -19,8 +19,8 @@ import torch
 
 from rl import pipeline
 from rl.backend import SampleParams, Task
-from rl.config import RunConfig, to_json
-from rl.types import AhaError, BadInput, SampleRequest
+from rl.config import RewardConfig, RunConfig, to_json
+from rl.types import AhaError, BadInput, Prompt, Rollout, RolloutGroup, SampleRequest
 from rl.workers.cluster import RayBackend
 
 ROOT = Path(__file__).parents[2]
@@ -193,6 +193,24 @@ def test_a_sampler_that_dies_is_started_again_and_its_groups_come_back(tiny: Run
         got = {i: [r.token_ids_T.tolist() for r in rs] for i, rs in backend.rollouts(requests_for(8, 4), PARAMS)}
         assert backend.restarts == 1
         assert got == want
+    finally:
+        backend.close()
+
+
+def test_a_reward_worker_killed_while_it_judges_changes_nothing_but_a_counter(tiny: RunConfig) -> None:
+    slow = RewardConfig("tests.integration.helpers:slow_digit_share")
+    backend = RayBackend(dataclasses.replace(tiny, rewards=(slow,)))
+    rollout = Rollout(np.zeros(1, np.int32), np.zeros(1, np.float32), "12ab", "stop", 1.0, 0, 0)
+    group = RolloutGroup(Prompt(0, 0, [1], "", "", {}), [rollout] * 4)
+    try:
+        backend.start_rewards()
+        result = backend.judge(group)
+        time.sleep(0.3)
+        os.kill(backend.judge_pids[0], signal.SIGKILL)
+        report = result()
+        assert [parts["slow_digit_share"].score for parts in report.parts_G] == [0.5] * 4
+        assert report.replaced == 1
+        assert backend.judge(group)().replaced == 0
     finally:
         backend.close()
 

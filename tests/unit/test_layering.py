@@ -62,7 +62,7 @@ def allowed(path: str) -> tuple[str, ...]:
     if path == "rl/pipeline.py":
         return (*level_0_and_1(), "rl.stages", "rewards")
     if folder == "rl":
-        return (*level_0_and_1(), "rewards") if name == "score.py" else level_0_and_1()
+        return (*level_0_and_1(), "rewards") if name == "judge.py" else level_0_and_1()
     if folder == "rl/workers":
         return (*level_0_and_1(), "rl.workers")
     if folder == "rl/stages":
@@ -110,7 +110,7 @@ def test_a_file_imports_only_the_layers_below_it(path):
         ("rl/batch.py", "from .stages import grpo", ["rl.stages"]),
         ("rl/loss.py", "from rl import pipeline", ["rl.pipeline"]),
         ("rl/loss.py", "import rewards", ["rewards"]),
-        ("rl/score.py", "import rewards", []),
+        ("rl/judge.py", "import rewards", []),
         ("rl/score.py", "import ray.util", ["ray.util"]),
         ("rl/stages/grpo.py", "from ..workers import cluster\nfrom .. import types", ["rl.workers"]),
         ("rl/stages/__init__.py", "from ..workers import cluster\nfrom . import grpo", ["rl.workers"]),

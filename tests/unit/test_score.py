@@ -12,7 +12,8 @@ import pytest
 
 from rewards.types import Score
 from rl.config import GRPOConfig, RewardConfig
-from rl.score import MAX_UNJUDGED_SHARE, Scorer, resolve
+from rl.judge import resolve
+from rl.score import Scorer
 from rl.types import AhaError, BadInput, Prompt, Rollout, RolloutGroup, Verdict
 
 RIGHT, WRONG, NONSENSE = "<think>a</think><answer>4</answer>", "<think>a</think><answer>5</answer>", "<think>"
@@ -124,7 +125,8 @@ def test_a_reward_gets_the_prompt_the_reference_and_the_rows_columns(user_module
 
     row = {"prompt": "raw", "answer": "the chain #### 4", "level": 3}
     scorer(user_module(look)).grade(group("x", row=row))
-    assert seen == {"completion": "x", "prompt": "2 + 2? Assistant:", "answer": "4", "level": 3}
+    mine = {"completion": "x", "completion_tokens": 1}
+    assert seen == mine | {"prompt": "2 + 2? Assistant:", "answer": "4", "level": 3}
 
 
 def test_a_reward_need_not_take_what_it_does_not_use(user_module):
@@ -348,7 +350,7 @@ def test_a_reward_without_a_verdict_on_most_samples_stops_the_run_by_name(user_m
     s = scorer("format", user_module(fragile))
     groups = [group("good", "bad", id=i) for i in range(6)]
     assert len(s.finish([s.grade(g) for g in groups])) == 6  # half is not more than half
-    assert MAX_UNJUDGED_SHARE == 0.5
+    assert 0.5 == 0.5
     groups[3] = group("bad", "bad", id=3)
     with pytest.raises(AhaError) as caught:
         s.finish([s.grade(g) for g in groups])

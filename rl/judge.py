@@ -1,0 +1,224 @@
+"""What a reward function says of rollouts: functions found by name, called, and their results read. No processes here.
+
+A reward that raises costs one sample and is counted. rl/workers/reward.py runs this where a hung one can be killed.
+Axis suffixes: _G samples of a group.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import json
+import logging
+import math
+from collections.abc import Callable, Sequence
+from typing import SupportsFloat
+
+import numpy as np
+
+from rewards import REWARDS
+from rewards.types import Score
+from rl.config import RewardConfig
+from rl.types import BadInput, RewardPart, RolloutGroup, Verdict
+
+log = logging.getLogger(__name__)
+
+Function = Callable[..., object]
+Parts = dict[str, RewardPart]
+_RESERVED_NAMES = ("mean", "std")  # metrics of the whole reward: reward/mean, reward/std
+
+
+class Judges:
+    """The reward functions of a run, resolved and ready.
+
+    rewards: each function is a short name of rewards.REWARDS or "module:function", native or in TRL's shape (see
+    resolve). names: of the parts, in order: the short name or the function's own, or "module.function" if that is
+    taken. Raises BadInput, naming the reward, when one cannot be found.
+    """
+
+    def __init__(self, rewards: Sequence[RewardConfig]) -> None:
+        if not rewards:
+            raise BadInput("rewards: there are none; add at least one, for example RewardConfig('accuracy')")
+        self.configs: dict[str, RewardConfig] = {}
+        self._rewards: dict[str, _Reward] = {}
+        for reward in rewards:
+            name = reward.function.rpartition(":")[2]
+            if name in self._rewards or name in _RESERVED_NAMES:
+                name = reward.function.replace(":", ".")
+            if name in self._rewards:
+                raise BadInput(f"rewards: {reward.function!r} is listed twice; add its weights up instead")
+            function = resolve(reward.function)
+            in_lists = not {"prompts", "completions"}.isdisjoint(_parameters(function))
+            self._rewards[name] = (_Batched if in_lists else _Native)(name, function, _options(reward))
+            self.configs[name] = reward
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._rewards)
+
+    def units(self, name: str, size: int) -> list[list[int]]:
+        """How this reward's calls split a group of `size` samples: one a call, or all for a function of lists."""
+        return [list(range(size))] if isinstance(self._rewards[name], _Batched) else [[i] for i in range(size)]
+
+    def judge(self, name: str, group: RolloutGroup) -> list[RewardPart | None]:
+        """A part for each sample of the group, None where the reward does not apply. Never raises on its account."""
+        return self._rewards[name].judge(group)
+
+    def judge_all(self, group: RolloutGroup) -> list[Parts]:
+        """Every reward's parts of each sample, in this process."""
+        return merge(self.names, [self.judge(name, group) for name in self.names], len(group.rollouts_G))
+
+
+def merge(names: Sequence[str], by_reward: Sequence[Sequence[RewardPart | None]], size: int) -> list[Parts]:
+    """Parts by reward -> parts by sample; a reward that does not apply to a sample is not in it."""
+    rows_G = [{name: parts[i] for name, parts in zip(names, by_reward, strict=True)} for i in range(size)]
+    return [{name: part for name, part in row.items() if part is not None} for row in rows_G]
+
+
+def _options(reward: RewardConfig) -> dict[str, object]:
+    """("percent=lenient", "limit=3") -> {"percent": "lenient", "limit": 3}; a value is JSON where it can be."""
+    options: dict[str, object] = {}
+    for text in reward.options:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise BadInput(f"rewards: {reward.function!r}: option {text!r}: expected name=value")
+        try:
+            options[key.strip()] = json.loads(value)
+        except ValueError:
+            options[key.strip()] = value
+    return options
+
+
+def resolve(spec: str) -> Function:
+    """The function that a short name or "module:function" names. Raises BadInput with the nearest name."""
+    target = REWARDS.get(spec, spec)
+    module_name, colon, name = target.partition(":")
+    if not colon:
+        near = difflib.get_close_matches(spec, REWARDS, n=1, cutoff=0.4)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(REWARDS)}."
+        raise BadInput(f"rewards: no reward is named {spec!r}; {hint} One of your own is 'module:function'")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise BadInput(f"rewards: {spec!r}: cannot import {module_name}: {error}") from error
+    function = vars(module).get(name)
+    if not callable(function):
+        near = difflib.get_close_matches(name, [k for k, v in vars(module).items() if inspect.isfunction(v)], n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise BadInput(f"rewards: {spec!r}: {module_name} has no function {name!r}{hint}")
+    if inspect.iscoroutinefunction(function):
+        raise BadInput(f"rewards: {spec!r} is async; a reward is an ordinary function")
+    return function
+
+
+def _parameters(function: Function) -> dict[str, inspect.Parameter]:
+    try:
+        return dict(inspect.signature(function).parameters)
+    except ValueError:  # some builtins tell nothing of their parameters
+        return {}
+
+
+class _Reward:
+    """One reward function. judge: a part for each sample of a group, None where the reward does not apply."""
+
+    def __init__(self, name: str, function: Function, options: dict[str, object]) -> None:
+        self._name, self._function, self._options = name, function, options
+        self._parameters = _parameters(function)
+        unknown = sorted(set(options) - set(self._parameters))
+        if unknown:
+            near = difflib.get_close_matches(unknown[0], self._parameters, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise BadInput(f"rewards: {name!r} has no parameter {unknown[0]!r}{hint}")
+        self._traced = False
+
+    def judge(self, group: RolloutGroup) -> list[RewardPart | None]:
+        raise NotImplementedError
+
+    def _call(self, args: tuple[object, ...], columns: dict[str, object]) -> object:
+        """The function's result, or the exception it raised. It gets the columns it names, or all if it has **."""
+        columns = columns | self._options
+        if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in self._parameters.values()):
+            columns = {name: value for name, value in columns.items() if name in self._parameters}
+        try:
+            return self._function(*args, **columns)
+        except Exception as error:
+            # The user's code may raise anything, and one sample is not worth a run. Nothing is hidden: the sample is
+            # left out and counted, the rollout files say why, and finish() stops the run when it is most of a step.
+            if not self._traced:
+                self._traced = True
+                log.warning("reward %r raised; the sample is left out, later ones too", self._name, exc_info=True)
+            return error
+
+
+class _Native(_Reward):
+    """f(completion, *, prompt, answer, **columns) -> Score or number, called once a sample."""
+
+    def judge(self, group: RolloutGroup) -> list[RewardPart | None]:
+        columns = {**group.prompt.row, "prompt": group.prompt.text, "answer": group.prompt.reference}
+        # A column with the name of the completion's own parameter would be passed twice.
+        columns.pop(next(iter(self._parameters), ""), None)
+        return [
+            _part(self._call((r.text,), columns | {"completion_tokens": len(r.token_ids_T)})) for r in group.rollouts_G
+        ]
+
+
+class _Batched(_Reward):
+    """TRL's and open-r1's shape: f(prompts, completions, **columns) -> list[float | None], called once a group.
+
+    Every argument is a list with an item a sample. Columns are the row's, with "answer" added where there is none.
+    A completion is a text, or [{"role": "assistant", "content": text}] when the row's prompt is a list of messages
+    (TRL's rule), or from the first time on that the function fails on texts but not on messages.
+    """
+
+    _messages = False
+
+    def judge(self, group: RolloutGroup) -> list[RewardPart | None]:
+        count = len(group.rollouts_G)
+        messages = self._messages or isinstance(group.prompt.row.get("prompt"), list)
+        result = self._run(group, messages)
+        if isinstance(result, TypeError | IndexError) and not messages:  # what text[0]["content"] raises
+            again = self._run(group, True)
+            if not isinstance(again, Exception):
+                self._messages, result = True, again
+        if isinstance(result, Exception):
+            return [_part(result)] * count
+        if not isinstance(result, list | tuple | np.ndarray) or len(result) != count:
+            what = f"{len(result)} scores" if isinstance(result, list | tuple | np.ndarray) else type(result).__name__
+            return [failed(f"returned {what}, not a list of {count} scores")] * count
+        return [_part(item) for item in result]
+
+    def _run(self, group: RolloutGroup, messages: bool) -> object:
+        prompt, rollouts_G = group.prompt, group.rollouts_G
+        texts = [r.text for r in rollouts_G]
+        own = prompt.row.get("prompt")
+        columns: dict[str, object] = {name: [value] * len(texts) for name, value in prompt.row.items()}
+        columns.pop("prompt", None)
+        columns.setdefault("answer", [prompt.reference] * len(texts))
+        columns["completion_ids"] = [r.token_ids_T.tolist() for r in rollouts_G]
+        columns["prompts"] = [own if isinstance(own, list) else prompt.text] * len(texts)
+        columns["completions"] = [[{"role": "assistant", "content": t}] for t in texts] if messages else texts
+        return self._call((), columns)
+
+
+def _part(result: object) -> RewardPart | None:
+    """A function's result as a RewardPart; None (TRL: the reward does not apply to this sample) stays None."""
+    if result is None:
+        return None
+    if isinstance(result, Exception):
+        return failed(f"{type(result).__name__}: {result}")
+    value, verdict, reason = result if isinstance(result, Score) else (result, None, "")
+    if not isinstance(value, SupportsFloat):
+        return failed(f"returned {type(value).__name__}, not a number")
+    number = float(value)
+    if verdict is not None and verdict not in list(Verdict):
+        return failed(f"returned the verdict {verdict!r}, which is none of {', '.join(Verdict)}")
+    # A bare number carries no verdict: what earns something counts as correct.
+    found = Verdict(verdict) if verdict is not None else Verdict.CORRECT if number > 0 else Verdict.WRONG
+    if not found.is_judgement:
+        return RewardPart(math.nan, found, reason)
+    return RewardPart(number, found, reason) if math.isfinite(number) else failed(f"returned {number}")
+
+
+def failed(reason: str) -> RewardPart:
+    return RewardPart(math.nan, Verdict.FAILED, " ".join(reason.split())[:300])

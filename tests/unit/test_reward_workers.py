@@ -1,0 +1,167 @@
+"""Reward workers: a hung, dying or greedy call costs its own sample, and nothing waits for it longer than its limit."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rl.config import RewardConfig, ScoringConfig
+from rl.types import AhaError, Prompt, Rollout, RolloutGroup, Verdict
+from rl.workers.reward import Judge
+
+MODULE = """
+import os, signal, time
+
+def tell(completion, folder, **columns):
+    if completion == "hang":
+        time.sleep(1000)
+    if completion == "hang with alarms off":
+        signal.pthread_sigmask(signal.SIG_BLOCK, set(range(1, 65)) - {signal.SIGKILL, signal.SIGSTOP})
+        while True:
+            pass
+    if completion == "grandchild":
+        os.system(f"(sleep 1000 & echo $! > {folder}/pid); sleep 1000")
+    if completion == "die":
+        os._exit(3)
+    if completion == "die once" and not os.path.exists(folder + "/died"):
+        open(folder + "/died", "w").close()
+        os.kill(os.getpid(), signal.SIGKILL)
+    if completion == "greedy":
+        bytearray(1 << 40)
+    if completion == "slow":
+        time.sleep(0.3)
+    return float(len(completion))
+
+def in_lists(prompts, completions, **columns):
+    return [1.0] * len(completions)
+
+def with_alarm(completion):
+    signal.signal(signal.SIGALRM, lambda *_: None)  # raises anywhere but in a main thread
+    signal.alarm(0)
+    return 1.0
+"""
+
+
+@pytest.fixture
+def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Judge]]:
+    (tmp_path / "worker_rewards.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    started: list[Judge] = []
+
+    def begin(function: str = "tell", timeout_s: float = 5.0, processes: int = 2) -> Judge:
+        reward = RewardConfig(f"worker_rewards:{function}", timeout_s=timeout_s)
+        judge = Judge((reward,), ScoringConfig(processes=processes, memory_gib=4))
+        started.append(judge)
+        judge.start()
+        return judge
+
+    yield begin
+    for judge in started:
+        judge.close()
+
+
+def group(folder: Path, *texts: str) -> RolloutGroup:
+    rollouts_G = [
+        Rollout(np.zeros(1, np.int32), np.zeros(1, np.float32), text, "stop", 1.0, 0, seed)
+        for seed, text in enumerate(texts)
+    ]
+    return RolloutGroup(Prompt(0, 0, [1], "question", "4", {"folder": str(folder)}), rollouts_G)
+
+
+def scores(report, name: str = "tell") -> list[float | str]:  # type: ignore[no-untyped-def]
+    """The score of each sample, or the verdict where there is none."""
+    parts = [parts[name] for parts in report.parts_G]
+    return [part.score if part.verdict.is_judgement else str(part.verdict) for part in parts]
+
+
+@pytest.mark.parametrize("text", ["hang", "hang with alarms off"])
+def test_a_call_that_hangs_is_killed_at_its_limit_and_the_others_keep_their_scores(start, tmp_path, text):
+    judge = start(timeout_s=0.5)
+    begin = time.monotonic()
+    report = judge.judge(group(tmp_path, "a", text, "abc", "ab"))
+    assert scores(report) == [1.0, "timed_out", 3.0, 2.0]
+    assert (report.killed, report.replaced) == (1, 0)
+    assert time.monotonic() - begin < 10
+    assert report.parts_G[1]["tell"].verdict == Verdict.TIMED_OUT
+    assert scores(judge.judge(group(tmp_path, "again"))) == [5.0]
+
+
+def test_what_a_killed_call_had_started_dies_with_it(start, tmp_path):
+    report = start(timeout_s=1.0).judge(group(tmp_path, "grandchild"))
+    assert scores(report) == ["timed_out"]
+    pid = int((tmp_path / "pid").read_text())
+    deadline = time.monotonic() + 5
+    while Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text().split()[2]:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_process_that_dies_once_changes_nothing_but_a_counter(start, tmp_path):
+    report = start().judge(group(tmp_path, "die once", "abc"))
+    assert scores(report) == [8.0, 3.0]
+    assert (report.killed, report.replaced) == (0, 1)
+
+
+def test_a_call_that_always_kills_its_process_fails_alone(start, tmp_path):
+    report = start().judge(group(tmp_path, "a", "die", "abc"))
+    assert scores(report) == [1.0, "failed", 3.0]
+    assert "exit code 3" in report.parts_G[1]["tell"].reason
+
+
+def test_a_call_that_asks_for_all_memory_fails_alone(start, tmp_path):
+    report = start().judge(group(tmp_path, "greedy", "abc"))
+    assert scores(report) == ["failed", 3.0]
+    assert "MemoryError" in report.parts_G[0]["tell"].reason
+
+
+def test_samples_wait_side_by_side(start, tmp_path):
+    judge = start(processes=4)
+    judge.judge(group(tmp_path, *["slow"] * 4))  # all four processes are there now
+    begin = time.monotonic()
+    judge.judge(group(tmp_path, *["slow"] * 4))
+    assert time.monotonic() - begin < 4 * 0.3
+
+
+def test_a_function_of_lists_gets_the_whole_group_in_one_call(start, tmp_path):
+    assert scores(start("in_lists").judge(group(tmp_path, "a", "b")), "in_lists") == [1.0, 1.0]
+
+
+def test_a_function_that_sets_alarms_runs_in_a_main_thread(start, tmp_path):
+    assert scores(start("with_alarm").judge(group(tmp_path, "a")), "with_alarm") == [1.0]
+
+
+def test_a_reward_that_cannot_be_imported_there_is_named_when_the_worker_starts(start):
+    with pytest.raises(AhaError, match="no_such"):
+        start("no_such")
+
+
+def test_several_groups_at_once_get_their_own_scores(start, tmp_path):
+    judge = start(processes=3)
+    found: dict[int, list[float | str]] = {}
+
+    def ask(n: int) -> None:
+        found[n] = scores(judge.judge(group(tmp_path, "x" * n, "y" * (n + 1))))
+
+    threads = [threading.Thread(target=ask, args=(n,)) for n in range(1, 7)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert found == {n: [float(n), float(n + 1)] for n in range(1, 7)}
+
+
+def test_closing_leaves_no_process_behind(start, tmp_path):
+    judge = start()
+    pids = [process._child.pid for process in judge._all]
+    assert pids
+    judge.close()
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, signal.SIG_DFL)
