@@ -241,16 +241,19 @@ def _draw_accuracy(axes: Any, curve: Curve) -> None:
         axes.set_ylim(0, min(1.0, 1.2 * top) or 1.0)
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.set_ylabel(curve.label, color=INK)
-    _legend(axes, ["training", "held-out pass", "held-out greedy"])
+    # Away from where the run ends, and never over its first points.
+    last = [y for _, y in (curve.training or curve.held_out)[-5:]]
+    corner = "lower right" if sum(last) / len(last) > 0.5 * axes.get_ylim()[1] else "upper right"
+    _legend(axes, ["training", "held-out pass", "held-out greedy"], corner)
 
 
-def _legend(axes: Any, order: Sequence[str], columns: int = 1) -> None:
-    """A legend where there is most room, its entries in the order of their beginnings."""
+def _legend(axes: Any, order: Sequence[str], place: str = "best", columns: int = 1) -> None:
+    """A legend, its entries in the order of their beginnings."""
     handles, labels = axes.get_legend_handles_labels()
     rank = [next(k for k, start in enumerate(order) if label.startswith(start)) for label in labels]
     at = sorted(range(len(labels)), key=rank.__getitem__)
     axes.legend(
-        [handles[i] for i in at], [labels[i] for i in at], loc="best", ncols=columns, fontsize=9, labelcolor=INK,
+        [handles[i] for i in at], [labels[i] for i in at], loc=place, ncols=columns, fontsize=9, labelcolor=INK,
         facecolor="white", edgecolor="none", framealpha=0.85,
     )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""One Ray cluster for all integration tests; small models; everything written under a temporary folder."""
+"""One Ray cluster of two nodes for all integration tests; small models; everything written under a temporary folder."""
 
 from __future__ import annotations
 
@@ -17,15 +17,21 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="session", autouse=True)
 def _ray_cluster() -> Iterator[None]:
     import ray
+    from ray.cluster_utils import Cluster
 
     from rl.workers.cluster import QUIET
 
     os.environ |= QUIET
     os.chdir(ROOT)
-    # More CPUs than there are: the tests' workers take turns.
-    ray.init(num_cpus=8, include_dashboard=False, object_store_memory=1 << 30, log_to_driver=False)
+    # Two nodes on this machine, each with an object store of its own and more CPUs than there are: the workers of a
+    # test take turns.
+    node = {"num_cpus": 4, "object_store_memory": 1 << 29}
+    cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+    cluster.add_node(**node)
+    ray.init(address=cluster.address, log_to_driver=False)
     yield
     ray.shutdown()
+    cluster.shutdown()
 
 
 @pytest.fixture

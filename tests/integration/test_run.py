@@ -197,6 +197,26 @@ def test_a_sampler_that_dies_is_started_again_and_its_groups_come_back(tiny: Run
         backend.close()
 
 
+def test_weights_reach_a_sampler_on_another_node(tiny: RunConfig) -> None:
+    from ray.util import placement_group_table
+
+    from tests.integration.test_learner import OPTIM
+
+    path = pipeline._model_path("recipes.tiny_model:tied")
+    # Three of a node's four CPUs each: learner and sampler cannot share a node.
+    backend = RayBackend(dataclasses.replace(tiny, cluster=dataclasses.replace(tiny.cluster, cpus_per_worker=3.0)))
+    try:
+        backend.start(path, 256)
+        backend.load(Task(path, OPTIM, 10, dataclasses.replace(tiny.grpo, kl_coef=0.0)))
+        assert len(set(placement_group_table(backend.group)["bundles_to_node_id"].values())) == 2
+        assert len(backend.judges) == 2  # and a reward worker on each
+        report = backend.sync_weights(0)
+        assert report.num_bytes > 1_000_000
+        assert len(dict(backend.rollouts(requests_for(3, 2), PARAMS))) == 3
+    finally:
+        backend.close()
+
+
 def test_a_reward_worker_killed_while_it_judges_changes_nothing_but_a_counter(tiny: RunConfig) -> None:
     slow = RewardConfig("tests.integration.helpers:slow_digit_share")
     backend = RayBackend(dataclasses.replace(tiny, rewards=(slow,)))
