@@ -12,6 +12,18 @@ A recipe names a reward of its own as "module:function"; functions in the shape 
 
 REWARDS: dict[str, str] = {
     "accuracy": "rewards.accuracy:accuracy",
+    "code_accuracy": "rewards.code:code_accuracy",
+    "cosine_length": "rewards.shaping:cosine_length",
+    "countdown": "rewards.countdown:countdown",
     "format": "rewards.format:format_r1",
+    "format_boxed": "rewards.format:format_boxed",
+    "format_cold_start": "rewards.format:format_cold_start",
+    "language_consistency": "rewards.language:language_consistency",
+    "length_budget": "rewards.shaping:length_budget",
+    "repetition": "rewards.shaping:repetition",
+    "soft_overlong": "rewards.shaping:soft_overlong",
 }
 """Short name -> "module:function". Strings, so that naming a reward imports nothing."""
+
+REFERENCE_CHECKS: dict[str, str] = {"accuracy": "rewards.accuracy:check_reference"}
+"""Short name -> "module:function" that takes a row's answer and returns why it cannot be judged by, or None."""

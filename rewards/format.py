@@ -1,26 +1,91 @@
-"""Format: R1's form, one think part and then one answer part.
+"""Format: does the completion have the required form? A rule, as in R1.
 
-R1's format reward is a rule: the reasoning and the answer stand in their tags (Nature 10.1038/s41586-025-09422-z,
-Methods). Whitespace never decides: rewards that match newlines exactly pay nobody (open-r1 #235).
+R1's format reward is rule-based: the reasoning and the answer stand in their tags (Nature 10.1038/s41586-025-09422-z,
+Methods). Each form is data: its delimiters in order, and what stands before, between and after them. Whitespace never
+decides: rewards that match newlines exactly pay nobody (open-r1 #235).
+
+    R1          <think> thinking </think> <answer> answer </answer>
+    BOXED       <think> thinking </think> answer, with exactly one \\boxed{...}
+    COLD_START  |special_token| reasoning |special_token| summary     (R1's cold-start data, V1 2.3.1)
+
+Where the prompt itself ends in a form's first delimiter (templates that open the think tag), the completion begins
+behind it and must not write it again.
 """
 
 from __future__ import annotations
 
-from rewards.extract import ANSWER_CLOSE, ANSWER_OPEN, THINK_CLOSE, THINK_OPEN, opens_thinking
-from rewards.types import Score, correct, excerpt, wrong
+import unicodedata
+from typing import NamedTuple
+
+from rewards.extract import ANSWER_CLOSE, ANSWER_OPEN, THINK_CLOSE, THINK_OPEN, boxes
+from rewards.types import WRONG, Score, correct, excerpt, wrong
+
+SPECIAL_TOKEN = "|special_token|"
+"""The delimiter as R1's paper prints it; a model's own is the setting special_token of format_cold_start."""
+
+_LOOKS_EMPTY = frozenset("\u115f\u1160\u2800\u3164\uffa0")  # letters and symbols without ink
+_INK = frozenset("LNPS")  # letters, numbers, punctuation, symbols: the rest is marks, spaces, control characters
 
 
-def format_r1(completion: str, *, prompt: str = "", **columns: object) -> Score:
-    """1 for <think>..</think> <answer>..</answer> and nothing else, else 0.
+class Form(NamedTuple):
+    """A form as data.
 
-    Where the prompt itself ends in <think>, the completion must not open it again: see check_format.
+    tags: the delimiters in order; each occurs just as often as it is listed. pieces: the names of what stands before,
+    between and after them, one more than tags: a named piece must hold something, "" must hold nothing.
+    boxed: the last piece has exactly one \\boxed{...}, and that is not empty.
     """
-    return check_format(completion, opened=opens_thinking(prompt))
+
+    tags: tuple[str, ...]
+    pieces: tuple[str, ...]
+    boxed: bool = False
+
+    def opened(self) -> Form:
+        """The rest of the form, for a completion that begins behind its first delimiter."""
+        return self._replace(tags=self.tags[1:], pieces=self.pieces[1:])
 
 
-def format_r1_opened(completion: str, **columns: object) -> Score:
+R1 = Form((THINK_OPEN, THINK_CLOSE, ANSWER_OPEN, ANSWER_CLOSE), ("", "think", "", "answer", ""))
+BOXED = Form((THINK_OPEN, THINK_CLOSE), ("", "think", "answer"), boxed=True)
+COLD_START = Form((SPECIAL_TOKEN, SPECIAL_TOKEN), ("", "reasoning", "summary"))
+
+
+def format_r1(completion: str, *, prompt: str = "", partial: float = 0.0, **columns: object) -> Score:
+    """1 for <think>..</think> <answer>..</answer> and nothing else, else 0. partial: see check_form."""
+    return check_form(completion, R1, opened=_opens(prompt, R1), partial=partial)
+
+
+def format_r1_opened(completion: str, *, partial: float = 0.0, **columns: object) -> Score:
     """format_r1 for templates that open the think tag in a way that the prompt's text does not show."""
-    return check_format(completion, opened=True)
+    return check_form(completion, R1, opened=True, partial=partial)
+
+
+def format_boxed(completion: str, *, prompt: str = "", partial: float = 0.0, **columns: object) -> Score:
+    r"""1 for <think>..</think> and then exactly one \boxed{..}, else 0. Boxes inside the thinking do not count."""
+    return check_form(completion, BOXED, opened=_opens(prompt, BOXED), partial=partial)
+
+
+def format_boxed_opened(completion: str, *, partial: float = 0.0, **columns: object) -> Score:
+    """format_boxed for templates that open the think tag in a way that the prompt's text does not show."""
+    return check_form(completion, BOXED, opened=True, partial=partial)
+
+
+def format_cold_start(
+    completion: str,
+    *,
+    prompt: str = "",
+    special_token: str = SPECIAL_TOKEN,
+    partial: float = 0.0,
+    **columns: object,
+) -> Score:
+    """1 for |special_token| reasoning |special_token| summary, else 0.
+
+    special_token: the delimiter that the model uses; it must reach the text (a sampler may skip special tokens).
+    Raises ValueError when it is empty.
+    """
+    if not special_token.strip():
+        raise ValueError("special_token is empty; name the delimiter of the cold-start form")
+    form = COLD_START._replace(tags=(special_token, special_token))
+    return check_form(completion, form, opened=_opens(prompt, form), partial=partial)
 
 
 def check_format(completion: str, *, opened: bool) -> Score:
@@ -31,27 +96,70 @@ def check_format(completion: str, *, opened: bool) -> Score:
         "<think>a</think>\\n<answer>b</answer>"  -> 1 (opened: 0)
         "a</think><answer>b</answer>"           -> 0 (opened: 1)
     """
-    tags = [THINK_CLOSE, ANSWER_OPEN, ANSWER_CLOSE] if opened else [THINK_OPEN, THINK_CLOSE, ANSWER_OPEN, ANSWER_CLOSE]
-    if opened and THINK_OPEN in completion:
-        return wrong(f"{THINK_OPEN} again: the prompt has opened it")
-    for tag in tags:
-        count = completion.count(tag)
-        if count != 1:
-            return wrong(f"no {tag}" if count == 0 else f"{count} times {tag}")
+    return check_form(completion, R1, opened=opened)
 
+
+def check_form(completion: str, form: Form, *, opened: bool = False, partial: float = 0.0) -> Score:
+    """1 when the text has the form, else `partial` times the share of delimiters that occur as often as they should.
+
+    partial: 0 (the default) pays no half measures; at least 0 and below 1. Raises ValueError for any other.
+
+        R1, "<think>a</think>", partial 0.2 -> 0.1: two of the four delimiters
+    """
+    if not 0 <= partial < 1:
+        raise ValueError(f"partial is {partial}; it is at least 0 and below 1, which only the whole form earns")
+    first = form.tags[0]
+    if opened:
+        form = form.opened()
+    problem = _problem(completion, form, first if opened else "")
+    if not problem:
+        return correct()
+    if not partial:
+        return wrong(problem)
+    expected = {tag: form.tags.count(tag) for tag in form.tags}
+    right = sum(completion.count(tag) == count for tag, count in expected.items())
+    return Score(partial * right / len(expected), WRONG, problem)
+
+
+def _problem(completion: str, form: Form, opened_by: str) -> str:
+    """What the text lacks of the form, "" when nothing. opened_by: the delimiter that the prompt has written."""
+    if opened_by and opened_by not in form.tags and opened_by in completion:
+        return f"{opened_by} again: the prompt has opened it"
+    for tag in form.tags:
+        count, wanted = completion.count(tag), form.tags.count(tag)
+        if count != wanted:
+            return f"no {tag}" if count == 0 else f"{count} times {tag}"
     pieces: list[str] = []
     rest = completion
-    for tag in tags:
+    for tag in form.tags:
         piece, found, rest = rest.partition(tag)
         if not found:
-            return wrong(f"{tag} comes too early")
+            return f"{tag} comes too early"
         pieces.append(piece)
-    if opened:
-        pieces.insert(0, "")
-    before, thinking, between, answer = (piece.strip() for piece in pieces)
-    outside = before or between or rest.strip()
+    pieces.append(rest)
+    outside = next((p.strip() for p, name in zip(pieces, form.pieces, strict=True) if not name and p.strip()), "")
     if outside:
-        return wrong(f"text outside the tags: {excerpt(outside)}")
-    if not thinking or not answer:
-        return wrong(f"the {'think' if not thinking else 'answer'} part is empty")
-    return correct()
+        return f"text outside the tags: {excerpt(outside)}"
+    for piece, name in zip(pieces, form.pieces, strict=True):
+        if name and not any(_has_ink(character) for character in piece):
+            return f"the {name} part is empty"
+    return _box_problem(rest) if form.boxed else ""
+
+
+def _box_problem(answer: str) -> str:
+    found, written = boxes(answer), answer.count("\\boxed")
+    if not found:
+        return "no \\boxed{} after the thinking"
+    if written != 1:
+        return f"{written} times \\boxed after the thinking"
+    return "" if any(_has_ink(character) for character in found[0]) else "the \\boxed{} is empty"
+
+
+def _has_ink(character: str) -> bool:
+    """Whether one sees anything: no whitespace, control, zero-width or filler character."""
+    return unicodedata.category(character)[0] in _INK and character not in _LOOKS_EMPTY
+
+
+def _opens(prompt: str, form: Form) -> bool:
+    """Whether the prompt ends in the form's first delimiter, so that the completion begins behind it."""
+    return prompt.rstrip().endswith(form.tags[0])

@@ -54,6 +54,10 @@ class DataConfig:
     system: str = knob("", "System message of the chat template.")
     limit: int = knob(0, "Use only the first rows of the source; 0 takes all.", lo=0)
     shuffle: bool = knob(True, "Draw in an order that depends on seed and epoch; else in the source's order.")
+    unjudgeable: str = knob(
+        "error", "Rows whose reference answer a reward cannot judge by: stop and name them, or drop them.",
+        choices=("error", "drop"),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

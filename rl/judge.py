@@ -17,15 +17,17 @@ from typing import SupportsFloat
 
 import numpy as np
 
-from rewards import REWARDS
+from rewards import REFERENCE_CHECKS, REWARDS
 from rewards.types import Score
+from rewards.watch import hacking_watch
 from rl.config import RewardConfig
-from rl.types import BadInput, RewardPart, RolloutGroup, Verdict
+from rl.types import BadInput, RewardPart, RolloutGroup, ScoredGroup, Verdict
 
 log = logging.getLogger(__name__)
 
 Function = Callable[..., object]
 Parts = dict[str, RewardPart]
+WATCHED = 256
 _RESERVED_NAMES = ("mean", "std")  # metrics of the whole reward: reward/mean, reward/std
 
 
@@ -74,6 +76,32 @@ def merge(names: Sequence[str], by_reward: Sequence[Sequence[RewardPart | None]]
     """Parts by reward -> parts by sample; a reward that does not apply to a sample is not in it."""
     rows_G = [{name: parts[i] for name, parts in zip(names, by_reward, strict=True)} for i in range(size)]
     return [{name: part for name, part in row.items() if part is not None} for row in rows_G]
+
+
+def unjudgeable(rewards: Sequence[RewardConfig], answers: Sequence[str]) -> dict[int, str]:
+    """Number of the answer -> why a reward could not judge by it. A verifier would call every sample wrong there."""
+    checks = [resolve(REFERENCE_CHECKS[r.function]) for r in rewards if r.function in REFERENCE_CHECKS]
+    found: dict[int, str] = {}
+    for i, answer in enumerate(answers):
+        reasons = [reason for check in checks if (reason := check(answer)) is not None]
+        if reasons:
+            found[i] = str(reasons[0])
+    return found
+
+
+def watch(scored_P: Sequence[ScoredGroup]) -> dict[str, float]:
+    """rewards.watch.hacking_watch over at most WATCHED samples of a step, when it is judged for accuracy."""
+    samples = [
+        (r.text, s.group.prompt.reference, parts["accuracy"], len(r.token_ids_T))
+        for s in scored_P
+        for r, parts in zip(s.group.rollouts_G, s.parts_G, strict=True)
+        if "accuracy" in parts and parts["accuracy"].verdict.is_judgement and s.group.prompt.reference
+    ]
+    samples = samples[:: -(-len(samples) // WATCHED) or 1]
+    if not samples:
+        return {}
+    texts, answers, parts, lengths = zip(*samples, strict=True)
+    return hacking_watch(texts, answers, [Score(p.score, str(p.verdict), p.reason) for p in parts], lengths)
 
 
 def _options(reward: RewardConfig) -> dict[str, object]:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import logging
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from rl.backend import Backend
-from rl.config import RunConfig, from_json, to_json, validate
-from rl.data import TASK, ExampleStream, PromptStream, all_prompts, end_token_ids, load_rows
+from rl.config import DataConfig, RewardConfig, RunConfig, from_json, to_json, validate
+from rl.data import TASK, ExampleStream, PromptStream, all_prompts, end_token_ids, load_rows, place
+from rl.judge import unjudgeable
 from rl.model import context_length, load_config, load_tokenizer
 from rl.score import Scorer
 from rl.stages.context import Context, Stop
@@ -23,8 +25,9 @@ from rl.stages.evaluate import mean_and_stderr
 from rl.stages.grpo import train_grpo
 from rl.stages.sft import train_sft
 from rl.summary import Measured, write_summary
+from rl.templates import Table
 from rl.track import Tracker
-from rl.types import BadInput, Prompt
+from rl.types import BadInput, Prompt, Row
 
 log = logging.getLogger(__name__)
 
@@ -66,14 +69,30 @@ def prepare(cfg: RunConfig) -> Inputs:
             f"learner.micro_batch_tokens={budget} cannot hold a completion of "
             f"{cfg.rollout.max_new_tokens} tokens; raise it"
         )
-    stream = PromptStream(load_rows(cfg.prompts), cfg.prompts, tokenizer, cfg.seed, longest_prompt)
+    rows = _judgeable(cfg.rewards, cfg.prompts)
+    stream = PromptStream(rows, cfg.prompts, tokenizer, cfg.seed, longest_prompt)
     held_out = cfg.evaluation.data
-    eval_prompts = all_prompts(load_rows(held_out), held_out, tokenizer, longest_prompt)
+    eval_prompts = all_prompts(_judgeable(cfg.rewards, held_out), held_out, tokenizer, longest_prompt)
     sft_stream = None
     if cfg.sft.steps:
         rows = load_rows(cfg.sft.data)
         sft_stream = ExampleStream(rows, cfg.sft.data, tokenizer, cfg.seed, min(limit, budget), cfg.sft.overlong)
     return Inputs(model_path, tokenizer, limit, stream, eval_prompts, sft_stream, scorer)
+
+
+def _judgeable(rewards: Sequence[RewardConfig], data: DataConfig) -> list[Row]:
+    """The rows whose reference answers the rewards can judge by. Raises BadInput for others, or drops them."""
+    rows = load_rows(data)
+    table = Table(rows, data, functools.partial(place, data.source))
+    bad = unjudgeable(rewards, [table.reference(i) for i in range(len(rows))])
+    if not bad:
+        return rows
+    shown = "; ".join(f"{place(data.source, i)}: {reason}" for i, reason in list(bad.items())[:3])
+    found = f"{len(bad)} of {len(rows)} reference answers cannot be judged by: {shown}"
+    if data.unjudgeable == "error" or len(bad) == len(rows):
+        raise BadInput(f"{found}. Mend the rows, or leave them out with unjudgeable=drop")
+    log.warning("%s. Dropped", found)
+    return [row for i, row in enumerate(rows) if i not in bad]
 
 
 def run(cfg: RunConfig, make_backend: Callable[[RunConfig], Backend]) -> Path:

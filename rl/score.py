@@ -13,7 +13,7 @@ import numpy as np
 
 from rl.advantage import advantages, is_uniform
 from rl.config import GRPOConfig, RewardConfig
-from rl.judge import Judges, Parts
+from rl.judge import Judges, Parts, watch
 from rl.types import AhaError, GradedGroup, RolloutGroup, ScoredGroup, Verdict
 
 
@@ -79,7 +79,7 @@ class Scorer:
                 out[f"verdict/{name}/{verdict}"] = sum(part.verdict == verdict for part in parts) / len(samples)
         if "reward/accuracy" in out:
             out["accuracy"] = out["reward/accuracy"]
-        return out | _group_metrics(scored_P) | _length_metrics(scored_P)
+        return out | _group_metrics(scored_P) | _length_metrics(scored_P) | watch(scored_P)
 
     def _total(self, parts: Parts) -> float:
         return sum(self._weights[name] * part.score for name, part in parts.items())

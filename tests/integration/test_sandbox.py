@@ -46,7 +46,7 @@ def _ray_cluster():
 def user_python() -> str:
     """An interpreter that an ordinary user can start: ours, or the system's when it is new enough; "" for none."""
     for path in (python(), "/usr/bin/python3"):
-        check = "import sys; sys.exit(sys.version_info < (3, 11))"
+        check = f"import os, sys; os.stat({path!r}); sys.exit(sys.version_info < (3, 11))"
         with contextlib.suppress(OSError):
             if subprocess.run([*AS_NOBODY, path, "-c", check], capture_output=True, timeout=60).returncode == 0:
                 return path
@@ -132,10 +132,10 @@ ATTACKS = {
     "descriptors of the caller": "attempt(lambda: [d for d in os.listdir('/proc/self/fd') if int(d) > 2 and os.path.exists(f'/proc/self/fd/{d}')] or None)",
     "exhaust descriptors": "held = []\ntry:\n  while len(held) < 500: held.append(os.open('/dev/null', 0))\nexcept OSError: pass\nattempt(lambda: len(held) >= 64 or None); [os.close(f) for f in held]",
     "fill the memory": "held = []\ntry:\n  while len(held) < 1000: held.append(bytearray(1 << 20))\nexcept MemoryError: pass\nattempt(lambda: len(held) > 200 or None); held.clear()",
-    "fill the disk": "total = 0\ntry:\n  for i in range(200):\n    for f in ('/tmp', '/dev/shm'): total += os.write(os.open(f'{f}/{i}', os.O_CREAT | os.O_WRONLY), bytes(1 << 20))\nexcept OSError: pass\nattempt(lambda: total > 17 << 20 or total == 0 or None)",
+    "fill the disk": "total = 0\ntry:\n  for i in range(200):\n    for f in ('/tmp', '/dev/shm'): total += os.write(os.open(f'{f}/{i}{f[1]}', os.O_CREAT | os.O_WRONLY), bytes(1 << 20))\nexcept OSError: pass\nattempt(lambda: total > 17 << 20 or total == 0 or None)",
     "one large file": "f = os.open('big', os.O_CREAT | os.O_WRONLY)\ntry:\n  for i in range(100): os.write(f, bytes(1 << 20))\nexcept OSError: pass\nattempt(lambda: os.path.getsize('big') > 4 << 20 or None)",
     "fork without end": "n = 0\ntry:\n  while n < 300:\n    if os.fork() == 0: time.sleep(30); os._exit(0)\n    n += 1\nexcept BlockingIOError: pass\nattempt(lambda: n >= 32 or None)",
-    "start threads without end": "n = 0\ntry:\n  while n < 300: threading.Thread(target=time.sleep, args=(30,), daemon=True).start(); n += 1\nexcept RuntimeError: pass\nattempt(lambda: n >= 32 or None); print('tried', flush=True); os._exit(0)",
+    "start threads without end": "threading.stack_size(1 << 16); n = 0\ntry:\n  while n < 300: threading.Thread(target=time.sleep, args=(30,), daemon=True).start(); n += 1\nexcept RuntimeError: pass\nattempt(lambda: n >= 32 or None); print('tried', flush=True); os._exit(0)",
     "kill all there is": "attempt(lambda: os.kill(-1, 9) or None)\nattempt(lambda: os.kill(1, 9) or None)",
 }  # fmt: skip
 SMALL = {"memory_mb": 200, "folder_mb": 16, "file_mb": 4, "processes": 32}
@@ -156,11 +156,7 @@ OPEN_WITHOUT = ("read a file of the host", "write outside", "see the host's file
 
 @pytest.mark.parametrize("attack", OPEN_WITHOUT)
 def test_the_same_attack_gets_through_without_a_sandbox(call, attack):
-    if (
-        attack == "signal the caller"
-        and os.geteuid() == 0
-        and not call(f"os.kill({os.getpid()}, 0)", True)["stderr"] == ""
-    ):
+    if attack == "signal the caller" and os.geteuid() == 0 and call(f"os.kill({os.getpid()}, 0)", True)["stderr"] != "":
         pytest.skip("an ordinary user cannot signal root's process")
     assert "ESCAPED" in call(ATTACKS[attack], unsafe=True, **SMALL)["stdout"]
 
@@ -197,12 +193,13 @@ def test_a_program_without_end_is_ended_and_the_limit_named(call, source, limit)
     assert len(ran["stdout"]) + len(ran["stderr"]) < 3 << 20
 
 
-def running(marker: str) -> list[str]:
-    """Processes of the whole machine with marker in their command line."""
+def running(marker: str, inside: bool = False) -> list[str]:
+    """Processes of the whole machine with marker in their command line. inside: programs only, not bwrap and so on."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
-            if marker.encode() in path.read_bytes():
+            line = path.read_bytes()
+            if marker.encode() in line and (not inside or line.startswith(python().encode())):
                 found.append(path.parent.name)
     return found
 
@@ -236,15 +233,15 @@ print('started', flush=True)
         sleeper.wait()
 
 
-def test_the_sandbox_ends_when_its_caller_is_killed(call):
+def test_the_sandbox_ends_when_its_caller_is_killed():
     marker = f"aha-orphan-{os.getpid()}-{time.monotonic_ns()}"
     code = f"from rewards.sandbox import *; print(1, flush=True); run([python(), '-I', '-c', 'import time; time.sleep(60)', '{marker[:8]}' '{marker[8:]}'])"
     caller = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
     try:
         deadline = time.monotonic() + 30
-        while not running(marker) and time.monotonic() < deadline:
+        while not running(marker, inside=True) and time.monotonic() < deadline:
             time.sleep(0.02)
-        assert running(marker)
+        assert running(marker, inside=True)
     finally:
         caller.kill()
         caller.wait()
@@ -258,8 +255,154 @@ def test_a_sandbox_that_cannot_start_raises(monkeypatch):
     from rewards import sandbox
 
     monkeypatch.setattr(sandbox, "_view", lambda show: sandbox._View(("--ro-bind", "/nowhere", "/nowhere")))
-    with pytest.raises(SandboxError, match="could not start the program: bwrap: .*nowhere"):
+    with pytest.raises(SandboxError, match=r"could not start the program: bwrap: .*nowhere"):
         run([python(), "-c", "1"], limits=Limits())
+
+
+# ------------------------------------------------------------------------------------------------ forgeries
+
+HIDDEN = "hidden-7d19c2-answer"  # what f(1) must return: it is in the tests only
+PIECES = "hidden-7d19"  # what the candidate may search for: not the whole
+FORMS = {
+    "call": [{"call": [1], "expected": HIDDEN}],
+    "check": f"def check(candidate):\n    assert candidate(1) == {HIDDEN!r}\n",
+    "io": [{"input": "1", "output": HIDDEN}],
+}
+SEARCH = f"""
+import gc, os, re, sys
+wanted = re.compile(("{PIECES[:6]}" "{PIECES[6:]}" "[a-z0-9-]{{9}}").encode())
+def look(data):
+    for hit in wanted.findall(data):
+        return hit.decode()
+def search():
+    frame = sys._getframe()
+    while frame:
+        if hit := look(repr([frame.f_locals, frame.f_globals]).encode()): return hit
+        frame = frame.f_back
+    if hit := look(repr(gc.get_objects()).encode()): return hit
+    for pid in [p for p in os.listdir("/proc") if p.isdigit()]:
+        paths = [f"/proc/{{pid}}/{{n}}" for n in ("cmdline", "environ")]
+        try: paths += [f"/proc/{{pid}}/fd/{{n}}" for n in os.listdir(f"/proc/{{pid}}/fd") if not os.readlink(f"/proc/{{pid}}/fd/{{n}}").startswith("pipe")]
+        except OSError: pass
+        for path in paths:
+            try: hit = look(os.read(os.open(path, os.O_RDONLY | os.O_NONBLOCK), 1 << 22))
+            except OSError: continue
+            if hit: return hit
+        try:
+            for line in open(f"/proc/{{pid}}/maps"):
+                low, high = (int(x, 16) for x in line.split()[0].split("-"))
+                if "rw" in line and high - low < 1 << 26:
+                    memory = open(f"/proc/{{pid}}/mem", "rb"); memory.seek(low)
+                    if hit := look(memory.read(high - low)): return hit
+        except OSError: pass
+    return "nothing found"
+"""  # fmt: skip
+FORGE = """
+import os
+frames = b'["ready"]\n' + b'["", ""]\n' * 3 + b'passed'
+for pid in [p for p in os.listdir('/proc') if p.isdigit()]:
+    for n in range(64):
+        for path in (f'/proc/{pid}/fd/{n}',):
+            try: os.write(os.open(path, os.O_WRONLY | os.O_NONBLOCK), frames)
+            except OSError: pass
+for n in range(3, 64):
+    try: os.write(n, frames)
+    except OSError: pass
+"""
+EQUAL = "class Any:\n  def __eq__(self, other): return True\n  __hash__ = None\n"
+RIGHT = f"def f(x): return '{PIECES}' + 'c2-answer'\nif __name__ == '__main__': print(f(1))"
+MAIN = "\nif __name__ == '__main__': print(f(1))"
+FORGERIES = {
+    "say so": "print('ALL TESTS PASSED')\ndef f(x): print('passed'); return 'passed'" + MAIN,
+    "exit at once": "import sys\nsys.exit(0)",
+    "exit in the call": "import sys\ndef f(x): sys.exit(0)" + MAIN,
+    "exit at once without cleaning up": "import os\nos._exit(0)",
+    "exit in the call without cleaning up": "import os\ndef f(x): os._exit(0)" + MAIN,
+    "raise what ends quietly": "def f(x): raise SystemExit(0)" + MAIN,
+    "an object equal to all": EQUAL + "def f(x): return Any()" + MAIN,
+    "a text equal to all": EQUAL.replace("Any:", "Any(str):") + "def f(x): return Any('a')" + MAIN,
+    "change the builtins": "import builtins\nfor n in ('AssertionError', 'Exception', 'print', 'len', 'exec', 'compile'): setattr(builtins, n, type('E', (BaseException,), {}))\ndef f(x): return 'a'",
+    "change json": "import json, sys\njson.dumps = json.loads = lambda *a, **k: 'passed'\nsys.modules['json'] = json\ndef f(x): return 'a'" + MAIN,
+    "search the memory and all files": SEARCH + "def f(x): return search()" + MAIN,
+    "write the harness's words to every pipe": FORGE + "def f(x): return 'a'" + MAIN,
+    "write them in the call": "def f(x):\n  exec(" + repr(FORGE) + ")\n  return 'a'" + MAIN,
+    "write them and kill the harness": FORGE + "os.kill(-1, 9)\ndef f(x): return 'a'" + MAIN,
+    "stop the harness": "import os, signal\ndef f(x):\n  for p in os.listdir('/proc'):\n    if p.isdigit() and int(p) != os.getpid(): os.kill(int(p), signal.SIGSTOP)\n  return 'a'" + MAIN,
+    "define check": "def check(candidate): return True\ndef f(x): return 'a'" + MAIN,
+    "patch the caller's frames": "import sys\ndef f(x):\n  frame = sys._getframe()\n  while frame: frame.f_globals.update(_send=print, check=print); frame.f_locals.update(test='a'); frame = frame.f_back\n  return 'a'" + MAIN,
+}  # fmt: skip
+
+
+def fenced(code: str) -> str:
+    return f"<think>a</think>\n```python\n{code}\n```"
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("forgery", FORGERIES)
+def test_a_forgery_is_not_paid(forgery, form):
+    score = code_accuracy(fenced(FORGERIES[forgery]), tests=FORMS[form], entry_point="f", test_s=2, total_s=4)
+    assert (score.value, score.verdict) == (0.0, WRONG)
+    assert score.reason.startswith("test 1: ")
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_harness_keeps_its_descriptors_though_the_trainer_has_many_open(form):
+    held = [os.open("/dev/null", os.O_RDONLY) for _ in range(300)]
+    try:
+        counted = "import os\nopen_now = [n for n in range(3, 1000) if os.path.exists(f'/proc/self/fd/{n}')]\n"
+        wanted = f"[''] if len(open_now) > {2 if form == 'check' else 1 if form == 'call' else 0} else '{PIECES}' + 'c2-answer'"
+        code = f"{counted}def f(x): return {wanted}" + MAIN
+        assert code_accuracy(fenced(code), tests=FORMS[form], entry_point="f").verdict == CORRECT
+    finally:
+        for fd in held:
+            os.close(fd)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_right_answer_is_paid(form):
+    assert code_accuracy(fenced(RIGHT), tests=FORMS[form], entry_point="f").value == 1.0
+
+
+def test_the_search_finds_what_is_not_hidden():
+    tests = [{"call": [HIDDEN], "expected": HIDDEN}]
+    assert code_accuracy(fenced(SEARCH + "def f(x): return search()"), tests=tests, entry_point="f").value == 1.0
+
+
+@pytest.mark.parametrize(
+    ("code", "tests", "value", "reason"),
+    [
+        ("print(int(input()) * 2)", [("1", "2"), ("2", "4"), ("3", "7")], 2 / 3, "test 3: '6\\n' is not '7' for '3'"),
+        ("x = int(input())\nif x == 1: raise OSError('gone')\nprint(x)", [("1", "1"), ("2", "2")], 0.5, "test 1: OSError: gone"),
+        ("import time\nif input() == '1': time.sleep(60)\nprint(2)", [("1", "2"), ("2", "2")], 0.5, "test 1: the time limit of 1 s"),
+        ("print(2", [("1", "2")], 0.0, "test 1: SyntaxError: '(' was never closed"),
+        ("print('a' * (2 << 20))", [("1", "2")], 0.0, "test 1: more than 1048576 bytes of output"),
+        ("a = bytearray(1 << 30)", [("1", "2")], 0.0, "test 1: MemoryError"),
+        ("import os\nfor i in range(6): os.fork()\na = b'a' * (100 << 20)\nimport time; time.sleep(9)", [("1", "2")], 0.0, "test 1: "),
+        ("import threading\nthreading.Thread(target=lambda: print(open('/dev/stdin').read())).start()", [("2", "2")], 1.0, ""),
+        ("import os, time\nif os.fork() == 0: time.sleep(60)\nprint(2)", [("1", "2")] * 3, 1.0, ""),
+    ],
+)  # fmt: skip
+def test_a_program_is_paid_its_share_and_the_first_failure_named(code, tests, value, reason):
+    tests = [{"input": given, "output": output} for given, output in tests]
+    score = code_accuracy(fenced(code), tests=json.dumps(tests), score="share", test_s=1)
+    assert score.value == pytest.approx(value)
+    assert score.reason.startswith(reason)
+    assert bool(score.reason) == bool(reason)
+    whole = code_accuracy(fenced(code), tests=tests, test_s=1)
+    assert (whole.value, whole.verdict) == ((1.0, CORRECT) if value == 1 else (0.0, WRONG))
+
+
+def test_a_cpp_program_is_compiled_once_and_judged():
+    code = "#include <iostream>\nint main() { int a; std::cin >> a; std::cout << a + 1; }"
+    tests = [{"input": str(i), "output": f"{i + 1}\n"} for i in range(20)]
+    assert code_accuracy(f"```cpp\n{code}\n```", tests=tests, language="c++").verdict == CORRECT
+    tests[2]["output"] = "0"
+    wrong = code_accuracy(f"```cpp\n{code}\n```", tests=tests, language="c++", score="share")
+    assert (wrong.value, wrong.reason) == (0.95, "test 3: '3' is not '0' for '2'")
+    broken = code_accuracy(f"```cpp\n{code[:-3]}\n```", tests=tests, language="c++")
+    assert broken.reason.startswith("it does not compile: ")
+    for hostile in ('#include "/etc/passwd"', '#include "/proc/1/environ"', "#include </dev/stdin>"):
+        assert "error" in code_accuracy(f"```cpp\n{hostile}\n```", tests=tests, language="c++").reason
 
 
 # ------------------------------------------------------------------------------------------------ HumanEval
@@ -273,11 +416,12 @@ def human_eval() -> list[dict[str, str]]:
 
 
 def altered(code: str, name: str) -> str:
-    """The code with the value of the last return of function `name` wrapped in a tuple with a string."""
+    """The code with the last return of function `name` giving () for what is true and ("altered",) for what is not."""
     tree = ast.parse(code)
     (function,) = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name]
     last = max((node for node in ast.walk(function) if isinstance(node, ast.Return)), key=lambda node: node.lineno)
-    last.value = ast.Tuple([last.value or ast.Constant(None), ast.Constant("altered")], ast.Load())
+    wrong = [ast.Tuple([], ast.Load()), ast.Tuple([ast.Constant("altered")], ast.Load())]
+    last.value = ast.IfExp(last.value or ast.Constant(None), *wrong)
     return ast.unparse(ast.fix_missing_locations(tree))
 
 

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from rewards.accuracy import MAX_NUMBER_LENGTH, accuracy, normalise, parse_number, reference_answer, same_answer
-from rewards.extract import after_thinking, boxes, last_answer_part
+from rewards.accuracy import accuracy, reference_answer, same_answer
+from rewards.extract import MAX_NUMBER_LENGTH, after_thinking, boxes, last_answer_part, normalise, parse_number
 from rewards.format import check_format, format_r1, format_r1_opened
 from rewards.types import CORRECT, UNPARSEABLE, WRONG
 from rl.types import Verdict

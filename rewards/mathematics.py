@@ -1,0 +1,367 @@
+r"""Read an answer as mathematics: a text -> a Form, once. Structure is read here; math-verify parses what is left.
+
+A Form is a number, a choice letter, words, a set, a tuple or interval, a union, a matrix, or an expression of sympy.
+No time limit runs here, so a text is checked before it is parsed: length, nesting, towers of powers, giant factorials,
+unknown commands and words are refused cheaply, with a reason (Unreadable).
+
+    "3, 5"  "\{5, 3\}"  "x = 3 \text{ or } x = 5"  "4 \pm 1"    sets, in any order
+    "(3, 5)"  "[3, 5)"  "3 \le x < 5"                         tuples and intervals: brackets and order count
+    "\text{(C)}"  "C"                                         a letter
+    "\text{Evelyn}"  "evelyn"                                 words, in any case
+    "5 cm"  "90^\circ"  "\$5"                                  numbers with a unit
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from rewards.extract import SEPARATORS, Number, parse_number, split_unit
+from rewards.types import excerpt
+
+if TYPE_CHECKING:
+    from sympy import Basic
+
+MAX_LENGTH = 300
+"""Of a text that is more than a number, in characters."""
+MAX_PARTS = 24
+"""Of a list, set or matrix: they are matched in any order."""
+MAX_NESTING, MAX_ROUND_NESTING = 16, 6
+"""math-verify's parser takes 0.1 s and more for each further round bracket around x."""
+MAX_EXPONENT, MAX_COMPOUND_EXPONENT = 9999, 30
+"""2^9999 has 3,010 digits; (a+b+c)^30 is already a polynomial of 496 terms."""
+MAX_DIGITS, MAX_FACTORIAL = 60, 500
+
+_ROOT = re.compile(r"√ ?([0-9]+|[A-Za-z])")
+_LATEX = re.compile(r"\\\\|\\[,;:! ]|\\[A-Za-z]+|~|\*\*|[π∞∪≤≥≠×·÷√]")
+_TIDIED = {"\\displaystyle": "", "\\leq": r"\le ", "\\geq": r"\ge ", "\\neq": r"\ne ", "\\leqslant": r"\le "}
+_TIDIED |= {"\\geqslant": r"\ge ", "~": " ", "**": "^", "π": r"\pi ", "∞": r"\infty ", "∪": r"\cup ", "≤": r"\le "}
+_TIDIED |= {"≥": r"\ge ", "≠": r"\ne ", "×": r"\times ", "·": r"\cdot ", "÷": "/", "√": r"\sqrt ", "\\div": "/"}
+_TIDIED |= dict.fromkeys(["\\,", "\\;", "\\:", "\\!", "\\ ", "\\quad", "\\qquad"], " ")
+_TIDIED |= dict.fromkeys(["\\left", "\\right", "\\big", "\\Big", "\\bigl", "\\bigr", "\\Bigl", "\\Bigr"], "")
+_TIDIED |= dict.fromkeys(["\\dfrac", "\\tfrac", "\\cfrac"], "\\frac")
+_TIDIED |= dict.fromkeys(
+    ["\\mbox", "\\textbf", "\\textrm", "\\textit", "\\textnormal", "\\mathrm", "\\mathbf"], "\\text"
+)
+_AND = re.compile(r" ?,? ?(?:\\text ?\{ ?(?:and|or) ?\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])) ?")
+_THOUSANDS = re.compile(r"(?<![0-9,.])[1-9][0-9]{0,2}(?:,[0-9]{3})+(?= ?(?:\\(?!\\)|[a-z]))")
+_KEY_BRACES = re.compile(r"([_^])\{([A-Za-z0-9])\}")
+_KEY_SPACES = re.compile(r"(?<![0-9]) | (?![0-9])")
+
+_NAME = r"(?:[A-Za-z]|\\(?:alpha|beta|gamma|theta|lambda|mu|phi|omega|sigma))(?:_(?:\{[A-Za-z0-9]{1,3}\}|[A-Za-z0-9]))?"
+_VARIABLE = re.compile(
+    rf"(?P<name>{_NAME}(?: ?\([A-Za-z](?:, ?[A-Za-z])*\))?|\([A-Za-z](?: ?, ?[A-Za-z])+\))"
+    r" ?(?:=|\\in(?![A-Za-z])) ?(?P<rest>[^=<>]+)"
+)
+_LETTER = re.compile(r"\( ?([A-J]) ?\)|([A-J])\)?")
+_WORDS = re.compile(r"[A-Za-z][A-Za-z' -]+")
+_BASE = re.compile(r"0*([0-9A-F]+)_(?:\{([0-9]{1,2})\}|([0-9]{1,2}))")
+_MATRIX = re.compile(r"\\begin ?\{([pb]?matrix)\}(.*)\\end ?\{\1\}")
+_TOKEN = re.compile(r"\\begin ?\{[a-z]*\}|\\end ?\{[a-z]*\}|\\[A-Za-z]+|\\.|.")
+
+_FUNCTIONS = {"sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh", "ln", "log", "exp", "sqrt"}
+_FUNCTIONS |= {"arcsin", "arccos", "arctan"}
+_GREEK = {"alpha", "beta", "gamma", "delta", "epsilon", "theta", "lambda", "mu", "rho", "sigma", "tau", "phi", "omega"}
+_NAMES = _FUNCTIONS | _GREEK | {"pi", "infty"}
+_COMMANDS = {f"\\{n}" for n in _NAMES} | {
+    *("\\frac", "\\cdot", "\\times", "\\le", "\\ge", "\\ne", "\\binom", "\\text", "\\overline", "\\circ", "\\cup"),
+    *("\\lfloor", "\\rfloor", "\\lceil", "\\rceil", "\\lvert", "\\rvert", "\\imath", "\\lt", "\\gt"),
+}
+_BARE = re.compile(
+    rf"(?<![\\A-Za-z])({'|'.join(sorted(_FUNCTIONS | {'pi', 'infty', 'theta'}, reverse=True))})(?![A-Za-z])"
+)
+_CAPITAL = re.compile(r"\\[A-Za-z]+|(?<!_)(?<!_\{)[A-Z](?!_)")
+_ENGLISH = {"not", "is", "the", "if", "for", "in", "no", "yes", "to", "of", "it", "any", "all", "nan", "inf"}
+_MATH = re.compile(r"[A-Za-z0-9+\-*/^_=<>()\[\]{}|!.\\ ]*")
+
+
+class Unreadable(ValueError):
+    """A text that cannot be read as mathematics, or that is refused unread; the message says which and why."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """What an answer is. Only the fields of its kind are set.
+
+    kind: number, letter, words, base (52_8), set, tuple, union, matrix (its rows are tuples) or expression.
+    text: the letter, the words, the brackets of a tuple, an expression as written. variable: the x of "x = 3".
+    unit: "cm^2" and such, or "".
+    """
+
+    kind: str
+    text: str = ""
+    number: Number | None = None
+    parts: tuple[Form, ...] = ()
+    expression: Basic | None = None
+    variable: str = ""
+    unit: str = ""
+
+
+@lru_cache(maxsize=4096)
+def read(text: str) -> Form:
+    r"""The Form of a normalised answer. Raises Unreadable, with the reason.
+
+    "x = \frac{1}{2}" -> the number 1/2 of the variable x; "(1, 2]" -> a tuple with the brackets "(]".
+    """
+    text = tidy(text)
+    body, variable = without_variable(text)
+    form = read_simple(body) or _read_structure(body) or _read_expression(body)
+    return replace(form, variable=variable) if variable else form
+
+
+# ------------------------------------------------------------------------------------------------ texts
+
+
+def tidy(text: str) -> str:
+    r"""One spelling of LaTeX for each thing: "\left(\dfrac12,\;π\right)" -> "(\frac12, \pi)". Raises Unreadable."""
+    if len(text) > MAX_LENGTH:
+        raise Unreadable(f"{len(text)} characters, more than {MAX_LENGTH}")
+    text = SEPARATORS.sub(",", text)
+    text = _ROOT.sub(r"\\sqrt{\1}", text)
+    text = _LATEX.sub(lambda match: _TIDIED.get(match.group(), match.group()), text)
+    text = _AND.sub(", ", " ".join(text.split()))
+    return _THOUSANDS.sub(lambda match: match.group().replace(",", ""), text).strip()
+
+
+def text_key(text: str) -> str:
+    """The tidy text without spaces and needless braces, for comparing: "x^{2} + 1" -> "x^2+1". "4 2" is not "42"."""
+    return _KEY_SPACES.sub("", _KEY_BRACES.sub(r"\1\2", tidy(text)))
+
+
+def without_variable(text: str) -> tuple[str, str]:
+    r""" "x = 3" -> ("3", "x"); "x \in [1, 2]" -> ("[1, 2]", "x"); "6 = 2x" stays as it is, with ""."""
+    match = _VARIABLE.fullmatch(text)
+    return (match["rest"], match["name"].replace(" ", "")) if match else (text, "")
+
+
+def read_simple(text: str) -> Form | None:
+    """The Form of what needs no parser: a number, a letter, words, or a number in another base. Else None."""
+    rest, unit = split_unit(text)
+    number = parse_number(rest)
+    if number is not None:
+        return Form("number", number=number, unit=unit)
+    plain = re.sub(r"\\text ?\{([^{}]*)\}", r"\1", text).strip()
+    if letter := _LETTER.fullmatch(plain):
+        return Form("letter", letter[1] or letter[2])
+    words = plain.split()
+    wordy = plain != text or any(len(word) > 2 for word in words)
+    if wordy and _WORDS.fullmatch(plain) and not {*words} & _NAMES:
+        return Form("words", " ".join(words).casefold())
+    if base := _BASE.fullmatch(text):
+        return Form("base", f"{base[1]}_{base[2] or base[3]}")
+    return None
+
+
+# ------------------------------------------------------------------------------------------------ structure
+
+
+def _split(text: str, *separators: str) -> list[str]:
+    """The pieces between separators outside all brackets, a separator before each piece but the first.
+
+    "a < (b, c) < d" at "<" -> ["a", "<", "(b, c)", "<", "d"]. Raises Unreadable for brackets that do not pair.
+    """
+    pieces, start, depth, round_depth = [], 0, 0, 0
+    for token in _TOKEN.finditer(text):
+        symbol = token.group()
+        if symbol in separators and depth == 0:
+            pieces += [text[start : token.start()].strip(), symbol]
+            start = token.end()
+        step = _step(symbol)
+        depth += step
+        round_depth += step if symbol in "()" else 0
+        if depth < 0:
+            raise Unreadable("brackets that do not pair")
+        if depth > MAX_NESTING or round_depth > MAX_ROUND_NESTING:
+            raise Unreadable("brackets nested too deeply")
+    if depth:
+        raise Unreadable("brackets that do not pair")
+    return [*pieces, text[start:].strip()]
+
+
+def _step(symbol: str) -> int:
+    if symbol in ("(", "[", "{", "\\{") or symbol.startswith("\\begin"):
+        return 1
+    return -1 if symbol in (")", "]", "}", "\\}") or symbol.startswith("\\end") else 0
+
+
+def _parts(pieces: list[str]) -> tuple[Form, ...]:
+    if len(pieces) > MAX_PARTS:
+        raise Unreadable(f"{len(pieces)} parts, more than {MAX_PARTS}")
+    return tuple(read(piece) for piece in pieces)
+
+
+def _read_structure(text: str) -> Form | None:
+    """A matrix, union, inequality, list, set, tuple, interval or ratio; None when the text is one expression."""
+    if matrix := _MATRIX.fullmatch(text):
+        rows = [row for row in _split(matrix[2], "\\\\")[::2] if row]
+        return Form(
+            "matrix", parts=tuple(Form("tuple", parts=_parts(_split(row, "&")[::2])) for row in rows[:MAX_PARTS])
+        )
+    if len(pieces := _split(text, "\\cup")[::2]) > 1:
+        return Form("union", parts=_parts(pieces))
+    pieces = list(_without_plus_minus(_split(text, ",", ";")[::2]))
+    if len(pieces) > 1:
+        return Form("set", parts=_parts(pieces))
+    if text in ("\\emptyset", "\\varnothing"):
+        return Form("set")
+    if len(pieces := _split(text, "<", ">", "\\le", "\\ge", "\\lt", "\\gt")) > 1:
+        return _read_inequality(pieces)
+    if len(pieces := _split(text, ":")[::2]) > 1:
+        return Form("tuple", ":", parts=_parts(pieces))
+    return _read_brackets(text)
+
+
+def _without_plus_minus(pieces: list[str]) -> Iterator[str]:
+    r""" "1 \pm 2" -> "1 + 2", "1 - 2"."""
+    for piece in pieces:
+        if piece.count("\\pm") == 1 and _read_brackets(piece) is None:
+            yield piece.replace("\\pm", "+")
+            yield piece.replace("\\pm", "-")
+        else:
+            yield piece
+
+
+def _read_brackets(text: str) -> Form | None:
+    """A set in braces, or a tuple or interval in brackets, when one pair spans the whole text."""
+    marks = re.fullmatch(r"(\\\{|[(\[])(.*)(\\\}|[)\]])", text)
+    if not marks:
+        return None
+    left, inner, right = marks.groups()
+    try:
+        pieces = _split(inner, ",")[::2]
+    except Unreadable:  # (a)(b): the first bracket closes before the end
+        return None
+    if left == "\\{" and right == "\\}":
+        return Form("set", parts=_parts(list(_without_plus_minus(pieces))) if inner.strip() else ())
+    return Form("tuple", left + right, parts=_parts(pieces)) if len(pieces) > 1 else None
+
+
+def _read_inequality(pieces: list[str]) -> Form | None:
+    r""" "1 < x \le 2" -> (1, 2], "x > 5" -> (5, \infty), each of the variable x; None for other inequalities."""
+    values, signs = pieces[::2], [sign.replace("\\lt", "<").replace("\\gt", ">") for sign in pieces[1::2]]
+    if all(sign in (">", "\\ge") for sign in signs):
+        values, signs = values[::-1], [{">": "<", "\\ge": "\\le"}[sign] for sign in signs[::-1]]
+    elif not all(sign in ("<", "\\le") for sign in signs):
+        return None
+    if len(values) == 2 and re.fullmatch(_NAME, values[0]):
+        values, signs = ["-\\infty", *values], ["<", *signs]
+    elif len(values) == 2:
+        values, signs = [*values, "\\infty"], [*signs, "<"]
+    if len(values) != 3 or not re.fullmatch(_NAME, values[1]):
+        return None
+    brackets = ("(" if signs[0] == "<" else "[") + (")" if signs[1] == "<" else "]")
+    return Form("tuple", brackets, parts=_parts([values[0], values[2]]), variable=values[1])
+
+
+# ------------------------------------------------------------------------------------------------ expressions
+
+
+def _read_expression(text: str) -> Form:
+    """An expression, equation or inequality, parsed by math-verify. Raises Unreadable."""
+    body, unit = split_unit(text)
+    body = _BARE.sub(r"\\\1 ", body)
+    _check(body)
+    expression = _parse(_capitals(_braces(_exact_decimals(body))))
+    return Form("expression", text=body, expression=expression, unit=unit)
+
+
+def _check(text: str) -> None:
+    """Raise Unreadable for what is no mathematics, and for what would take long to parse or to evaluate."""
+    if not _MATH.fullmatch(text):
+        raise Unreadable(f"a character that is no mathematics: {next(c for c in text if not _MATH.fullmatch(c))!r}")
+    commands = re.findall(r"\\[A-Za-z]+|\\.", text)
+    if unknown := next((command for command in commands if command not in _COMMANDS), None):
+        raise Unreadable(f"the command {unknown}")
+    words = re.findall(r"(?<![\\A-Za-z])[A-Za-z]{2,}", text.replace("\\text", "\\"))
+    if word := next((w for w in words if len(w) > 4 or w.lower() in _ENGLISH), None):
+        raise Unreadable(f"the word {word!r}")
+    if re.search(r"[0-9] [0-9]|[0-9] ?_", text):
+        raise Unreadable("two numbers side by side")
+    if len(re.findall(r"[=<>]|\\[ln]e(?![A-Za-z])|\\ge(?![A-Za-z])", text)) > 1:
+        raise Unreadable("several relations in one")
+    numbers = re.findall(r"[0-9]+", text)
+    if any(len(number) > MAX_DIGITS for number in numbers):
+        raise Unreadable(f"a number of more than {MAX_DIGITS} digits")
+    if text.count("|") > 4 or re.search(r"[+*/^-] ?(?:[+*/^-] ?){2}", text) or len(commands) > 20:
+        raise Unreadable("too many signs")
+    giant = any(len(n) > 3 or int(n) > MAX_FACTORIAL for n in numbers) or re.search(r"[)}!A-Za-z] ?!", text)
+    if giant and ("!" in text or "\\binom" in text):
+        raise Unreadable("a giant factorial")
+    _check_powers(text)
+
+
+def _check_powers(text: str) -> None:
+    """Raise Unreadable for towers such as 9^{9^9}, and for exponents that are too large. e^{-x^2} is allowed."""
+    for caret in re.finditer(r"\^ ?", text):
+        exponent, end = _group(text, caret.end())
+        if text[end:].lstrip().startswith("^") or exponent.count("^") > 1 or re.search(r"[0-9)}\]!] ?\^", exponent):
+            raise Unreadable("a tower of powers")
+        compound = text[: caret.start()].rstrip()[-1:] in set(")}]|!")
+        limit = MAX_COMPOUND_EXPONENT if compound else MAX_EXPONENT
+        numbers = [int(n) for n in re.findall(r"[0-9]+", exponent)]
+        if (
+            "!" in exponent
+            or len(numbers) > 4
+            or any(n > limit for n in numbers)
+            or (len(numbers) > 1 and max(numbers) > 99)
+        ):
+            raise Unreadable("an exponent that is too large")
+
+
+def _group(text: str, start: int) -> tuple[str, int]:
+    """The exponent that starts at `start`, without its brackets, and where it ends: "{a+1}b" -> ("a+1", 5)."""
+    if text[start : start + 1] not in ("{", "("):
+        match = re.compile(r"\\[A-Za-z]+|.?").match(text, start)
+        assert match  # it matches the empty text
+        return match.group(), match.end()
+    depth = 0
+    for end in range(start, len(text)):
+        depth += _step(text[end])
+        if depth == 0:
+            return text[start + 1 : end], end + 1
+    raise Unreadable("brackets that do not pair")
+
+
+def _braces(text: str) -> str:
+    """ "2^(10)" -> "2^{10}", "\\sqrt (2)" -> "\\sqrt{2}": LaTeX would raise 2 to the opening bracket alone."""
+    while (at := re.search(r"(\^|\\sqrt) ?\(", text)) is not None:
+        inside, end = _group(text, at.end() - 1)
+        text = f"{text[: at.start()]}{at[1]}{{{inside}}}{text[end:]}"
+    return text
+
+
+def _exact_decimals(text: str) -> str:
+    r""" "1.5x" -> "\frac{15}{10}x": a decimal is an exact number, not the nearest float."""
+    return re.sub(r"([0-9]*)\.([0-9]+)", lambda m: rf"\frac{{{m[1]}{m[2]}}}{{1{'0' * len(m[2])}}}", text)
+
+
+def _capitals(text: str) -> str:
+    """ "R + r" -> "r_{99} + r": math-verify reads capitals as small letters, and R is not r."""
+    return _CAPITAL.sub(lambda m: m.group() if m.group()[0] == "\\" else m.group().lower() + "_{99}", text)
+
+
+@lru_cache(maxsize=1)
+def _config() -> object:
+    from math_verify import LatexExtractionConfig
+
+    # It warns, once, that it runs without a time limit: here the caller has one.
+    for module in ("parser", "grader"):
+        logging.getLogger(f"math_verify.{module}").setLevel(logging.ERROR)
+    return LatexExtractionConfig(boxed_match_priority=-1)
+
+
+def _parse(latex: str) -> Basic:
+    """math-verify's reading of one expression. Raises Unreadable."""
+    from math_verify import parse
+    from sympy import Basic, nan, zoo
+
+    found = parse(f"${latex}$", [_config()], fallback_mode="no_fallback", parsing_timeout=None)
+    if len(found) != 1 or not isinstance(found[0], Basic):
+        raise Unreadable(f"math-verify cannot parse {excerpt(latex)}")
+    if found[0].has(nan, zoo):
+        raise Unreadable(f"{excerpt(latex)} is not defined")
+    return found[0]

@@ -1,0 +1,374 @@
+"""Run an untrusted program in bubblewrap: no network, none of the host's files, bounded time, memory and output.
+
+    run(["/bin/prog"])  ->  setpriv -> bwrap -> prlimit -> the program
+
+What it sees: its interpreter and standard library (or, to compile, /usr), /proc of its own processes, /dev/null and
+the like, and one writable folder, /tmp, in memory and of a capped size. It runs as an ordinary user without
+capabilities or user namespaces; a seccomp filter refuses the calls that would get round a limit. When its first process
+ends, or we do, the kernel ends all of its processes with their namespace.
+
+What remains: the kernel itself (a sandbox is not a virtual machine); RLIMIT_AS counts each process, so `processes` x
+`memory_mb` bounds the whole; names of folders on the way to the interpreter can be seen.
+
+Sources: bwrap(1), prlimit(1), user_namespaces(7), seccomp(2), proc(5).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import platform
+import re
+import selectors
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Literal
+
+ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8"}
+NOBODY = 65534
+"""Who runs bwrap when the caller is root: RLIMIT_NPROC does not bind root."""
+
+_MB = 1 << 20
+_AFTER_EXIT_S = 2.0
+_HOW_TO_INSTALL = (
+    "install it (Debian, Ubuntu: apt-get install bubblewrap; Fedora: dnf install bubblewrap), or pass "
+    "run_untrusted_code_without_sandbox=True if the code may do to this machine whatever it likes"
+)
+
+
+class SandboxError(RuntimeError):
+    """The sandbox could not start. Never the program's fault."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What a program may use. Time in seconds; MB are 2**20 bytes.
+
+    wall_s: the whole run. cpu_s, memory_mb (address space), open_files, file_mb (largest file): each process.
+    processes: at one time, threads included. folder_mb: all that is in /tmp. output_bytes: each stream that we read.
+    """
+
+    wall_s: float = 10.0
+    cpu_s: int = 10
+    memory_mb: int = 512
+    processes: int = 64
+    file_mb: int = 16
+    folder_mb: int = 64
+    open_files: int = 64
+    output_bytes: int = _MB
+
+
+@dataclasses.dataclass(frozen=True)
+class Ran:
+    """How a program ended. status: its exit status, -n for signal n, None when we ended it.
+
+    results: what it wrote to the results pipe, when it was given a job. limit: "", "wall time", "CPU time",
+    "file size" or "output": the limit that ended it. (Too much memory fails inside: a MemoryError, a null pointer.)
+    """
+
+    status: int | None
+    stdout: bytes
+    stderr: bytes
+    results: bytes
+    limit: str
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class _View:
+    """What a sandbox shows of the host, read-only. private: a folder that only root can enter, or ""."""
+
+    arguments: tuple[str, ...]
+    private: str = ""
+
+
+def run(
+    argv: Sequence[str],
+    *,
+    job: bytes | None = None,
+    limits: Limits | None = None,
+    show: Literal["python", "compiler"] = "python",
+    run_untrusted_code_without_sandbox: bool = False,
+) -> Ran:
+    """Run argv in a new sandbox and wait for it, at most limits.wall_s and a little.
+
+        run([python(), "-I", "-c", "print(6 * 7)"]).stdout  ->  b"42\\n"
+
+    job: bytes for the program to read. It comes on a descriptor of its own, as the results go by one: argv gets both
+    numbers at its end. Never on 0, 1 and 2: bwrap's own process keeps those, and any program inside could open them in
+    /proc/1/fd. show: what the program may see of the host.
+
+    run_untrusted_code_without_sandbox: run it as a plain process of this user in a temporary folder, with the same
+    limits but `processes` and `folder_mb`: it can read, write and send all that this user can.
+    Raises SandboxError when the sandbox cannot start.
+    """
+    limits = limits or Limits()
+    start = time.monotonic()
+    given: list[int] = []
+    pipes: dict[str, int] = {}
+    try:
+        if job is not None:
+            given.append(_memory_file("job", job))
+            pipes["results"], write_end = os.pipe()
+            given.append(write_end)
+            argv = [*argv, *map(str, given)]
+        argv = [_tool("prlimit"), *_rlimits(limits, sandboxed=not run_untrusted_code_without_sandbox), "--", *argv]
+        if run_untrusted_code_without_sandbox:
+            with tempfile.TemporaryDirectory(prefix="aha-code-", ignore_cleanup_errors=True) as folder:
+                env = ENVIRONMENT | {"HOME": folder}
+                status, streams, limit = _execute(argv, given, pipes, limits, cwd=folder, env=env)
+        else:
+            pipes["status"], status_fd = os.pipe()
+            given.append(status_fd)
+            command = _bwrap(limits, _view(show), status_fd)
+            if machine_filter := _seccomp_filter():
+                given.append(_memory_file("seccomp", machine_filter))
+                command += ["--seccomp", str(given[-1])]
+            status, streams, limit = _execute([*command, "--", *argv], given, pipes, limits, cwd="/", env=ENVIRONMENT)
+            if not limit and b'"exit-code"' not in streams["status"]:
+                said = streams["stderr"].decode(errors="replace").strip()[-500:]
+                raise SandboxError(f"bubblewrap could not start the program: {said or f'status {status}'}")
+            status = 128 - status if status is not None and status > 128 else status
+    finally:
+        for fd in (*given, *pipes.values()):
+            os.close(fd)
+    ended_by = {-signal.SIGXCPU: "CPU time", -signal.SIGXFSZ: "file size"}
+    limit = limit or ("" if status is None else ended_by.get(status, ""))
+    results = streams.get("results", b"")
+    return Ran(status, streams["stdout"], streams["stderr"], results, limit, time.monotonic() - start)
+
+
+def python() -> str:
+    """The interpreter that programs run with: this one's own, outside any virtual environment."""
+    return os.path.realpath(str(vars(sys).get("_base_executable") or sys.executable))
+
+
+# ------------------------------------------------------------------------------------------------ the command
+
+
+def _tool(name: str) -> str:
+    found = shutil.which(name, path="/usr/bin:/bin:/usr/local/bin:/usr/sbin:/sbin")
+    if found:
+        return found
+    if name == "bwrap":
+        raise SandboxError(f"bubblewrap (the program bwrap) is not installed: {_HOW_TO_INSTALL}")
+    raise SandboxError(f"the program {name} is not installed; it comes with util-linux")
+
+
+def _rlimits(limits: Limits, *, sandboxed: bool) -> list[str]:
+    """prlimit's arguments. Soft and hard are the same, so that nothing can be raised; the CPU's hard one kills.
+
+    The processes are counted in the sandbox's own user namespace. Outside one they would be all of the user's.
+    """
+    out = [f"--cpu={limits.cpu_s}:{limits.cpu_s + 1}", f"--as={limits.memory_mb * _MB}", "--core=0"]
+    out += [f"--fsize={limits.file_mb * _MB}", f"--nofile={limits.open_files}"]
+    return [*out, f"--nproc={limits.processes}"] if sandboxed else out
+
+
+def _bwrap(limits: Limits, view: _View, status_fd: int) -> list[str]:
+    isolation = "--unshare-all --unshare-user --disable-userns --die-with-parent --new-session --cap-drop ALL"
+    command = [*_as_ordinary_user(view.private), _tool("bwrap"), *isolation.split()]
+    command += ["--uid", "1000", "--gid", "1000", "--hostname", "sandbox", "--json-status-fd", str(status_fd)]
+    command += [*view.arguments, "--proc", "/proc", "--perms", "0700", "--size", str(limits.folder_mb * _MB)]
+    command += ["--tmpfs", "/tmp", "--chdir", "/tmp"]
+    for name in ("null", "zero", "full", "random", "urandom"):  # --dev would add a /dev/shm without a size
+        command += ["--dev-bind", f"/dev/{name}", f"/dev/{name}"]
+    command += ["--symlink", "/tmp", "/dev/shm", "--symlink", "/proc/self/fd", "/dev/fd"]
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        command += ["--symlink", f"/proc/self/fd/{number}", f"/dev/{name}"]
+    return [*command, "--remount-ro", "/"]
+
+
+def _as_ordinary_user(private: str) -> list[str]:
+    """What goes before bwrap: die with the caller from now on (bwrap asks for it late), and, as root, become NOBODY.
+
+    private: a folder that NOBODY cannot enter, but that bwrap is to show. It is first put on /mnt, in a mount
+    namespace that ends with the run, so that nothing is copied and the host sees nothing of it.
+    """
+    dying = [_tool("setpriv"), "--pdeathsig", "KILL"]
+    if os.geteuid() != 0:
+        return dying
+    drop = [*dying, f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+    if not private:
+        return drop
+    script = 'mount --bind "$1" /mnt && shift && exec "$@"'
+    return [_tool("unshare"), "--mount", "--propagation", "private", "/bin/sh", "-c", script, "sh", private, *drop]
+
+
+@functools.cache
+def _view(show: Literal["python", "compiler"]) -> _View:
+    return _compiler_view() if show == "compiler" else _python_view()
+
+
+def _python_view() -> _View:
+    """The interpreter, its standard library without installed packages, and the shared libraries that they load."""
+    stdlib = Path(os.path.realpath(sysconfig.get_path("stdlib")))
+    programs = [python(), os.path.realpath(_tool("prlimit"))]
+    binds = [*dict.fromkeys([python(), _tool("prlimit")]), str(stdlib)]
+    binds += _shared_libraries([*programs, *map(str, sorted((stdlib / "lib-dynload").glob("*.so")))])
+    binds += [str(path) for path in [Path("/etc/ld.so.cache")] if path.exists()]
+    private = os.path.realpath(sys.base_prefix) if os.geteuid() == 0 and _is_private(stdlib) else ""
+    arguments: list[str] = []
+    for path in binds:
+        source = os.path.realpath(path)
+        inside = private and Path(source).is_relative_to(private)
+        arguments += ["--ro-bind", "/mnt/" + os.path.relpath(source, private) if inside else source, path]
+    for packages in (stdlib / "site-packages", stdlib / "dist-packages"):
+        if packages.is_dir():
+            arguments += ["--size", "4096", "--tmpfs", str(packages), "--remount-ro", str(packages)]
+    return _View(tuple(arguments), private)
+
+
+def _compiler_view() -> _View:
+    """/usr, where g++, its headers and its libraries are, without /usr/local."""
+    arguments = ["--ro-bind", "/usr", "/usr"]
+    for name in ("/bin", "/lib", "/lib32", "/lib64", "/sbin"):
+        if os.path.islink(name):
+            arguments += ["--symlink", os.readlink(name), name]
+        elif os.path.isdir(name):
+            arguments += ["--ro-bind", name, name]
+    if os.path.isdir("/usr/local"):
+        arguments += ["--size", "4096", "--tmpfs", "/usr/local", "--remount-ro", "/usr/local"]
+    return _View(tuple(arguments))
+
+
+def _is_private(path: Path) -> bool:
+    return any(not folder.stat().st_mode & 0o001 for folder in (path, *path.parents))
+
+
+def _shared_libraries(files: Sequence[str]) -> list[str]:
+    """Paths of all shared libraries, the loader among them, that the files need. ldd(1) runs once for them all."""
+    done = subprocess.run(
+        [_tool("ldd"), *files], env=ENVIRONMENT, capture_output=True, text=True, timeout=60, check=False
+    )
+    return sorted(set(re.findall(r"^\s+(?:\S+ => )?(/\S+) \(0x", done.stdout, re.MULTILINE)))
+
+
+# ------------------------------------------------------------------------------------------------ seccomp
+
+# Calls that would get round a limit (memory that no limit counts) or touch another process or the mounts: ptrace,
+# shmget, semget, msgget, mount, umount2, unshare, setns, memfd_create, bpf, userfaultfd, perf_event_open, keyctl,
+# add_key, request_key, process_vm_readv, process_vm_writev. The last row has one number on every machine:
+# io_uring_setup, open_tree, move_mount, fsopen, fsmount, pidfd_getfd, mount_setattr, memfd_secret.
+_REFUSED = {
+    "x86_64": (101, 29, 64, 68, 165, 166, 272, 308, 319, 321, 323, 298, 250, 248, 249, 310, 311),
+    "aarch64": (117, 194, 190, 186, 40, 39, 97, 268, 279, 280, 282, 241, 219, 217, 218, 270, 271),
+}
+_REFUSED_EVERYWHERE = (425, 428, 429, 430, 432, 438, 442, 447)
+_AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
+
+
+def _seccomp_filter() -> bytes:
+    """A classic BPF program (linux/filter.h) that answers the refused calls with EPERM; b"" on other machines.
+
+    Another architecture's calls (32-bit ones on x86_64) and the x32 numbers are refused as a whole.
+    """
+    machine = platform.machine()
+    if machine not in _REFUSED:
+        return b""
+    load, equal, at_least, answer = 0x20, 0x15, 0x35, 0x06
+    allow, refuse = 0x7FFF0000, 0x00050000 | 1  # SECCOMP_RET_ALLOW; SECCOMP_RET_ERRNO with EPERM
+    calls = (*_REFUSED[machine], *_REFUSED_EVERYWHERE)
+    code = [(load, 0, 0, 4), (equal, 0, len(calls) + 3, _AUDIT_ARCH[machine])]
+    code += [(load, 0, 0, 0), (at_least, len(calls) + 1, 0, 0x40000000)]
+    code += [(equal, len(calls) - i, 0, call) for i, call in enumerate(calls)]
+    code += [(answer, 0, 0, allow), (answer, 0, 0, refuse)]
+    return b"".join(struct.pack("HBBI", *step) for step in code)
+
+
+# ------------------------------------------------------------------------------------------------ the process
+
+
+def _memory_file(name: str, content: bytes) -> int:
+    fd = os.memfd_create(name)
+    with open(fd, "wb", closefd=False) as file:
+        file.write(content)
+    os.lseek(fd, 0, os.SEEK_SET)
+    return fd
+
+
+def _execute(
+    argv: Sequence[str], given: list[int], pipes: dict[str, int], limits: Limits, *, cwd: str, env: dict[str, str]
+) -> tuple[int | None, dict[str, bytes], str]:
+    """Start argv and read its stdout, stderr and the pipes until it ends: its status, what they gave, the limit.
+
+    given: descriptors that it gets; they are closed here and taken off the list.
+    """
+    process = subprocess.Popen(
+        argv,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=cwd,
+        env=env,
+        pass_fds=given,
+        start_new_session=True,
+    )
+    with process:
+        try:
+            while given:
+                os.close(given.pop())
+            assert process.stdout is not None
+            assert process.stderr is not None
+            sources: dict[str, IO[bytes] | int] = {"stdout": process.stdout, "stderr": process.stderr, **pipes}
+            streams, limit = _drain(process, sources, limits)
+        finally:
+            _end(process)
+    return (None if limit else process.returncode), streams, limit
+
+
+def _drain(
+    process: subprocess.Popen[bytes], sources: dict[str, IO[bytes] | int], limits: Limits
+) -> tuple[dict[str, bytes], str]:
+    found = {name: bytearray() for name in sources}
+    deadline, exited = time.monotonic() + limits.wall_s, False
+    exit_fd = os.pidfd_open(process.pid)
+    try:
+        with selectors.DefaultSelector() as selector:
+            selector.register(exit_fd, selectors.EVENT_READ, "exit")
+            for name, source in sources.items():
+                selector.register(source, selectors.EVENT_READ, name)
+            while len(selector.get_map()) > (0 if exited else 1):
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    # A process that outlives its parent can hold a pipe open; what was written has been read by now.
+                    return _bytes(found), "" if exited else "wall time"
+                for key, _ in selector.select(left):
+                    if key.data == "exit":
+                        exited, deadline = True, time.monotonic() + _AFTER_EXIT_S
+                        selector.unregister(exit_fd)
+                        _end(process)
+                    elif chunk := os.read(key.fd, 1 << 16):
+                        found[key.data] += chunk
+                        if len(found[key.data]) > limits.output_bytes:
+                            return _bytes(found), "output"
+                    else:
+                        selector.unregister(key.fileobj)
+            try:
+                process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:  # it closed all its pipes and stays
+                return _bytes(found), "wall time"
+    finally:
+        os.close(exit_fd)
+    return _bytes(found), ""
+
+
+def _bytes(found: dict[str, bytearray]) -> dict[str, bytes]:
+    return {name: bytes(data) for name, data in found.items()}
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Kill the process and its group. Inside bwrap all others go with it: their namespace ends."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return  # all have ended

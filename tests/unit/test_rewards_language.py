@@ -1,0 +1,327 @@
+"""Worked cases of language consistency, the hostile ones first."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import time
+from functools import lru_cache
+from pathlib import Path
+
+import pytest
+
+from rewards.language import (
+    CONSISTENT,
+    NO_WORDS,
+    chain_of_thought,
+    language_code,
+    language_consistency,
+    main_language,
+    plain_text,
+    word_counts,
+)
+from rewards.types import CORRECT, WRONG
+
+ENGLISH = "First we add the number of apples in both baskets and then we divide the sum by two to get the answer."
+GERMAN = "Zuerst addieren wir die Zahl der Äpfel in beiden Körben, dann teilen wir die Summe durch zwei."
+CHINESE = "首先我们把两个篮子里的苹果数量加起来，然后除以二，就得到了答案。"
+JAPANESE = "まず二つの籠にあるリンゴの数を足して、それから二で割ると答えになります。"
+RUSSIAN = "Сначала сложим число яблок в обеих корзинах, а затем разделим сумму на два и получим ответ."
+WORDS = ENGLISH.rstrip(".").split()
+
+
+def between(separator: str, text: str = ENGLISH) -> str:
+    return separator.join(text)
+
+
+def letters_from(first: int, text: str = "".join(WORDS).lower()) -> str:
+    """The text in one of Unicode's other Latin alphabets."""
+    return "".join(chr(first + ord(letter) - ord("a")) for letter in text)
+
+
+# Chains in a language that is not the target, or hidden from view: (target, completion). None may pass as consistent.
+HOSTILE = {
+    "English for Chinese": ("zh", ENGLISH),
+    "English in inline mathematics": ("zh", f"${ENGLISH}$"),
+    "English in display mathematics": ("zh", f"$${ENGLISH}$$"),
+    "English in LaTeX brackets": ("zh", rf"\[{ENGLISH}\]"),
+    "English in LaTeX parentheses": ("zh", rf"\({ENGLISH}\)"),
+    "English as text in mathematics": ("zh", rf"$\text{{{ENGLISH}}} = 5$"),
+    "English in an equation": ("zh", rf"\begin{{align}}{ENGLISH}\end{{align}}"),
+    "English in a code block": ("zh", f"```\n{ENGLISH}\n```"),
+    "English in a code block of tildes": ("zh", f"~~~\n{ENGLISH}\n~~~"),
+    "English in inline code": ("zh", f"`{ENGLISH}`"),
+    "English in comments": ("zh", f"```python\n# {ENGLISH}\nx = 1\n```"),
+    "a code block that never ends": ("zh", f"```python\n{ENGLISH}"),
+    "display mathematics that never ends": ("zh", f"$${ENGLISH}"),
+    "an equation that never ends": ("zh", rf"\begin{{align}}{ENGLISH}"),
+    "dollars of money": ("zh", "It costs $5 and then $10 and they still want more money for it"),
+    "escaped dollars": ("zh", rf"\${ENGLISH}\$"),
+    "zero-width spaces between letters": ("zh", between("\u200b")),
+    "zero-width joiners between letters": ("zh", between("\u200d")),
+    "null bytes between letters": ("zh", between("\x00")),
+    "right-to-left marks between letters": ("zh", between("\u200f")),
+    "right-to-left overrides": ("zh", "\u202e" + between("\u202d")),
+    "soft hyphens between letters": ("zh", between("\xad")),
+    "byte-order marks between letters": ("zh", between("\ufeff")),
+    "variation selectors between letters": ("zh", between("\ufe0f")),
+    "tag characters between letters": ("zh", between("\U000e0041")),
+    "spaces between letters": ("zh", between(" ", "".join(WORDS))),
+    "full stops between letters": ("zh", between(".", "".join(WORDS))),
+    "hyphens between letters": ("zh", between("-", "".join(WORDS))),
+    "stars between letters": ("zh", between("*", "".join(WORDS))),
+    "accents on every letter": ("de", between("\u0301")),
+    "a pile of accents": ("zh", between("\u0301" * 20)),
+    "full-width letters": ("zh", letters_from(0xFF41)),
+    "bold mathematical letters": ("zh", letters_from(0x1D41A)),
+    "double-struck letters": ("zh", letters_from(0x1D552)),
+    "circled letters": ("zh", letters_from(0x24D0)),
+    "full-width letters with spaces": ("zh", between(" ", letters_from(0xFF41))),
+    "capitals": ("zh", ENGLISH.upper()),
+    "short capitals in a row": ("zh", "THE SUM IS SIX AND THE TWO ARE ONE"),
+    "nothing thought, English answered": ("zh", f"<think></think>{ENGLISH}"),
+    "only digits thought, English answered": ("zh", f"<think>5 + 6 = 11</think>{ENGLISH}"),
+    "only mathematics thought, English answered": ("zh", f"<think>$x = 5$</think>{ENGLISH}"),
+    "thinking that never ends": ("zh", f"<think>{ENGLISH}"),
+    "thinking that the prompt has opened": ("zh", f"{ENGLISH}</think>{CHINESE}"),
+    "thinking before the tag": ("zh", f"{ENGLISH}<think></think>{CHINESE}"),
+    "thinking twice": ("zh", f"<think>{ENGLISH}</think>{CHINESE}<think>5</think>{CHINESE}"),
+    "nested thinking": ("zh", f"<think><think>{ENGLISH}</think></think>{CHINESE}"),
+    "a thousand tags": ("zh", "<think>" * 1000 + ENGLISH + "</think>" * 1000),
+    "tags in code": ("zh", f"`</think>` {ENGLISH} ```</think>``` {ENGLISH}</think>"),
+    "one Chinese character": ("zh", f"好 {ENGLISH}"),
+    "Chinese and English by halves": ("zh", f"{CHINESE} {ENGLISH}"),
+    "Chinese with English words": ("zh", "我们 add 两个 numbers 然后 divide 得到 answer"),
+    "English glued to Chinese": ("zh", "首先we然后add最后divide"),
+    "Japanese for Chinese": ("zh", JAPANESE),
+    "Korean for Chinese": ("zh", "먼저 두 바구니의 사과 수를 더한 다음 둘로 나눕니다."),
+    "Russian for Chinese": ("zh", RUSSIAN),
+    "letters of a dead language": ("zh", "𐎠𐎡𐎢𐎣𐎤 𐎥𐎦𐎧𐎨"),
+    "Cherokee": ("zh", "ᏣᎳᎩ ᎦᏬᏂᎯᏍᏗ ᎠᏂᏴᏫᏯ"),
+    "Chinese for Japanese": ("ja", CHINESE),
+    "Chinese behind one kana": ("ja", CHINESE.replace("，", "の，")),
+    "Chinese in a Japanese text": ("ja", JAPANESE + CHINESE),
+    "Chinese for English": ("en", CHINESE),
+    "Chinese in mathematics": ("en", f"${CHINESE}$"),
+    "Chinese in code": ("en", f"```\n{CHINESE}\n```"),
+    "Thai in mathematics": ("en", "$โรเจอร์เริ่มด้วยการมีลูกเทนนิส$"),
+    "Russian for English": ("en", RUSSIAN),
+    "Latin letters replaced by Cyrillic ones": ("en", ENGLISH.replace("e", "е").replace("a", "а").replace("o", "о")),
+    "German for English": ("en", GERMAN),
+    "English for German": ("de", ENGLISH),
+    "English and German by halves": ("de", f"{GERMAN} {ENGLISH}"),
+    "Dutch for German": ("de", "Eerst tellen we het aantal appels in beide manden op en daarna delen we de som door twee."),
+    "Spanish for Portuguese": ("pt", "Primero sumamos el número de manzanas de las dos cestas y luego dividimos."),
+    "Italian for Spanish": ("es", "Prima sommiamo il numero delle mele nei due cesti e poi dividiamo per due."),
+    "Swahili for English": ("en", "Kwanza tunajumlisha idadi ya matufaha katika vikapu vyote viwili kisha tunagawanya."),
+    "Ukrainian for Russian": ("ru", "Спочатку додамо кількість яблук в обох кошиках, а потім поділимо суму на два."),
+    "Persian for Arabic": ("ar", "ابتدا تعداد سیب‌های هر دو سبد را جمع می‌کنیم و سپس بر دو تقسیم می‌کنیم."),
+    "a hundred thousand digits and English": ("zh", "9" * 100_000 + " " + ENGLISH),
+    "lone surrogates": ("zh", "\ud800 " + ENGLISH + "\udfff"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_a_hostile_chain_is_never_consistent(case):
+    target, completion = HOSTILE[case]
+    score = language_consistency(completion, prompt=CHINESE, target=target)
+    assert score.value < 0.9, score
+    assert score.verdict == WRONG
+    assert target in score.reason
+
+
+HONEST = {
+    "English": ("en", ENGLISH),
+    "German": ("de", GERMAN),
+    "Chinese": ("zh", CHINESE),
+    "traditional Chinese": ("zh", "首先我們把兩個籃子裡的蘋果數量加起來，然後除以二，就得到了答案。"),
+    "Japanese": ("ja", JAPANESE),
+    "a Japanese heading of Han characters": ("ja", f"合計金額\n{JAPANESE}"),
+    "Russian": ("ru", RUSSIAN),
+    "Korean": ("ko", "먼저 두 바구니의 사과 수를 더한 다음 둘로 나눕니다."),
+    "Arabic": ("ar", "أولا نجمع عدد التفاحات في السلتين ثم نقسم المجموع على اثنين فنحصل على الجواب."),
+    "Hindi": ("hi", "पहले हम दोनों टोकरियों में सेबों की संख्या जोड़ते हैं और फिर योग को दो से भाग देते हैं।"),
+    "mathematics of any kind": ("zh", rf"{CHINESE} $x^2 + \sin x$ \[ \frac{{a}}{{b}} \] \( \log n \) {CHINESE}"),
+    "LaTeX without its marks": ("zh", rf"因此答案是 \boxed{{\frac{{1}}{{2}}}}，{CHINESE}"),
+    "code": ("zh", f"{CHINESE}\n```python\nimport math\nfor i in range(10):\n    print(i)\n```\n{CHINESE}"),
+    "points, units and variables": ("zh", f"三角形 ABC 中 x + y = 5，长 5cm，GCD 是 3。{CHINESE}"),
+    "the answer in another language": ("zh", f"<think>{CHINESE}</think> {ENGLISH}"),
+    "thinking that the prompt has opened": ("en", f"{ENGLISH}</think>{CHINESE}"),
+    "bold marks": ("en", "**First** we *add* the __numbers__ of apples, and then: divide!"),
+    "right-to-left marks": ("he", "\u200fקודם נחבר את מספר התפוחים בשני הסלים ואחר כך נחלק.\u200f"),
+    "null bytes": ("en", ENGLISH.replace(" ", "\x00 ")),
+    "money": ("en", "It costs $5 and then $10 and they still want more money for it"),
+    "a very short chain": ("en", "So 5 + 6 = 11."),
+    "names": ("de", "Zuerst hat Olivia fünf Äpfel, dann gibt Michael ihr zwei, und Roger nimmt einen davon weg."),
+}
+
+
+@pytest.mark.parametrize("case", HONEST)
+def test_a_chain_in_one_language_is_consistent(case):
+    target, completion = HONEST[case]
+    score = language_consistency(completion, target=target)
+    assert score.value >= CONSISTENT, score
+    assert score.verdict == CORRECT
+
+
+@pytest.mark.parametrize(
+    ("target", "completion", "share"),
+    [
+        ("en", "So 我们 add the numbers", 4 / 5),  # two characters of Chinese are a word
+        ("zh", "So 我们 add the numbers", 1 / 5),
+        ("zh", "我们有 apples", 1.5 / 2.5),
+        ("ru", "сумма чисел 首先我们", 2 / 4),
+        ("th", "ลูกเทนนิส balls", 9 / 4 / (9 / 4 + 1)),  # four characters of Thai are a word
+        ("en", f"{ENGLISH} {RUSSIAN}", 22 / 35),  # 22 and 16 words, less 3 single letters, which are no words
+    ],
+)
+def test_the_score_is_the_share_of_words_in_the_target_language(target, completion, share):
+    assert language_consistency(completion, target=target).value == pytest.approx(share, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    "completion", ["", " \n", "5 + 6 = 11", "$x$", "x y", "\u200b\u200f", "🙂 !!", "<think></think>"]
+)
+def test_a_text_without_words_scores_one_and_says_so(completion):
+    assert language_consistency(completion, target="zh") == (1.0, CORRECT, NO_WORDS)
+
+
+def test_the_target_is_the_setting_else_the_row_s_else_the_prompt_s():
+    value = {
+        name: language_consistency(CHINESE, **given).value
+        for name, given in {
+            "setting": {"target": "zh", "language": "en", "prompt": ENGLISH},
+            "row": {"language": "Chinese", "prompt": ENGLISH},
+            "question": {"question": CHINESE, "prompt": ENGLISH},
+            "prompt": {"prompt": ENGLISH},
+            "its own": {"prompt": "5 + 6 ="},
+        }.items()
+    }
+    assert value == {"setting": 1, "row": 1, "question": 1, "prompt": 0, "its own": 1}
+
+
+def test_the_text_that_a_row_gives_sft_to_learn_is_not_the_target_language():
+    learn = "<think>5 + 6 = 11</think> <answer>11</answer>"
+    assert language_consistency(GERMAN, prompt=GERMAN, target=learn).value == 1
+    assert language_consistency(GERMAN, language="en", target=learn).value == 0
+
+
+def test_languages_go_by_code_or_name_and_an_unknown_one_is_an_error():
+    assert [language_code(name) for name in ("de", "DE", "zh-CN", "pt_BR", " English ")] == [
+        "de",
+        "de",
+        "zh",
+        "pt",
+        "en",
+    ]
+    for given in ({"language": "python"}, {"target": "xx"}, {"languages": ("en", "klingon")}):
+        with pytest.raises(ValueError, match=r"known language"):
+            language_consistency(ENGLISH, **{"target": "en", **given} if "languages" in given else given)
+
+
+def test_the_main_language_of_a_prompt_is_found():
+    for code, text in (("en", ENGLISH), ("de", GERMAN), ("zh", CHINESE), ("ja", JAPANESE), ("ru", RUSSIAN)):
+        assert main_language(f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n") == code
+    assert main_language("12 + 7 =") == ""
+
+
+def test_close_languages_are_told_apart_with_the_target_in_doubt():
+    russian = "Она ест три яблока каждое утро за завтраком и печёт булочки для друзей."
+    ukrainian = "Вона їсть три яблука щоранку на сніданок і пече булочки для друзів щодня."
+    assert language_consistency(russian, target="ru").value == language_consistency(ukrainian, target="uk").value == 1
+    assert language_consistency(russian, target="uk").value == language_consistency(ukrainian, target="ru").value == 0
+
+
+def test_words_are_counted_by_language():
+    assert word_counts(f"{ENGLISH} {GERMAN}") == {"en": 22, "de": 17}
+    assert word_counts("ᏣᎳᎩ ᎦᏬᏂᎯᏍᏗ") == {"other": 2}
+    assert word_counts("сумма чисел", ("en",)) == {"cyrillic": 2}
+
+
+def test_mathematics_and_code_go_and_money_stays():
+    assert plain_text("It is $x+1$ or `f(x)`.").split() == ["It", "is", "or", "."]
+    assert plain_text("$5 and then $10") == "$5 and then $10"
+    assert plain_text(r"a \frac{1}{2} b \(c\) d \[e\] f $$g$$ h").split() == ["a", "{1}{2}", "b", "d", "f", "h"]
+    assert plain_text("a ```x``` b ``` c").split() == ["a", "b", "```", "c"]
+    assert plain_text(rf"$\text{{{ENGLISH}}}$").strip() == ENGLISH.rstrip(".")
+
+
+def test_the_chain_is_all_before_the_last_closing_tag():
+    assert chain_of_thought("<think>a</think>b</think>c") == "<think>a</think>b"
+    assert chain_of_thought("<think>a") == "<think>a"
+
+
+# ------------------------------------------------------------------------------------------------ MGSM
+
+MGSM = Path(__file__).parents[3] / "shared" / "data" / "mgsm" / "exemplars.py"
+MGSM_LANGUAGES = ("bn", "de", "en", "es", "fr", "ja", "ru", "sw", "te", "th", "zh")
+
+
+@lru_cache(maxsize=1)
+def exemplars() -> dict[str, dict[str, dict[str, str]]]:
+    """MGSM's worked exemplars: language -> number -> question (q) and worked answer (a)."""
+    if not MGSM.exists():
+        pytest.skip(f"no {MGSM}")
+    for node in ast.parse(MGSM.read_text()).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "MGSM_EXEMPLARS":
+            return ast.literal_eval(node.value)
+    raise AssertionError(f"no MGSM_EXEMPLARS in {MGSM}")
+
+
+@pytest.mark.parametrize("language", MGSM_LANGUAGES)
+def test_worked_exemplars_are_in_their_own_language_and_in_no_other(language):
+    for example in exemplars()[language].values():
+        assert language_consistency(example["a"], target=language).value >= 0.97
+        assert language_consistency(example["a"], prompt=example["q"]).value >= 0.97
+        for other in set(MGSM_LANGUAGES) - {language}:
+            assert language_consistency(example["a"], target=other).value <= 0.05, (other, example["a"])
+
+
+# ------------------------------------------------------------------------------------------------ cost
+
+FLOODS = {
+    "one word": "a",
+    "English": ENGLISH + " ",
+    "short words": "ab ",
+    "capitals": "AB ",
+    "single letters": "a ",
+    "accents": "\u0301\u0315",
+    "Chinese": "们",
+    "emoji": "🙂",
+    "an unlisted script": "Ꮳ",
+    "dollars": "$",
+    "dollars and letters": "$a ",
+    "backticks": "`",
+    "fences": "```a",
+    "brackets that never close": r"\[",
+    "equations that never close": r"\begin{align}",
+    "backslashes": "\\",
+    "thinking tags": "<think>",
+    "special tokens": "<|",
+    "apostrophes": "a'",
+    "zero-width spaces": "\u200b",
+    "digits": "9",
+}
+
+
+@pytest.mark.parametrize("flood", FLOODS)
+def test_a_megabyte_of_anything_is_judged_in_two_seconds(flood):
+    text = FLOODS[flood] * (1_000_000 // len(FLOODS[flood].encode()))
+    language_consistency(ENGLISH, target="en")  # loads the classifier
+    for _ in range(3):  # other processes can slow one try
+        start = time.process_time()
+        language_consistency(text, target="en")
+        took = time.process_time() - start
+        if took < 2:
+            break
+    assert took < 2
+
+
+def test_importing_the_rewards_of_this_kind_loads_nothing_heavy():
+    code = (
+        "import sys, rewards.language, rewards.filters, rewards.shaping, rewards.watch\n"
+        "print(*sorted({m.partition('.')[0] for m in sys.modules} & {'rl', 'numpy', 'torch', 'py3langid'}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == ""
