@@ -26,6 +26,7 @@ readonly python=.venv/bin/python
 readonly log=.venv/aha-install.log
 readonly installing=.venv/.aha-installing # present while packages are being installed, and after that was cut short
 readonly lock_stamp=.venv/.aha-lock       # "DEVICE LOCK-SHA256 ROOT" of what is installed
+readonly sandbox_stamp=.venv/.aha-sandbox # there once bubblewrap has been looked for
 readonly project_stamp=.venv/.aha-project # the sha256 of the pyproject.toml that `aha` was installed from
 
 say() { printf '[setup %3ds] %s\n' "$SECONDS" "$*"; }
@@ -159,11 +160,28 @@ install_project() {
     say "installed aha"
 }
 
+ensure_sandbox() { # bubblewrap, which the code reward runs programs in: installed where that may be, else named
+    if command -v bwrap >/dev/null || [[ -e $sandbox_stamp ]]; then
+        return
+    fi
+    touch "$sandbox_stamp"
+    if [[ $(id -u) == 0 ]] && command -v apt-get >/dev/null; then
+        say "installing bubblewrap, the sandbox of the code reward"
+        local apt=(timeout 120 env DEBIAN_FRONTEND=noninteractive apt-get -qq)
+        if "${apt[@]}" install -y bubblewrap >>"$log" 2>&1 ||
+            { "${apt[@]}" update >>"$log" 2>&1 && "${apt[@]}" install -y bubblewrap >>"$log" 2>&1; }; then
+            return
+        fi
+    fi
+    say "bubblewrap was not found; only the code reward needs it. On Debian and Ubuntu: apt-get install bubblewrap"
+}
+
 check_machine
 device=$(pick_device)
 make_venv "$device"
 install_packages "$device"
 install_project
+ensure_sandbox
 if [[ ! -d models/SmolLM2-135M-Instruct ]]; then
     say "fetching SmolLM2-135M-Instruct (under a minute, once)"
 fi

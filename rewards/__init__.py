@@ -19,6 +19,8 @@ REWARDS: dict[str, str] = {
     "format_boxed": "rewards.format:format_boxed",
     "format_cold_start": "rewards.format:format_cold_start",
     "language_consistency": "rewards.language:language_consistency",
+    "llm_judge": "rewards.llm_judge:llm_judge",
+    "llm_pairwise": "rewards.llm_judge:llm_pairwise",
     "length_budget": "rewards.shaping:length_budget",
     "repetition": "rewards.shaping:repetition",
     "soft_overlong": "rewards.shaping:soft_overlong",
@@ -27,3 +29,8 @@ REWARDS: dict[str, str] = {
 
 REFERENCE_CHECKS: dict[str, str] = {"accuracy": "rewards.accuracy:check_reference"}
 """Short name -> "module:function" that takes a row's answer and returns why it cannot be judged by, or None."""
+
+TIMEOUTS_S: dict[str, float] = {"code_accuracy": 60.0, "llm_judge": 120.0, "llm_pairwise": 240.0}
+"""Short name -> seconds that one sample may take, where DEFAULT_TIMEOUT_S is too short."""
+
+DEFAULT_TIMEOUT_S = 10.0

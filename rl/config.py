@@ -67,7 +67,11 @@ class RewardConfig:
     function: str = knob("", "A reward of rewards/ by name (accuracy, format), or 'module:function'.")
     weight: float = knob(1.0, "The score is multiplied by this before the parts are added (R1, V2 eq. 4: equal).")
     options: tuple[str, ...] = knob((), "The function's own settings as name=value, for example percent=lenient.")
-    timeout_s: float = knob(10.0, "A sample that takes longer is killed, left out and counted, seconds.", lo=0.01)
+    timeout_s: float = knob(
+        0.0,
+        "A sample that takes longer is killed, left out and counted, seconds; 0: 10, more for code and LLM judges.",
+        lo=0,
+    )
 
 
 @dataclass(frozen=True)

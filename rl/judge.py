@@ -17,7 +17,7 @@ from typing import SupportsFloat
 
 import numpy as np
 
-from rewards import REFERENCE_CHECKS, REWARDS
+from rewards import DEFAULT_TIMEOUT_S, REFERENCE_CHECKS, REWARDS, TIMEOUTS_S
 from rewards.types import Score
 from rewards.watch import hacking_watch
 from rl.config import RewardConfig
@@ -62,6 +62,11 @@ class Judges:
     def units(self, name: str, size: int) -> list[list[int]]:
         """How this reward's calls split a group of `size` samples: one a call, or all for a function of lists."""
         return [list(range(size))] if isinstance(self._rewards[name], _Batched) else [[i] for i in range(size)]
+
+    def limit_s(self, name: str) -> float:
+        """Seconds that this reward may take for one sample."""
+        reward = self.configs[name]
+        return reward.timeout_s or TIMEOUTS_S.get(reward.function, DEFAULT_TIMEOUT_S)
 
     def judge(self, name: str, group: RolloutGroup) -> list[RewardPart | None]:
         """A part for each sample of the group, None where the reward does not apply. Never raises on its account."""

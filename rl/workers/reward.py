@@ -123,7 +123,7 @@ class Judge:
     def _call(
         self, name: str, unit: list[int], group: RolloutGroup, counters: _Counters
     ) -> Sequence[RewardPart | None]:
-        limit = self._judges.configs[name].timeout_s * len(unit)
+        limit = self._judges.limit_s(name) * len(unit)
         part = replace(group, rollouts_G=[group.rollouts_G[i] for i in unit])
         ended = ""
         for _ in range(2):

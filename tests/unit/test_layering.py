@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 OURS = ("rl", "rewards", "recipes", "launch", "tests")
-HEAVY = ("torch", "ray", "vllm", "deepspeed", "transformers", "datasets")
+HEAVY = ("torch", "ray", "vllm", "deepspeed", "transformers", "datasets", "sympy", "math_verify", "py3langid", "openai")
 LEVEL_0 = {"rl", "rl.config", "rl.types"}
 ONLY_IN = {
     "ray": {"rl/workers/cluster.py"},
@@ -141,7 +141,8 @@ def test_the_check_of_the_layers_finds_what_it_should(path, source, faults):
 
 def light_modules() -> list[str]:
     recipes = sorted(f"recipes.{path.stem}" for path in (ROOT / "recipes").glob("*.py") if path.stem != "__init__")
-    return ["rl.config", *recipes, *(["launch.cli"] if is_module("launch.cli") else [])]
+    rewards = sorted(f"rewards.{path.stem}" for path in (ROOT / "rewards").glob("*.py") if path.stem != "__init__")
+    return ["rl.config", *recipes, *rewards, *(["launch.cli"] if is_module("launch.cli") else [])]
 
 
 def loaded_by(statement: str) -> list[str]:

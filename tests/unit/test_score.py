@@ -62,7 +62,7 @@ def scorer(*rewards: RewardConfig | str, **cfg) -> Scorer:
 def test_an_unknown_reward_is_named_with_its_nearest_before_anything_starts():
     with pytest.raises(BadInput, match=r"'acuracy'; did you mean 'accuracy'"):
         scorer("acuracy")
-    with pytest.raises(BadInput, match="there are accuracy, code_accuracy, .*format"):
+    with pytest.raises(BadInput, match=r"there are accuracy, code_accuracy, .*format"):
         scorer("zzz")
 
 
