@@ -1,4 +1,4 @@
-"""RayBackend: placement, start, fan-out and restart of learners and samplers. The only file that imports ray."""
+"""RayBackend: placement, start, fan-out and restart of learners and samplers. Ray stays here, in hosts and remote."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
@@ -29,98 +28,12 @@ from rl.types import (
     StepStats,
     SyncReport,
 )
+from rl.workers.hosts import LearnerHost, RaySyncClient
+from rl.workers.remote import QUIET, ActorGone, collect, find_device, start_ray, unwrap
 
 log = logging.getLogger("aha.cluster")
 
-QUIET = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "VLLM_NO_USAGE_STATS": "1",
-    "DO_NOT_TRACK": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    "TRANSFORMERS_VERBOSITY": "error",
-    "VLLM_LOGGING_LEVEL": "WARNING",
-    "TOKENIZERS_PARALLELISM": "false",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    # Ray starts its workers with niceness 15: beside any other process on the machine they would starve.
-    "RAY_worker_niceness": "0",
-}
 MAX_RESTARTS = 3
-
-
-class LearnerHost:
-    """A learner rank in a Ray actor. The engine is imported here, so that the driver never loads it."""
-
-    def __init__(self, cfg: RunConfig, rank: int, device: str, threads: int) -> None:
-        from rl.workers.learner import Learner
-
-        self.learner = Learner(cfg, rank, device, threads)
-
-    def endpoint(self) -> tuple[str, int, int]:
-        """This node's address and two free ports."""
-        return ray.util.get_node_ip_address(), _free_port(), _free_port()
-
-    def connect(self, address: str, port: int) -> None:
-        self.learner.connect(address, port)
-
-    def load(self, task: Task) -> str:
-        return self.learner.load(task)
-
-    def connect_samplers(self, client: RaySyncClient, kind: str, address: str, port: int, sampler_ranks: int) -> None:
-        self.learner.connect_samplers(client, kind, address, port, sampler_ranks)
-
-    def send_weights(self, version: int) -> SyncReport:
-        return self.learner.send_weights(version)
-
-    def step(self, updates_U: list[list[MicroBatch]]) -> StepStats:
-        return self.learner.step(updates_U)
-
-    def measure_gap(self, micro_batches: list[MicroBatch]) -> tuple[float, float]:
-        return self.learner.measure_gap(micro_batches)
-
-    def save(self, folder: str) -> None:
-        self.learner.save(folder)
-
-    def restore(self, folder: str) -> None:
-        self.learner.restore(folder)
-
-    def export(self, folder: str) -> None:
-        self.learner.export(folder)
-
-    def weights_hash(self) -> str:
-        return self.learner.weights_hash()
-
-    def parameter_sums(self) -> dict[str, float]:
-        return self.learner.parameter_sums()
-
-
-class RaySyncClient:
-    """Drives the samplers' half of a weight sync from inside the learner. Buckets overlap: two may be under way."""
-
-    def __init__(self, handles: list[ray.actor.ActorHandle], timeout_s: float) -> None:
-        self.handles, self.timeout_s = handles, timeout_s
-        self.pending: list[list[ray.ObjectRef]] = []
-
-    def init_weight_transfer_engine(self, init_info: dict[str, object]) -> None:
-        self._wait([h.init_weight_transfer_engine.remote(init_info) for h in self.handles])
-
-    def start_weight_update(self) -> None:
-        self.pending = []
-        self._wait([h.start_weight_update.remote() for h in self.handles])
-
-    def update_weights(self, update_info: object) -> None:
-        shared = ray.put(update_info)
-        self.pending.append([h.update_weights.remote(shared) for h in self.handles])
-        while len(self.pending) > 2:
-            self._wait(self.pending.pop(0))
-
-    def finish_weight_update(self, weight_version: str | None = None) -> None:
-        while self.pending:
-            self._wait(self.pending.pop(0))
-        self._wait([h.finish_weight_update.remote(str(weight_version)) for h in self.handles])
-
-    def _wait(self, refs: list[ray.ObjectRef]) -> None:
-        _collect(refs, [f"sampler {i}" for i in range(len(refs))], self.timeout_s, "take a bucket of weights")
 
 
 class RayBackend:
@@ -129,8 +42,8 @@ class RayBackend:
     def __init__(self, cfg: RunConfig) -> None:
         self.cfg = cfg
         self.num_ranks = cfg.learner.ranks
-        self.started_ray = _start_ray(cfg)
-        self.device = _device(cfg)
+        self.started_ray = start_ray(cfg)
+        self.device = find_device(cfg)
         self.layout = (
             cfg.learner.layout if cfg.learner.layout != "auto" else ("packed" if self.device == "gpu" else "rows")
         )
@@ -313,7 +226,7 @@ class RayBackend:
             for ref in ready:
                 i = polls.pop(ref)
                 try:
-                    report: SamplerReport = _unwrap(ref, f"sampler {i}", 1.0)
+                    report: SamplerReport = unwrap(ref, f"sampler {i}", 1.0)
                 except ActorGone as gone:
                     self._revive(i, gone)
                     feed.take_back(i)
@@ -413,7 +326,7 @@ class RayBackend:
         return sums
 
     def _wait(self, refs: list[ray.ObjectRef], names: list[str], bound: float, doing: str) -> list:
-        return _collect(refs, names, bound, doing)
+        return collect(refs, names, bound, doing)
 
     def close(self) -> None:
         for handle in (*self.learners, *self.samplers, *self.judges):
@@ -452,79 +365,3 @@ class _Feed:
         """Put a lost sampler's groups back in front of its queue, in order."""
         self.queues[i][:0] = sorted(self.running[i].values(), key=lambda r: r.group)
         self.running[i] = {}
-
-
-# ------------------------------------------------------------------------------------------------ ray
-
-
-class ActorGone(AhaError):
-    """A worker's process died."""
-
-
-def _start_ray(cfg: RunConfig) -> bool:
-    """Join the cluster at cluster.address (or RAY_ADDRESS), else start one here. Returns whether it was started."""
-    os.environ |= {k: v for k, v in QUIET.items() if k not in os.environ}
-    if ray.is_initialized():
-        return False
-    address = cfg.cluster.address or os.environ.get("RAY_ADDRESS", "")
-    common = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
-    try:
-        if address:
-            ray.init(address=address, **common)
-        else:
-            ray.init(include_dashboard=False, num_cpus=os.cpu_count(), object_store_memory=2 << 30, **common)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise BadInput(f"cluster.address={address or 'local'}: Ray did not start or answer ({error})") from error
-    return not address
-
-
-def _device(cfg: RunConfig) -> str:
-    gpus = ray.cluster_resources().get("GPU", 0)
-    if cfg.cluster.device == "gpu" and not gpus:
-        raise BadInput("cluster.device=gpu: the Ray cluster has no GPU; use cluster.device=cpu or join another cluster")
-    return cfg.cluster.device if cfg.cluster.device != "auto" else ("gpu" if gpus else "cpu")
-
-
-def _collect(refs: list[ray.ObjectRef], names: list[str], bound: float, doing: str) -> list:
-    """All results, in order, within the bound; else an AhaError that names who did not answer.
-
-    Ends at the first failure: after one rank's, its peers would wait for it in a collective.
-    """
-    deadline = time.monotonic() + bound
-    pending = dict(zip(refs, names, strict=True))
-    results: dict[ray.ObjectRef, object] = {}
-    while pending:
-        ready, _ = ray.wait(list(pending), num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
-        if not ready:
-            raise AhaError(f"{', '.join(pending.values())} did not {doing} within {bound:g} s")
-        for ref in ready:
-            results[ref] = _unwrap(ref, pending.pop(ref), 60.0)
-    return [results[ref] for ref in refs]
-
-
-def _unwrap(ref: ray.ObjectRef, name: str, bound: float):  # type: ignore[no-untyped-def]
-    """The result of a finished call; a worker's own AhaError keeps its text."""
-    try:
-        return ray.get(ref, timeout=bound)
-    except RayActorError as error:
-        raise ActorGone(f"{name} died: {_last_line(error)}; its log is in Ray's session folder") from error
-    except GetTimeoutError as error:
-        raise AhaError(f"the result of {name} did not arrive within {bound:g} s") from error
-    except RayTaskError as error:
-        cause = error.cause
-        if isinstance(cause, AhaError):
-            raise type(cause)(str(cause)) from error
-        raise AhaError(f"{name} failed: {type(cause).__name__}: {_last_line(cause)}") from error
-
-
-def _last_line(error: BaseException) -> str:
-    lines = [line for line in str(error).strip().splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(error).__name__
-
-
-def _free_port() -> int:
-    import socket
-
-    with socket.socket() as s:
-        s.bind(("", 0))
-        return int(s.getsockname()[1])

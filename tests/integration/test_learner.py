@@ -16,7 +16,8 @@ from rl.backend import Task
 from rl.batch import pack
 from rl.config import GRPOConfig, OptimConfig, RunConfig
 from rl.types import AhaError, PackedBatch, Prompt, Rollout, RolloutGroup, ScoredGroup, StepStats
-from rl.workers.cluster import RayBackend, _free_port
+from rl.workers.cluster import RayBackend
+from rl.workers.remote import free_port
 
 OPTIM = OptimConfig(lr=1e-2)
 
@@ -46,7 +47,7 @@ class InProcess:
 
         self.learner = Learner(cfg, 0, "cpu", cfg.learner.threads or 2)
         if not torch.distributed.is_initialized():
-            self.learner.connect("127.0.0.1", _free_port())
+            self.learner.connect("127.0.0.1", free_port())
         for name in ("load", "weights_hash", "parameter_sums"):
             setattr(self, name, getattr(self.learner, name))
 

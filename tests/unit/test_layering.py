@@ -15,7 +15,7 @@ OURS = ("rl", "rewards", "recipes", "launch", "tests")
 HEAVY = ("torch", "ray", "vllm", "deepspeed", "transformers", "datasets", "sympy", "math_verify", "py3langid", "openai")
 LEVEL_0 = {"rl", "rl.config", "rl.types"}
 ONLY_IN = {
-    "ray": {"rl/workers/cluster.py"},
+    "ray": {"rl/workers/cluster.py", "rl/workers/hosts.py", "rl/workers/remote.py"},
     "deepspeed": {"rl/workers/learner.py"},
     "vllm": {"rl/workers/sampler.py", "rl/workers/precision.py", "rl/workers/weights.py"},
 }

@@ -12,7 +12,7 @@ import pytest
 
 from rewards.types import Score
 from rl.config import GRPOConfig, RewardConfig
-from rl.judge import resolve
+from rl.judge import Judges, resolve, unjudgeable, watch
 from rl.score import Scorer
 from rl.types import AhaError, BadInput, Prompt, Rollout, RolloutGroup, Verdict
 
@@ -421,3 +421,59 @@ def test_identical_samples_of_a_group_are_counted():
     same = group(RIGHT, RIGHT, WRONG, WRONG)
     same.rollouts_G[1].token_ids_T[:] = 0  # the tokens are now 0, 0, 2, 3: two texts, but three samples
     assert s.metrics(s.finish([s.grade(same)]))["samples/duplicate_share"] == 1 / 4
+
+
+# ------------------------------------------------------------------------------------------------ options and checks
+
+
+def with_options(config: RewardConfig, *options: str) -> RewardConfig:
+    return RewardConfig(config.function, options=options)
+
+
+def test_options_reach_the_function_as_json_where_they_are_json(user_module):
+    seen = {}
+
+    def look(completion, *, limit=1, mode="", **columns):
+        seen.update(limit=limit, mode=mode)
+        return 1.0
+
+    scorer(with_options(user_module(look), "limit=[2, 3]", "mode=strict=er")).grade(group("x", row={"limit": 9}))
+    assert seen == {"limit": [2, 3], "mode": "strict=er"}
+
+
+@pytest.mark.parametrize(
+    ("option", "message"), [("limt=2", "no parameter 'limt'; did you mean 'limit'"), ("limit", "expected name=value")]
+)
+def test_an_option_that_the_function_does_not_have_is_refused(user_module, option, message):
+    def look(completion, *, limit=1, **columns):
+        return 1.0
+
+    with pytest.raises(BadInput, match=message):
+        scorer(with_options(user_module(look), option))
+
+
+def test_a_reward_may_take_its_own_time_its_default_or_what_the_user_gives_it():
+    rewards = (RewardConfig("accuracy"), RewardConfig("code_accuracy"), RewardConfig("format", timeout_s=3.0))
+    judges = Judges(rewards)
+    assert [judges.limit_s(name) for name in judges.names] == [10.0, 60.0, 3.0]
+
+
+def test_references_that_accuracy_cannot_judge_by_are_found_and_other_rewards_do_not_mind():
+    answers = ["4", "", r"\boxed{7}"]
+    assert list(unjudgeable((RewardConfig("accuracy"), RewardConfig("format")), answers)) == [1]
+    assert unjudgeable((RewardConfig("format"),), answers) == {}
+
+
+def test_a_step_carries_the_numbers_that_show_a_reward_being_gamed():
+    s = scorer("accuracy")
+    metrics = s.metrics(s.finish([s.grade(group(RIGHT, WRONG, "the answer is 4", "4 4 4 4 4 4 4 4"))]))
+    assert metrics["watch/gold_unparsed"] == 0.5
+    assert metrics["watch/paid_without_gold"] == 0.0
+    assert metrics["watch/repeated_text"] > 0.1
+
+
+def test_the_watch_looks_at_a_sample_of_a_large_step():
+    s = scorer("accuracy")
+    scored = s.finish([s.grade(group(*[RIGHT, WRONG] * 200))])
+    assert watch(scored)["watch/duplicates"] == 1 - 1 / 200  # every second of 400 samples: one text
+    assert watch([]) == {}
