@@ -227,6 +227,9 @@ print('started', flush=True)
     assert running(marker) == []
     sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", marker])  # the search finds one
     try:
+        deadline = time.monotonic() + 10
+        while not running(marker) and time.monotonic() < deadline:
+            time.sleep(0.05)
         assert running(marker) == [str(sleeper.pid)]
     finally:
         sleeper.kill()
