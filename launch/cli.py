@@ -10,7 +10,8 @@ from typing import Annotated
 
 import typer
 
-from rl.config import RunConfig, apply_overrides, describe, validate
+from rl.config import RunConfig
+from rl.settings import apply_overrides, describe, validate
 from rl.types import AhaError, BadInput, Stopped
 
 app = typer.Typer(
@@ -64,7 +65,7 @@ def load_recipe(path: str, overrides: list[str]) -> RunConfig:
     """The recipe's config with the overrides applied and checked. Raises BadInput."""
     file = Path(path)
     if file.suffix == ".json" and file.is_file():
-        from rl.config import from_json
+        from rl.settings import from_json
 
         cfg = from_json(file.read_text())
     elif not file.is_file():

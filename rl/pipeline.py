@@ -15,11 +15,12 @@ from pathlib import Path
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from rl.backend import Backend
-from rl.config import DataConfig, RewardConfig, RunConfig, from_json, to_json, validate
+from rl.config import DataConfig, RewardConfig, RunConfig
 from rl.data import TASK, ExampleStream, PromptStream, all_prompts, end_token_ids, load_rows, place
 from rl.judge import unjudgeable
 from rl.model import context_length, load_config, load_tokenizer
 from rl.score import Scorer
+from rl.settings import from_json, to_json, validate
 from rl.stages.context import Context, Stop
 from rl.stages.evaluate import mean_and_stderr
 from rl.stages.grpo import train_grpo

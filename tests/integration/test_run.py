@@ -19,7 +19,8 @@ import torch
 
 from rl import pipeline
 from rl.backend import SampleParams, Task
-from rl.config import RewardConfig, RunConfig, to_json
+from rl.config import RewardConfig, RunConfig
+from rl.settings import to_json
 from rl.types import AhaError, BadInput, Prompt, Rollout, RolloutGroup, SampleRequest
 from rl.workers.cluster import RayBackend
 

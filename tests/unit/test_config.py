@@ -1,4 +1,4 @@
-"""rl/config.py: overrides, ranges, batch arithmetic, resolved.json."""
+"""rl/config.py and rl/settings.py: overrides, ranges, batch arithmetic, resolved.json."""
 
 from __future__ import annotations
 
@@ -16,13 +16,8 @@ from rl.config import (
     ModelConfig,
     RewardConfig,
     RunConfig,
-    all_keys,
-    apply_overrides,
-    describe,
-    from_json,
-    to_json,
-    validate,
 )
+from rl.settings import all_keys, apply_overrides, describe, from_json, to_json, validate
 from rl.types import BadInput
 
 

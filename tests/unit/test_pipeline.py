@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from recipes.tiny import recipe
-from rl.config import OptimConfig, RunConfig, apply_overrides, from_json, to_json
+from rl.config import OptimConfig, RunConfig
 from rl.pipeline import _refuse_other_run, prepare
 from rl.schedule import learning_rate
+from rl.settings import apply_overrides, from_json, to_json
 from rl.types import BadInput
 
 

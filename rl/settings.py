@@ -1,0 +1,216 @@
+"""What is done with a config: dotted overrides, range checks, JSON, the list of all knobs. Loads no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import types
+import typing
+from collections.abc import Sequence
+
+from rl.config import RunConfig
+from rl.types import BadInput
+
+# ------------------------------------------------------------------------------------------------ overrides
+
+
+def apply_overrides(cfg: RunConfig, overrides: Sequence[str]) -> RunConfig:
+    """Return cfg with "dotted.key=value" strings applied, in order.
+
+    Tuple elements are reached by number ("rewards.0.weight=0.5"); a tuple of texts is written with commas.
+    Raises BadInput on an unknown key (naming the nearest), a value of the wrong type, or a missing "=".
+    """
+    for item in overrides:
+        key, eq, value = item.partition("=")
+        if not eq:
+            raise BadInput(f"override {item!r}: expected key=value, for example grpo.group_size=16")
+        cfg = typing.cast(RunConfig, _set(cfg, key.strip().split("."), value.strip(), key.strip()))
+    return cfg
+
+
+def all_keys(cfg: object, prefix: str = "") -> list[str]:
+    """Every dotted key of a config, leaves only."""
+    keys: list[str] = []
+    if dataclasses.is_dataclass(cfg):
+        for f in dataclasses.fields(cfg):
+            keys += all_keys(getattr(cfg, f.name), f"{prefix}{f.name}.")
+    elif isinstance(cfg, tuple) and cfg and dataclasses.is_dataclass(cfg[0]):
+        for i, item in enumerate(cfg):
+            keys += all_keys(item, f"{prefix}{i}.")
+    else:
+        keys.append(prefix.rstrip("."))
+    return keys
+
+
+def _set(node: object, path: list[str], text: str, full_key: str, root: object | None = None) -> object:
+    root = node if root is None else root
+    head, rest = path[0], path[1:]
+    if isinstance(node, tuple):
+        if not head.isdigit() or int(head) >= len(node):
+            raise _unknown_key(full_key, root)
+        i = int(head)
+        if not rest:
+            raise _unknown_key(full_key, root)
+        return (*node[:i], _set(node[i], rest, text, full_key, root), *node[i + 1 :])
+    if not dataclasses.is_dataclass(node) or head not in {f.name for f in dataclasses.fields(node)}:
+        raise _unknown_key(full_key, root)
+    hints = typing.get_type_hints(type(node))
+    current = getattr(node, head)
+    if rest:
+        value = _set(current, rest, text, full_key, root)
+    elif dataclasses.is_dataclass(current):
+        raise BadInput(f"{full_key}: is a group of settings; set one of {', '.join(all_keys(current, full_key + '.'))}")
+    else:
+        value = _parse(text, hints[head], full_key)
+    return dataclasses.replace(typing.cast(typing.Any, node), **{head: value})
+
+
+def _unknown_key(key: str, root: object) -> BadInput:
+    known = all_keys(root)
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    if not near:
+        last = key.rsplit(".", 1)[-1]
+        near = [k for k in known if difflib.SequenceMatcher(None, k.rsplit(".", 1)[-1], last).ratio() > 0.7][:1]
+    hint = f"; did you mean {near[0]}?" if near else "; see: aha run RECIPE --help"
+    return BadInput(f"unknown config key {key!r}{hint}")
+
+
+def _parse(text: str, hint: object, key: str) -> object:
+    try:
+        if hint is bool:
+            return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[text.lower()]
+        if hint is int:
+            return int(text.replace("_", ""))
+        if hint is float:
+            return float(text)
+    except (ValueError, KeyError):
+        wanted = {bool: "true or false", int: "a whole number", float: "a number"}[typing.cast(type, hint)]
+        raise BadInput(f"{key}={text}: expected {wanted}") from None
+    if isinstance(hint, types.GenericAlias) or typing.get_origin(hint) is tuple:
+        if typing.get_args(hint)[0] is not str:
+            raise BadInput(f"{key}: set its parts by number, for example {key}.0.weight=0.5")
+        return tuple(part for part in text.split(",") if part)
+    return text
+
+
+# ------------------------------------------------------------------------------------------------ checks
+
+
+def validate(cfg: RunConfig) -> None:
+    """Check every range and the batch arithmetic. Raises BadInput with all the faults, one a line."""
+    faults = _range_faults(cfg, "")
+    g = cfg.grpo
+    if min(g.prompts_per_step, g.group_size, g.updates_per_step) < 1:
+        pass  # told above, and nothing divides
+    elif g.rollouts_per_step % g.updates_per_step:
+        faults.append(
+            f"grpo: {g.prompts_per_step} prompts x {g.group_size} samples = {g.rollouts_per_step} rollouts do not "
+            f"divide into updates_per_step={g.updates_per_step}; change one of the three"
+        )
+    elif g.steps and g.rollouts_per_step // g.updates_per_step < cfg.learner.ranks:
+        faults.append(
+            f"grpo: {g.rollouts_per_step // g.updates_per_step} rollouts per update are fewer than "
+            f"learner.ranks={cfg.learner.ranks}; use fewer ranks or larger steps"
+        )
+    if g.steps and not cfg.rewards:
+        faults.append("rewards: GRPO needs at least one reward, for example RewardConfig('accuracy')")
+    if g.steps and g.group_size == 1 and g.advantage not in ("batch_std",):
+        faults.append("grpo.group_size=1: a group of one has no advantage; use at least 2, or grpo.advantage=batch_std")
+    if g.dual_clip and g.dual_clip <= 1:
+        faults.append(f"grpo.dual_clip={g.dual_clip}: must be above 1, or 0 for off")
+    if g.uniform_groups != "keep" and g.kl_coef:
+        faults.append(
+            f"grpo.uniform_groups={g.uniform_groups} would drop those groups' KL too; use keep, or grpo.kl_coef=0"
+        )
+    if g.uniform_groups != "keep" and g.group_size == 1:
+        faults.append("grpo.group_size=1: every group is uniform, so nothing would be trained; use uniform_groups=keep")
+    if cfg.rollout.top_p < 1 and g.old_logprobs == "sampler":
+        faults.append("rollout.top_p below 1 cuts the tail of the sampler's logprobs; use grpo.old_logprobs=learner")
+    if not cfg.model.path:
+        faults.append("model.path: name a Hugging Face id or a folder")
+    if not cfg.name or "/" in cfg.name:
+        faults.append(f"name={cfg.name!r}: must be a folder name without '/'")
+    if faults:
+        raise BadInput("\n".join(faults))
+
+
+def _range_faults(node: object, prefix: str) -> list[str]:
+    faults: list[str] = []
+    for f in dataclasses.fields(typing.cast(typing.Any, node)):
+        value, key = getattr(node, f.name), prefix + f.name
+        if dataclasses.is_dataclass(value):
+            faults += _range_faults(value, key + ".")
+        elif isinstance(value, tuple):
+            for i, item in enumerate(value):
+                if dataclasses.is_dataclass(item):
+                    faults += _range_faults(item, f"{key}.{i}.")
+        else:
+            faults += _value_faults(key, value, f.metadata)
+    return faults
+
+
+def _value_faults(key: str, value: object, meta: typing.Mapping[str, typing.Any]) -> list[str]:
+    lo, hi, choices = meta.get("lo"), meta.get("hi"), meta.get("choices", ())
+    if choices and value not in choices:
+        near = difflib.get_close_matches(str(value), choices, n=1)
+        return [f"{key}={value}: must be one of {', '.join(choices)}" + (f"; did you mean {near[0]}?" if near else "")]
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if value != value:
+            return [f"{key}={value}: is not a number"]
+        if (lo is not None and value < lo) or (hi is not None and value > hi):
+            bounds = f"at least {lo:g}" if hi is None else f"between {lo:g} and {hi:g}"
+            return [f"{key}={value}: must be {bounds}. {meta['help']}"]
+    return []
+
+
+# ------------------------------------------------------------------------------------------------ json
+
+
+def to_json(cfg: RunConfig) -> str:
+    """The whole config as JSON text; from_json(to_json(cfg)) == cfg."""
+    return json.dumps(dataclasses.asdict(cfg), indent=2) + "\n"
+
+
+def from_json(text: str) -> RunConfig:
+    """Read what to_json wrote. Raises BadInput on unknown keys."""
+    return typing.cast(RunConfig, _build(RunConfig, json.loads(text), ""))
+
+
+def _build(hint: object, value: object, key: str) -> object:
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, dict):
+            raise BadInput(f"{key or 'config'}: expected an object")
+        hints = typing.get_type_hints(hint)
+        unknown = sorted(set(value) - set(hints))
+        if unknown:
+            raise BadInput(f"unknown config key {key + unknown[0]!r} in the saved config")
+        kwargs = {name: _build(hints[name], item, f"{key}{name}.") for name, item in value.items()}
+        return typing.cast(typing.Any, hint)(**kwargs)
+    if typing.get_origin(hint) is tuple:
+        item_hint = typing.get_args(hint)[0]
+        return tuple(_build(item_hint, item, key) for item in typing.cast(list[object], value))
+    if hint is float and isinstance(value, int):
+        return float(value)
+    return value
+
+
+def describe(cfg: RunConfig) -> list[tuple[str, str, str]]:
+    """Every knob as (dotted key, value, sentence), for --help."""
+    rows: list[tuple[str, str, str]] = []
+
+    def walk(node: object, prefix: str) -> None:
+        for f in dataclasses.fields(typing.cast(typing.Any, node)):
+            value = getattr(node, f.name)
+            if dataclasses.is_dataclass(value):
+                walk(value, f"{prefix}{f.name}.")
+            elif isinstance(value, tuple) and value and dataclasses.is_dataclass(value[0]):
+                for i, item in enumerate(value):
+                    walk(item, f"{prefix}{f.name}.{i}.")
+            else:
+                choices = f.metadata["choices"]
+                text = f.metadata["help"] + (f" One of: {', '.join(choices)}." if choices else "")
+                rows.append((prefix + f.name, str(value), text))
+
+    walk(cfg, "")
+    return rows
