@@ -6,6 +6,9 @@ A reward is `f(completion: str, *, prompt: str, answer: str, **columns) -> Score
     answer      the row's reference answer      columns  the other columns of the row
 
 It need not take what it does not use: `def short(completion): return float(len(completion) < 200)` is a reward.
+
+Each docstring here says which parameters come from the row and which are settings, given in the recipe by
+RewardConfig(options=("percent=lenient",)). COLUMNS says the same as data: a column of a row never fills a setting.
 A recipe names a reward of its own as "module:function"; functions in the shape of TRL and open-r1,
 `f(prompts, completions, **columns) -> list[float | None]`, work by the same name.
 """
@@ -22,10 +25,23 @@ REWARDS: dict[str, str] = {
     "llm_judge": "rewards.llm_judge:llm_judge",
     "llm_pairwise": "rewards.llm_judge:llm_pairwise",
     "length_budget": "rewards.shaping:length_budget",
+    "reasoning_gym": "rewards.reasoning:reasoning_gym",
     "repetition": "rewards.shaping:repetition",
     "soft_overlong": "rewards.shaping:soft_overlong",
 }
 """Short name -> "module:function". Strings, so that naming a reward imports nothing."""
+
+COLUMNS: dict[str, tuple[str, ...]] = {
+    "code_accuracy": ("tests", "entry_point", "setup", "language"),
+    "countdown": ("numbers", "target"),
+    "language_consistency": ("language", "question", "problem"),
+    "length_budget": ("budget",),
+    "llm_judge": ("question",),
+    "llm_pairwise": ("question",),
+    "reasoning_gym": ("family", "facts"),
+}
+"""Short name -> the row's columns that the reward reads, beside prompt and answer. Its other parameters are settings:
+a column of the same name does not change them."""
 
 REFERENCE_CHECKS: dict[str, str] = {"accuracy": "rewards.accuracy:check_reference"}
 """Short name -> "module:function" that takes a row's answer and returns why it cannot be judged by, or None."""
@@ -34,3 +50,11 @@ TIMEOUTS_S: dict[str, float] = {"code_accuracy": 60.0, "llm_judge": 120.0, "llm_
 """Short name -> seconds that one sample may take, where DEFAULT_TIMEOUT_S is too short."""
 
 DEFAULT_TIMEOUT_S = 10.0
+
+
+def short_name(spec: str) -> str:
+    """The name under which the tables here list a reward: "rewards.countdown:countdown" and "countdown" -> "countdown".
+
+    A reward of one's own is listed nowhere, and keeps its name.
+    """
+    return next((name for name, target in REWARDS.items() if spec in (name, target)), spec)

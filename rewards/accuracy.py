@@ -20,8 +20,10 @@ import re
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
-from rewards.extract import UNITS, Number, boxes, final_answers, normalise, opens_thinking, parse_number
-from rewards.mathematics import MAX_LENGTH, Form, Unreadable, read, read_simple, text_key, tidy, without_variable
+from rewards.expressions import Unreadable
+from rewards.extract import boxes, final_answers, normalise, opens_thinking
+from rewards.mathematics import MAX_LENGTH, Form, read, read_simple, text_key, tidy, without_variable
+from rewards.quantities import UNITS, Number, parse_number
 from rewards.types import Score, correct, excerpt, unparseable, wrong
 
 if TYPE_CHECKING:
@@ -39,8 +41,9 @@ def accuracy(completion: str, *, prompt: str = "", answer: str, percent: str = "
     r"""1 when the completion's final answer is the reference `answer`, else 0.
 
     completion: the model's text. prompt: what it was given; one that ends in <think> puts the completion's start
-    inside the thinking. answer: the reference: an answer, a solution with a \boxed{} in it, or a GSM8K solution
-    ending in "#### 42". Raises ValueError when it is empty. percent: "strict", or "lenient": 50% is 50 and 0.5.
+    inside the thinking. From the row: answer, the reference: an answer, a solution with a \boxed{} in it, or a GSM8K
+    solution ending in "#### 42". Raises ValueError when it is empty. Setting: percent, "strict", or "lenient": 50% is
+    50 and 0.5.
 
     Unparseable: no answer after the thinking, or an answer or a reference that cannot be read as mathematics (the
     reason says which). Wrong: another answer, or two boxes that differ.

@@ -45,9 +45,10 @@ def countdown(
 ) -> Score:
     """1 when the answer is an expression that uses each given number at most once and equals the target, else 0.
 
-    numbers: [3, 5, 7] or "[3, 5, 7]" or "3 5 7". target: an integer or its text; `answer` holds it where a dataset
-    has no such column. use_all: every number must be used, as in TinyZero. Raises ValueError when the row has no
-    target or no numbers. Unparseable: no answer, or no plain arithmetic. Wrong: other numbers, or another value.
+    From the row: numbers, [3, 5, 7] or "[3, 5, 7]" or "3 5 7"; target, an integer or its text; `answer` holds it where
+    a dataset has no such column. Setting: use_all, every number must be used, as in TinyZero. Raises ValueError when
+    the row has no target or no numbers. Unparseable: no answer, or no plain arithmetic. Wrong: other numbers, or
+    another value.
 
         "<think>..</think><answer>(7 - 5) * 3</answer>", numbers=[3, 5, 7], target=6  -> 1
         "<answer>5 + 7 = 12</answer>", target=12 -> 1    "<answer>3 + 3</answer>", target=6 -> 0: there is one 3

@@ -12,7 +12,9 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from rewards.accuracy import accuracy
-from rewards.language import LANGUAGES, NO_WORDS, chain_of_thought, language_consistency
+from rewards.extract import chain_of_thought
+from rewards.language import language_consistency
+from rewards.scripts import LANGUAGES
 from rewards.shaping import length_of, repeated_share, units
 from rewards.types import CORRECT, excerpt
 
@@ -53,7 +55,7 @@ def is_single_language(
     A chain without words passes: there is nothing to mix. min_share: see rewards.language.CONSISTENT for its error.
     """
     score = language_consistency(completion, prompt=prompt, language=language, languages=languages)
-    if score.value >= min_share or score.reason == NO_WORDS:
+    if score.value >= min_share:  # 1 where there are no words
         return PASSED
     return Check(False, f"mixed languages: {score.reason}, {min_share} wanted")
 
@@ -132,6 +134,15 @@ def is_uncontaminated(text: str, index: EvaluationIndex) -> Check:
     """It shares no n-gram with an evaluation text. Check the prompt as well as the completion."""
     shared = index.overlap(text)
     return Check(False, f"also in an evaluation text: {excerpt(shared)}") if shared else PASSED
+
+
+def word_ngrams(text: str, ngram: int = CONTAMINATION_NGRAM) -> set[tuple[str, ...]]:
+    """The n-grams that EvaluationIndex compares: of bare lower-case words; of a shorter text itself, as a whole.
+
+    "What is 1 + 2?" -> {("what", "is", "1", "2")}
+    """
+    words = _bare_words(text)
+    return set(_ngrams(words, min(ngram, len(words)))) if words else set()
 
 
 def _bare_words(text: str) -> list[str]:

@@ -50,7 +50,7 @@ COLD_START = Form((SPECIAL_TOKEN, SPECIAL_TOKEN), ("", "reasoning", "summary"))
 
 
 def format_r1(completion: str, *, prompt: str = "", partial: float = 0.0, **columns: object) -> Score:
-    """1 for <think>..</think> <answer>..</answer> and nothing else, else 0. partial: see check_form."""
+    """1 for <think>..</think> <answer>..</answer> and nothing else, else 0. Setting: partial, see check_form."""
     return check_form(completion, R1, opened=_opens(prompt, R1), partial=partial)
 
 
@@ -60,7 +60,10 @@ def format_r1_opened(completion: str, *, partial: float = 0.0, **columns: object
 
 
 def format_boxed(completion: str, *, prompt: str = "", partial: float = 0.0, **columns: object) -> Score:
-    r"""1 for <think>..</think> and then exactly one \boxed{..}, else 0. Boxes inside the thinking do not count."""
+    r"""1 for <think>..</think> and then exactly one \boxed{..}, else 0. Boxes inside the thinking do not count.
+
+    Setting: partial, see check_form.
+    """
     return check_form(completion, BOXED, opened=_opens(prompt, BOXED), partial=partial)
 
 
@@ -79,8 +82,8 @@ def format_cold_start(
 ) -> Score:
     """1 for |special_token| reasoning |special_token| summary, else 0.
 
-    special_token: the delimiter that the model uses; it must reach the text (a sampler may skip special tokens).
-    Raises ValueError when it is empty.
+    Settings: special_token, the delimiter that the model uses; it must reach the text (a sampler may skip special
+    tokens); partial, see check_form. Raises ValueError when special_token is empty.
     """
     if not special_token.strip():
         raise ValueError("special_token is empty; name the delimiter of the cold-start form")

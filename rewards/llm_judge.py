@@ -12,17 +12,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import secrets
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rewards.extract import after_thinking, opens_thinking
 from rewards.types import CORRECT, WRONG, Score, excerpt, unparseable
@@ -30,7 +31,9 @@ from rewards.types import CORRECT, WRONG, Score, excerpt, unparseable
 if TYPE_CHECKING:
     from openai import OpenAI
 
-T = TypeVar("T")
+Messages = Sequence[Mapping[str, object]]
+SIDE_BY_SIDE = 16
+"""Requests at one time, of one call."""
 MAX_SHOWN = 20_000
 """Characters of a response that a judge is shown: its start and its end. What was cut is said."""
 
@@ -53,9 +56,17 @@ class Endpoint:
     cache: str = "runs/llm_judge.sqlite"
 
 
+class Case(NamedTuple):
+    """What the judge is asked about. answer: the reference. shown: the part of the response that it sees."""
+
+    question: str
+    answer: str
+    shown: str
+
+
 def llm_judge(
-    prompts: Sequence[str],
-    completions: Sequence[str],
+    prompts: Sequence[str | Messages],
+    completions: Sequence[str | Messages],
     answer: Sequence[str],
     *,
     base_url: str,
@@ -69,26 +80,24 @@ def llm_judge(
 ) -> list[Score]:
     """1 where the judge finds the response's final answer equal to the row's `answer`, else 0. Lists: an item a sample.
 
-    base_url, model and what follows are settings (Endpoint). The question shown is the row's `question` column, else
-    the prompt. The samples of a call are asked about side by side.
+    Settings: base_url, model, api_key_env, timeout_s, retries, cache (Endpoint). From the row: answer, and question,
+    which the judge is shown; without it, the prompt. Prompts and completions are texts or messages (TRL's shapes).
     """
-    where = Endpoint(base_url, model, api_key_env, timeout_s, retries, cache)
-    asked = question or prompts
 
-    def one(i: int) -> Score:
-        shown = _shown(completions[i], prompts[i])
-        if not shown:
-            return unparseable("nothing after the thinking")
+    def ask(where: Endpoint, case: Case) -> Score:
         mark = secrets.token_hex(8)
-        text = f"Question:\n{asked[i]}\n\nReference answer:\n{answer[i]}\n\nResponse:\n{mark}\n{shown}\n{mark}"
+        text = (
+            f"Question:\n{case.question}\n\nReference answer:\n{case.answer}\n\nResponse:\n{mark}\n{case.shown}\n{mark}"
+        )
         return _verdict(where, AGAINST_REFERENCE.format(mark=mark), text, mark, {"correct": 1.0, "wrong": 0.0})
 
-    return _side_by_side(one, len(completions))
+    where = Endpoint(base_url, model, api_key_env, timeout_s, retries, cache)
+    return _each(ask, where, prompts, completions, answer, question)
 
 
 def llm_pairwise(
-    prompts: Sequence[str],
-    completions: Sequence[str],
+    prompts: Sequence[str | Messages],
+    completions: Sequence[str | Messages],
     answer: Sequence[str],
     *,
     base_url: str,
@@ -102,29 +111,50 @@ def llm_pairwise(
 ) -> list[Score]:
     """1 where the judge prefers the response to the reference response `answer` in both orders, 0 where it never does.
 
-    One order each way, or a tie, is 0.5. Settings as in llm_judge.
+    One order each way, or a tie, is 0.5. Settings and columns as in llm_judge.
     """
-    where = Endpoint(base_url, model, api_key_env, timeout_s, retries, cache)
-    asked = question or prompts
 
-    def one(i: int) -> Score:
-        shown = _shown(completions[i], prompts[i])
-        if not shown:
-            return unparseable("nothing after the thinking")
+    def ask(where: Endpoint, case: Case) -> Score:
         values = []
         for ours_first in (True, False):
             mark = secrets.token_hex(8)
-            first, second = (shown, answer[i]) if ours_first else (answer[i], shown)
-            text = f"Question:\n{asked[i]}\n\nFirst:\n{mark}\n{first}\n{mark}\n\nSecond:\n{mark}\n{second}\n{mark}"
+            first, second = (case.shown, case.answer) if ours_first else (case.answer, case.shown)
+            text = f"Question:\n{case.question}\n\nFirst:\n{mark}\n{first}\n{mark}\n\nSecond:\n{mark}\n{second}\n{mark}"
             worth = {"first": float(ours_first), "second": float(not ours_first), "tie": 0.5}
             score = _verdict(where, PAIRWISE.format(mark=mark), text, mark, worth)
-            if score.value != score.value:
+            if math.isnan(score.value):
                 return score
             values.append(score.value)
         value = sum(values) / 2
         return Score(value, CORRECT if value > 0.5 else WRONG, "" if values[0] == values[1] else "the order decided")
 
-    return _side_by_side(one, len(completions))
+    where = Endpoint(base_url, model, api_key_env, timeout_s, retries, cache)
+    return _each(ask, where, prompts, completions, answer, question)
+
+
+def text_of(text: str | Messages) -> str:
+    """A text, or the texts of messages: [{"role": "user", "content": "6 * 7?"}] -> "6 * 7?".
+
+    Several messages each begin with their role, so that the judge sees who says what. A content may be a list of parts
+    ({"type": "text", "text": ..}); parts that are no text, and a content of None, say nothing. Raises ValueError for
+    anything else.
+    """
+    if isinstance(text, str):
+        return text
+    if not all(isinstance(message, Mapping) and "content" in message for message in text):
+        raise ValueError(f"neither a text nor messages with a role and a content: {excerpt(str(text))}")
+    if len(text) == 1:
+        return _content(text[0]["content"])
+    return "\n\n".join(f"{message.get('role', 'unknown')}: {_content(message['content'])}" for message in text)
+
+
+def _content(content: object) -> str:
+    if isinstance(content, str):
+        return content
+    parts = [] if content is None else content
+    if not isinstance(parts, list) or not all(isinstance(part, Mapping) for part in parts):
+        raise ValueError(f"a message's content is neither a text nor a list of parts: {excerpt(str(content))}")
+    return "".join(str(part["text"]) for part in parts if "text" in part)
 
 
 def spending(cache: str) -> dict[str, int]:
@@ -133,6 +163,28 @@ def spending(cache: str) -> dict[str, int]:
         row = db.execute("SELECT count(*), sum(verdict IS NULL), sum(asked), sum(said) FROM calls").fetchone()
     names = ("calls", "failed", "prompt_tokens", "completion_tokens")
     return {name: int(value or 0) for name, value in zip(names, row, strict=True)}
+
+
+def _each(
+    ask: Callable[[Endpoint, Case], Score],
+    where: Endpoint,
+    prompts: Sequence[str | Messages],
+    completions: Sequence[str | Messages],
+    answers: Sequence[str],
+    questions: Sequence[str] | None,
+) -> list[Score]:
+    """The score of each sample, all asked about side by side. A response with nothing to show is not sent."""
+
+    def one(i: int) -> Score:
+        prompt = text_of(prompts[i])
+        shown = _shown(text_of(completions[i]), prompt)
+        if not shown:
+            return unparseable("nothing after the thinking")
+        return ask(where, Case(questions[i] if questions else prompt, answers[i], shown))
+
+    count = len(completions)
+    with ThreadPoolExecutor(max(1, min(count, SIDE_BY_SIDE))) as threads:
+        return list(threads.map(one, range(count)))
 
 
 def _shown(completion: str, prompt: str) -> str:
@@ -203,16 +255,10 @@ def _client(where: Endpoint) -> OpenAI:
 
 
 def _open(cache: str) -> sqlite3.Connection:
-    """The cache; several processes may write to it."""
+    """The cache; several processes may write to it, and wait for one another (WAL would not: switching to it fails)."""
     path = Path(cache)
     path.parent.mkdir(parents=True, exist_ok=True)
     db = sqlite3.connect(path, timeout=30)
-    db.execute("PRAGMA journal_mode=WAL")
     db.execute("CREATE TABLE IF NOT EXISTS calls (key TEXT, verdict TEXT, asked INTEGER, said INTEGER, at REAL)")
     db.execute("CREATE INDEX IF NOT EXISTS by_key ON calls (key)")
     return db
-
-
-def _side_by_side(one: Callable[[int], T], count: int) -> list[T]:
-    with ThreadPoolExecutor(max(1, min(count, 16))) as threads:
-        return list(threads.map(one, range(count)))

@@ -16,37 +16,23 @@ Sources: bwrap(1), prlimit(1), user_namespaces(7), seccomp(2), proc(5).
 from __future__ import annotations
 
 import dataclasses
-import functools
 import os
-import platform
-import re
 import selectors
-import shutil
 import signal
-import struct
 import subprocess
-import sys
-import sysconfig
 import tempfile
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import IO, Literal
 
-ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8"}
+from rewards.sandbox_view import ENVIRONMENT, SandboxError, View, tool, view_of
+from rewards.seccomp import seccomp_filter
+
 NOBODY = 65534
 """Who runs bwrap when the caller is root: RLIMIT_NPROC does not bind root."""
 
 _MB = 1 << 20
 _AFTER_EXIT_S = 2.0
-_HOW_TO_INSTALL = (
-    "install it (Debian, Ubuntu: apt-get install bubblewrap; Fedora: dnf install bubblewrap), or pass "
-    "run_untrusted_code_without_sandbox=True if the code may do to this machine whatever it likes"
-)
-
-
-class SandboxError(RuntimeError):
-    """The sandbox could not start. Never the program's fault."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,14 +69,6 @@ class Ran:
     seconds: float
 
 
-@dataclasses.dataclass(frozen=True)
-class _View:
-    """What a sandbox shows of the host, read-only. private: a folder that only root can enter, or ""."""
-
-    arguments: tuple[str, ...]
-    private: str = ""
-
-
 def run(
     argv: Sequence[str],
     *,
@@ -121,7 +99,7 @@ def run(
             pipes["results"], write_end = os.pipe()
             given.append(write_end)
             argv = [*argv, *map(str, given)]
-        argv = [_tool("prlimit"), *_rlimits(limits, sandboxed=not run_untrusted_code_without_sandbox), "--", *argv]
+        argv = [tool("prlimit"), *_rlimits(limits, sandboxed=not run_untrusted_code_without_sandbox), "--", *argv]
         if run_untrusted_code_without_sandbox:
             with tempfile.TemporaryDirectory(prefix="aha-code-", ignore_cleanup_errors=True) as folder:
                 env = ENVIRONMENT | {"HOME": folder}
@@ -129,8 +107,8 @@ def run(
         else:
             pipes["status"], status_fd = os.pipe()
             given.append(status_fd)
-            command = _bwrap(limits, _view(show), status_fd)
-            if machine_filter := _seccomp_filter():
+            command = _bwrap(limits, view_of(show), status_fd)
+            if machine_filter := seccomp_filter():
                 given.append(_memory_file("seccomp", machine_filter))
                 command += ["--seccomp", str(given[-1])]
             status, streams, limit = _execute([*command, "--", *argv], given, pipes, limits, cwd="/", env=ENVIRONMENT)
@@ -147,21 +125,7 @@ def run(
     return Ran(status, streams["stdout"], streams["stderr"], results, limit, time.monotonic() - start)
 
 
-def python() -> str:
-    """The interpreter that programs run with: this one's own, outside any virtual environment."""
-    return os.path.realpath(str(vars(sys).get("_base_executable") or sys.executable))
-
-
 # ------------------------------------------------------------------------------------------------ the command
-
-
-def _tool(name: str) -> str:
-    found = shutil.which(name, path="/usr/bin:/bin:/usr/local/bin:/usr/sbin:/sbin")
-    if found:
-        return found
-    if name == "bwrap":
-        raise SandboxError(f"bubblewrap (the program bwrap) is not installed: {_HOW_TO_INSTALL}")
-    raise SandboxError(f"the program {name} is not installed; it comes with util-linux")
 
 
 def _rlimits(limits: Limits, *, sandboxed: bool) -> list[str]:
@@ -174,9 +138,9 @@ def _rlimits(limits: Limits, *, sandboxed: bool) -> list[str]:
     return [*out, f"--nproc={limits.processes}"] if sandboxed else out
 
 
-def _bwrap(limits: Limits, view: _View, status_fd: int) -> list[str]:
+def _bwrap(limits: Limits, view: View, status_fd: int) -> list[str]:
     isolation = "--unshare-all --unshare-user --disable-userns --die-with-parent --new-session --cap-drop ALL"
-    command = [*_as_ordinary_user(view.private), _tool("bwrap"), *isolation.split()]
+    command = [*_as_ordinary_user(view.private), tool("bwrap"), *isolation.split()]
     command += ["--uid", "1000", "--gid", "1000", "--hostname", "sandbox", "--json-status-fd", str(status_fd)]
     command += [*view.arguments, "--proc", "/proc", "--perms", "0700", "--size", str(limits.folder_mb * _MB)]
     command += ["--tmpfs", "/tmp", "--chdir", "/tmp"]
@@ -194,95 +158,14 @@ def _as_ordinary_user(private: str) -> list[str]:
     private: a folder that NOBODY cannot enter, but that bwrap is to show. It is first put on /mnt, in a mount
     namespace that ends with the run, so that nothing is copied and the host sees nothing of it.
     """
-    dying = [_tool("setpriv"), "--pdeathsig", "KILL"]
+    dying = [tool("setpriv"), "--pdeathsig", "KILL"]
     if os.geteuid() != 0:
         return dying
     drop = [*dying, f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
     if not private:
         return drop
     script = 'mount --bind "$1" /mnt && shift && exec "$@"'
-    return [_tool("unshare"), "--mount", "--propagation", "private", "/bin/sh", "-c", script, "sh", private, *drop]
-
-
-@functools.cache
-def _view(show: Literal["python", "compiler"]) -> _View:
-    return _compiler_view() if show == "compiler" else _python_view()
-
-
-def _python_view() -> _View:
-    """The interpreter, its standard library without installed packages, and the shared libraries that they load."""
-    stdlib = Path(os.path.realpath(sysconfig.get_path("stdlib")))
-    programs = [python(), os.path.realpath(_tool("prlimit"))]
-    binds = [*dict.fromkeys([python(), _tool("prlimit")]), str(stdlib)]
-    binds += _shared_libraries([*programs, *map(str, sorted((stdlib / "lib-dynload").glob("*.so")))])
-    binds += [str(path) for path in [Path("/etc/ld.so.cache")] if path.exists()]
-    private = os.path.realpath(sys.base_prefix) if os.geteuid() == 0 and _is_private(stdlib) else ""
-    arguments: list[str] = []
-    for path in binds:
-        source = os.path.realpath(path)
-        inside = private and Path(source).is_relative_to(private)
-        arguments += ["--ro-bind", "/mnt/" + os.path.relpath(source, private) if inside else source, path]
-    for packages in (stdlib / "site-packages", stdlib / "dist-packages"):
-        if packages.is_dir():
-            arguments += ["--size", "4096", "--tmpfs", str(packages), "--remount-ro", str(packages)]
-    return _View(tuple(arguments), private)
-
-
-def _compiler_view() -> _View:
-    """/usr, where g++, its headers and its libraries are, without /usr/local."""
-    arguments = ["--ro-bind", "/usr", "/usr"]
-    for name in ("/bin", "/lib", "/lib32", "/lib64", "/sbin"):
-        if os.path.islink(name):
-            arguments += ["--symlink", os.readlink(name), name]
-        elif os.path.isdir(name):
-            arguments += ["--ro-bind", name, name]
-    if os.path.isdir("/usr/local"):
-        arguments += ["--size", "4096", "--tmpfs", "/usr/local", "--remount-ro", "/usr/local"]
-    return _View(tuple(arguments))
-
-
-def _is_private(path: Path) -> bool:
-    return any(not folder.stat().st_mode & 0o001 for folder in (path, *path.parents))
-
-
-def _shared_libraries(files: Sequence[str]) -> list[str]:
-    """Paths of all shared libraries, the loader among them, that the files need. ldd(1) runs once for them all."""
-    done = subprocess.run(
-        [_tool("ldd"), *files], env=ENVIRONMENT, capture_output=True, text=True, timeout=60, check=False
-    )
-    return sorted(set(re.findall(r"^\s+(?:\S+ => )?(/\S+) \(0x", done.stdout, re.MULTILINE)))
-
-
-# ------------------------------------------------------------------------------------------------ seccomp
-
-# Calls that would get round a limit (memory that no limit counts) or touch another process or the mounts: ptrace,
-# shmget, semget, msgget, mount, umount2, unshare, setns, memfd_create, bpf, userfaultfd, perf_event_open, keyctl,
-# add_key, request_key, process_vm_readv, process_vm_writev. The last row has one number on every machine:
-# io_uring_setup, open_tree, move_mount, fsopen, fsmount, pidfd_getfd, mount_setattr, memfd_secret.
-_REFUSED = {
-    "x86_64": (101, 29, 64, 68, 165, 166, 272, 308, 319, 321, 323, 298, 250, 248, 249, 310, 311),
-    "aarch64": (117, 194, 190, 186, 40, 39, 97, 268, 279, 280, 282, 241, 219, 217, 218, 270, 271),
-}
-_REFUSED_EVERYWHERE = (425, 428, 429, 430, 432, 438, 442, 447)
-_AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
-
-
-def _seccomp_filter() -> bytes:
-    """A classic BPF program (linux/filter.h) that answers the refused calls with EPERM; b"" on other machines.
-
-    Another architecture's calls (32-bit ones on x86_64) and the x32 numbers are refused as a whole.
-    """
-    machine = platform.machine()
-    if machine not in _REFUSED:
-        return b""
-    load, equal, at_least, answer = 0x20, 0x15, 0x35, 0x06
-    allow, refuse = 0x7FFF0000, 0x00050000 | 1  # SECCOMP_RET_ALLOW; SECCOMP_RET_ERRNO with EPERM
-    calls = (*_REFUSED[machine], *_REFUSED_EVERYWHERE)
-    code = [(load, 0, 0, 4), (equal, 0, len(calls) + 3, _AUDIT_ARCH[machine])]
-    code += [(load, 0, 0, 0), (at_least, len(calls) + 1, 0, 0x40000000)]
-    code += [(equal, len(calls) - i, 0, call) for i, call in enumerate(calls)]
-    code += [(answer, 0, 0, allow), (answer, 0, 0, refuse)]
-    return b"".join(struct.pack("HBBI", *step) for step in code)
+    return [tool("unshare"), "--mount", "--propagation", "private", "/bin/sh", "-c", script, "sh", private, *drop]
 
 
 # ------------------------------------------------------------------------------------------------ the process

@@ -27,9 +27,9 @@ def soft_overlong(
 ) -> Score:
     """DAPO's soft overlong punishment (arXiv 2503.14476 eq. 13): 0 to -1.
 
-    max_tokens (L_max): from here on -1. cache_tokens (L_cache): the penalty grows over the last so many. DAPO: 4,096
-    of 20,480. A completion limit of the run below max_tokens - cache_tokens never acts. Raises ValueError for lengths
-    that are not 0 < cache_tokens <= max_tokens.
+    Settings: max_tokens (L_max), from here on -1; cache_tokens (L_cache), the penalty grows over the last so many.
+    DAPO: 4,096 of 20,480. A completion limit of the run below max_tokens - cache_tokens never acts. Raises ValueError
+    for lengths that are not 0 < cache_tokens <= max_tokens.
 
         0                                    where L <= L_max - L_cache
         ((L_max - L_cache) - L) / L_cache    up to L_max
@@ -48,7 +48,8 @@ def repetition(completion: str, *, ngram: int = NGRAM, max_penalty: float = 1.0,
 
     "Demystifying Long Chain-of-Thought Reasoning in LLMs" (arXiv 2502.03373) and its code: max * (1 - unique / all), of
     lower-cased words. Its code penalises wrong answers only; here all are. A text shorter than an n-gram repeats
-    nothing (its code divides by zero). Raises ValueError for an ngram below 1 or a negative max_penalty.
+    nothing (its code divides by zero). Settings: ngram, max_penalty. Raises ValueError for an ngram below 1 or a
+    negative max_penalty.
 
         "a b c a b c", ngram 3: abc bca cab abc, 3 of 4 unique -> -0.25
     """
@@ -77,7 +78,8 @@ def cosine_length(
     R = long + (short - long) / 2 * (1 + cos(pi * L / max_tokens)), with correct_short and correct_long (the paper's
     r_0^c, r_L^c) for a right answer, wrong_short and wrong_long (r_0^w, r_L^w) for a wrong one, and `exceeded` (r_e)
     from max_tokens on; the paper's code applies it a few tokens earlier. The paper pays right answers more for being
-    short, and wrong ones less. Whether the answer is right is rewards.accuracy's word.
+    short, and wrong ones less. Whether the answer is right is rewards.accuracy's word, against the row's answer; all
+    else is a setting.
 
     correct 2 to 1, wrong -10 to 0, exceeded -10 (made up), max_tokens 100:
         right: 0 -> 2, 50 -> 1.5, 75 -> 1.146; wrong: 0 -> -10, 50 -> -5, 75 -> -1.464; 100 -> -10 whatever the answer
@@ -109,8 +111,9 @@ def length_budget(
 ) -> Score:
     """L1-Max's reward for a token budget (arXiv 2503.04697): right * clip(slope * (budget - L) + at_budget, 0, 1).
 
-    It takes the place of accuracy. budget: a setting, or a column of the row (the paper writes it in the prompt too).
-    slope (alpha): what a token costs. at_budget (delta): what a right answer of just that length earns.
+    It takes the place of accuracy. From the row: answer, and budget (the paper writes it in the prompt too), which may
+    also be a setting for all rows. Settings: slope (alpha), what a token costs; at_budget (delta), what a right answer
+    of just that length earns.
 
     budget 100, slope 0.01, at_budget 0.5, right: 0 -> 1, 50 -> 1, 75 -> 0.75, 100 -> 0.5, 125 -> 0.25, 150 -> 0
     """

@@ -18,7 +18,8 @@ from pathlib import Path
 import pytest
 
 from rewards.code import code_accuracy
-from rewards.sandbox import Limits, SandboxError, python, run
+from rewards.sandbox import Limits, run
+from rewards.sandbox_view import SandboxError, View, python
 from rewards.types import CORRECT, WRONG
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,7 +57,8 @@ def user_python() -> str:
 AS_NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
 CALLER = """
 import dataclasses, json, sys
-from rewards.sandbox import Limits, python, run
+from rewards.sandbox import Limits, run
+from rewards.sandbox_view import python
 source, limits, unsafe = json.loads(sys.argv[1])
 ran = run([python(), "-I", "-c", source], limits=Limits(**limits), run_untrusted_code_without_sandbox=unsafe)
 print(json.dumps({k: v.decode("latin-1") if isinstance(v, bytes) else v for k, v in dataclasses.asdict(ran).items()}))
@@ -238,7 +240,7 @@ print('started', flush=True)
 
 def test_the_sandbox_ends_when_its_caller_is_killed():
     marker = f"aha-orphan-{os.getpid()}-{time.monotonic_ns()}"
-    code = f"from rewards.sandbox import *; print(1, flush=True); run([python(), '-I', '-c', 'import time; time.sleep(60)', '{marker[:8]}' '{marker[8:]}'])"
+    code = f"from rewards.sandbox import run; from rewards.sandbox_view import python; print(1, flush=True); run([python(), '-I', '-c', 'import time; time.sleep(60)', '{marker[:8]}' '{marker[8:]}'])"
     caller = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
     try:
         deadline = time.monotonic() + 30
@@ -257,7 +259,7 @@ def test_the_sandbox_ends_when_its_caller_is_killed():
 def test_a_sandbox_that_cannot_start_raises(monkeypatch):
     from rewards import sandbox
 
-    monkeypatch.setattr(sandbox, "_view", lambda show: sandbox._View(("--ro-bind", "/nowhere", "/nowhere")))
+    monkeypatch.setattr(sandbox, "view_of", lambda show: View(("--ro-bind", "/nowhere", "/nowhere")))
     with pytest.raises(SandboxError, match=r"could not start the program: bwrap: .*nowhere"):
         run([python(), "-c", "1"], limits=Limits())
 

@@ -74,6 +74,7 @@ NOT_ARITHMETIC = {
     "twenty-one brackets": "(" * 21 + "36" + ")" * 21,
     "brackets around brackets": "((((" * 50,
     "a hundred minus signs": "-" * 100 + "36",
+    "four minus signs": "----36",
     "a flood of additions": "+".join("1" * 200_000),
     "a megabyte of brackets": "()" * 500_000,
     "a megabyte of spaces inside": "(7+5)" + "\u00a0\x00" * 500_000 + "*3",

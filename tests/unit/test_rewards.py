@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
+from rewards import COLUMNS, REWARDS, short_name
 from rewards.accuracy import accuracy, reference_answer, same_answer
-from rewards.extract import MAX_NUMBER_LENGTH, after_thinking, boxes, last_answer_part, normalise, parse_number
+from rewards.extract import after_thinking, boxes, last_answer_part, normalise
 from rewards.format import check_format, format_r1, format_r1_opened
+from rewards.quantities import MAX_NUMBER_LENGTH, parse_number
 from rewards.types import CORRECT, UNPARSEABLE, WRONG
-from rl.types import Verdict
+from rl.config import RewardConfig
+from rl.judge import Judges, resolve
+from rl.types import Prompt, Rollout, RolloutGroup, Verdict
 
 BOX = r"\boxed"
 
@@ -328,3 +335,52 @@ def test_rewards_load_nothing_heavy_and_nothing_of_the_trainer():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == ""
+
+
+# ------------------------------------------------------------------------------------------------ columns and settings
+
+ALWAYS = {"prompt", "prompts", "completions", "answer", "completion_tokens"}
+
+
+def test_a_reward_named_by_its_module_is_listed_under_its_short_name():
+    assert {name: short_name(target) for name, target in REWARDS.items()} == {name: name for name in REWARDS}
+    assert [short_name(spec) for spec in ("countdown", "mine:countdown")] == ["countdown", "mine:countdown"]
+
+
+@pytest.mark.parametrize("name", REWARDS)
+def test_a_docstring_tells_settings_from_the_rows_columns(name):
+    function = resolve(name)
+    parameters = inspect.signature(function).parameters.values()
+    keywords = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY} - ALWAYS
+    assert set(COLUMNS.get(name, ())) <= keywords
+    settings, text = keywords - set(COLUMNS.get(name, ())), inspect.getdoc(function) or ""
+    if settings and not text.endswith("Settings and columns as in llm_judge.") and name != "cosine_length":
+        said = text.partition("Setting")[2]
+        assert {word for word in settings if re.search(rf"\b{word}\b", said)} == settings, said
+    for column in COLUMNS.get(name, ()):
+        assert re.search(rf"\b{column}\b", text) or name == "llm_pairwise"
+
+
+@pytest.mark.parametrize(
+    ("reward", "row", "verdict"),
+    [
+        ("accuracy", {"percent": "lenient"}, "wrong"),
+        ("format", {"partial": 0.9}, "wrong"),
+        ("language_consistency", {"target": "de", "language": "en"}, "correct"),
+        ("language_consistency", {"target": "<think>5 + 6</think> what SFT learns", "language": "en"}, "correct"),
+        ("reasoning_gym", {"family": "word_sorting", "facts": "", "partial": 0.9}, "wrong"),
+        ("countdown", {"numbers": [20, 30, 1], "target": 50, "use_all": True}, "correct"),
+    ],
+)
+def test_a_column_of_the_row_with_the_name_of_a_setting_does_not_change_it(reward, row, verdict):
+    text = {
+        "accuracy": "<answer>50%</answer>",
+        "format": "<think>a</think> 50",
+        "reasoning_gym": "<answer>50, 51</answer>",
+        "countdown": "<answer>20 + 30</answer>",
+    }.get(reward, "First we add the number of apples in both baskets.")
+    rollout = Rollout(np.zeros(1, np.int32), np.zeros(1, np.float32), text, "stop", 1.0, 0, 0)
+    group = RolloutGroup(Prompt(0, 0, [1], "How many?", "50", row), [rollout])
+    (part,) = Judges([RewardConfig(reward)]).judge(reward, group)
+    assert part is not None
+    assert (part.verdict, part.score) == (verdict, float(verdict == "correct"))

@@ -8,9 +8,11 @@ import os
 
 import pytest
 
-from rewards import sandbox
-from rewards.code import _pack, _unpack, code_accuracy, last_code, read_tests, same_lines, same_value
-from rewards.sandbox import Limits, SandboxError, python, run
+from rewards import sandbox_view
+from rewards.code import code_accuracy, last_code, read_tests, same_lines, same_value
+from rewards.code_agent import _pack, _unpack
+from rewards.sandbox import Limits, run
+from rewards.sandbox_view import SandboxError, python
 from rewards.types import UNPARSEABLE
 
 IO = [{"input": "1", "output": "2"}]
@@ -178,8 +180,10 @@ def test_wrong_arguments_are_refused_by_name(keywords, message):
 
 
 def test_without_bubblewrap_the_reward_refuses_to_run(monkeypatch):
-    found = sandbox.shutil.which
-    monkeypatch.setattr(sandbox.shutil, "which", lambda name, path: None if name == "bwrap" else found(name, path=path))
+    found = sandbox_view.shutil.which
+    monkeypatch.setattr(
+        sandbox_view.shutil, "which", lambda name, path: None if name == "bwrap" else found(name, path=path)
+    )
     with pytest.raises(SandboxError, match=r"apt-get install bubblewrap.*run_untrusted_code_without_sandbox=True"):
         code_accuracy("```python\nprint(2)\n```", tests=IO)
     score = code_accuracy("```python\nprint(2)\n```", tests=IO, run_untrusted_code_without_sandbox=True)

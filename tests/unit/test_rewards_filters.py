@@ -54,6 +54,12 @@ def test_a_chain_of_mixed_languages_is_dropped(completion, given, ok):
     assert ok or check.reason.startswith("mixed languages: ")
 
 
+def test_a_share_of_just_the_minimum_is_enough():
+    mixed = "So 我们 add the numbers"  # 4 of 5 words
+    assert is_single_language(mixed, min_share=0.8, language="en").ok
+    assert not is_single_language(mixed, min_share=0.81, language="en").ok
+
+
 @pytest.mark.parametrize(
     ("completion", "ok"),
     [

@@ -11,16 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from rewards.language import (
-    CONSISTENT,
-    NO_WORDS,
-    chain_of_thought,
-    language_code,
-    language_consistency,
-    main_language,
-    plain_text,
-    word_counts,
-)
+from rewards.extract import chain_of_thought
+from rewards.language import CONSISTENT, NO_WORDS, language_consistency, main_language, word_counts
+from rewards.prose import plain_text
+from rewards.scripts import language_code
 from rewards.types import CORRECT, WRONG
 
 ENGLISH = "First we add the number of apples in both baskets and then we divide the sum by two to get the answer."
@@ -201,12 +195,6 @@ def test_the_target_is_the_setting_else_the_row_s_else_the_prompt_s():
     assert value == {"setting": 1, "row": 1, "question": 1, "prompt": 0, "its own": 1}
 
 
-def test_the_text_that_a_row_gives_sft_to_learn_is_not_the_target_language():
-    learn = "<think>5 + 6 = 11</think> <answer>11</answer>"
-    assert language_consistency(GERMAN, prompt=GERMAN, target=learn).value == 1
-    assert language_consistency(GERMAN, language="en", target=learn).value == 0
-
-
 def test_languages_go_by_code_or_name_and_an_unknown_one_is_an_error():
     assert [language_code(name) for name in ("de", "DE", "zh-CN", "pt_BR", " English ")] == [
         "de",
@@ -215,7 +203,12 @@ def test_languages_go_by_code_or_name_and_an_unknown_one_is_an_error():
         "pt",
         "en",
     ]
-    for given in ({"language": "python"}, {"target": "xx"}, {"languages": ("en", "klingon")}):
+    for given in (
+        {"language": "python"},
+        {"target": "xx"},
+        {"target": "a target of more than twenty letters"},
+        {"languages": ("en", "klingon")},
+    ):
         with pytest.raises(ValueError, match=r"known language"):
             language_consistency(ENGLISH, **{"target": "en", **given} if "languages" in given else given)
 
@@ -224,6 +217,16 @@ def test_the_main_language_of_a_prompt_is_found():
     for code, text in (("en", ENGLISH), ("de", GERMAN), ("zh", CHINESE), ("ja", JAPANESE), ("ru", RUSSIAN)):
         assert main_language(f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n") == code
     assert main_language("12 + 7 =") == ""
+
+
+@pytest.mark.parametrize("russian", ["Сумма равна пяти.", "Складываем числа: умножим два на три."])
+def test_a_short_sentence_that_is_a_little_likelier_in_a_close_language_has_the_benefit_of_the_doubt(russian):
+    assert language_consistency(russian, target="ru").value == 1
+
+
+def test_a_long_sentence_is_judged_in_parts_so_that_one_half_does_not_outvote_the_other():
+    mixed = "we add the number of apples in both baskets wir teilen nun die Summe durch die Zahl der Kinder"
+    assert language_consistency(mixed, target="en").value == pytest.approx(8 / 19)
 
 
 def test_close_languages_are_told_apart_with_the_target_in_doubt():

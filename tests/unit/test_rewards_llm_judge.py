@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from rewards.llm_judge import MAX_SHOWN, llm_judge, llm_pairwise, spending
+from rewards.llm_judge import MAX_SHOWN, llm_judge, llm_pairwise, spending, text_of
 from rewards.types import Score
 
 Reply = Callable[[dict[str, Any]], str | int]
@@ -173,7 +173,83 @@ def test_pairwise_asks_in_both_orders(server, ask, says, value):
     answers = iter(says)
     server.reply = lambda request: verdict(next(answers))
     (score,) = ask("ours", answer="theirs", function=llm_pairwise)
-    assert score.value == value
+    assert score[:2] == (value, "correct" if value > 0.5 else "wrong")
     one, two = server.shown(0), server.shown(1)
     assert one.index("ours") < one.index("theirs")
     assert two.index("ours") > two.index("theirs")
+
+
+@pytest.mark.parametrize("says", [(500, 500), ("first", 500)])
+def test_pairwise_has_no_verdict_when_one_of_its_questions_has_none(server, ask, says):
+    answers = iter(says)
+
+    def reply(request: dict[str, Any]) -> str | int:
+        said = next(answers)
+        return said if isinstance(said, int) else verdict(said)
+
+    server.reply = reply
+    (score,) = ask("ours", answer="theirs", function=llm_pairwise)
+    assert score.verdict == "failed"
+    assert math.isnan(score.value)
+
+
+def test_the_rows_question_is_shown_in_place_of_the_prompt(server, ask):
+    ask("42", question=["What is six times seven?"])
+    assert "What is six times seven?" in server.shown()
+    assert "6 * 7?" not in server.shown()
+    ask("43")
+    assert "6 * 7?" in server.shown()
+
+
+def shown_texts(server: Server) -> list[str]:
+    """What the judge was shown, with one mark for all marks."""
+    rules = [request["messages"][0]["content"] for request in server.requests]
+    marks = [re.search(r"mark ([0-9a-f]{16})", text)[1] for text in rules]
+    return [server.shown(i).replace(mark, "MARK") for i, mark in enumerate(marks)]
+
+
+@pytest.mark.parametrize(("function", "says"), [(llm_judge, "correct"), (llm_pairwise, "tie")])
+def test_messages_are_shown_as_their_text_and_judged_like_it(server, tmp_path, function, says):
+    server.reply = lambda request: verdict(says)
+    where = {"base_url": server.url, "model": "judge", "retries": 0}
+    thought = "<think>secret</think> It is 42."
+    plain = function(["6 * 7?"], [thought], ["42"], **where, cache=str(tmp_path / "one"))
+    asked = shown_texts(server)
+    server.requests.clear()
+    user, assistant = [{"role": "user", "content": "6 * 7?"}], [{"role": "assistant", "content": thought}]
+    assert function([user], [assistant], ["42"], **where, cache=str(tmp_path / "two")) == plain
+    assert shown_texts(server) == asked
+    assert plain[0].verdict in ("correct", "wrong")
+    assert "It is 42." in asked[0]
+    assert "secret" not in "".join(asked)
+
+
+def test_a_prompt_of_messages_that_opens_the_thinking_hides_a_chain_that_never_ends(server):
+    server.reply = lambda request: verdict("correct")
+    prompt = [{"role": "user", "content": "6 * 7?"}, {"role": "assistant", "content": "<think>\n"}]
+    where = {"base_url": server.url, "model": "judge", "retries": 0, "cache": "unused"}
+    (score,) = llm_judge([prompt], [[{"role": "assistant", "content": "it is 42"}]], ["42"], **where)
+    assert (score.verdict, server.requests) == ("unparseable", [])
+
+
+@pytest.mark.parametrize(
+    ("messages", "text"),
+    [
+        ("plain", "plain"),
+        ([], ""),
+        ([{"role": "user", "content": "6 * 7?"}], "6 * 7?"),
+        ([{"role": "assistant", "content": None}], ""),
+        ([{"role": "user", "content": [{"type": "text", "text": "6 "}, {"type": "image"}, {"type": "text", "text": "* 7"}]}], "6 * 7"),
+        ([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "6 * 7?"}], "system: Be brief.\n\nuser: 6 * 7?"),
+    ],
+)  # fmt: skip
+def test_messages_have_a_text(messages, text):
+    assert text_of(messages) == text
+
+
+@pytest.mark.parametrize(
+    "junk", [["6 * 7?"], [{"role": "user"}], [{"role": "user", "content": 42}], [{"role": "user", "content": ["6"]}]]
+)
+def test_what_is_neither_text_nor_messages_is_refused(junk):
+    with pytest.raises(ValueError, match="neither a text nor"):
+        text_of(junk)

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from rewards.accuracy import accuracy, check_reference, same_answer
-from rewards.extract import parse_number, split_unit
-from rewards.mathematics import MAX_LENGTH, Unreadable, read
+from rewards.expressions import Unreadable
+from rewards.mathematics import MAX_LENGTH, read
+from rewards.quantities import parse_number, split_unit
 from rewards.types import CORRECT, UNPARSEABLE, WRONG
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
@@ -402,3 +403,9 @@ def test_a_math500_solution_agrees_with_the_next_rows_answer_only_where_both_are
         assert score.verdict in (CORRECT, WRONG), (row["answer"], other["answer"], score)
         hits += [(row["answer"], other["answer"])] if score.value else []
     assert hits == [("5", "x=5"), ("7", "7"), ("3", "3")]
+
+
+def test_a_factorial_is_read_up_to_five_hundred():
+    assert read("500!").kind == "expression"
+    with pytest.raises(Unreadable, match="a giant factorial"):
+        read("501!")

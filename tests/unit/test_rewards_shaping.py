@@ -52,6 +52,16 @@ def test_a_penalty_without_its_limit_is_an_error():
         soft_overlong("text", completion_tokens=5)
 
 
+def test_the_penalty_may_grow_over_the_whole_length():
+    assert soft_overlong("text", max_tokens=100, cache_tokens=100, completion_tokens=25).value == pytest.approx(-0.25)
+
+
+def test_a_right_answer_so_long_that_it_earns_nothing_counts_as_wrong():
+    budget = {"answer": "42", "budget": 100, "slope": 0.01, "at_budget": 0.5}
+    assert length_budget(RIGHT, completion_tokens=150, **budget)[:2] == (0.0, WRONG)
+    assert length_budget(RIGHT, completion_tokens=149, **budget)[1] == CORRECT
+
+
 def test_lengths_are_tokens_where_known_and_else_words():
     assert length_of("a b\nc", 7) == 7
     assert length_of("a b\nc", 0) == 0
