@@ -7,30 +7,39 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from rl.config import GRPOConfig, OptimConfig
+from rl.config import DistillConfig, GRPOConfig, OptimConfig, RunConfig
 from rl.types import JudgeReport, MicroBatch, PackedBatch, Rollout, RolloutGroup, SampleRequest, StepStats, SyncReport
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What the learners are set up for: GRPO, or SFT when grpo is None. Paths are Hugging Face folders or ids."""
+    """What the learners are set up for: GRPO, or SFT when grpo is None. Paths are Hugging Face folders or ids.
+
+    teacher_path: a frozen model to distil from; in SFT as distill says, in GRPO on the policy's own samples.
+    """
 
     model_path: str
     optim: OptimConfig
     total_updates: int
     grpo: GRPOConfig | None = None
     reference_path: str = ""
+    teacher_path: str = ""
+    distill: DistillConfig | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class SampleParams:
-    """How to sample. temperature 0 is greedy; stop_token_ids end a completion and belong to it."""
+    """How to sample. temperature 0 is greedy; stop_token_ids end a completion and belong to it.
+
+    only: tokens that may be sampled; empty: all. `aha doctor` forces the end token with it.
+    """
 
     temperature: float
     top_p: float
     max_new_tokens: int
     stop: tuple[str, ...]
     stop_token_ids: tuple[int, ...]
+    only: tuple[int, ...] = ()
 
 
 class Backend(Protocol):
@@ -42,6 +51,9 @@ class Backend(Protocol):
     def start(self, model_path: str, context_length: int) -> None:
         """Start every worker. Samplers take the model's architecture from model_path and wait for weights."""
 
+    def adopt(self, cfg: RunConfig) -> None:
+        """Go on with the next stage's settings: new rewards; the workers stay. Their own settings must be the same."""
+
     def load(self, task: Task) -> str:
         """Set the learners up; returns the model's fingerprint."""
 
@@ -51,14 +63,17 @@ class Backend(Protocol):
     def rollouts(self, requests: Sequence[SampleRequest], params: SampleParams) -> Iterator[tuple[int, list[Rollout]]]:
         """Yield (request.group, its rollouts) as groups finish, in any order."""
 
-    def judge(self, group: RolloutGroup) -> Callable[[], JudgeReport]:
-        """Hand a group to the reward workers; the result waits, within a bound, for what they say."""
+    def judge(self, group: RolloutGroup, names: Sequence[str]) -> Callable[[], JudgeReport]:
+        """Ask these rewards about a group; the result waits, within a bound, for what they say."""
 
     def step(self, updates_U: Sequence[PackedBatch]) -> StepStats:
         """Train: one optimiser update for each batch."""
 
     def measure_gap(self, micro_batches_R: list[list[MicroBatch]]) -> tuple[float, float]:
         """Mean and largest |sampler - learner logprob|, nats, without training."""
+
+    def mean_nll(self, micro_batches_R: list[list[MicroBatch]]) -> float:
+        """Mean negative log likelihood of the learnt tokens, nats, without training."""
 
     def save(self, folder: Path) -> None:
         """Write the learners' whole state into an existing folder."""

@@ -10,6 +10,7 @@ A recipe is a function that returns a RunConfig. Overrides are dotted: "grpo.gro
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,12 +25,25 @@ def knob(default: object, help: str, *, lo: float | None = None, hi: float | Non
 
 
 @dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adapters (2106.09685) on frozen weights; merged into them in weight sync and export."""
+
+    rank: int = knob(0, "Rank of the adapters; 0 trains all weights.", lo=0)
+    alpha: float = knob(32.0, "An adapter's product is multiplied by alpha / rank.", lo=0)
+    targets: tuple[str, ...] = knob(
+        ("all-linear",), "Names of the linear layers with adapters; all-linear: all but the output head."
+    )
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """Which model is trained."""
 
     path: str = knob("", "Hugging Face id or folder of a causal LM.")
     dtype: str = knob("bfloat16", "Compute precision of learner and sampler.", choices=("bfloat16", "float32"))
     context_length: int = knob(0, "Prompt plus completion limit, tokens; 0 takes the model's own.", lo=0)
+    add_tokens: tuple[str, ...] = knob((), "New tokens, as <think>; they begin as the mean of the others.")
+    lora: LoraConfig = knob(LoraConfig, "Low-rank adapters.")
 
 
 @dataclass(frozen=True)
@@ -43,6 +57,10 @@ class DataConfig:
     answer_field: str = knob("answer", "Column with the reference answer; empty: there is none.")
     answer_after: str = knob("", "The reference is what follows the last of this, as '####' in GSM8K; empty: all.")
     target_field: str = knob("target", "SFT only: column with the text to learn.")
+    messages_field: str = knob(
+        "", "SFT only: column with whole conversations (lists of role and content) instead; needs template=chat."
+    )
+    text_field: str = knob("", "SFT only: column with documents instead; every token is learnt, no template.")
     template: str = knob("r1_zero", "Prompt template: r1_zero, chat, plain, or a text with {prompt} in it.")
     system: str = knob("", "System message of the chat template.")
     limit: int = knob(0, "Use only the first rows of the source; 0 takes all.", lo=0)
@@ -54,10 +72,30 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
-class RewardConfig:
-    """One part of the reward."""
+class RewardModelConfig:
+    """How a reward model runs: a sequence classifier with one logit, named by function=model:FOLDER_OR_HUB_ID."""
 
-    function: str = knob("", "A reward of rewards/ by name (accuracy, format), or 'module:function'.")
+    scores: str = knob(
+        "response", "It reads the whole response, or what follows the thinking (R1: safety and helpfulness).",
+        choices=("response", "summary"),
+    )  # fmt: skip
+    output: str = knob("logit", "The score: the logit, or its sigmoid, 0 to 1.", choices=("logit", "sigmoid"))
+    dtype: str = knob("bfloat16", "Compute precision.", choices=("bfloat16", "float32"))
+    max_tokens: int = knob(
+        0, "Longer responses lose their end and are counted, tokens; 0: the model's own limit.", lo=0
+    )
+    batch_tokens: int = knob(16384, "Most tokens of one forward pass, padding included.", lo=1)
+    device: str = knob("auto", "auto: as the other workers.", choices=("auto", "cpu", "gpu"))
+    gpus: float = knob(1.0, "GPUs reserved for it; a fraction shares one.", lo=0.01, hi=1)
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    """One part of the reward, and the rows and steps that it is for."""
+
+    function: str = knob(
+        "", "A reward of rewards/ by name (accuracy, format), 'module:function', or 'model:FOLDER_OR_HUB_ID'."
+    )
     weight: float = knob(1.0, "The score is multiplied by this before the parts are added (R1, V2 eq. 4: equal).")
     options: tuple[str, ...] = knob((), "The function's own settings as name=value, for example percent=lenient.")
     timeout_s: float = knob(
@@ -65,6 +103,13 @@ class RewardConfig:
         "A sample that takes longer is killed, left out and counted, seconds; 0: 10, more for code and LLM judges.",
         lo=0,
     )
+    name: str = knob("", "Name of the part in metrics and files; empty: the function's or the model's.")
+    domains: tuple[str, ...] = knob((), "Only rows of these domains get this reward; none named: all rows.")
+    domain_field: str = knob("domain", "Column that holds a row's domain.")
+    from_step: int = knob(
+        0, "Counts from this GRPO step on; -25: in the last 25 (R1: preferences in the last 400 of 1,700 updates)."
+    )
+    model: RewardModelConfig = knob(RewardModelConfig, "How function=model:... runs.")
 
 
 @dataclass(frozen=True)
@@ -105,6 +150,7 @@ class OptimConfig:
     max_grad_norm: float = knob(1.0, "Gradients are clipped to this global norm; 0 leaves them.", lo=0)
 
 
+DIVERGENCES = ("forward", "reverse", "jsd")
 LOSSES = ("grpo", "dr_grpo", "dapo", "gspo", "cispo")
 ADVANTAGES = ("group_std", "group_mean", "batch_std", "leave_one_out", "per_reward")
 KL_ESTIMATORS = ("k1", "k2", "k3", "k3_unbiased", "k1_in_reward")
@@ -134,6 +180,8 @@ class GRPOConfig:
     kl_coef: float = knob(0.001, "Weight of the KL to the reference (R1: 0.001); 0 loads no reference.", lo=0)
     kl_estimator: str = knob("k3", "KL estimator (R1 and DeepSeekMath: k3 in the loss).", choices=KL_ESTIMATORS)
     ref_refresh_steps: int = knob(400, "Copy the policy into the reference every so many updates (R1: 400).", lo=0)
+    teacher: str = knob("", "On-policy distillation: id or folder of a teacher of the same tokenizer; empty: none.")
+    teacher_coef: float = knob(1.0, "Weight of log teacher - log policy, added to each token's advantage.", lo=0)
     old_logprobs: str = knob("learner", "Denominator of the policy ratio.", choices=("learner", "sampler"))
     importance: str = knob("token_truncate", "Sampler-learner correction (TIS).", choices=CORRECTIONS)
     importance_cap: float = knob(2.0, "Largest importance weight (TIS; verl's threshold is 2).", lo=1)
@@ -153,16 +201,41 @@ class GRPOConfig:
 
 
 @dataclass(frozen=True)
+class DistillConfig:
+    """Distillation by distribution on the examples. Formulas: rl/distill.py."""
+
+    teacher: str = knob("", "Hugging Face id or folder of the frozen teacher, of the same tokenizer; empty: none.")
+    divergence: str = knob(
+        "forward", "From the teacher's distribution: forward KL, reverse KL, or Jensen-Shannon.",
+        choices=DIVERGENCES,
+    )  # fmt: skip
+    jsd_beta: float = knob(0.5, "jsd: the teacher's share in the mixture (GKD).", lo=0.01, hi=0.99)
+    nll_coef: float = knob(0.0, "Weight of the examples' own NLL beside the divergence.", lo=0)
+
+
+@dataclass(frozen=True)
 class SFTConfig:
-    """The SFT stage; steps=0 leaves it out."""
+    """The SFT stage; steps=0 and epochs=0 leave it out."""
 
     steps: int = knob(0, "Optimiser updates.", lo=0)
+    epochs: float = knob(0.0, "Passes over the examples, instead of steps (R1: 2 to 3).", lo=0)
     examples_per_step: int = knob(32, "Examples of one update (R1: 128).", lo=1)
     data: DataConfig = knob(DataConfig, "The examples.")
+    distill: DistillConfig = knob(DistillConfig, "A teacher's distribution to learn in place of the tokens.")
+    eval_data: DataConfig = knob(DataConfig, "Held-out examples for the evaluation loss; no source: none.")
+    eval_every: int = knob(0, "Measure the evaluation loss after every so many updates; 0: before and after.", lo=0)
     overlong: str = knob(
         "error", "Examples longer than the context: error, or drop and count.", choices=("error", "drop")
     )
     optim: OptimConfig = knob(lambda: OptimConfig(lr=5e-5, schedule="cosine"), "Optimiser of this stage (R1: 5e-5).")
+
+    @property
+    def enabled(self) -> bool:
+        return self.steps > 0 or self.epochs > 0
+
+    def total_steps(self, rows: int) -> int:
+        """Updates over this many examples: 2 epochs of 10 rows, 8 a step -> 3 (20 / 8, rounded up)."""
+        return self.steps or math.ceil(self.epochs * rows / self.examples_per_step)
 
 
 @dataclass(frozen=True)
@@ -171,11 +244,75 @@ class EvalConfig:
 
     data: DataConfig = knob(DataConfig, "Held-out problems.")
     every: int = knob(0, "Evaluate after every so many GRPO steps; 0: only before and after.", lo=0)
-    samples: int = knob(4, "k: samples per problem for pass@1.", lo=1)
-    temperature: float = knob(1.0, "Sampling temperature of pass@1.", lo=0.01, hi=5)
-    top_p: float = knob(1.0, "Nucleus mass.", lo=0.01, hi=1)
+    samples: int = knob(4, "k: samples per problem for pass@1 and cons@k.", lo=1)
+    pass_at: tuple[int, ...] = knob((), "The k of pass@k, each at most samples; empty: 1, 2, 4 and so on, and all.")
+    temperature: float = knob(1.0, "Sampling temperature of pass@1 (R1's protocol: 0.6).", lo=0.01, hi=5)
+    top_p: float = knob(1.0, "Nucleus mass (R1's protocol: 0.95).", lo=0.01, hi=1)
     greedy: bool = knob(True, "Report greedy accuracy too.")
-    max_new_tokens: int = knob(0, "Completion limit, tokens; 0 takes rollout.max_new_tokens.", lo=0)
+    max_new_tokens: int = knob(0, "Completion limit, tokens; 0 takes rollout.max_new_tokens (R1: 32,768).", lo=0)
+    stop: tuple[str, ...] = knob((), "Texts that end a completion, beside rollout.stop and the end token.")
+    instruction: str = knob(
+        "", "Put after each question on a line of its own, as 'Please reason step by step, ...' in R1's protocol."
+    )
+    shots: int = knob(0, "Worked examples before each question (R1: 0, few-shot hurts).", lo=0)
+    shots_data: DataConfig = knob(DataConfig, "Where they are drawn from, by the run's seed; no source: the prompts.")
+    shot: str = knob(
+        "Question: {prompt}\nAnswer: {target}\n\\boxed{{answer}}",
+        "One example; the question is put the same way, up to {target} or {answer}.",
+    )
+    contamination: str = knob(
+        "warn", "Problems that share 10 words in a row with a training row: warn, error, or off.",
+        choices=("warn", "error", "off"),
+    )  # fmt: skip
+
+
+KEEPS = ("all", "first", "shortest", "longest", "diverse")
+
+
+@dataclass(frozen=True)
+class RejectConfig:
+    """Rejection sampling: how many samples, and which are kept. Filters: rewards/filters.py; 0 leaves one out.
+
+    R1 keeps correct samples only and drops mixed languages, long paragraphs and code blocks (V1 2.3.3); its thresholds
+    are undisclosed.
+    """
+
+    samples: int = knob(8, "Samples per prompt.", lo=1)
+    keep: str = knob("first", "Which of a prompt's good samples.", choices=KEEPS)
+    max_kept: int = knob(1, "At most so many of a prompt; keep=all ignores it.", lo=1)
+    correct: bool = knob(True, "Only samples that the first reward calls correct.")
+    truncated: bool = knob(False, "Keep samples cut at the limit too.")
+    min_score: float = knob(-1e9, "Only samples whose weighted reward is at least this.")
+    max_solve_share: float = knob(
+        1.0, "Leave out prompts of which more than this share is correct: too easy to teach.", lo=0, hi=1
+    )
+    min_language_share: float = knob(0.0, "Least share of the chain's words in one language.", lo=0, hi=1)
+    max_paragraph_words: int = knob(0, "Longest paragraph of the chain, words.", lo=0)
+    no_code: bool = knob(False, "No fenced code block in the chain.")
+    max_repeated_share: float = knob(0.0, "Largest share of repeated 10-grams.", lo=0, hi=1)
+    min_tokens: int = knob(0, "Shortest completion, tokens.", lo=0)
+    max_tokens: int = knob(0, "Longest completion, tokens.", lo=0)
+    chunk_prompts: int = knob(64, "Prompts sampled between two writes to disk; a kill loses at most these.", lo=1)
+
+
+@dataclass(frozen=True)
+class MixPart:
+    """One dataset of a mixture, read with prompt_field, answer_field and target_field."""
+
+    data: DataConfig = knob(DataConfig, "The rows.")
+    quota: int = knob(0, "Rows wanted, drawn by seed without replacement; 0 takes all.", lo=0)
+    domain: str = knob("", "Written into the rows' domain column; empty keeps theirs.")
+
+
+@dataclass(frozen=True)
+class MixConfig:
+    """A mixture (R1's 800k: V2 table 5)."""
+
+    parts: tuple[MixPart, ...] = knob((), "The datasets.")
+    against: tuple[DataConfig, ...] = knob((), "Evaluation sets: rows that share 10 words in a row are left out.")
+    deduplicate: bool = knob(True, "Leave out rows whose prompt and target were there before, but for white space.")
+    shuffle: bool = knob(True, "Mix the parts by the seed; else one after the other.")
+    short: str = knob("error", "A part with fewer rows than its quota.", choices=("error", "take"))
 
 
 @dataclass(frozen=True)
@@ -244,6 +381,7 @@ class TrackConfig:
 
     wandb: str = knob("offline", "W&B.", choices=("off", "offline", "online"))
     project: str = knob("aha", "W&B project.")
+    tensorboard: bool = knob(False, "Write TensorBoard event files to <run>/tensorboard.")
     rollouts: bool = knob(True, "Write every rollout with its reward parts to <run>/rollouts.")
 
 

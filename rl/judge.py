@@ -17,43 +17,40 @@ from typing import SupportsFloat
 
 import numpy as np
 
-from rewards import DEFAULT_TIMEOUT_S, REFERENCE_CHECKS, REWARDS, TIMEOUTS_S
+from rewards import COLUMNS, DEFAULT_TIMEOUT_S, REFERENCE_CHECKS, REWARDS, TIMEOUTS_S, short_name
 from rewards.types import Score
 from rewards.watch import hacking_watch
 from rl.config import RewardConfig
-from rl.types import BadInput, RewardPart, RolloutGroup, ScoredGroup, Verdict
+from rl.routing import applies_to, is_model, named, unrewarded
+from rl.types import BadInput, RewardPart, RolloutGroup, Row, ScoredGroup, Verdict
 
 log = logging.getLogger(__name__)
 
 Function = Callable[..., object]
 Parts = dict[str, RewardPart]
-WATCHED = 256
-_RESERVED_NAMES = ("mean", "std")  # metrics of the whole reward: reward/mean, reward/std
+WATCHED, WATCHED_TAIL = 128, 1500
+"""Samples of a step, and characters at the end of each, that watch() reads: the loop waits for it."""
+
+_ALWAYS = {"prompt", "answer", "completion_tokens", "prompts", "completions", "completion_ids"}
+"""What every reward is given beside the row's columns, by these names."""
 
 
 class Judges:
-    """The reward functions of a run, resolved and ready.
+    """The reward functions of a run, resolved and ready. Reward models are not among them (rl/reward_model.py).
 
     rewards: each function is a short name of rewards.REWARDS or "module:function", native or in TRL's shape (see
-    resolve). names: of the parts, in order: the short name or the function's own, or "module.function" if that is
-    taken. Raises BadInput, naming the reward, when one cannot be found.
+    resolve). names: of the functions, in order (see rl.routing.named). Raises BadInput, naming the reward, when one
+    cannot be found.
     """
 
     def __init__(self, rewards: Sequence[RewardConfig]) -> None:
-        if not rewards:
-            raise BadInput("rewards: there are none; add at least one, for example RewardConfig('accuracy')")
-        self.configs: dict[str, RewardConfig] = {}
+        self.configs = {name: reward for name, reward in named(rewards).items() if not is_model(reward)}
         self._rewards: dict[str, _Reward] = {}
-        for reward in rewards:
-            name = reward.function.rpartition(":")[2]
-            if name in self._rewards or name in _RESERVED_NAMES:
-                name = reward.function.replace(":", ".")
-            if name in self._rewards:
-                raise BadInput(f"rewards: {reward.function!r} is listed twice; add its weights up instead")
+        for name, reward in self.configs.items():
             function = resolve(reward.function)
             in_lists = not {"prompts", "completions"}.isdisjoint(_parameters(function))
-            self._rewards[name] = (_Batched if in_lists else _Native)(name, function, _options(reward))
-            self.configs[name] = reward
+            settings = _settings(reward.function, function)
+            self._rewards[name] = (_Batched if in_lists else _Native)(name, function, options_of(reward), settings)
 
     @property
     def names(self) -> list[str]:
@@ -65,16 +62,20 @@ class Judges:
 
     def limit_s(self, name: str) -> float:
         """Seconds that this reward may take for one sample."""
-        reward = self.configs[name]
-        return reward.timeout_s or TIMEOUTS_S.get(reward.function, DEFAULT_TIMEOUT_S)
+        return limit_s(self.configs[name])
 
     def judge(self, name: str, group: RolloutGroup) -> list[RewardPart | None]:
         """A part for each sample of the group, None where the reward does not apply. Never raises on its account."""
         return self._rewards[name].judge(group)
 
-    def judge_all(self, group: RolloutGroup) -> list[Parts]:
-        """Every reward's parts of each sample, in this process."""
-        return merge(self.names, [self.judge(name, group) for name in self.names], len(group.rollouts_G))
+    def judge_all(self, group: RolloutGroup, names: Sequence[str]) -> list[Parts]:
+        """The named rewards' parts of each sample, in this process."""
+        return merge(names, [self.judge(name, group) for name in names], len(group.rollouts_G))
+
+
+def limit_s(reward: RewardConfig) -> float:
+    """Seconds that a reward may take for one sample."""
+    return reward.timeout_s or TIMEOUTS_S.get(short_name(reward.function), DEFAULT_TIMEOUT_S)
 
 
 def merge(names: Sequence[str], by_reward: Sequence[Sequence[RewardPart | None]], size: int) -> list[Parts]:
@@ -83,24 +84,37 @@ def merge(names: Sequence[str], by_reward: Sequence[Sequence[RewardPart | None]]
     return [{name: part for name, part in row.items() if part is not None} for row in rows_G]
 
 
-def unjudgeable(rewards: Sequence[RewardConfig], answers: Sequence[str]) -> dict[int, str]:
-    """Number of the answer -> why a reward could not judge by it. A verifier would call every sample wrong there."""
-    checks = [resolve(REFERENCE_CHECKS[r.function]) for r in rewards if r.function in REFERENCE_CHECKS]
-    found: dict[int, str] = {}
-    for i, answer in enumerate(answers):
-        reasons = [reason for check in checks if (reason := check(answer)) is not None]
+def unjudgeable(
+    rewards: Sequence[RewardConfig], rows: Sequence[Row], answers: Sequence[str], steps: int = 0
+) -> dict[int, str]:
+    """Number of the row -> why it cannot be judged: a reward that it gets cannot judge by its answer, or it gets none.
+
+    A verifier would call every sample wrong there. answers: the rows' references. steps: see rl.routing.unrewarded.
+    """
+    if not rewards:
+        return {}
+    parts = named(rewards)
+    named_checks = [(r, REFERENCE_CHECKS.get(short_name(r.function))) for r in parts.values()]
+    checks = [(r, resolve(check)) for r, check in named_checks if check]
+    found = unrewarded(parts, rows, steps)
+    for i, (row, answer) in enumerate(zip(rows, answers, strict=True)):
+        reasons = [reason for r, check in checks if applies_to(r, row) and (reason := check(answer)) is not None]
         if reasons:
             found[i] = str(reasons[0])
-    return found
+    return dict(sorted(found.items()))
 
 
-def watch(scored_P: Sequence[ScoredGroup]) -> dict[str, float]:
-    """rewards.watch.hacking_watch over at most WATCHED samples of a step, when it is judged for accuracy."""
+def watch(scored_P: Sequence[ScoredGroup], names: Sequence[str] = ("accuracy",)) -> dict[str, float]:
+    """rewards.watch.hacking_watch over the ends of at most WATCHED samples of a step.
+
+    names: the parts that are rewards.accuracy under some name; other rewards need not read references as it does.
+    """
     samples = [
-        (r.text, s.group.prompt.reference, parts["accuracy"], len(r.token_ids_T))
+        (r.text[-WATCHED_TAIL:], s.group.prompt.reference, parts[name], len(r.token_ids_T))
         for s in scored_P
         for r, parts in zip(s.group.rollouts_G, s.parts_G, strict=True)
-        if "accuracy" in parts and parts["accuracy"].verdict.is_judgement and s.group.prompt.reference
+        for name in names
+        if name in parts and parts[name].verdict.is_judgement and s.group.prompt.reference
     ]
     samples = samples[:: -(-len(samples) // WATCHED) or 1]
     if not samples:
@@ -109,7 +123,17 @@ def watch(scored_P: Sequence[ScoredGroup]) -> dict[str, float]:
     return hacking_watch(texts, answers, [Score(p.score, str(p.verdict), p.reason) for p in parts], lengths)
 
 
-def _options(reward: RewardConfig) -> dict[str, object]:
+def _settings(spec: str, function: Function) -> set[str]:
+    """Parameters of a built-in reward that no column of a row may fill; of a reward of one's own, none.
+
+    A row that happens to have a column "percent" must not change what accuracy(percent=...) pays.
+    """
+    if not REWARDS.get(spec, spec).startswith("rewards."):
+        return set()
+    return set(_parameters(function)) - _ALWAYS - set(COLUMNS.get(short_name(spec), ()))
+
+
+def options_of(reward: RewardConfig) -> dict[str, object]:
     """("percent=lenient", "limit=3") -> {"percent": "lenient", "limit": 3}; a value is JSON where it can be."""
     options: dict[str, object] = {}
     for text in reward.options:
@@ -155,8 +179,8 @@ def _parameters(function: Function) -> dict[str, inspect.Parameter]:
 class _Reward:
     """One reward function. judge: a part for each sample of a group, None where the reward does not apply."""
 
-    def __init__(self, name: str, function: Function, options: dict[str, object]) -> None:
-        self._name, self._function, self._options = name, function, options
+    def __init__(self, name: str, function: Function, options: dict[str, object], settings: set[str]) -> None:
+        self._name, self._function, self._options, self._settings = name, function, options, settings
         self._parameters = _parameters(function)
         unknown = sorted(set(options) - set(self._parameters))
         if unknown:
@@ -170,7 +194,7 @@ class _Reward:
 
     def _call(self, args: tuple[object, ...], columns: dict[str, object]) -> object:
         """The function's result, or the exception it raised. It gets the columns it names, or all if it has **."""
-        columns = columns | self._options
+        columns = {name: value for name, value in columns.items() if name not in self._settings} | self._options
         if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in self._parameters.values()):
             columns = {name: value for name, value in columns.items() if name in self._parameters}
         try:

@@ -14,7 +14,11 @@ import numpy as np
 from rl.advantage import advantages, is_uniform
 from rl.config import GRPOConfig, RewardConfig
 from rl.judge import Judges, Parts, watch
-from rl.types import AhaError, GradedGroup, RolloutGroup, ScoredGroup, Verdict
+from rl.routing import applying, named, refuse_late
+from rl.types import AhaError, GradedGroup, Prompt, RewardPart, RolloutGroup, ScoredGroup, Verdict
+
+MANY_PROMPTS = 4
+"""A reward for some domains that fails on this many prompts of a step is dead, however few rows they are."""
 
 
 class Scorer:
@@ -22,16 +26,30 @@ class Scorer:
 
     def __init__(self, rewards: tuple[RewardConfig, ...], cfg: GRPOConfig, *, max_unjudged_share: float = 0.5) -> None:
         self._cfg, self._max_unjudged_share = cfg, max_unjudged_share
+        self._parts = named(rewards)
+        refuse_late(self._parts, cfg.steps)
         self.judges = Judges(rewards)
-        self._weights = {name: reward.weight for name, reward in self.judges.configs.items()}
+        self._weights = {name: reward.weight for name, reward in self._parts.items()}
+        accuracies = ("accuracy", "rewards.accuracy:accuracy")
+        self._watched = [name for name, reward in self._parts.items() if reward.function in accuracies]
 
     @property
     def names(self) -> list[str]:
-        return self.judges.names
+        """Of the parts, in order, those that do not apply yet included."""
+        return list(self._parts)
+
+    def applying(self, prompt: Prompt, step: int | None = None) -> list[str]:
+        """Names of the rewards that a prompt's samples get at a GRPO step (None: whatever the step), in order."""
+        return applying(self._parts, prompt.row, step, self._cfg.steps)
 
     def grade(self, group: RolloutGroup, parts_G: list[Parts] | None = None) -> GradedGroup:
         """The group with its rewards. parts_G: what the reward workers said; None asks the functions here and now."""
-        parts_G = self.judges.judge_all(group) if parts_G is None else parts_G
+        if parts_G is None:
+            names = self.applying(group.prompt)
+            models = [name for name in names if name not in self.judges.configs]
+            if models:
+                raise AhaError(f"reward {models[0]!r} is a model; only the backend can ask it")
+            parts_G = self.judges.judge_all(group, names)
         valid_G = [bool(parts) and all(part.verdict.is_judgement for part in parts.values()) for parts in parts_G]
         totals = [self._total(parts) if ok else math.nan for parts, ok in zip(parts_G, valid_G, strict=True)]
         return GradedGroup(group, totals, parts_G, valid_G)
@@ -39,9 +57,9 @@ class Scorer:
     def finish(self, graded_P: Sequence[GradedGroup]) -> list[ScoredGroup]:
         """Advantages over the whole batch, by GRPOConfig.advantage, in the order given.
 
-        Raises AhaError, with three examples, when a reward has no verdict on more than scoring.max_unjudged_share.
+        Raises AhaError as stop_if_silent does.
         """
-        self._stop_if_silent(graded_P)
+        self.stop_if_silent(graded_P)
         per_reward = self._cfg.advantage == "per_reward"
         scores_PG = [[{n: part.score for n, part in parts.items()} for parts in g.parts_G] for g in graded_P]
         advantages_PG = advantages(
@@ -59,9 +77,11 @@ class Scorer:
         return scored_P
 
     def metrics(self, scored_P: Sequence[ScoredGroup]) -> dict[str, float]:
-        """A step's numbers, flat. Shares are of all samples (or groups); lengths are in tokens of the completion.
+        """A step's numbers, flat. Lengths are in tokens of the completion.
 
-        Means and deviations (population) are over samples that have a verdict; what has none to show is left out.
+        Means and deviations (population) are over samples that have a verdict. A reward's verdicts are shares of the
+        samples that it applies to; applied/<name> says what share of all those are, where it is not all of them. What
+        has none to show is left out.
         """
         samples = [(r, p, ok) for s in scored_P for r, p, ok in zip(s.rewards_G, s.parts_G, s.valid_G, strict=True)]
         if not samples:
@@ -71,41 +91,52 @@ class Scorer:
         if rewards:
             out |= {"reward/mean": float(np.mean(rewards)), "reward/std": float(np.std(rewards))}
         for name in self.names:
-            parts = [part[name] for _, part, _ in samples if name in part]
-            scores = [part.score for part in parts if part.verdict.is_judgement]
-            if scores:
-                out[f"reward/{name}"] = float(np.mean(scores))
-            for verdict in Verdict:
-                out[f"verdict/{name}/{verdict}"] = sum(part.verdict == verdict for part in parts) / len(samples)
+            out |= _part_metrics(name, [part[name] for _, part, _ in samples if name in part], len(samples))
         if "reward/accuracy" in out:
             out["accuracy"] = out["reward/accuracy"]
-        return out | _group_metrics(scored_P) | _length_metrics(scored_P) | watch(scored_P)
+        return out | _group_metrics(scored_P) | _length_metrics(scored_P) | watch(scored_P, self._watched)
 
     def _total(self, parts: Parts) -> float:
         return sum(self._weights[name] * part.score for name, part in parts.items())
 
-    def _stop_if_silent(self, graded_P: Sequence[GradedGroup]) -> None:
-        """Raise AhaError, with three examples, for a reward that most samples got no verdict from."""
+    def stop_if_silent(self, graded_P: Sequence[GradedGroup]) -> None:
+        """Raise AhaError, with three examples, for a reward without a verdict on more than max_unjudged_share.
+
+        That is a share of all samples of the step; of those that the reward applies to, when MANY_PROMPTS prompts or
+        more got none. Raises also when no reward applies to such a share.
+        """
         samples = [(g.group.prompt.id, i, parts) for g in graded_P for i, parts in enumerate(g.parts_G)]
-        most = self._max_unjudged_share * len(samples)
+        share = self._max_unjudged_share
         for name in self.names:
-            silent = [(p, i, parts[name]) for p, i, parts in samples if name in parts]
-            silent = [(p, i, part) for p, i, part in silent if not part.verdict.is_judgement]
-            if len(silent) > most:
+            asked = [(p, i, parts[name]) for p, i, parts in samples if name in parts]
+            silent = [(p, i, part) for p, i, part in asked if not part.verdict.is_judgement]
+            routed = len(silent) > share * len(asked) and len({p for p, *_ in silent}) >= MANY_PROMPTS
+            if len(silent) > share * len(samples) or routed:
                 # From all over the step: three samples of one group would show one prompt only.
                 examples = silent[:: -(-len(silent) // 3)]
                 shown = "; ".join(f"prompt {p} sample {i}: {part.verdict}, {part.reason}" for p, i, part in examples)
                 raise AhaError(
-                    f"reward {name!r} has no verdict on {len(silent)} of {len(samples)} samples of this step (at most "
-                    f"{self._max_unjudged_share:.0%} are let pass, scoring.max_unjudged_share): {shown}. Mend the "
-                    "reward and start again: the run resumes"
+                    f"reward {name!r} has no verdict on {len(silent)} of {len(asked) if routed else len(samples)} "
+                    f"samples of this step (at most {share:.0%} are let pass, scoring.max_unjudged_share): {shown}. "
+                    "Mend the reward and start again: the run resumes"
                 )
         unrewarded = [p for p, _, parts in samples if not parts]
-        if len(unrewarded) > most:
+        if len(unrewarded) > share * len(samples):
             raise AhaError(
                 f"no reward applies to {len(unrewarded)} of {len(samples)} samples of this step, for example of prompt "
                 f"{unrewarded[0]}: {', '.join(self.names)} returned None. Each row needs at least one that does"
             )
+
+
+def _part_metrics(name: str, parts: Sequence[RewardPart], count: int) -> dict[str, float]:
+    """One reward's numbers in a step of `count` samples, of which it applies to `parts`."""
+    out = {f"applied/{name}": len(parts) / count} if len(parts) < count else {}
+    scores = [part.score for part in parts if part.verdict.is_judgement]
+    if scores:
+        out[f"reward/{name}"] = float(np.mean(scores))
+    if parts:
+        out |= {f"verdict/{name}/{v}": sum(part.verdict == v for part in parts) / len(parts) for v in Verdict}
+    return out
 
 
 def _group_metrics(scored_P: Sequence[ScoredGroup]) -> dict[str, float]:

@@ -15,7 +15,10 @@ from rl.types import BadInput
 # ------------------------------------------------------------------------------------------------ overrides
 
 
-def apply_overrides(cfg: RunConfig, overrides: Sequence[str]) -> RunConfig:
+ConfigT = typing.TypeVar("ConfigT")
+
+
+def apply_overrides(cfg: ConfigT, overrides: Sequence[str]) -> ConfigT:
     """Return cfg with "dotted.key=value" strings applied, in order.
 
     Tuple elements are reached by number ("rewards.0.weight=0.5"); a tuple of texts is written with commas.
@@ -25,7 +28,7 @@ def apply_overrides(cfg: RunConfig, overrides: Sequence[str]) -> RunConfig:
         key, eq, value = item.partition("=")
         if not eq:
             raise BadInput(f"override {item!r}: expected key=value, for example grpo.group_size=16")
-        cfg = typing.cast(RunConfig, _set(cfg, key.strip().split("."), value.strip(), key.strip()))
+        cfg = typing.cast(ConfigT, _set(cfg, key.strip().split("."), value.strip(), key.strip()))
     return cfg
 
 
@@ -62,7 +65,7 @@ def _set(node: object, path: list[str], text: str, full_key: str, root: object |
     elif dataclasses.is_dataclass(current):
         raise BadInput(f"{full_key}: is a group of settings; set one of {', '.join(all_keys(current, full_key + '.'))}")
     else:
-        value = _parse(text, hints[head], full_key)
+        value = parse(text, hints[head], full_key)
     return dataclasses.replace(typing.cast(typing.Any, node), **{head: value})
 
 
@@ -76,7 +79,8 @@ def _unknown_key(key: str, root: object) -> BadInput:
     return BadInput(f"unknown config key {key!r}{hint}")
 
 
-def _parse(text: str, hint: object, key: str) -> object:
+def parse(text: str, hint: object, key: str) -> object:
+    """A value from its text by its type. Raises BadInput that names the key."""
     try:
         if hint is bool:
             return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[text.lower()]
@@ -88,7 +92,10 @@ def _parse(text: str, hint: object, key: str) -> object:
         wanted = {bool: "true or false", int: "a whole number", float: "a number"}[typing.cast(type, hint)]
         raise BadInput(f"{key}={text}: expected {wanted}") from None
     if isinstance(hint, types.GenericAlias) or typing.get_origin(hint) is tuple:
-        if typing.get_args(hint)[0] is not str:
+        item = typing.get_args(hint)[0]
+        if item is int:
+            return tuple(parse(part, int, key) for part in text.split(",") if part)
+        if item is not str:
             raise BadInput(f"{key}: set its parts by number, for example {key}.0.weight=0.5")
         return tuple(part for part in text.split(",") if part)
     return text
@@ -113,6 +120,10 @@ def validate(cfg: RunConfig) -> None:
             f"grpo: {g.rollouts_per_step // g.updates_per_step} rollouts per update are fewer than "
             f"learner.ranks={cfg.learner.ranks}; use fewer ranks or larger steps"
         )
+    if cfg.sft.steps and cfg.sft.epochs:
+        faults.append(f"sft.steps={cfg.sft.steps} and sft.epochs={cfg.sft.epochs:g}: set one of the two")
+    if cfg.sft.eval_every and not cfg.sft.eval_data.source:
+        faults.append(f"sft.eval_every={cfg.sft.eval_every} needs held-out examples; set sft.eval_data.source")
     if g.steps and not cfg.rewards:
         faults.append("rewards: GRPO needs at least one reward, for example RewardConfig('accuracy')")
     if g.steps and g.group_size == 1 and g.advantage not in ("batch_std",):
@@ -123,16 +134,30 @@ def validate(cfg: RunConfig) -> None:
         faults.append(
             f"grpo.uniform_groups={g.uniform_groups} would drop those groups' KL too; use keep, or grpo.kl_coef=0"
         )
+    if g.uniform_groups != "keep" and g.teacher:
+        faults.append(
+            f"grpo.uniform_groups={g.uniform_groups} would drop what the teacher says of those groups; use keep"
+        )
     if g.uniform_groups != "keep" and g.group_size == 1:
         faults.append("grpo.group_size=1: every group is uniform, so nothing would be trained; use uniform_groups=keep")
     if cfg.rollout.top_p < 1 and g.old_logprobs == "sampler":
         faults.append("rollout.top_p below 1 cuts the tail of the sampler's logprobs; use grpo.old_logprobs=learner")
+    e = cfg.evaluation
+    if any(not 1 <= k <= e.samples for k in e.pass_at):
+        faults.append(f"evaluation.pass_at={e.pass_at}: each k is at least 1 and at most samples={e.samples}")
+    if "{prompt}" not in e.shot or ("{target}" not in e.shot and "{answer}" not in e.shot):
+        faults.append(f"evaluation.shot={e.shot!r}: needs {{prompt}}, and {{target}} or {{answer}}")
     if not cfg.model.path:
         faults.append("model.path: name a Hugging Face id or a folder")
     if not cfg.name or "/" in cfg.name:
         faults.append(f"name={cfg.name!r}: must be a folder name without '/'")
     if faults:
         raise BadInput("\n".join(faults))
+
+
+def value_faults(node: object) -> list[str]:
+    """Every value of a config tree that is out of its range, one line each."""
+    return _range_faults(node, "")
 
 
 def _range_faults(node: object, prefix: str) -> list[str]:
@@ -177,6 +202,11 @@ def from_json(text: str) -> RunConfig:
     return typing.cast(RunConfig, _build(RunConfig, json.loads(text), ""))
 
 
+def build(kind: type, value: object) -> object:
+    """A config of this kind from JSON values. Raises BadInput on unknown keys."""
+    return _build(kind, value, "")
+
+
 def _build(hint: object, value: object, key: str) -> object:
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, dict):
@@ -195,7 +225,7 @@ def _build(hint: object, value: object, key: str) -> object:
     return value
 
 
-def describe(cfg: RunConfig) -> list[tuple[str, str, str]]:
+def describe(cfg: object) -> list[tuple[str, str, str]]:
     """Every knob as (dotted key, value, sentence), for --help."""
     rows: list[tuple[str, str, str]] = []
 

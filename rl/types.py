@@ -48,6 +48,7 @@ class Prompt:
     """One question, ready to sample from.
 
     id is the row's number in its dataset; draw counts prompts handed out since the run began (unique in a run).
+    text is what the model continues; question is what it was asked, without template.
     """
 
     id: int
@@ -56,6 +57,7 @@ class Prompt:
     text: str
     reference: str
     row: Row
+    question: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,12 +114,13 @@ class JudgeReport:
     """What the reward workers say of one group. parts_G: one dict (reward name -> RewardPart) a sample.
 
     killed: calls that exceeded their limit. replaced: processes that died and whose work was done again.
-    pid: of the worker.
+    truncated: responses that a reward model read without their end. pid: of the worker.
     """
 
     parts_G: list[dict[str, RewardPart]]
     killed: int = 0
     replaced: int = 0
+    truncated: int = 0
     pid: int = 0
 
 

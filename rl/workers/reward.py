@@ -107,18 +107,18 @@ class Judge:
         self._idle.put(self._new())
         return os.getpid()
 
-    def judge(self, group: RolloutGroup) -> JudgeReport:
-        """Every reward of every sample, within the limits."""
+    def judge(self, group: RolloutGroup, names: Sequence[str]) -> JudgeReport:
+        """The named rewards of every sample, within the limits."""
         counters = _Counters()
         size = len(group.rollouts_G)
-        calls = [(name, unit) for name in self._judges.names for unit in self._judges.units(name, size)]
+        calls = [(name, unit) for name in names for unit in self._judges.units(name, size)]
         futures = [self._threads.submit(self._call, name, unit, group, counters) for name, unit in calls]
-        by_reward: dict[str, list[RewardPart | None]] = {name: [None] * size for name in self._judges.names}
+        by_reward: dict[str, list[RewardPart | None]] = {name: [None] * size for name in names}
         for (name, unit), future in zip(calls, futures, strict=True):
             for i, part in zip(unit, future.result(), strict=True):
                 by_reward[name][i] = part
-        parts_G = merge(self._judges.names, list(by_reward.values()), size)
-        return JudgeReport(parts_G, counters.killed, counters.replaced, os.getpid())
+        parts_G = merge(names, list(by_reward.values()), size)
+        return JudgeReport(parts_G, counters.killed, counters.replaced, pid=os.getpid())
 
     def _call(
         self, name: str, unit: list[int], group: RolloutGroup, counters: _Counters

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import sys
@@ -14,7 +15,7 @@ from rewards.types import Score
 from rl.config import GRPOConfig, RewardConfig
 from rl.judge import Judges, resolve, unjudgeable, watch
 from rl.score import Scorer
-from rl.types import AhaError, BadInput, Prompt, Rollout, RolloutGroup, Verdict
+from rl.types import AhaError, BadInput, Prompt, Rollout, RolloutGroup, Row, Verdict
 
 RIGHT, WRONG, NONSENSE = "<think>a</think><answer>4</answer>", "<think>a</think><answer>5</answer>", "<think>"
 
@@ -350,7 +351,6 @@ def test_a_reward_without_a_verdict_on_most_samples_stops_the_run_by_name(user_m
     s = scorer("format", user_module(fragile))
     groups = [group("good", "bad", id=i) for i in range(6)]
     assert len(s.finish([s.grade(g) for g in groups])) == 6  # half is not more than half
-    assert 0.5 == 0.5
     groups[3] = group("bad", "bad", id=3)
     with pytest.raises(AhaError) as caught:
         s.finish([s.grade(g) for g in groups])
@@ -459,9 +459,15 @@ def test_a_reward_may_take_its_own_time_its_default_or_what_the_user_gives_it():
 
 
 def test_references_that_accuracy_cannot_judge_by_are_found_and_other_rewards_do_not_mind():
-    answers = ["4", "", r"\boxed{7}"]
-    assert list(unjudgeable((RewardConfig("accuracy"), RewardConfig("format")), answers)) == [1]
-    assert unjudgeable((RewardConfig("format"),), answers) == {}
+    rows: list[Row] = [{}, {}, {"domain": "poem"}, {}]
+    answers = ["4", "", "", r"\boxed{7}"]
+    both = (RewardConfig("accuracy"), RewardConfig("format"))
+    assert list(unjudgeable(both, rows, answers)) == [1, 2]
+    assert unjudgeable((RewardConfig("format"),), rows, answers) == {}
+    routed = (RewardConfig("accuracy", domains=("math",)), RewardConfig("format"))
+    assert unjudgeable(routed, [{"domain": "math"}, {"domain": "poem"}], ["", ""]) == {
+        0: "the row has no reference answer: ''"
+    }
 
 
 def test_a_step_carries_the_numbers_that_show_a_reward_being_gamed():
@@ -475,5 +481,25 @@ def test_a_step_carries_the_numbers_that_show_a_reward_being_gamed():
 def test_the_watch_looks_at_a_sample_of_a_large_step():
     s = scorer("accuracy")
     scored = s.finish([s.grade(group(*[RIGHT, WRONG] * 200))])
-    assert watch(scored)["watch/duplicates"] == 1 - 1 / 200  # every second of 400 samples: one text
+    assert watch(scored)["watch/duplicates"] == 1 - 1 / 100  # every fourth of 400 samples: one text
     assert watch([]) == {}
+
+
+def test_the_watch_reads_the_end_of_a_long_completion():
+    s = scorer("accuracy")
+    long = "<think>" + "word " * 6400 + "</think>the answer is 4"
+    scored = s.finish([s.grade(group(long, "4" + " word" * 6400))])
+    metrics = s.metrics(scored)
+    assert metrics["watch/gold_unparsed"] == 0.5  # the 4 at the very beginning of the other is not read
+
+
+def test_the_watch_follows_the_built_in_accuracy_whatever_its_name_and_no_other_reward(user_module):
+    def accuracy(completion):
+        return 1.0
+
+    odd = group(RIGHT)
+    odd = dataclasses.replace(odd, prompt=dataclasses.replace(odd.prompt, reference="\\boxed{}"))
+    own = scorer(user_module(accuracy))  # reads its references in a way of its own
+    assert not [k for k in own.metrics(own.finish([own.grade(odd)])) if k.startswith("watch/")]
+    renamed = scorer(RewardConfig("accuracy", name="maths"))
+    assert "watch/duplicates" in renamed.metrics(renamed.finish([renamed.grade(group(RIGHT))]))
