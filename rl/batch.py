@@ -10,9 +10,9 @@ denominators are counted here, once, over the whole update, so nothing downstrea
     dapo, cispo   1 / sum of |o|                   1/8
     dr_grpo       1 / (N max_new_tokens)           1/16
 
-N = rollouts that count. They differ from those computed: a rollout with advantage 0 and no KL has no gradient, so
-it stays in N and in the token sum but is not computed (num_skipped). Invalid samples, and truncated ones with
-overlong=mask, are in neither; nor are uniform groups unless uniform_groups=keep.
+N = rollouts that count. They differ from those computed: a rollout with advantage 0, no KL and no teacher has no
+gradient, so it stays in N and in the token sum but is not computed (num_skipped). Invalid samples, and truncated ones
+with overlong=mask, are in neither; nor are uniform groups unless uniform_groups=keep.
 
 A completion is all the tokens that the sampler emitted, the stop token included. Position i of an array holds the
 values of token i itself; the model shifts, not the packer.
@@ -157,7 +157,7 @@ def _pack_update(
     sequences = []
     for c in counted:
         length = len(c.rollout.token_ids_T)
-        if length == 0 or (c.advantage == 0 and grpo.kl_coef == 0):
+        if length == 0 or (c.advantage == 0 and grpo.kl_coef == 0 and not grpo.teacher):
             continue
         weight = token_weight(
             grpo.loss,

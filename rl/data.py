@@ -1,4 +1,4 @@
-"""From a dataset to a stream of prompts or examples: rows, tokens, a seeded order, a cursor that resumes.
+"""From a dataset to a stream of prompts (or examples, rl/examples.py): rows, a seeded order, a cursor that resumes.
 
 Everything that can be wrong with the data is found when a stream is built, before any worker starts, and named by
 file and row. The order of an epoch depends on (seed, epoch) alone, so the cursor is a count of draws.
@@ -24,13 +24,13 @@ from typing import TYPE_CHECKING, Generic, TypeVar, cast
 import numpy as np
 
 from rl.config import DataConfig
-from rl.templates import Table, end_token_ids, tokenise
+from rl.templates import Table, end_token_ids
 from rl.types import BadInput, Example, Prompt, Row
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["ExampleStream", "PromptStream", "all_prompts", "end_token_ids", "fingerprint", "load_rows", "place"]
+__all__ = ["PromptStream", "Stream", "all_prompts", "end_token_ids", "fingerprint", "load_rows", "place"]
 ItemT = TypeVar("ItemT", Prompt, Example)
 TASK = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
@@ -204,17 +204,20 @@ def _one_line(error: Exception) -> str:
 # ------------------------------------------------------------------------------------------------ streams
 
 
-class _Stream(Generic[ItemT]):
-    """Items in a seeded order without end: each row once an epoch, each epoch in an order of its own."""
+class Stream(Generic[ItemT]):
+    """Items in a seeded order without end: each once an epoch, each epoch in an order of its own.
 
-    def __init__(self, rows: Sequence[Row], seed: int, shuffle: bool) -> None:
+    size: items of an epoch, where a row gives several (0: as many as rows).
+    """
+
+    def __init__(self, rows: Sequence[Row], seed: int, shuffle: bool, size: int = 0) -> None:
         self._draws = 0
-        self._size, self._seed, self._shuffle = len(rows), seed, shuffle
+        self._size, self._seed, self._shuffle = size or len(rows), seed, shuffle
         self._fingerprint = int(fingerprint(rows)[:12], 16)
-        self._order, self._order_epoch = np.arange(len(rows)), -1
+        self._order, self._order_epoch = np.arange(self._size), -1
 
     def __len__(self) -> int:
-        """Rows of one epoch."""
+        """Items of one epoch."""
         return self._size
 
     def take(self, n: int) -> list[ItemT]:
@@ -255,7 +258,7 @@ class _Stream(Generic[ItemT]):
         raise NotImplementedError
 
 
-class PromptStream(_Stream[Prompt]):
+class PromptStream(Stream[Prompt]):
     """Prompts to sample from, tokenised up front.
 
     Raises BadInput when a row lacks a field, or its prompt has more than max_prompt_tokens tokens.
@@ -273,56 +276,21 @@ class PromptStream(_Stream[Prompt]):
         table = Table(rows, cfg, functools.partial(place, cfg.source))
         self._rows = rows
         self._references = [table.reference(i) for i in range(len(rows))]
+        self._questions = table.texts(cfg.prompt_field)
         self._texts, self._ids = table.prompts(tokenizer)
         remedy = "drop such rows, raise model.context_length, or lower max_new_tokens"
         table.refuse_long([len(ids) for ids in self._ids], max_prompt_tokens, "prompt", remedy)
 
     def _item(self, index: int, draw: int) -> Prompt:
         return Prompt(
-            index, draw, self._ids[index].tolist(), self._texts[index], self._references[index], self._rows[index]
+            index,
+            draw,
+            self._ids[index].tolist(),
+            self._texts[index],
+            self._references[index],
+            self._rows[index],
+            self._questions[index],
         )
-
-
-class ExampleStream(_Stream[Example]):
-    """SFT examples: the rendered prompt, then cfg.target_field, then the end token; loss on the last two.
-
-    Prompt and target are tokenised apart and joined, so that the prompt's tokens are those that sampling starts from.
-    A target that ends in the end token gets no second one. dropped: rows left out by overlong="drop".
-    Raises BadInput when a row lacks a field, is longer than max_tokens (overlong="error"), or no row is left.
-    """
-
-    def __init__(
-        self,
-        rows: Sequence[Row],
-        cfg: DataConfig,
-        tokenizer: PreTrainedTokenizerBase,
-        seed: int,
-        max_tokens: int,
-        overlong: str = "error",
-    ) -> None:
-        table = Table(rows, cfg, functools.partial(place, cfg.source))
-        targets, (texts, prompt_ids) = table.texts(cfg.target_field), table.prompts(tokenizer)
-        for i, (text, target) in enumerate(zip(texts, targets, strict=True)):
-            # Some chat templates open <think> themselves: those of R1's distilled models do.
-            if text.rstrip().endswith("<think>") and target.lstrip().startswith("<think>"):
-                raise BadInput(f"{table.where(i)}: the template already opens <think>; begin the target after it")
-        end = end_token_ids(tokenizer)[0]
-        target_ids = [
-            ids if ids[-1:].tolist() == [end] else np.append(ids, np.int32(end))
-            for ids in tokenise(targets, tokenizer, table.where)
-        ]
-        lengths = [len(p) + len(t) for p, t in zip(prompt_ids, target_ids, strict=True)]
-        if overlong == "error" or min(lengths) > max_tokens:
-            remedy = "raise model.context_length, or set overlong=drop to leave the longest out"
-            table.refuse_long(lengths, max_tokens, "example (prompt, target, end token)", remedy)
-        kept = [i for i, length in enumerate(lengths) if length <= max_tokens]
-        self.dropped = len(rows) - len(kept)
-        self._parts = [(prompt_ids[i], target_ids[i]) for i in kept]
-        super().__init__([rows[i] for i in kept], seed, cfg.shuffle)
-
-    def _item(self, index: int, draw: int) -> Example:
-        prompt, target = self._parts[index]
-        return Example([*prompt.tolist(), *target.tolist()], [0] * len(prompt) + [1] * len(target))
 
 
 def all_prompts(

@@ -5,8 +5,9 @@ Axis suffixes: _T scored tokens, _D hidden size, _V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ class _ChunkedLogprobs(torch.autograd.Function):
         num_tokens = hidden_TD.shape[0]
         logprobs_T = torch.empty(num_tokens, dtype=torch.float32, device=hidden_TD.device)
         entropy_T = torch.empty_like(logprobs_T)
-        chunks = _Chunks(hidden_TD, weight_VD, temperature_T, chunk_tokens)
+        chunks = Chunks(hidden_TD, weight_VD, temperature_T, chunk_tokens)
         probs_buffer_CV = torch.empty_like(chunks.logits_buffer_CV)
         for part in chunks.parts:
             logits_CV = chunks.logits(part)
@@ -49,7 +50,7 @@ class _ChunkedLogprobs(torch.autograd.Function):
         needs_hidden, needs_weight = ctx.needs_input_grad[:2]
         grad_hidden_TD = torch.empty_like(hidden_TD) if needs_hidden else None
         grad_weight_VD = torch.zeros_like(weight_VD, dtype=torch.float32) if needs_weight else None
-        chunks = _Chunks(hidden_TD, weight_VD, temperature_T, ctx.chunk_tokens)
+        chunks = Chunks(hidden_TD, weight_VD, temperature_T, ctx.chunk_tokens)
         for part in chunks.parts:
             logits_CV = chunks.logits(part)
             grad_CV = torch.softmax(logits_CV, dim=1, out=logits_CV)
@@ -64,7 +65,7 @@ class _ChunkedLogprobs(torch.autograd.Function):
         return grad_hidden_TD, grad_weight, None, None, None
 
 
-class _Chunks:
+class Chunks:
     """Walks over tokens in chunks, through buffers made once: fresh ones would page-fault on every chunk.
 
     Logits are float32 products of the given hidden states and weights: rounded to bfloat16 they would be off by up to
@@ -142,6 +143,10 @@ def chunked_logprobs(
     return logprobs_T, entropy_T
 
 
+HeadWork: TypeAlias = Callable[[Tensor, nn.Parameter, Tensor, int], tuple[Tensor, Tensor]]
+"""Other work for a head: (hidden_TD, weight_VD, targets_T, chunk_tokens) -> two tensors (rl/distill.py)."""
+
+
 class LogprobHead(nn.Module):
     """An output head that returns logprobs instead of logits.
 
@@ -154,5 +159,10 @@ class LogprobHead(nn.Module):
         self.weight = weight_VD
         self.chunk_tokens = chunk_tokens
 
-    def forward(self, hidden_TD: Tensor, targets_T: Tensor, temperature_T: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, hidden_TD: Tensor, targets_T: Tensor, temperature_T: Tensor, score: HeadWork | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """(logprobs_T, entropy_T); or what score makes of the hidden states, while the weight is at hand."""
+        if score is not None:
+            return score(hidden_TD, self.weight, targets_T, self.chunk_tokens)
         return chunked_logprobs(hidden_TD, self.weight, targets_T, temperature_T, self.chunk_tokens)

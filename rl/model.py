@@ -19,14 +19,15 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 from transformers.configuration_utils import PretrainedConfig
 from transformers.masking_utils import AttentionMaskInterface
 from transformers.modeling_utils import AttentionInterface, PreTrainedModel
-from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from rl.config import LearnerConfig, ModelConfig
-from rl.logprobs import LogprobHead
+from rl.config import LearnerConfig, LoraConfig
+from rl.logprobs import HeadWork, LogprobHead
+from rl.lora import add_adapters
+from rl.pretrained import load_tokenizer
 from rl.types import BadInput, MicroBatch
 
 PACKED_ATTENTION, ROWS_ATTENTION = "aha_packed", "aha_rows"
@@ -140,7 +141,8 @@ class Policy(nn.Module):
                 raise BadInput(f"{type(hf).__name__}: logits scaled by {name} are not supported")
         hf.set_output_embeddings(LogprobHead(head.weight, chunk_tokens))
 
-    def forward(self, batch: ScoreInput) -> tuple[Tensor, Tensor]:
+    def forward(self, batch: ScoreInput, score: HeadWork | None = None) -> tuple[Tensor, Tensor]:
+        """(logprobs_M, entropy_M), or what score makes of the hidden states that predict the masked-in tokens."""
         backbone = self.hf.base_model
         if self.layout == "packed":
             cu_seq_lens = F.pad(batch.lengths_S.cumsum(0), (1, 0)).to(torch.int32)
@@ -164,8 +166,8 @@ class Policy(nn.Module):
             at_M = flat_T[batch.index_M] - 1
         head = self.hf.get_output_embeddings()
         hidden_MD = hidden_TD[at_M].to(head.weight.dtype)
-        logprobs_M, entropy_M = head(hidden_MD, batch.token_ids_T[batch.index_M], batch.temperature_M)
-        return logprobs_M, entropy_M
+        result: tuple[Tensor, Tensor] = head(hidden_MD, batch.token_ids_T[batch.index_M], batch.temperature_M, score)
+        return result
 
     def tied_names(self) -> dict[str, str]:
         """Parameter name -> the name of the head that shares it, for a model with tied embeddings."""
@@ -185,60 +187,43 @@ def resolve_layout(layout: str, device: torch.device) -> str:
     return layout if layout != "auto" else ("packed" if device.type == "cuda" else "rows")
 
 
-def load_config(path: str) -> PretrainedConfig:
-    """The model's config. Raises BadInput when path is neither a folder with a model nor a known id."""
-    try:
-        return AutoConfig.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        raise BadInput(f"model.path={path}: no model there ({_first_line(error)})") from error
-
-
-def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
-    """The model's tokenizer. Raises BadInput when there is none."""
-    try:
-        return AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        raise BadInput(f"model.path={path}: no tokenizer there ({_first_line(error)})") from error
-
-
-def context_length(model: ModelConfig, config: PretrainedConfig) -> int:
-    """Prompt plus completion limit, tokens."""
-    own = int(config.max_position_embeddings)
-    if model.context_length > own:
-        raise BadInput(f"model.context_length={model.context_length}: the model was made for at most {own} tokens")
-    return model.context_length or own
-
-
-def load_policy(path: str, learner: LearnerConfig, device: torch.device, *, dtype: torch.dtype) -> Policy:
-    """A Policy from a Hugging Face folder or id, on the device."""
+def load_policy(
+    path: str,
+    learner: LearnerConfig,
+    device: torch.device,
+    *,
+    dtype: torch.dtype,
+    lora: LoraConfig | None = None,
+    seed: int = 0,
+) -> Policy:
+    """A Policy from a Hugging Face folder or id, on the device; with adapters (random by seed) where lora asks."""
     layout = resolve_layout(learner.layout, device)
     attention = PACKED_ATTENTION if layout == "packed" else ROWS_ATTENTION if device.type == "cpu" else "sdpa"
     hf = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation=attention)
     for module in hf.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
+    if lora is not None and lora.rank:
+        add_adapters(hf, lora, seed)
     policy = Policy(hf, layout, learner.logprob_chunk_tokens)
     if device.type == "cpu":
         _keep_residual_in_float32(hf)
     if learner.gradient_checkpointing:
         hf.gradient_checkpointing_enable({"use_reentrant": False})
+        hf.train()  # from_pretrained leaves evaluation mode, in which transformers recomputes nothing
     return policy.to(device)
 
 
 def _keep_residual_in_float32(hf: PreTrainedModel) -> None:
     """Add up the layers' outputs in float32; each linear layer still multiplies in its weight's dtype.
 
-    The sampler on a CPU does the same (rl/workers/sampler.py). With the sum rounded to bfloat16 after every layer, as
+    The sampler on a CPU does the same (rl/workers/precision.py). With the sum rounded to bfloat16 after every layer, as
     is usual, sampler and learner were half as far apart again: 0.020 nats against 0.013 for SmolLM2 after a short SFT.
     """
     hf.get_input_embeddings().register_forward_hook(lambda module, args, output: output.float())
     for module in hf.base_model.modules():
         if isinstance(module, nn.Linear):
             module.register_forward_pre_hook(lambda linear, args: (args[0].to(linear.weight.dtype), *args[1:]))
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 # ------------------------------------------------------------------------------------------------ save

@@ -18,6 +18,9 @@ from rl.types import BadInput, Row
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+Message = dict[str, str]
+"""One turn of a conversation: role (system, user, assistant, ...) and content."""
+
 CHAT = "chat"
 """The tokenizer's own chat template: an optional system message, the question, and the opening of the answer."""
 
@@ -71,15 +74,25 @@ def render(prompt: str, cfg: DataConfig, tokenizer: PreTrainedTokenizerBase) -> 
     return text.replace("{prompt}", prompt)
 
 
-def _render_chat(prompt: str, system: str, tokenizer: PreTrainedTokenizerBase) -> str:
+def open_answer(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, where: str = "") -> str:
+    """The chat template's text of these messages, and the opening of the answer to them.
+
+    Raises BadInput when the template fails; where names the row.
+    """
     from jinja2 import TemplateError
 
+    conversation = cast(Any, messages)
+    try:
+        return cast(str, tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True))
+    except TemplateError as error:
+        place = f"{where}: " if where else ""
+        raise BadInput(f"{place}the tokenizer's chat template refused: {' '.join(str(error).split())}") from error
+
+
+def _render_chat(prompt: str, system: str, tokenizer: PreTrainedTokenizerBase) -> str:
     messages = [{"role": "system", "content": system}] if system else []
     messages.append({"role": "user", "content": prompt})
-    try:
-        text = cast(str, tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
-    except TemplateError as error:
-        raise BadInput(f"the tokenizer's chat template refused: {' '.join(str(error).split())}") from error
+    text = open_answer(messages, tokenizer)
     for name, part in (("system message", system), ("question", prompt)):
         if part.strip() not in text:
             raise BadInput(f"the tokenizer's chat template left out the {name} {part[:60]!r}")
@@ -181,11 +194,15 @@ class Table:
         return [self.text(i, name) for i in range(len(self.rows))]
 
     def reference(self, index: int) -> str:
-        """The reference answer as text, a number's as Python writes it; "" when cfg.answer_field is ""."""
+        """The reference answer as text, a number's as Python writes it; "" when cfg.answer_field is "" or the row's
+        value is null: beside problems with answers there may be poems without.
+        """
         name, mark = self.cfg.answer_field, self.cfg.answer_after
         if not name:
             return ""
         value = self.field(index, name)
+        if value is None:
+            return ""
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             return str(value)
         text = self.text(index, name)

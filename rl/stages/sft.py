@@ -4,47 +4,81 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from rl.backend import Task
 from rl.batch import pack_examples
-from rl.data import ExampleStream
+from rl.examples import ExampleStream
 from rl.stages.context import Context
 from rl.track import stats_metrics
-from rl.types import Stopped
+from rl.types import BadInput, Example, Stopped
 
 log = logging.getLogger(__name__)
+EVAL_CHUNK = 512
+"""Held-out examples sent to the learners at once."""
 
 
-def train_sft(ctx: Context, model_path: str, stream: ExampleStream) -> Path:
-    """Train from model_path and return the folder with the result in Hugging Face format. Resumes; done once."""
+def train_sft(ctx: Context, model_path: str, stream: ExampleStream, held_out: Sequence[Example] = ()) -> Path:
+    """Train from model_path and return the folder with the result in Hugging Face format. Resumes; done once.
+
+    held_out: examples for the evaluation loss, which is logged as eval/nll, mean nats per learnt token.
+    """
     cfg, s, backend = ctx.cfg, ctx.cfg.sft, ctx.backend
     out = ctx.run_dir / "sft"
     if out.is_dir():
         log.info("the SFT stage is done: %s", out)
         return out
+    total = s.total_steps(len(stream))
     with ctx.timed("load"):
-        fingerprint = backend.load(Task(model_path, s.optim, s.steps))
+        fingerprint = backend.load(Task(model_path, s.optim, total, teacher_path=s.distill.teacher, distill=s.distill))
     meta = ctx.resume("sft", fingerprint)
     start = meta.step if meta else 0
     if meta:
         stream.restore(meta.cursor)
     ctx.tracker.resume({"sft": start})
-    if stream.dropped:
-        log.warning("%d examples are longer than the context and were dropped (sft.overlong=drop)", stream.dropped)
-    ctx.tracker.begin("sft", s.steps, start)
-    for step in range(start, s.steps):
+    _tell_of_lengths(stream)
+    ctx.tracker.begin("sft", total, start)
+    for step in range(start, total):
+        done = step + 1
+        metrics = {"examples/dropped": float(stream.dropped)} if stream.dropped else {}
+        if step == 0 and held_out:
+            metrics["eval/nll_before"] = evaluation_loss(ctx, held_out)
         with ctx.timed("sft"):
             batch = pack_examples(stream.take(s.examples_per_step), learner=cfg.learner, layout=backend.layout)
             stats = backend.step([batch])
-        ctx.tracker.step("sft", step, stats_metrics(stats) | {"tokens": float(batch.num_tokens)})
-        done = step + 1
-        if done % cfg.checkpoint.every == 0 or ctx.stop.requested or done == s.steps:
+        if held_out and (done == total or (s.eval_every and done % s.eval_every == 0)):
+            metrics["eval/nll"] = evaluation_loss(ctx, held_out)
+            log.info("evaluation loss after %d SFT steps: %.4f nats a token", done, metrics["eval/nll"])
+        epoch = done * s.examples_per_step / len(stream)
+        metrics |= {"tokens": float(batch.num_tokens), "epoch": epoch}
+        ctx.tracker.step("sft", step, stats_metrics(stats) | metrics)
+        if done % cfg.checkpoint.every == 0 or ctx.stop.requested or done == total:
             ctx.save("sft", done, stream.state(), fingerprint)
-        if ctx.stop.requested and done < s.steps:
-            raise Stopped(f"stopped after SFT step {done} of {s.steps}; the same command goes on from there")
+        if ctx.stop.requested and done < total:
+            raise Stopped(f"stopped after SFT step {done} of {total}; the same command goes on from there")
     partial = out.with_name("sft.partial")
     shutil.rmtree(partial, ignore_errors=True)
     backend.export(partial)
     partial.rename(out)
     return out
+
+
+def evaluation_loss(ctx: Context, held_out: Sequence[Example]) -> float:
+    """Mean negative log likelihood of the learnt tokens of all examples, nats."""
+    total, tokens = 0.0, 0
+    with ctx.timed("evaluate"):
+        for at in range(0, len(held_out), EVAL_CHUNK):
+            batch = pack_examples(held_out[at : at + EVAL_CHUNK], learner=ctx.cfg.learner, layout=ctx.backend.layout)
+            total += ctx.backend.mean_nll(batch.micro_batches_R) * batch.num_loss_tokens
+            tokens += batch.num_loss_tokens
+    if not tokens:
+        raise BadInput(f"{ctx.cfg.sft.eval_data.source}: no token of the held-out examples is learnt")
+    return total / tokens
+
+
+def _tell_of_lengths(stream: ExampleStream) -> None:
+    if stream.dropped:
+        log.warning("%d examples are longer than the context and were dropped (sft.overlong=drop)", stream.dropped)
+    if stream.split:
+        log.info("%d documents are longer than the context and were split; %d pieces in all", stream.split, len(stream))

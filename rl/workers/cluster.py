@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import ray
 from ray.util.placement_group import placement_group, remove_placement_group
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from rl.backend import SampleParams, Task
 from rl.config import RunConfig
@@ -28,12 +28,24 @@ from rl.types import (
     StepStats,
     SyncReport,
 )
-from rl.workers.hosts import LearnerHost, RaySyncClient
-from rl.workers.remote import QUIET, ActorGone, collect, find_device, start_ray, unwrap
+from rl.workers.hosts import LearnerHost, RaySyncClient, SamplerHost
+from rl.workers.remote import (
+    QUIET,
+    ActorGone,
+    Unanswered,
+    collect,
+    find_device,
+    most_on_one_node,
+    node_of_bundles,
+    offline,
+    seen_from_anywhere,
+    silent_nodes,
+    start_ray,
+    unwrap,
+)
+from rl.workers.scorers import MAX_RESTARTS, Scorers
 
 log = logging.getLogger("aha.cluster")
-
-MAX_RESTARTS = 3
 
 
 class RayBackend:
@@ -50,12 +62,11 @@ class RayBackend:
         self.transfer = self._transfer()
         self.learners: list[ray.actor.ActorHandle] = []
         self.samplers: list[ray.actor.ActorHandle] = []
-        self.judges: list[ray.actor.ActorHandle] = []
-        self.judge_pids: dict[int, int] = {}
-        self.groups_judged = 0
+        self.scorers = Scorers(cfg, self.device)
         self.model_path, self.context_length = "", 0
         self.version = -1
         self.restarts = 0
+        self.places: list[str] = []
         self._place()
 
     def _transfer(self) -> str:
@@ -76,40 +87,47 @@ class RayBackend:
         learner = {"CPU": cpus} | ({"GPU": share} if self.device == "gpu" else {})
         sampler = {"CPU": cpus} | ({"GPU": share * cfg.sampler.tensor_parallel} if self.device == "gpu" else {})
         bundles = [learner] * cfg.learner.ranks + [sampler] * cfg.sampler.count
-        have = ray.cluster_resources()
-        for kind in ("CPU", "GPU"):
-            need = sum(b.get(kind, 0.0) for b in bundles)
-            if need > have.get(kind, 0.0):
-                raise BadInput(
-                    f"the cluster has {have.get(kind, 0):g} {kind}s, but {cfg.learner.ranks} learner ranks and "
-                    f"{cfg.sampler.count} samplers need {need:g}; lower learner.ranks or sampler.count"
-                    + (", or cluster.cpus_per_worker" if kind == "CPU" else "")
-                )
+        self._refuse_too_small(cfg, bundles)
         self.bundles = [{k: v for k, v in b.items() if v} or {"CPU": 0.001} for b in bundles]
         self.group = placement_group(self.bundles, strategy="PACK")
         self._wait([self.group.ready()], ["the placement group"], cfg.cluster.start_timeout_s, "get its resources")
-        cores = int(min(node["Resources"].get("CPU", 1) for node in ray.nodes() if node["Alive"]))
-        self.learner_threads = cfg.learner.threads or max(1, cores // cfg.learner.ranks)
-        self.sampler_threads = cfg.sampler.threads or max(1, cores // cfg.sampler.count)
+        self.places = node_of_bundles(self.group)
+        # A head without CPUs of its own holds no worker.
+        used = [node for node in ray.nodes() if node["Alive"] and node["NodeManagerAddress"] in self.places]
+        cores = int(min(node["Resources"].get("CPU", 1) for node in used))
+        ranks = cfg.learner.ranks
+        samplers_at = self.places[ranks : ranks + cfg.sampler.count]
+        self.learner_threads = cfg.learner.threads or max(1, cores // most_on_one_node(self.places[:ranks]))
+        self.sampler_threads = cfg.sampler.threads or max(1, cores // most_on_one_node(samplers_at))
+
+    def _refuse_too_small(self, cfg: RunConfig, bundles: list[dict[str, float]]) -> None:
+        """Raise BadInput, with the numbers, for a cluster that cannot hold these workers and the reward models."""
+        models = self.scorers.resources()
+        have = ray.cluster_resources()
+        for kind in ("CPU", "GPU"):
+            need = sum(b.get(kind, 0.0) for b in (*bundles, *models))
+            if need > have.get(kind, 0.0):
+                raise BadInput(
+                    f"the cluster has {have.get(kind, 0):g} {kind}s, but {cfg.learner.ranks} learner ranks and "
+                    f"{cfg.sampler.count} samplers {f'and {len(models)} reward models ' if models else ''}need {need:g}"
+                    "; lower learner.ranks or sampler.count" + (", or cluster.cpus_per_worker" if kind == "CPU" else "")
+                )
 
     def _actor(self, cls: type, bundle: int, threads: int, env: dict[str, str] | None = None) -> ray.actor.ActorClass:
         resources = self.bundles[bundle]
-        offline = {k: os.environ[k] for k in ("HF_HUB_OFFLINE", "HF_HOME", "HF_TOKEN") if k in os.environ}
         return ray.remote(cls).options(
             num_cpus=resources.get("CPU", 0),
             num_gpus=resources.get("GPU", 0),
             scheduling_strategy=PlacementGroupSchedulingStrategy(self.group, placement_group_bundle_index=bundle),
-            runtime_env={"env_vars": QUIET | offline | {"OMP_NUM_THREADS": str(threads)} | (env or {})},
+            runtime_env={"env_vars": QUIET | offline() | {"OMP_NUM_THREADS": str(threads)} | (env or {})},
         )
 
     # -------------------------------------------------------------------------------------------- start
 
     def start(self, model_path: str, context_length: int, *, samplers: bool = True) -> None:
         """Start all workers side by side. Samplers start on dummy weights of the model at model_path."""
-        from rl.workers.sampler import Sampler
-
         cfg, bound = self.cfg, self.cfg.cluster.start_timeout_s
-        self.model_path, self.context_length = model_path, context_length
+        self.model_path, self.context_length = seen_from_anywhere(model_path), context_length
         env = {"DS_ACCELERATOR": "cpu"} if self.device == "cpu" else {}
         self.learners = [
             self._actor(LearnerHost, rank, self.learner_threads, env).remote(
@@ -117,7 +135,6 @@ class RayBackend:
             )
             for rank in range(cfg.learner.ranks)
         ]
-        self.sampler_class = Sampler
         self.samplers = [self._new_sampler(i) for i in range(cfg.sampler.count if samplers else 0)]
         if samplers and cfg.rewards:
             self.start_rewards()
@@ -128,29 +145,21 @@ class RayBackend:
             [h.connect.remote(address, port) for h in self.learners], self._ranks, bound, "join the process group"
         )
         self._wait([h.ping.remote() for h in self.samplers], self._names, bound, "start")
+        if len(set(self.places)) > 1:
+            log.info(", ".join([*self._ranks, *self._names]))
+
+    def adopt(self, cfg: RunConfig) -> None:
+        same = (cfg.rewards, cfg.scoring) == (self.cfg.rewards, self.cfg.scoring)
+        self.cfg = cfg
+        if not same or not self.scorers.parts:
+            self.scorers.close()
+            self.scorers = Scorers(cfg, self.device)
+            self._refuse_too_small(cfg, self.bundles)
+            if cfg.rewards:
+                self.start_rewards()
 
     def start_rewards(self) -> None:
-        """Start the reward workers, one a node unless told otherwise. Ray restarts one that dies, and its calls."""
-        from rl.workers.reward import Judge
-
-        cfg = self.cfg
-        nodes = sorted(node["NodeID"] for node in ray.nodes() if node["Alive"])
-        self.judges = [
-            ray.remote(Judge)
-            .options(
-                num_cpus=0,
-                max_concurrency=2 * cfg.scoring.processes,
-                max_restarts=MAX_RESTARTS,
-                max_task_retries=MAX_RESTARTS,
-                scheduling_strategy=NodeAffinitySchedulingStrategy(nodes[i % len(nodes)], soft=True),
-                runtime_env={"env_vars": QUIET},
-            )
-            .remote(cfg.rewards, cfg.scoring)
-            for i in range(cfg.scoring.workers or len(nodes))
-        ]
-        names = [f"reward worker {i}" for i in range(len(self.judges))]
-        pids = self._wait([h.start.remote() for h in self.judges], names, cfg.cluster.start_timeout_s, "start")
-        self.judge_pids = dict(enumerate(pids))
+        self.scorers.start()
 
     def _new_sampler(self, index: int) -> ray.actor.ActorHandle:
         cfg = self.cfg
@@ -161,18 +170,26 @@ class RayBackend:
                 "VLLM_CPU_KVCACHE_SPACE": str(max(1, round(cfg.sampler.kv_cache_gib))),
                 "VLLM_TARGET_DEVICE": "cpu",
             }
-        actor = self._actor(self.sampler_class, cfg.learner.ranks + index, self.sampler_threads, env)
+        actor = self._actor(SamplerHost, cfg.learner.ranks + index, self.sampler_threads, env)
         return actor.remote(cfg, index, self.model_path, self.context_length, self.device, self.transfer)
 
     @property
     def _ranks(self) -> list[str]:
-        return [f"learner rank {i}" for i in range(len(self.learners))]
+        return [f"learner rank {i}{self._on(i)}" for i in range(len(self.learners))]
 
     @property
     def _names(self) -> list[str]:
-        return [f"sampler {i}" for i in range(len(self.samplers))]
+        return [f"sampler {i}{self._on(self.cfg.learner.ranks + i)}" for i in range(len(self.samplers))]
+
+    def _on(self, bundle: int) -> str:
+        return f" on node {self.places[bundle]}" if len(set(self.places)) > 1 else ""
 
     def load(self, task: Task) -> str:
+        task = replace(
+            task,
+            model_path=seen_from_anywhere(task.model_path),
+            reference_path=seen_from_anywhere(task.reference_path),
+        )
         prints = self._on_learners("load", "load the model", task)
         self._connect_samplers()
         return str(prints[0])
@@ -180,7 +197,7 @@ class RayBackend:
     def _connect_samplers(self) -> None:
         if not self.samplers:
             return
-        client = RaySyncClient(self.samplers, self.cfg.cluster.sync_timeout_s)
+        client = RaySyncClient(self.samplers, self._names, self.cfg.cluster.sync_timeout_s)
         ranks = self.cfg.sampler.count * self.cfg.sampler.tensor_parallel
         refs = [
             h.connect_samplers.remote(client, self.transfer, self.address, self.transfer_port, ranks)
@@ -226,7 +243,7 @@ class RayBackend:
             for ref in ready:
                 i = polls.pop(ref)
                 try:
-                    report: SamplerReport = unwrap(ref, f"sampler {i}", 1.0)
+                    report: SamplerReport = unwrap(ref, self._names[i], 1.0)
                 except ActorGone as gone:
                     self._revive(i, gone)
                     feed.take_back(i)
@@ -255,39 +272,41 @@ class RayBackend:
         for i in waiting:
             if time.monotonic() - last_progress[i] > bound:
                 raise AhaError(
-                    f"sampler {i} generated nothing for {bound:g} s while it had work (cluster.rollout_timeout_s); "
-                    "resume with the same command"
+                    f"{self._names[i]} generated nothing for {bound:g} s while it had work (cluster.rollout_timeout_s)"
+                    f"{self._silent()}; resume with the same command"
                 )
 
     def _revive(self, i: int, gone: ActorGone) -> None:
         """Start a dead sampler again and give it the current weights."""
         self.restarts += 1
         if self.restarts > MAX_RESTARTS or self.transfer != "bucket":
-            raise AhaError(f"sampler {i} died ({gone}); resume with the same command")
+            raise AhaError(f"{gone}; resume with the same command")
         log.warning("sampler %d died (%s); starting it again", i, gone)
         self.samplers[i] = self._new_sampler(i)
         self._wait([self.samplers[i].ping.remote()], [f"sampler {i}"], self.cfg.cluster.start_timeout_s, "start again")
+        self.places = node_of_bundles(self.group)  # Ray moves what was on a node that died
         self._connect_samplers()
         self.sync_weights(self.version)
 
     # -------------------------------------------------------------------------------------------- rewards
 
-    def judge(self, group: RolloutGroup) -> Callable[[], JudgeReport]:
-        """Hand a group to the next reward worker."""
-        i = self.groups_judged % len(self.judges)
-        self.groups_judged += 1
-        ref = self.judges[i].judge.remote(group)
+    @property
+    def judges(self) -> list[ray.actor.ActorHandle]:
+        return self.scorers.judges
 
-        def result() -> JudgeReport:
-            bound = self.cfg.cluster.reward_timeout_s
-            report: JudgeReport = self._wait([ref], [f"reward worker {i}"], bound, "judge a group")[0]
-            if report.pid != self.judge_pids[i]:
-                self.judge_pids[i] = report.pid
-                log.warning("reward worker %d died and was started again; its groups were judged again", i)
-                return replace(report, replaced=report.replaced + 1)
-            return report
+    @property
+    def judge_pids(self) -> dict[int, int]:
+        return self.scorers.judge_pids
 
-        return result
+    def judge(self, group: RolloutGroup, names: Sequence[str] | None = None) -> Callable[[], JudgeReport]:
+        """Hand a group to the reward workers and models; names: of the rewards to ask, None for all."""
+        result = self.scorers.judge(group, names)
+
+        def named() -> JudgeReport:
+            with self._naming_silent_nodes():
+                return result()
+
+        return named
 
     # -------------------------------------------------------------------------------------------- learners
 
@@ -308,6 +327,11 @@ class RayBackend:
         gap: tuple[float, float] = self._wait(refs, self._ranks, self.cfg.cluster.step_timeout_s, "score rollouts")[0]
         return gap
 
+    def mean_nll(self, micro_batches_R: list[list[MicroBatch]]) -> float:
+        refs = [h.mean_nll.remote(micro_batches_R[rank]) for rank, h in enumerate(self.learners)]
+        nll: float = self._wait(refs, self._ranks, self.cfg.cluster.step_timeout_s, "score held-out examples")[0]
+        return nll
+
     def save(self, folder: Path) -> None:
         self._on_learners("save", f"save into {folder}", str(folder.absolute()))
 
@@ -326,12 +350,25 @@ class RayBackend:
         return sums
 
     def _wait(self, refs: list[ray.ObjectRef], names: list[str], bound: float, doing: str) -> list:
-        return collect(refs, names, bound, doing)
+        with self._naming_silent_nodes():
+            return collect(refs, names, bound, doing)
+
+    @contextmanager
+    def _naming_silent_nodes(self) -> Iterator[None]:
+        """Add to a wait that is over which nodes do not answer, and who is on them."""
+        try:
+            yield
+        except Unanswered as error:
+            raise Unanswered(f"{error}{self._silent()}") from error
+
+    def _silent(self) -> str:
+        return silent_nodes(dict(zip([*self._ranks, *self._names], self.places, strict=False)))
 
     def close(self) -> None:
-        for handle in (*self.learners, *self.samplers, *self.judges):
+        for handle in (*self.learners, *self.samplers):
             ray.kill(handle)
-        self.learners, self.samplers, self.judges = [], [], []
+        self.scorers.close()
+        self.learners, self.samplers = [], []
         remove_placement_group(self.group)
         if self.started_ray:
             ray.shutdown()

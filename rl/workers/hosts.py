@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+from typing import Any
+
 import ray
 
 from rl.backend import Task
 from rl.config import RunConfig
 from rl.types import MicroBatch, StepStats, SyncReport
-from rl.workers.remote import collect, free_port
+from rl.workers.remote import collect, free_port, use_interface_of
+from rl.workers.sampler import Sampler
 
 
 class LearnerHost:
@@ -23,6 +27,7 @@ class LearnerHost:
         return ray.util.get_node_ip_address(), free_port(), free_port()
 
     def connect(self, address: str, port: int) -> None:
+        use_interface_of(ray.util.get_node_ip_address())
         self.learner.connect(address, port)
 
     def load(self, task: Task) -> str:
@@ -40,6 +45,9 @@ class LearnerHost:
     def measure_gap(self, micro_batches: list[MicroBatch]) -> tuple[float, float]:
         return self.learner.measure_gap(micro_batches)
 
+    def mean_nll(self, micro_batches: list[MicroBatch]) -> float:
+        return self.learner.mean_nll(micro_batches)
+
     def save(self, folder: str) -> None:
         self.learner.save(folder)
 
@@ -56,11 +64,21 @@ class LearnerHost:
         return self.learner.parameter_sums()
 
 
+class SamplerHost(Sampler):
+    """A sampler in a Ray actor, which talks to others from its node's address."""
+
+    def __init__(self, *args: Any) -> None:
+        address = ray.util.get_node_ip_address()
+        use_interface_of(address)
+        os.environ.setdefault("VLLM_HOST_IP", address)
+        super().__init__(*args)
+
+
 class RaySyncClient:
     """Drives the samplers' half of a weight sync from inside the learner. Buckets overlap: two may be under way."""
 
-    def __init__(self, handles: list[ray.actor.ActorHandle], timeout_s: float) -> None:
-        self.handles, self.timeout_s = handles, timeout_s
+    def __init__(self, handles: list[ray.actor.ActorHandle], names: list[str], timeout_s: float) -> None:
+        self.handles, self.names, self.timeout_s = handles, names, timeout_s
         self.pending: list[list[ray.ObjectRef]] = []
 
     def init_weight_transfer_engine(self, init_info: dict[str, object]) -> None:
@@ -82,4 +100,4 @@ class RaySyncClient:
         self._wait([h.finish_weight_update.remote(str(weight_version)) for h in self.handles])
 
     def _wait(self, refs: list[ray.ObjectRef]) -> None:
-        collect(refs, [f"sampler {i}" for i in range(len(refs))], self.timeout_s, "take a bucket of weights")
+        collect(refs, self.names, self.timeout_s, "take a bucket of weights")

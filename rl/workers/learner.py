@@ -10,42 +10,32 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-import time
-from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import deepspeed
 import numpy as np
 import torch
 import torch.distributed as dist
+from deepspeed.utils import safe_get_full_fp32_param
 from torch import Tensor, nn
 
 from rl.backend import Task
 from rl.config import RunConfig
+from rl.distill import Distillation, hidden_states, teacher_advantage
+from rl.lora import without_adapters
 from rl.loss import nll_loss, policy_loss
-from rl.model import ModelWriter, Policy, ScoreInput, load_policy
+from rl.model import Policy, ScoreInput, load_policy
 from rl.schedule import learning_rate
-from rl.types import AhaError, MicroBatch, StepStats, SyncReport
-from rl.workers.gather import gather_groups
-
-if TYPE_CHECKING:
-    from rl.workers.weights import SyncClient, WeightSender
-
-# The reference is refreshed and restored shard by shard, so ZeRO-3 must not keep full copies of it between passes: by
-# default it does for small parameters, and those would go on with the old weights.
-SHARDS_ONLY = {
-    "stage3_param_persistence_threshold": 0,
-    "stage3_max_reuse_distance": 0,
-    "stage3_max_live_parameters": 0,
-    "stage3_prefetch_bucket_size": 0,
-}
-DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+from rl.types import AhaError, MicroBatch, StepStats
+from rl.workers import engine_state
+from rl.workers.engine_state import check_gradients_before_stepping, copy_shards, engine_config, full_shape, shard
+from rl.workers.meter import Clock, Totals
+from rl.workers.outgoing import DTYPES, Outgoing
 
 
-class Learner:
+class Learner(Outgoing):
     """One rank. Every method is called on every rank, in the same order: most hold collectives."""
 
     def __init__(self, cfg: RunConfig, rank: int, device: str, threads: int) -> None:
@@ -56,11 +46,14 @@ class Learner:
         self.updates = 0
         self.reference: Policy | None = None
         self.reference_version = 0
-        self.sender: WeightSender | None = None
+        self.teacher: Policy | None = None
+        self.sender = None
 
     def connect(self, address: str, port: int) -> None:
         """Join the learners' process group. Bounded by cluster.start_timeout_s."""
         ranks = self.cfg.learner.ranks
+        # For tensor-parallel inference, which nobody does here; compiling it takes the first start a minute or more.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         # DeepSpeed reads these even when it is told everything by argument.
         os.environ |= {
             "MASTER_ADDR": address, "MASTER_PORT": str(port), "RANK": str(self.rank),
@@ -83,46 +76,52 @@ class Learner:
         self.task = task
         dtype = DTYPES[self.cfg.model.dtype]
         # DeepSpeed keeps float32 master weights and casts the module itself.
-        policy = load_policy(task.model_path, self.cfg.learner, self.device, dtype=torch.float32)
+        policy = self._load_policy(task.model_path, torch.float32)
         if self.cfg.learner.zero_stage == 0 and dtype == torch.float32:
             policy = policy.to(dtype)
-        self.engine, _, _, _ = deepspeed.initialize(model=policy, config=self._ds_config(train=True))
-        _check_gradients_before_stepping(self.engine, self.cfg.learner.zero_stage)
+        self.engine, _, _, _ = deepspeed.initialize(
+            model=policy,
+            model_parameters=[p for p in policy.parameters() if p.requires_grad],
+            config=engine_config(self.cfg, self.task.optim),
+        )
+        check_gradients_before_stepping(self.engine, self.cfg.learner.zero_stage)
         self.policy: Policy = self.engine.module
         self.updates = 0
         self.reference = None
-        needs_reference = task.grpo is not None and task.grpo.kl_coef > 0
-        if needs_reference:
-            self.reference = self._load_reference(task.reference_path or task.model_path, dtype)
+        self.frozen_engines: list[deepspeed.DeepSpeedEngine] = []
+        self.base_is_reference = self._needs_reference() and self._base_stays_reference()
+        if self._needs_reference() and not self.base_is_reference:
+            self.reference = self._freeze(self._load_policy(task.reference_path or task.model_path, dtype))
+        self.teacher = None
+        if task.teacher_path:
+            teacher = load_policy(task.teacher_path, self.cfg.learner, self.device, dtype=dtype)
+            self.teacher = self._freeze(teacher)
         self.reference_version = 0
         return self.fingerprint()
 
-    def _load_reference(self, path: str, dtype: torch.dtype) -> Policy:
-        reference = load_policy(path, self.cfg.learner, self.device, dtype=dtype)
-        reference.requires_grad_(False)
-        if self.cfg.learner.zero_stage == 3:
-            engine, _, _, _ = deepspeed.initialize(model=reference, config=self._ds_config(train=False))
-            self.reference_engine = engine
-            return engine.module
-        return reference
+    def _load_policy(self, path: str, dtype: torch.dtype) -> Policy:
+        cfg = self.cfg
+        return load_policy(path, cfg.learner, self.device, dtype=dtype, lora=cfg.model.lora, seed=cfg.seed)
 
-    def _ds_config(self, *, train: bool) -> dict[str, object]:
-        optim, stage = self.task.optim, self.cfg.learner.zero_stage
-        config: dict[str, object] = {
-            "train_micro_batch_size_per_gpu": 1,
-            "gradient_accumulation_steps": 1,
-            "gradient_clipping": optim.max_grad_norm,
-            "zero_optimization": {"stage": stage, "overlap_comm": False} | ({} if train else SHARDS_ONLY),
-            "bf16": {"enabled": self.cfg.model.dtype == "bfloat16"},
-            "data_types": {"grad_accum_dtype": "fp32"},
-            "steps_per_print": 10**9,
-            "wall_clock_breakdown": False,
-        }
-        if train:
-            adam = {"lr": optim.lr, "betas": [optim.beta1, optim.beta2], "eps": optim.eps,
-                    "weight_decay": optim.weight_decay, "torch_adam": True, "fused": True}  # fmt: skip
-            config["optimizer"] = {"type": "AdamW", "params": adam}
-        return config
+    def _needs_reference(self) -> bool:
+        return self.task.grpo is not None and self.task.grpo.kl_coef > 0
+
+    def _base_stays_reference(self) -> bool:
+        """Whether the base under the adapters is the reference throughout, so that no second copy is needed."""
+        task = self.task
+        assert task.grpo is not None
+        refreshed = 0 < task.grpo.ref_refresh_steps < task.total_updates
+        same = task.reference_path in ("", task.model_path)
+        return self.cfg.model.lora.rank > 0 and same and not refreshed
+
+    def _freeze(self, policy: Policy) -> Policy:
+        """A model that is only run: sharded like the policy under ZeRO-3."""
+        policy.requires_grad_(False)
+        if self.cfg.learner.zero_stage == 3:
+            engine, _, _, _ = deepspeed.initialize(model=policy, config=engine_config(self.cfg, None))
+            self.frozen_engines.append(engine)
+            return engine.module
+        return policy
 
     def fingerprint(self) -> str:
         """Hash of the parameters' names and shapes: tells one architecture from another."""
@@ -137,13 +136,13 @@ class Learner:
         Raises AhaError when sampler and learner disagree on the logprobs by more than the limit, before any weight
         has moved.
         """
-        clock = _Clock()
+        clock = Clock()
         grpo = self.task.grpo
         old_UM: list[list[Tensor]] | None = None
         if grpo is not None and grpo.old_logprobs == "learner" and len(updates_U) > 1:
             with clock("scoring"):
                 old_UM = [[self._score(mb) for mb in micro_batches] for micro_batches in updates_U]
-        total = _Totals()
+        total = Totals()
         gap = (float("nan"), float("nan"))
         losses, norms, rate, skipped = [], [], 0.0, 0
         for u, micro_batches in enumerate(updates_U):
@@ -153,7 +152,7 @@ class Learner:
             self.updates += 1
             if not micro_batches:
                 continue
-            totals = _Totals()
+            totals = Totals()
             for i, micro_batch in enumerate(micro_batches):
                 old = old_UM[u][i] if old_UM is not None else None
                 self.engine.set_gradient_accumulation_boundary(i == len(micro_batches) - 1)
@@ -185,39 +184,77 @@ class Learner:
             seconds=clock.seconds,
         )
 
-    def _accumulate(self, mb: MicroBatch, old_M: Tensor | None, clock: _Clock) -> tuple[float, dict[str, Tensor]]:
+    def _accumulate(self, mb: MicroBatch, old_M: Tensor | None, clock: Clock) -> tuple[float, dict[str, Tensor]]:
         """Forward and backward of one micro-batch. Returns its share of the loss and its metric sums."""
         batch = ScoreInput.of(mb, self.device)
         take = lambda x: torch.from_numpy(np.ascontiguousarray(x)).to(self.device)[batch.index_M]  # noqa: E731
         weight_M, mask_M = take(mb.loss_weight_T), take(mb.loss_mask_T)
         grpo = self.task.grpo
-        ref_M = None
-        if self.reference is not None:
-            with clock("reference"), torch.no_grad():
-                ref_M = self.reference(batch)[0]
-        logprobs_M, entropy_M = self.engine(batch)
+        with clock("reference"):
+            ref_M = self._reference_logprobs(batch)
         if grpo is None:
-            loss, metrics = nll_loss(logprobs_M, mask_M, weight_M)
+            loss, metrics = self._sft_loss(batch, mask_M, weight_M, clock)
         else:
+            logprobs_M, entropy_M = self.engine(batch)
             sampler_M = take(mb.sampler_logprobs_T)
             on_policy_M = logprobs_M.detach() if old_M is None else old_M
+            advantages_M, teacher_metrics = self._advantages(batch, take(mb.advantages_T), on_policy_M, clock)
             loss, metrics = policy_loss(
                 grpo,
                 logprobs_T=logprobs_M,
                 old_logprobs_T=sampler_M if grpo.old_logprobs == "sampler" else on_policy_M,
                 sampler_logprobs_T=sampler_M,
                 ref_logprobs_T=ref_M,
-                advantages_T=take(mb.advantages_T),
+                advantages_T=advantages_M,
                 loss_mask_T=mask_M,
                 loss_weight_T=weight_M,
                 sequence_T=take(mb.sequence_T),
                 entropy_T=entropy_M,
             )
             gap_M = (sampler_M - logprobs_M.detach()).abs() * (mask_M * (weight_M > 0))
+            metrics |= teacher_metrics
             metrics["gap"] = gap_M.sum()
             metrics["max/gap"] = gap_M.max()
         self.engine.backward(loss * dist.get_world_size(), scale_wrt_gas=False)
         return float(loss.detach()), metrics
+
+    def _sft_loss(
+        self, batch: ScoreInput, mask_M: Tensor, weight_M: Tensor, clock: Clock
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The NLL of the learnt tokens, or how far the policy is from the teacher at them."""
+        if self.teacher is None:
+            return nll_loss(self.engine(batch)[0], mask_M, weight_M)
+        assert self.task.distill is not None
+        with clock("teacher"), torch.no_grad():
+            hidden_ME = self.teacher(batch, hidden_states)[0]
+        head = self.teacher.hf.get_output_embeddings().weight
+        with self._gathered([head]):
+            loss, parts_2M = self.engine(batch, Distillation(self.task.distill, hidden_ME, head.data, weight_M))
+        sums = parts_2M.sum(dim=1)
+        return loss, {"tokens": mask_M.sum().float(), "divergence": sums[0], "nll": sums[1]}
+
+    def _advantages(
+        self, batch: ScoreInput, advantages_M: Tensor, old_M: Tensor, clock: Clock
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The advantages, with the teacher's part where there is one, and the sum of its reverse KL estimates."""
+        grpo = self.task.grpo
+        if self.teacher is None or grpo is None:
+            return advantages_M, {}
+        with clock("teacher"), torch.no_grad():
+            teacher_M = self.teacher(batch)[0]
+        added_M = teacher_advantage(teacher_M, old_M, grpo.teacher_coef)
+        return advantages_M + added_M, {"teacher_kl": (old_M - teacher_M).detach().sum()}
+
+    @torch.no_grad()
+    def _reference_logprobs(self, batch: ScoreInput) -> Tensor | None:
+        if self.reference is not None:
+            logprobs_M: Tensor = self.reference(batch)[0]
+            return logprobs_M
+        if not self.base_is_reference:
+            return None
+        with without_adapters(self.policy):
+            base_M: Tensor = self.engine(batch)[0].detach()
+        return base_M
 
     def _apply(self, rate: float) -> tuple[bool, float]:
         """One optimiser update at this learning rate. Returns whether it was applied and the gradient norm."""
@@ -254,7 +291,7 @@ class Learner:
 
     def measure_gap(self, micro_batches: list[MicroBatch]) -> tuple[float, float]:
         """Mean and largest |sampler - learner logprob| on these micro-batches, nats, without training."""
-        totals = _Totals()
+        totals = Totals()
         for mb in micro_batches:
             index = np.flatnonzero(mb.loss_mask_T)
             gap_M = (torch.from_numpy(mb.sampler_logprobs_T[index]).to(self.device) - self._score(mb)).abs()
@@ -263,191 +300,51 @@ class Learner:
         _, metrics = totals.reduce(self.device)
         return self._check_gap(metrics)
 
+    @torch.no_grad()
+    def mean_nll(self, micro_batches: list[MicroBatch]) -> float:
+        """Mean negative log likelihood of the learnt tokens of all ranks' micro-batches, nats, without training."""
+        totals = Totals()
+        for mb in micro_batches:
+            logprobs_M = self._score(mb)
+            totals.add(0.0, nll_loss(logprobs_M, torch.ones_like(logprobs_M), torch.zeros_like(logprobs_M))[1])
+        return totals.reduce(self.device)[1].get("nll", 0.0)
+
     def _refresh_is_due(self) -> bool:
         every = self.task.grpo.ref_refresh_steps if self.task.grpo is not None else 0
         return self.reference is not None and every > 0 and self.updates > 0 and self.updates % every == 0
 
     def _refresh_reference(self) -> None:
         assert self.reference is not None
-        with torch.no_grad():
-            for policy_p, ref_p in zip(self.policy.parameters(), self.reference.parameters(), strict=True):
-                _shard(ref_p).copy_(_shard(policy_p))
+        copy_shards({name: shard(p) for name, p in self.policy.named_parameters()}, self.reference)
         self.reference_version = self.updates
-
-    # -------------------------------------------------------------------------------------------- weights out
-
-    def full_parameters(self) -> Iterator[tuple[str, Tensor]]:
-        """(Hugging Face name, full tensor), gathered by layer group under ZeRO-3. Iterate on every rank."""
-        named = [(name, p) for name, p in self.policy.hf.named_parameters()]
-        yield from gather_groups(named, self._gathered)
-
-    def _gathered(self, parameters: list[nn.Parameter]) -> AbstractContextManager[object]:
-        if self.cfg.learner.zero_stage < 3:
-            return nullcontext()
-        return deepspeed.zero.GatheredParameters(parameters)
-
-    def connect_samplers(self, client: SyncClient, kind: str, address: str, port: int, num_sampler_ranks: int) -> None:
-        """Open the way to the samplers through vLLM's weight-transfer interface."""
-        from rl.workers.weights import WeightSender  # here, since importing vLLM takes seconds
-
-        self.sender = WeightSender(
-            kind,
-            rank=self.rank,
-            client=client,
-            address=address,
-            port=port,
-            num_sampler_ranks=num_sampler_ranks,
-            bucket_bytes=self.cfg.cluster.bucket_mib << 20,
-        )
-        self._point_sender()
-
-    def _point_sender(self) -> None:
-        assert self.sender is not None
-        # A CPU sampler runs with untied embeddings, so a tied head travels explicitly: left to itself it goes stale.
-        tied = self.policy.tied_names() if self.device.type == "cpu" else {}
-        shapes = [(name, tuple(full_shape(p))) for name, p in self.policy.hf.named_parameters()]
-        self.sender.point(shapes, self.full_parameters, DTYPES[self.cfg.model.dtype], tied=tied)
-
-    def send_weights(self, version: int) -> SyncReport:
-        """Push the policy's weights to every sampler as this version."""
-        assert self.sender is not None
-        self._point_sender()
-        return self.sender.send(version)
 
     # -------------------------------------------------------------------------------------------- disk
 
     def save(self, folder: str) -> None:
         """Write engine, optimiser, counters, reference and random states of this rank into an existing folder."""
-        self.engine.save_checkpoint(folder, tag="engine", save_latest=False)
-        state = {"updates": self.updates, "reference_version": self.reference_version, "rng": torch.get_rng_state()}
-        if self.reference is not None and self.reference_version:
-            # A clone: DeepSpeed hangs objects of its own on its tensors.
-            state["reference"] = {n: _shard(p).detach().clone().cpu() for n, p in self.reference.named_parameters()}
-        torch.save(state, Path(folder) / f"rank_{self.rank}.pt")
+        engine_state.save(self.engine, Path(folder), self.rank, self._counters(), self.reference)
 
     def restore(self, folder: str) -> None:
         """Load what save wrote. The number of ranks and the ZeRO stage must be those of the save."""
-        path, _ = self.engine.load_checkpoint(folder, tag="engine")
-        if path is None:
-            raise AhaError(f"{folder}: DeepSpeed found no checkpoint of rank {self.rank} there")
-        state = torch.load(Path(folder) / f"rank_{self.rank}.pt", weights_only=True)
-        self.updates, self.reference_version = state["updates"], state["reference_version"]
-        torch.set_rng_state(state["rng"])
-        if self.reference is not None and self.reference_version:
-            with torch.no_grad():
-                for name, p in self.reference.named_parameters():
-                    _shard(p).copy_(state["reference"][name])
+        counters = engine_state.restore(self.engine, Path(folder), self.rank, self.reference)
+        self.updates, self.reference_version = counters["updates"], counters["reference_version"]
 
-    def export(self, folder: str) -> None:
-        """Write the policy as a Hugging Face folder (rank 0 writes, all ranks gather)."""
-        writer = ModelWriter(Path(folder)) if self.rank == 0 else None
-        for name, tensor in self.full_parameters():
-            if writer is not None:
-                writer.add(name, tensor.to(DTYPES[self.cfg.model.dtype]))
-        if writer is not None:
-            writer.close(self.policy.hf.config, self.task.model_path)
+    def _counters(self) -> dict[str, int]:
+        return {"updates": self.updates, "reference_version": self.reference_version}
 
-    def weights_hash(self) -> str:
-        """sha256 over the full parameters, in order."""
-        digest = hashlib.sha256()
-        for name, tensor in self.full_parameters():
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+    def master_sums(self) -> dict[str, float]:
+        """Name -> sum of the absolute values of each parameter, adapters' too, in float32 where there is a master copy.
 
-    def parameter_sums(self) -> dict[str, float]:
-        """Name -> sum of the absolute values, for the check that every parameter moves."""
-        return {name: float(tensor.detach().double().abs().sum()) for name, tensor in self.full_parameters()}
+        It shows an update that bfloat16 rounds away.
+        """
+        sums = {}
+        for name, parameter in self.policy.hf.named_parameters():
+            master = safe_get_full_fp32_param(parameter) if parameter.requires_grad else None
+            with self._gathered([parameter]):
+                sums[name] = float((parameter if master is None else master).detach().double().abs().sum())
+        return sums
 
-
-def full_shape(parameter: nn.Parameter) -> tuple[int, ...]:
-    """The parameter's shape before ZeRO-3 sharded it."""
-    return tuple(vars(parameter).get("ds_shape", parameter.shape))
-
-
-def _shard(parameter: nn.Parameter) -> Tensor:
-    """This rank's part of the parameter: DeepSpeed keeps a ZeRO-3 shard in an attribute of its own."""
-    shard: Tensor = vars(parameter).get("ds_tensor", parameter.data)
-    return shard
-
-
-def _check_gradients_before_stepping(engine: deepspeed.DeepSpeedEngine, stage: int) -> None:
-    """Make ZeRO-3 look for non-finite gradients in every precision, as ZeRO-1 and 2 do; it does so in float16 only."""
-    if stage != 3:
-        return
-    optimizer = engine.optimizer
-
-    def checked(update_scale: bool = True) -> bool:
-        optimizer.overflow = False
-        optimizer.check_overflow()
-        return optimizer._loss_scale_update_and_overflow_cleanup() if update_scale else optimizer.overflow
-
-    optimizer._overflow_check_and_loss_scale_update = checked
-
-
-class _Clock:
-    """Seconds by phase. An inner phase's time is not counted in the outer one."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._stack: list[tuple[str, float]] = []
-
-    def __call__(self, phase: str) -> _Clock:
-        self._next = phase
-        return self
-
-    def __enter__(self) -> None:
-        now = time.perf_counter()
-        if self._stack:
-            self._count(now)
-        self._stack.append((self._next, now))
-
-    def __exit__(self, *exc: object) -> None:
-        now = time.perf_counter()
-        self._count(now)
-        self._stack.pop()
-        if self._stack:
-            self._stack[-1] = (self._stack[-1][0], now)
-
-    def _count(self, now: float) -> None:
-        phase, since = self._stack[-1]
-        self.seconds[phase] = self.seconds.get(phase, 0.0) + now - since
-
-
-class _Totals:
-    """Metric sums of micro-batches; names that start with max/ keep the largest."""
-
-    def __init__(self) -> None:
-        self.loss = 0.0
-        self.sums: dict[str, Tensor] = {}
-
-    def add(self, loss: float, metrics: dict[str, Tensor]) -> None:
-        self.loss += loss
-        for name, value in metrics.items():
-            seen = self.sums.get(name)
-            if seen is None:
-                self.sums[name] = value.detach().double().cpu()
-            elif name.startswith("max/"):
-                self.sums[name] = torch.maximum(seen, value.detach().double().cpu())
-            else:
-                self.sums[name] = seen + value.detach().double().cpu()
-
-    def merge(self, other: _Totals) -> None:
-        self.add(other.loss, other.sums)
-
-    def reduce(self, device: torch.device) -> tuple[float, dict[str, float]]:
-        """Loss summed over ranks; metrics as means over the tokens of all ranks, 'tokens' as their number."""
-        if not self.sums:
-            return 0.0, {}
-        names = sorted(self.sums)
-        sums = torch.stack([torch.tensor(self.loss, dtype=torch.float64), *(self.sums[n] for n in names)]).to(device)
-        peaks = sums.clone()
-        dist.all_reduce(sums)
-        dist.all_reduce(peaks, op=dist.ReduceOp.MAX)
-        tokens = max(1.0, float(sums[1 + names.index("tokens")]))
-        metrics = {}
-        for i, name in enumerate(names, start=1):
-            peak = float(peaks[i])
-            metrics[name] = peak if name.startswith("max/") else float(sums[i]) / (1.0 if name == "tokens" else tokens)
-        loss = float(sums[0])
-        return (loss if math.isfinite(loss) else float("nan")), metrics
+    def _gathered(self, parameters: list[nn.Parameter]) -> AbstractContextManager[object]:
+        if self.cfg.learner.zero_stage < 3:
+            return nullcontext()
+        return deepspeed.zero.GatheredParameters(parameters)

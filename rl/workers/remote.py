@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import psutil
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.util.placement_group import PlacementGroup, placement_group_table
 
 from rl.config import RunConfig
 from rl.types import AhaError, BadInput
@@ -23,13 +28,24 @@ QUIET = {
     "VLLM_LOGGING_LEVEL": "WARNING",
     "TOKENIZERS_PARALLELISM": "false",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # Prestarted workers have no runtime environment, and all of ours have one: nobody would ever use them.
+    "RAY_enable_worker_prestart": "0",
+    "RAY_prestart_worker_first_driver": "0",
     # Ray starts its workers with niceness 15: beside any other process on the machine they would starve.
     "RAY_worker_niceness": "0",
 }
 
 
+# Bound on a node's answer to a knock at its raylet's port.
+KNOCK_S = 2.0
+
+
 class ActorGone(AhaError):
     """A worker's process died."""
+
+
+class Unanswered(AhaError):
+    """The bound of a wait is over."""
 
 
 def start_ray(cfg: RunConfig) -> bool:
@@ -39,6 +55,7 @@ def start_ray(cfg: RunConfig) -> bool:
         return False
     address = cfg.cluster.address or os.environ.get("RAY_ADDRESS", "")
     common = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         if address:
             ray.init(address=address, **common)
@@ -46,7 +63,14 @@ def start_ray(cfg: RunConfig) -> bool:
             ray.init(include_dashboard=False, num_cpus=os.cpu_count(), object_store_memory=2 << 30, **common)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise BadInput(f"cluster.address={address or 'local'}: Ray did not start or answer ({error})") from error
+    # Ray has put its own handler there, which would end the run without a checkpoint.
+    signal.signal(signal.SIGTERM, on_sigterm)
     return not address
+
+
+def offline() -> dict[str, str]:
+    """What a worker needs of our environment to find models as we do."""
+    return {k: os.environ[k] for k in ("HF_HUB_OFFLINE", "HF_HOME", "HF_TOKEN") if k in os.environ}
 
 
 def find_device(cfg: RunConfig) -> str:
@@ -67,7 +91,7 @@ def collect(refs: list[ray.ObjectRef], names: list[str], bound: float, doing: st
     while pending:
         ready, _ = ray.wait(list(pending), num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
         if not ready:
-            raise AhaError(f"{', '.join(pending.values())} did not {doing} within {bound:g} s")
+            raise Unanswered(f"{', '.join(pending.values())} did not {doing} within {bound:g} s")
         for ref in ready:
             results[ref] = unwrap(ref, pending.pop(ref), 60.0)
     return [results[ref] for ref in refs]
@@ -86,6 +110,67 @@ def unwrap(ref: ray.ObjectRef, name: str, bound: float):  # type: ignore[no-unty
         if isinstance(cause, AhaError):
             raise type(cause)(str(cause)) from error
         raise AhaError(f"{name} failed: {type(cause).__name__}: {_last_line(cause)}") from error
+
+
+def node_of_bundles(group: PlacementGroup) -> list[str]:
+    """Address of the node that holds each bundle now."""
+    addresses = {node["NodeID"]: str(node["NodeManagerAddress"]) for node in ray.nodes()}
+    homes: dict[int, str] = placement_group_table(group)["bundles_to_node_id"]
+    return [addresses.get(homes[i], "unknown") for i in sorted(homes)]
+
+
+def most_on_one_node(places: list[str]) -> int:
+    """How many of these bundles share the fullest node. ["a", "b", "a"] -> 2."""
+    return max(places.count(place) for place in places)
+
+
+def silent_nodes(actors: dict[str, str]) -> str:
+    """A clause that names the nodes which do not answer, and the actors (name -> node) on them; empty when all do."""
+    ports: dict[str, list[int]] = {}
+    for node in ray.nodes():
+        if node["Alive"] or node["NodeManagerAddress"] in actors.values():
+            ports.setdefault(node["NodeManagerAddress"], []).append(node["NodeManagerPort"])
+    with ThreadPoolExecutor(max_workers=32) as pool:
+        answers = dict(zip(ports, pool.map(lambda a: any(_knock(a, p) for p in ports[a]), ports), strict=True))
+    clauses = []
+    for address in sorted(a for a, answered in answers.items() if not answered):
+        there = [name.removesuffix(f" on node {address}") for name, node in actors.items() if node == address]
+        clauses.append(
+            f"; node {address} ({', '.join(there) or 'no worker'}) does not answer: its link or machine is down"
+        )
+    return "".join(clauses)
+
+
+def _knock(address: str, port: int) -> bool:
+    try:
+        with socket.create_connection((address, port), KNOCK_S):
+            return True
+    except OSError:
+        return False
+
+
+def seen_from_anywhere(path: str) -> str:
+    """A folder's absolute path: workers run in the folder that Ray was started in. Other names as they are."""
+    return str(Path(path).absolute()) if path and Path(path).is_dir() else path
+
+
+def interface_of(address: str) -> str:
+    """The name of this machine's network interface with that address; empty when none has it."""
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(a.address.partition("%")[0] == address for a in addresses):
+            return name
+    return ""
+
+
+def use_interface_of(address: str) -> None:
+    """Let gloo and NCCL in this process talk from the interface with that address, unless the user names another.
+
+    Left alone, gloo takes the interface that the host's name resolves to, often the loopback, and NCCL the first.
+    """
+    name = interface_of(address)
+    if name:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={name}")  # "=": this very name, not all that begin with it
 
 
 def _last_line(error: BaseException) -> str:

@@ -113,6 +113,7 @@ class Sampler:
                     logprobs=0,
                     stop=list(params.stop) or None,
                     stop_token_ids=list(params.stop_token_ids),
+                    allowed_token_ids=list(params.only) or None,
                     ignore_eos=True,  # the end tokens are among stop_token_ids; a model's own defaults play no part
                     detokenize=bool(params.stop),
                     output_kind=RequestOutputKind.FINAL_ONLY,

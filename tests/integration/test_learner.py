@@ -81,9 +81,9 @@ def learners(cfg: RunConfig, grpo: GRPOConfig) -> Iterator[InProcess | RayBacken
 
 
 def model_folder(cfg: RunConfig) -> str:
-    from rl.pipeline import _model_path
+    from rl.pipeline import resolve_model
 
-    return _model_path(cfg.model.path)
+    return resolve_model(cfg.model.path)
 
 
 def with_learner(cfg: RunConfig, **changes: object) -> RunConfig:

@@ -429,6 +429,13 @@ def test_data_that_cannot_be_trained_on_is_named():
         packed([group(0, 0, [2], [1.0])])
 
 
+def test_with_a_teacher_a_rollout_without_advantage_is_computed():
+    groups = [group(0, 2, [3, 4], [0.0, 0.0], uniform=True)]
+    assert packed(groups, config(kl_coef=0.0))[0].num_skipped == 2
+    (update,) = packed(groups, config(kl_coef=0.0, teacher="somewhere"))
+    assert (update.num_skipped, update.num_loss_tokens) == (0, 7)
+
+
 # -------------------------------------------------------------------------------------------------------------- SFT
 
 

@@ -186,6 +186,20 @@ def test_grpo_needs_a_reward_and_sft_alone_does_not():
     validate(apply_overrides(replace(good(), rewards=()), ["grpo.steps=0"]))
 
 
+@pytest.mark.parametrize(
+    ("overrides", "start"),
+    [
+        (["sft.steps=5", "sft.epochs=2"], "sft.steps=5 and sft.epochs=2: set one of the two"),
+        (["sft.eval_every=5"], "sft.eval_every=5 needs held-out examples"),
+        (["grpo.teacher=x", "grpo.uniform_groups=drop", "grpo.kl_coef=0"], "grpo.uniform_groups=drop would drop what"),
+        (["sft.distill.divergence=kl"], "sft.distill.divergence=kl: must be one of forward, reverse, jsd"),
+    ],
+)
+def test_settings_of_sft_and_distillation_that_contradict_each_other_are_refused(overrides, start):
+    (line,) = faults(apply_overrides(good(), overrides))
+    assert line.startswith(start)
+
+
 def test_the_batch_arithmetic_is_said_in_words():
     assert good().batch_arithmetic() == (
         "6 prompts x 4 samples = 24 rollouts per step, 3 optimiser updates of 8 rollouts, "

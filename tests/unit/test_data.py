@@ -11,7 +11,8 @@ import pytest
 
 from recipes import tasks
 from rl.config import DataConfig
-from rl.data import ExampleStream, PromptStream, all_prompts, end_token_ids, fingerprint, load_rows
+from rl.data import PromptStream, all_prompts, end_token_ids, fingerprint, load_rows
+from rl.examples import ExampleStream
 from rl.templates import check_template, render
 from rl.types import BadInput
 
@@ -266,13 +267,23 @@ def test_examples_over_the_limit_are_refused_or_dropped_and_counted(tokenizer):
         ({"prompt": "a", "reply": 1}, "no field 'answer'; there are: prompt, reply"),
         ({"prompt": "  ", "answer": 1}, "field 'prompt' is empty"),
         ({"prompt": "a", "answer": ""}, "field 'answer' is empty"),
-        ({"prompt": "a", "answer": None}, "field 'answer' is empty"),
         ({"prompt": [{"role": "user"}], "answer": 1}, "field 'prompt' is list, expected text"),
         ({"prompt": "a", "answer": True}, "field 'answer' is bool, expected text"),
     ],
 )
 def test_a_row_that_lacks_what_it_needs_is_named(tokenizer, row, fault):
     assert refusal(all_prompts, [*rows_of(2), row], PLAIN, tokenizer, 99) == f"made up row 3: {fault}"
+
+
+def test_a_row_whose_answer_is_null_has_no_reference(tokenizer):
+    rows = [*rows_of(1), {"prompt": "a poem", "answer": None}]
+    assert [p.reference for p in all_prompts(rows, PLAIN, tokenizer, 99)][1] == ""
+
+
+def test_a_prompt_knows_its_question_without_the_template(tokenizer):
+    asked = replace(PLAIN, template="Q: {prompt} A:")
+    (prompt,) = all_prompts([{"prompt": "why", "answer": 1}], asked, tokenizer, 99)
+    assert (prompt.question, prompt.text) == ("why", "Q: why A:")
 
 
 def test_an_example_without_its_target_is_named(tokenizer):

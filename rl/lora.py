@@ -1,0 +1,98 @@
+"""Low-rank adapters (LoRA, 2106.09685) through peft, and the plain Hugging Face weights that they stand for.
+
+A layer with weight W computes W x + scale * B (A x), scale = alpha / rank. What leaves the learner is
+W + scale * B A under W's own name, so samplers and exports see a plain model. In bfloat16 that sum is rounded as it is
+sent, while the learner adds the two products unrounded: a gap between the two as any rounding is, and measured as such.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_utils import PreTrainedModel
+
+from rl.config import LoraConfig
+from rl.types import BadInput
+
+ADAPTER = "default"
+ALL_LINEAR = "all-linear"
+
+
+def add_adapters(hf: PreTrainedModel, cfg: LoraConfig, seed: int) -> None:
+    """Put adapters into the model and freeze all else. They start with A random by seed and B zero: no change yet.
+
+    Raises BadInput when cfg.targets name no linear layer.
+    """
+    import peft
+
+    targets = ALL_LINEAR if cfg.targets == (ALL_LINEAR,) else list(cfg.targets)
+    settings = peft.LoraConfig(r=cfg.rank, lora_alpha=cfg.alpha, lora_dropout=0.0, target_modules=targets, bias="none")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            peft.inject_adapter_in_model(settings, hf, adapter_name=ADAPTER)
+        except ValueError as error:
+            raise BadInput(f"model.lora.targets={','.join(cfg.targets)}: {' '.join(str(error).split())}") from error
+
+
+@dataclass(frozen=True)
+class PlainWeight:
+    """A parameter under its Hugging Face name, with the adapters A (r, in) and B (out, r) that change it, if any."""
+
+    name: str
+    base: nn.Parameter
+    adapters: tuple[nn.Parameter, nn.Parameter] | None = None
+    scale: float = 0.0
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        return [self.base, *(self.adapters or ())]
+
+    def merged(self) -> Tensor:
+        """W, or W + scale * B A in float32. Under ZeRO-3 all its parameters must be gathered.
+
+        W [[1, 0]], A [[1, 2]], B [[3]], scale 0.5 -> [[2.5, 3]].
+        """
+        if self.adapters is None:
+            return self.base.data
+        a, b = (p.data.float() for p in self.adapters)
+        return torch.addmm(self.base.data.float(), b, a, alpha=self.scale)
+
+
+def plain_weights(hf: nn.Module) -> list[PlainWeight]:
+    """Every parameter of the model as it was before it got adapters, in its order."""
+    weights = []
+    for name, parameter in hf.named_parameters():
+        if ".lora_A." in name or ".lora_B." in name:
+            continue
+        layer_name, inside, rest = name.partition(".base_layer.")
+        if inside and rest == "weight":
+            layer = hf.get_submodule(layer_name)
+            adapters = (layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight)  # type: ignore[index, union-attr]
+            scale = layer.scaling[ADAPTER]  # type: ignore[index]
+            weights.append(PlainWeight(f"{layer_name}.weight", parameter, adapters, scale))  # type: ignore[arg-type]
+        else:
+            weights.append(PlainWeight(name.replace(".base_layer.", "."), parameter))
+    return weights
+
+
+@contextmanager
+def without_adapters(hf: nn.Module) -> Iterator[None]:
+    """Inside the block the model computes as its frozen base does: what adapters add is multiplied by 0.
+
+    They are still computed: ZeRO-3 wants the same layers in the same order on every pass.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    layers = [module for module in hf.modules() if isinstance(module, LoraLayer)]
+    for layer in layers:
+        layer.set_scale(ADAPTER, 0.0)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.set_scale(ADAPTER, 1.0)

@@ -1,0 +1,38 @@
+"""A Hugging Face model's config and tokenizer: what the driver needs of it, without its modelling code or weights."""
+
+from __future__ import annotations
+
+from transformers import AutoConfig, AutoTokenizer
+from transformers.configuration_utils import PretrainedConfig
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from rl.config import ModelConfig
+from rl.types import BadInput
+
+
+def load_config(path: str) -> PretrainedConfig:
+    """The model's config. Raises BadInput when path is neither a folder with a model nor a known id."""
+    try:
+        return AutoConfig.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise BadInput(f"model.path={path}: no model there ({_first_line(error)})") from error
+
+
+def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
+    """The model's tokenizer. Raises BadInput when there is none."""
+    try:
+        return AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise BadInput(f"model.path={path}: no tokenizer there ({_first_line(error)})") from error
+
+
+def context_length(model: ModelConfig, config: PretrainedConfig) -> int:
+    """Prompt plus completion limit, tokens."""
+    own = int(config.max_position_embeddings)
+    if model.context_length > own:
+        raise BadInput(f"model.context_length={model.context_length}: the model was made for at most {own} tokens")
+    return model.context_length or own
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

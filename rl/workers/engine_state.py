@@ -1,0 +1,105 @@
+"""A DeepSpeed engine's settings and state: shards, what is saved and restored, and a check that ZeRO-3 lacks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from rl.config import OptimConfig, RunConfig
+from rl.types import AhaError
+
+# The reference is refreshed and restored shard by shard, so ZeRO-3 must not keep full copies of it between passes: by
+# default it does for small parameters, and those would go on with the old weights.
+SHARDS_ONLY = {
+    "stage3_param_persistence_threshold": 0,
+    "stage3_max_reuse_distance": 0,
+    "stage3_max_live_parameters": 0,
+    "stage3_prefetch_bucket_size": 0,
+}
+
+
+class Engine(Protocol):
+    """What is asked of a DeepSpeed engine here."""
+
+    optimizer: Any
+
+    def save_checkpoint(self, save_dir: str, tag: str, *, save_latest: bool) -> object: ...
+
+    def load_checkpoint(self, load_dir: str, tag: str) -> tuple[str | None, object]: ...
+
+
+def engine_config(cfg: RunConfig, optim: OptimConfig | None) -> dict[str, object]:
+    """DeepSpeed's settings for the policy or, without optim, for a frozen model."""
+    zero: dict[str, object] = {"stage": cfg.learner.zero_stage, "overlap_comm": False}
+    config: dict[str, object] = {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "zero_optimization": zero | (SHARDS_ONLY if optim is None else {}),
+        "bf16": {"enabled": cfg.model.dtype == "bfloat16"},
+        "data_types": {"grad_accum_dtype": "fp32"},
+        "steps_per_print": 10**9,
+        "wall_clock_breakdown": False,
+    }
+    if optim is not None:
+        adam = {"lr": optim.lr, "betas": [optim.beta1, optim.beta2], "eps": optim.eps,
+                "weight_decay": optim.weight_decay, "torch_adam": True, "fused": True}  # fmt: skip
+        config |= {"gradient_clipping": optim.max_grad_norm, "optimizer": {"type": "AdamW", "params": adam}}
+    return config
+
+
+def save(engine: Engine, folder: Path, rank: int, counters: dict[str, int], reference: nn.Module | None) -> None:
+    """Write engine and optimiser, the counters, the random state and a reference that has moved (reference_version)."""
+    engine.save_checkpoint(str(folder), "engine", save_latest=False)
+    state: dict[str, object] = {**counters, "rng": torch.get_rng_state()}
+    if reference is not None and counters["reference_version"]:
+        # A clone: DeepSpeed hangs objects of its own on its tensors.
+        state["reference"] = {n: shard(p).detach().clone().cpu() for n, p in reference.named_parameters()}
+    torch.save(state, folder / f"rank_{rank}.pt")
+
+
+def restore(engine: Engine, folder: Path, rank: int, reference: nn.Module | None) -> dict[str, int]:
+    """Load what save wrote; returns the counters. Raises AhaError when there is no checkpoint of this rank."""
+    path, _ = engine.load_checkpoint(str(folder), "engine")
+    if path is None:
+        raise AhaError(f"{folder}: DeepSpeed found no checkpoint of rank {rank} there")
+    state = torch.load(folder / f"rank_{rank}.pt", weights_only=True)
+    torch.set_rng_state(state.pop("rng"))
+    copies = state.pop("reference", {})
+    if reference is not None and state["reference_version"]:
+        copy_shards(copies, reference)
+    return state
+
+
+@torch.no_grad()
+def copy_shards(source: dict[str, Tensor], target: nn.Module) -> None:
+    """Copy this rank's parts, by name, into the target's parameters."""
+    for name, p in target.named_parameters():
+        shard(p).copy_(source[name])
+
+
+def full_shape(parameter: nn.Parameter) -> tuple[int, ...]:
+    """The parameter's shape before ZeRO-3 sharded it."""
+    return tuple(vars(parameter).get("ds_shape", parameter.shape))
+
+
+def shard(parameter: nn.Parameter) -> Tensor:
+    """This rank's part of the parameter: DeepSpeed keeps a ZeRO-3 shard in an attribute of its own."""
+    part: Tensor = vars(parameter).get("ds_tensor", parameter.data)
+    return part
+
+
+def check_gradients_before_stepping(engine: Engine, stage: int) -> None:
+    """Make ZeRO-3 look for non-finite gradients in every precision, as ZeRO-1 and 2 do; it does so in float16 only."""
+    if stage != 3:
+        return
+    optimizer = engine.optimizer
+
+    def checked(update_scale: bool = True) -> bool:
+        optimizer.overflow = False
+        optimizer.check_overflow()
+        return optimizer._loss_scale_update_and_overflow_cleanup() if update_scale else optimizer.overflow
+
+    optimizer._overflow_check_and_loss_scale_update = checked

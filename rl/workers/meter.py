@@ -1,0 +1,78 @@
+"""What a learner measures while it trains: seconds by phase, and metric sums over micro-batches and ranks."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+class Clock:
+    """Seconds by phase. An inner phase's time is not counted in the outer one."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._stack: list[tuple[str, float]] = []
+
+    def __call__(self, phase: str) -> Clock:
+        self._next = phase
+        return self
+
+    def __enter__(self) -> None:
+        now = time.perf_counter()
+        if self._stack:
+            self._count(now)
+        self._stack.append((self._next, now))
+
+    def __exit__(self, *exc: object) -> None:
+        now = time.perf_counter()
+        self._count(now)
+        self._stack.pop()
+        if self._stack:
+            self._stack[-1] = (self._stack[-1][0], now)
+
+    def _count(self, now: float) -> None:
+        phase, since = self._stack[-1]
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + now - since
+
+
+class Totals:
+    """Metric sums of micro-batches; names that start with max/ keep the largest."""
+
+    def __init__(self) -> None:
+        self.loss = 0.0
+        self.sums: dict[str, Tensor] = {}
+
+    def add(self, loss: float, metrics: dict[str, Tensor]) -> None:
+        self.loss += loss
+        for name, value in metrics.items():
+            seen = self.sums.get(name)
+            if seen is None:
+                self.sums[name] = value.detach().double().cpu()
+            elif name.startswith("max/"):
+                self.sums[name] = torch.maximum(seen, value.detach().double().cpu())
+            else:
+                self.sums[name] = seen + value.detach().double().cpu()
+
+    def merge(self, other: Totals) -> None:
+        self.add(other.loss, other.sums)
+
+    def reduce(self, device: torch.device) -> tuple[float, dict[str, float]]:
+        """Loss summed over ranks; metrics as means over the tokens of all ranks, 'tokens' as their number."""
+        if not self.sums:
+            return 0.0, {}
+        names = sorted(self.sums)
+        sums = torch.stack([torch.tensor(self.loss, dtype=torch.float64), *(self.sums[n] for n in names)]).to(device)
+        peaks = sums.clone()
+        dist.all_reduce(sums)
+        dist.all_reduce(peaks, op=dist.ReduceOp.MAX)
+        tokens = max(1.0, float(sums[1 + names.index("tokens")]))
+        metrics = {}
+        for i, name in enumerate(names, start=1):
+            peak = float(peaks[i])
+            metrics[name] = peak if name.startswith("max/") else float(sums[i]) / (1.0 if name == "tokens" else tokens)
+        loss = float(sums[0])
+        return (loss if math.isfinite(loss) else float("nan")), metrics
