@@ -16,6 +16,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from rl.emergence_figure import draw_emergence
 from rl.records import read_metrics
 
 Points = list[tuple[float, float]]
@@ -77,6 +78,7 @@ def write_summary(
     lines.append(f"Everything is in {run_dir}")
     if curve.training or curve.held_out:
         draw_curve(curve, run_dir / "curve.png", title=f"{name}: {model}, seed {seed}")
+    draw_emergence(run_dir, title=f"{name}: {model}, seed {seed}")
     with (run_dir / "summary.txt").open("w", encoding="utf-8") as file:
         for out in (Console(file=file, width=100), console or Console()):
             out.print(table)

@@ -1,23 +1,44 @@
-"""Held-out evaluation through the samplers: greedy, and pass@1 as the mean over k samples with its standard error."""
+"""Held-out evaluation through the samplers: pass@1 as the mean over k samples with its standard error, pass@k, cons@k,
+lengths of thought and answer, and the rates of truncation, format and language.
+
+R1's protocol (V2 D.1) is a choice of settings: recipes/benchmarks.py. Axis suffixes: _P problems, _G samples of one.
+"""
 
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from rl.backend import SampleParams
+from rl.metrics import default_ks, mean_and_stderr, pass_at_k
 from rl.score import Scorer
+from rl.shots import shot_stop
+from rl.stages.consensus import consensus, judged_share
 from rl.stages.context import Context, sample_seed
 from rl.stages.rollouts import ScoringStats, sample_and_grade
-from rl.types import GradedGroup, Prompt, Verdict
+from rl.stages.style import Style, measure_style
+from rl.types import AhaError, GradedGroup, Prompt, RewardPart, Verdict
+
+__all__ = ["EvalResult", "evaluate", "mean_and_stderr"]
+log = logging.getLogger(__name__)
+
+VERIFIER = "accuracy"
+"""The reward whose "correct" means equal to the reference answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class EvalResult:
-    """Shares from 0 to 1. correct_P: of each problem, the share of its k samples that are correct."""
+    """Shares from 0 to 1, lengths in tokens. correct_P: of each problem, the share of its judged samples that are
+    correct; NaN where none was judged.
+
+    pass_at: k -> (mean, standard error). cons: majority vote over all k samples, None for one sample. thought_mean and
+    answer_mean: before and after the last </think>. format, language: see rl.stages.style; None where there is nothing
+    to say. unjudged: samples without a verdict, the greedy ones included. samples: k.
+    """
 
     pass_at_1: float
     stderr: float
@@ -25,11 +46,26 @@ class EvalResult:
     truncated: float
     length_mean: float
     correct_P: list[float]
+    pass_at: dict[str, tuple[float, float]] = field(default_factory=dict)
+    cons: float | None = None
+    cons_stderr: float | None = None
+    thought_mean: float | None = None
+    answer_mean: float | None = None
+    format: float | None = None
+    language: float | None = None
+    unjudged: int = 0
+    samples: int = 0
 
     def metrics(self) -> dict[str, float]:
-        out = {"pass@1": self.pass_at_1, "stderr": self.stderr, "truncated_share": self.truncated}
-        out["rollout/length_mean"] = self.length_mean
-        return out if self.greedy is None else out | {"greedy": self.greedy}
+        """Flat, without what was not measured."""
+        out: dict[str, float | None] = {"pass@1": self.pass_at_1, "stderr": self.stderr, "greedy": self.greedy}
+        out |= {f"pass@{k}": mean for k, (mean, _) in self.pass_at.items() if k != "1"}
+        if self.cons is not None:
+            out |= {f"cons@{self.samples}": self.cons, f"cons@{self.samples}/stderr": self.cons_stderr}
+        out |= {"truncated_share": self.truncated, "rollout/length_mean": self.length_mean}
+        out |= {"thought/length_mean": self.thought_mean, "answer/length_mean": self.answer_mean}
+        out |= {"format_share": self.format, "language": self.language, "unjudged": float(self.unjudged)}
+        return {name: value for name, value in out.items() if value is not None}
 
     def write(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,45 +76,79 @@ class EvalResult:
         return EvalResult(**json.loads(path.read_text()))
 
 
-def mean_and_stderr(values: Sequence[float]) -> tuple[float, float]:
-    """Mean over problems and its standard error, s / sqrt(n) with Bessel's s: problems are the sample.
-
-    Example: [0, 1, 1, 0] -> (0.5, 0.2887).
-    """
-    n = len(values)
-    mean = sum(values) / n
-    if n < 2:
-        return mean, float("nan")
-    return mean, math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1) / n)
-
-
 def evaluate(ctx: Context, prompts_P: Sequence[Prompt], scorer: Scorer) -> tuple[EvalResult, list[GradedGroup]]:
     """Sample k completions of each problem (and one greedily) with the samplers' current weights, and judge them.
 
-    A sample counts as correct when the first reward's verdict says so; one without a verdict counts as not correct.
+    A sample counts as correct when the first reward that applies to its problem says so. One without a verdict (the
+    reward timed out, failed or said nothing) is left out of its problem's mean, counted, and warned of; AhaError when
+    none has one.
     The seeds do not depend on the step, so two evaluations differ by their weights alone.
     """
     cfg = ctx.cfg.evaluation
     max_new_tokens = cfg.max_new_tokens or ctx.cfg.rollout.max_new_tokens
     params = ctx.sample_params(temperature=cfg.temperature, top_p=cfg.top_p, max_new_tokens=max_new_tokens)
+    params = replace(params, stop=(*params.stop, *cfg.stop, *shot_stop(cfg)))
     graded_P = _sample(ctx, prompts_P, scorer, cfg.samples, params)
-    correct_P = [_correct_share(g, scorer) for g in graded_P]
-    pass_at_1, stderr = mean_and_stderr(correct_P)
-    greedy = None
+    greedy_P: list[GradedGroup] = []
     if cfg.greedy:
-        params = ctx.sample_params(temperature=0.0, top_p=1.0, max_new_tokens=max_new_tokens)
-        greedy_P = [_correct_share(g, scorer) for g in _sample(ctx, prompts_P, scorer, 1, params)]
-        greedy = sum(greedy_P) / len(greedy_P)
+        greedy_P = _sample(ctx, prompts_P, scorer, 1, replace(params, temperature=0.0, top_p=1.0))
+    reward_P = [next(iter(scorer.applying(p)), "") for p in prompts_P]
+    unjudged = _warn_of_unjudged([*graded_P, *greedy_P], [*reward_P, *(reward_P if greedy_P else [])])
+    greedy_share_P = [judged_share(correct_of(g, name)) for g, name in zip(greedy_P, reward_P, strict=False)]
+    style = measure_style([g.group for g in graded_P], [g.parts_G for g in graded_P], ctx.tokenizer)
+    greedy = mean_and_stderr(greedy_share_P)[0] if greedy_P else None
+    ks = cfg.pass_at or default_ks(cfg.samples)
+    return summarise(graded_P, reward_P, ks, greedy=greedy, style=style, unjudged=unjudged), graded_P
+
+
+def summarise(
+    graded_P: Sequence[GradedGroup],
+    reward_P: Sequence[str],
+    ks: Sequence[int],
+    *,
+    greedy: float | None,
+    style: Style,
+    unjudged: int,
+) -> EvalResult:
+    """The numbers of judged samples. reward_P: for each problem, whose verdicts count."""
+    correct_PG = [correct_of(g, reward) for g, reward in zip(graded_P, reward_P, strict=True)]
+    correct_P = [judged_share(correct_G) for correct_G in correct_PG]
+    pass_at_1, stderr = mean_and_stderr(correct_P)
+    samples = max(len(correct_G) for correct_G in correct_PG)
+    cons: tuple[float | None, float | None] = (None, None)
+    if samples > 1:
+        verified_P = [reward == VERIFIER for reward in reward_P]
+        cons = mean_and_stderr(consensus([g.group for g in graded_P], correct_PG, verified_P))
     rollouts = [r for g in graded_P for r in g.group.rollouts_G]
-    result = EvalResult(
+    return EvalResult(
         pass_at_1=pass_at_1,
         stderr=stderr,
         greedy=greedy,
         truncated=sum(r.truncated for r in rollouts) / len(rollouts),
         length_mean=sum(len(r.token_ids_T) for r in rollouts) / len(rollouts),
         correct_P=correct_P,
+        pass_at={str(k): mean_and_stderr([_pass_at(correct_G, k) for correct_G in correct_PG]) for k in ks},
+        cons=cons[0],
+        cons_stderr=cons[1],
+        thought_mean=style.thought_mean,
+        answer_mean=style.answer_mean,
+        format=style.format,
+        language=style.language,
+        unjudged=unjudged,
+        samples=samples,
     )
-    return result, graded_P
+
+
+def correct_of(graded: GradedGroup, reward: str) -> list[float]:
+    """1 or 0 for each sample, NaN where the reward has no verdict."""
+    parts = [p.get(reward) for p in graded.parts_G]
+    return [math.nan if p is None or not p.verdict.is_judgement else float(p.verdict == Verdict.CORRECT) for p in parts]
+
+
+def _pass_at(correct_G: Sequence[float], k: int) -> float:
+    """pass@k of one problem from its judged samples; NaN where they are fewer than k."""
+    judged = [c for c in correct_G if not math.isnan(c)]
+    return pass_at_k(len(judged), int(sum(judged)), k) if k <= len(judged) else math.nan
 
 
 def _sample(
@@ -88,7 +158,21 @@ def _sample(
     return sample_and_grade(ctx, scorer, prompts_P, seeds_PG, params, ScoringStats())
 
 
-def _correct_share(graded: GradedGroup, scorer: Scorer) -> float:
-    name = scorer.names[0]
-    verdicts = [parts[name].verdict if name in parts else None for parts in graded.parts_G]
-    return sum(v == Verdict.CORRECT for v in verdicts) / len(verdicts)
+def _warn_of_unjudged(graded_P: Sequence[GradedGroup], reward_P: Sequence[str]) -> int:
+    """How many samples have no verdict. Raises AhaError when that is all of them."""
+    parts: list[tuple[int, str, RewardPart | None]] = [
+        (g.group.prompt.id, reward, p.get(reward))
+        for g, reward in zip(graded_P, reward_P, strict=True)
+        for p in g.parts_G
+    ]
+    silent = [(i, reward, part) for i, reward, part in parts if part is None or not part.verdict.is_judgement]
+    if silent:
+        shown = "; ".join(
+            f"problem {i}: {reward or 'no reward'}: " + (f"{part.verdict}, {part.reason}" if part else "does not apply")
+            for i, reward, part in silent[:: -(-len(silent) // 3)]
+        )
+        text = f"evaluation: no verdict on {len(silent)} of {len(parts)} samples: {shown}"
+        if len(silent) == len(parts):
+            raise AhaError(f"{text}. Mend the reward, or the rows that it is asked about")
+        log.warning("%s. They are left out of their problems' means", text)
+    return len(silent)

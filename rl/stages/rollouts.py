@@ -19,17 +19,19 @@ from rl.types import AhaError, GradedGroup, JudgeReport, Prompt, RolloutGroup, S
 
 @dataclass
 class ScoringStats:
-    """seconds: waited for rewards after the last rollout was in. killed, replaced: see rl.types.JudgeReport."""
+    """seconds: waited for rewards after the last rollout was in. The counters: see rl.types.JudgeReport."""
 
     seconds: float = 0.0
     killed: int = 0
     replaced: int = 0
+    truncated: int = 0
 
     def metrics(self) -> dict[str, float]:
         return {
             "seconds/scoring": self.seconds,
             "scoring/killed": float(self.killed),
             "scoring/replaced": float(self.replaced),
+            "scoring/truncated": float(self.truncated),
         }
 
 
@@ -48,7 +50,7 @@ def sample_and_grade(
     for i, rollouts_G in ctx.backend.rollouts(requests, params):
         group = RolloutGroup(prompts_P[i], rollouts_G)
         _refuse_strange(group, version)
-        waiting[i] = (group, ctx.backend.judge(group))
+        waiting[i] = (group, ctx.backend.judge(group, scorer.applying(group.prompt, version)))
     missing = len(prompts_P) - len(waiting)
     if missing:
         raise AhaError(f"{missing} of {len(prompts_P)} groups never came back from the samplers; prompts lost")
@@ -59,6 +61,7 @@ def sample_and_grade(
         report = result()
         stats.killed += report.killed
         stats.replaced += report.replaced
+        stats.truncated += report.truncated
         graded_P.append(scorer.grade(group, report.parts_G))
     stats.seconds += time.perf_counter() - start
     return graded_P

@@ -1,0 +1,200 @@
+"""`aha eval`: pass@1, pass@k and cons@k of any Hugging Face checkpoint, through the same learners, samplers and rewards
+as a run. The learner loads the weights and syncs them to the samplers: what is measured is what training would see.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from recipes.benchmarks import BENCHMARKS, EXAMPLES, STEP_BY_STEP, r1_protocol
+from rl.config import DataConfig, EvalConfig, GRPOConfig, ModelConfig, RewardConfig, RolloutConfig, RunConfig
+from rl.data import READERS
+from rl.settings import apply_overrides, to_json, validate
+from rl.types import BadInput
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The options of the command line; None or "" where not given."""
+
+    model: str
+    data: str
+    samples: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    max_new_tokens: int | None = None
+    template: str = ""
+    rewards: tuple[str, ...] = ("accuracy",)
+    protocol: str = ""
+    step_by_step: bool = False
+    shots: int = 0
+    limit: int = 0
+    against: str = ""
+
+
+def build(asked: Asked, overrides: list[str]) -> RunConfig:
+    """The config of an evaluation: no training, no checkpoints. Overrides come last. Raises BadInput."""
+    evaluation = _evaluation(asked)
+    name = f"{_slug(asked.model)}-{_slug(asked.data)}"
+    cfg = RunConfig(
+        name=name,
+        out="runs/evals",
+        model=ModelConfig(path=asked.model),
+        rewards=tuple(RewardConfig(function) for function in asked.rewards),
+        rollout=RolloutConfig(max_new_tokens=evaluation.max_new_tokens),
+        grpo=GRPOConfig(steps=0, kl_coef=0.0),
+        evaluation=evaluation,
+    )
+    cfg = apply_overrides(cfg, overrides)
+    # The budget of a micro-batch is the learner's; nothing is trained here, so it must not limit the completions.
+    roomy = max(cfg.learner.micro_batch_tokens, 8 * max(cfg.evaluation.max_new_tokens, cfg.rollout.max_new_tokens))
+    cfg = dataclasses.replace(cfg, learner=dataclasses.replace(cfg.learner, micro_batch_tokens=roomy))
+    validate(cfg)
+    return cfg
+
+
+def _evaluation(asked: Asked) -> EvalConfig:
+    if asked.protocol not in ("", "r1"):
+        raise BadInput(f"--protocol {asked.protocol}: there is only r1")
+    if asked.protocol and asked.data in BENCHMARKS:
+        cfg = r1_protocol(asked.data)
+    elif asked.protocol:
+        cfg = dataclasses.replace(r1_protocol("math500"), data=DataConfig(source=asked.data))
+    else:
+        data = BENCHMARKS.get(asked.data, DataConfig(source=asked.data))
+        cfg = EvalConfig(data=data, samples=16, max_new_tokens=1024)
+    given = {
+        "samples": asked.samples, "temperature": asked.temperature, "top_p": asked.top_p,
+        "max_new_tokens": asked.max_new_tokens, "shots": asked.shots or None,
+        "instruction": STEP_BY_STEP if asked.step_by_step else None,
+    }  # fmt: skip
+    cfg = dataclasses.replace(cfg, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+    data = dataclasses.replace(cfg.data, limit=asked.limit or cfg.data.limit, shuffle=False)
+    if asked.template:
+        data = dataclasses.replace(data, template=asked.template)
+    examples = EXAMPLES.get(asked.data, cfg.shots_data)
+    if asked.shots and not examples.source:
+        examples = dataclasses.replace(data, source=asked.against, limit=0) if asked.against else examples
+    return dataclasses.replace(cfg, data=data, shots_data=examples)
+
+
+def _slug(text: str) -> str:
+    """ "org/model-1.5B" -> "model-1.5B"; "data/test.jsonl" -> "test"; "recipes.tasks:tiny_eval" -> "tiny_eval"."""
+    last = Path(text.rpartition(":")[2]).name
+    stem = last.removesuffix(Path(last).suffix) if Path(last).suffix.lower() in READERS else last
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in stem) or "model"
+
+
+def context_needed(longest_prompt: int, max_new_tokens: int, limit: int) -> int:
+    """What the samplers must make room for: not the model's whole context, for which a cache may be too small.
+
+    100, 1024, 131072 -> 1152 (in steps of 64); 100, 1024, 1130 -> 1130
+    """
+    return min(limit, -(-(longest_prompt + max_new_tokens) // 64) * 64)
+
+
+def evaluate_checkpoint(cfg: RunConfig, asked: Asked, out: Path | None, console: Console | None = None) -> Path:
+    """Evaluate, print the table, write the json; returns its path (by default <out>/<name>.json)."""
+    from rl import pipeline
+    from rl.stages.contamination import Contamination, check_contamination, training_texts
+    from rl.stages.context import Context, Stop
+    from rl.stages.heldout import evaluate_model
+    from rl.track import Tracker
+    from rl.workers.cluster import RayBackend
+
+    inputs = pipeline.prepare(cfg)
+    if inputs.scorer is None or not inputs.eval_prompts:
+        raise BadInput("aha eval: name the problems with --data and at least one --reward")
+    found: Contamination | None = None
+    if asked.against:
+        problems = [str(p.row[cfg.evaluation.data.prompt_field]) for p in inputs.eval_prompts]
+        training = training_texts(dataclasses.replace(cfg.evaluation.data, source=asked.against, subset="", limit=0))
+        found = check_contamination(problems, training, cfg.evaluation.contamination, cfg.evaluation.data.source)
+    longest = max(len(p.token_ids) for p in inputs.eval_prompts)
+    context = context_needed(
+        longest, cfg.evaluation.max_new_tokens or cfg.rollout.max_new_tokens, inputs.context_length
+    )
+    cfg = dataclasses.replace(cfg, model=dataclasses.replace(cfg.model, context_length=context))
+    with Tracker(cfg.run_dir, dataclasses.replace(cfg.track, wandb="off"), name=cfg.name, console=console) as tracker:
+        backend = RayBackend(cfg)
+        try:
+            backend.start(inputs.model_path, context)
+            ctx = Context(cfg, backend, inputs.tokenizer, tracker, Stop(), context)
+            result = evaluate_model(ctx, inputs.model_path, inputs.eval_prompts, inputs.scorer)
+        finally:
+            backend.close()
+    record = {
+        "model": cfg.model.path,
+        "data": cfg.evaluation.data.source,
+        "problems": len(inputs.eval_prompts),
+        "metrics": result.metrics(),
+        "pass_at": result.pass_at,
+        "correct_P": result.correct_P,
+        "seconds": ctx.seconds,
+        "contamination": found.report() if found else "not checked: name the training data with --against",
+        "config": json.loads(to_json(cfg)),
+    }
+    path = out or cfg.run_dir / "eval.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(_without_nan(record), indent=2) + "\n", encoding="utf-8")
+    console = console or Console()
+    title = f"{cfg.model.path} on {len(inputs.eval_prompts)} problems of {cfg.evaluation.data.source}"
+    console.print(table(title, cfg.evaluation, result.metrics(), result.pass_at, result.stderr))
+    if found:
+        console.print(f"Contamination: {found.report()}", markup=False, highlight=False)
+    console.print(
+        f"{ctx.seconds['evaluate']:.0f} s; numbers and settings: {path}; rollouts: {cfg.run_dir / 'rollouts'}",
+        markup=False,
+    )
+    return path
+
+
+def table(
+    title: str, cfg: EvalConfig, metrics: dict[str, float], pass_at: dict[str, tuple[float, float]], stderr: float
+) -> Table:
+    """Every number with its standard error over problems, where it has one."""
+    out = Table("", "%", title=title, title_justify="left", caption_justify="left")
+    out.caption = (
+        f"± one standard error over problems; {cfg.samples} samples at temperature {cfg.temperature:g}, "
+        f"top-p {cfg.top_p:g}, at most {cfg.max_new_tokens:,} tokens"
+    )
+    out.columns[1].justify = "right"
+    out.add_row("pass@1", _percent(metrics["pass@1"], stderr))
+    for k, (mean, error) in pass_at.items():
+        if k != "1":
+            out.add_row(f"pass@{k}", _percent(mean, error))
+    votes = f"cons@{cfg.samples}"
+    if votes in metrics:
+        out.add_row(f"{votes} (majority vote)", _percent(metrics[votes], metrics.get(f"{votes}/stderr")))
+    for name, label in (("greedy", "greedy"), ("format_share", "in the right format"), ("truncated_share", "truncated"),
+                        ("language", "words in the question's language")):  # fmt: skip
+        if name in metrics:
+            out.add_row(label, _percent(metrics[name], None))
+    out.add_row(
+        "tokens of thought / answer", f"{metrics['thought/length_mean']:.0f} / {metrics['answer/length_mean']:.0f}"
+    )
+    if metrics["unjudged"]:
+        out.add_row("samples without a verdict", f"{metrics['unjudged']:.0f}")
+    return out
+
+
+def _percent(value: float, error: float | None) -> str:
+    return f"{100 * value:.1f}" + (f" ± {100 * error:.1f}" if error is not None and error == error else "")
+
+
+def _without_nan(value: object) -> object:
+    """JSON has no NaN: what was not measured becomes null."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and value != value else value

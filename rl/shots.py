@@ -1,0 +1,109 @@
+"""How an evaluation puts its questions: an instruction after them, worked examples before them. Text, then Prompts.
+
+R1's protocol is zero-shot with an instruction (V2 D.1: few-shot prompting hurts R1).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rl.config import DataConfig, EvalConfig
+from rl.data import all_prompts, load_rows, place
+from rl.templates import Table
+from rl.types import BadInput, Prompt, Row
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def ask(question: str, instruction: str, shot: str, examples: Sequence[str]) -> str:
+    r"""The question as it goes into the prompt template.
+
+    examples: filled in already. With examples the question is put as they are, up to their target or answer.
+
+        "1+1?", "", "Q: {prompt}\nA: {answer}", ["Q: 2+2?\nA: 4"] -> "Q: 2+2?\nA: 4\n\nQ: 1+1?\nA:"
+    """
+    if instruction:
+        question = f"{question.rstrip()}\n{instruction}"
+    if not examples:
+        return question
+    opening = min(shot.split("{target}")[0], shot.split("{answer}")[0], key=len)
+    return "\n\n".join([*examples, opening.replace("{prompt}", question).rstrip()])
+
+
+def fill(shot: str, question: str, target: str, answer: str) -> str:
+    r"""One worked example. Each field is replaced once: braces in a question stay as they are.
+
+    "{prompt}\n\boxed{{answer}}", "1+1?", "", "2" -> "1+1?\n\boxed{2}"
+    """
+    parts = {"{prompt}": question, "{target}": target, "{answer}": answer}
+    out, rest = [], shot
+    while rest:
+        at, name = min(((rest.find(name), name) for name in parts if name in rest), default=(len(rest), ""))
+        out += [rest[:at], parts.get(name, "")]
+        rest = rest[at + len(name) :]
+    return "".join(out).rstrip()
+
+
+def shot_stop(cfg: EvalConfig) -> tuple[str, ...]:
+    r"""What ends a completion in few-shot prompting: the beginning of one more example ("\n\nQuestion:")."""
+    opening = cfg.shot.split("{prompt}")[0].rstrip()
+    return ("\n\n" + opening,) if cfg.shots and opening else ()
+
+
+def worked_examples(cfg: EvalConfig, prompts: DataConfig, seed: int, avoid: Sequence[str]) -> list[str]:
+    """cfg.shots examples, drawn by the seed, the same for every problem. avoid: questions that they must not hold.
+
+    They come from cfg.shots_data, else from the training prompts. Raises BadInput when there are too few.
+    """
+    if not cfg.shots:
+        return []
+    data = cfg.shots_data if cfg.shots_data.source else prompts
+    rows, held_out = load_rows(data), {text.strip() for text in avoid}
+    table = Table(rows, data, functools.partial(place, data.source))
+    order = np.random.default_rng([seed, cfg.shots]).permutation(len(rows)).tolist()
+    chosen = [i for i in order if table.text(i, data.prompt_field).strip() not in held_out][: cfg.shots]
+    if len(chosen) < cfg.shots:
+        raise BadInput(
+            f"evaluation.shots={cfg.shots}: {data.source} has {len(chosen)} rows that are not evaluated on themselves; "
+            "lower it, or name more rows in evaluation.shots_data"
+        )
+    return [
+        fill(
+            cfg.shot,
+            table.text(i, data.prompt_field),
+            table.text(i, data.target_field) if "{target}" in cfg.shot else "",
+            table.reference(i) if "{answer}" in cfg.shot else "",
+        )
+        for i in chosen
+    ]
+
+
+def evaluation_prompts(
+    rows: Sequence[Row],
+    cfg: EvalConfig,
+    prompts: DataConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    max_prompt_tokens: int,
+    seed: int,
+) -> list[Prompt]:
+    """Every problem once, in the order of the rows, put as cfg says. Their rows stay as they were: rewards read them.
+
+    prompts: the training prompts, where worked examples come from by default. Raises BadInput as all_prompts does.
+    """
+    if not (cfg.instruction or cfg.shots):
+        return all_prompts(rows, cfg.data, tokenizer, max_prompt_tokens)
+    field = cfg.data.prompt_field
+    questions = Table(rows, cfg.data, functools.partial(place, cfg.data.source)).texts(field)
+    examples = worked_examples(cfg, prompts, seed, questions)
+    asked = [
+        {**row, field: ask(question, cfg.instruction, cfg.shot, examples)}
+        for row, question in zip(rows, questions, strict=True)
+    ]
+    found = all_prompts(asked, cfg.data, tokenizer, max_prompt_tokens)
+    return [dataclasses.replace(p, row=row) for p, row in zip(found, rows, strict=True)]

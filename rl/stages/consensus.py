@@ -1,0 +1,62 @@
+"""cons@k: the samples of a problem vote with their answers, and equivalent answers are one.
+
+Axis suffixes: _P problems, _G the samples of one problem.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from rewards.extract import final_answers, normalise, opens_thinking
+from rl.metrics import group_equivalent, majority
+from rl.stages.comparer import Comparer
+from rl.types import RolloutGroup
+
+MAX_BOXES = 8
+"""More boxes that differ are no answer: each pair would be a comparison."""
+
+
+def consensus(
+    groups_P: Sequence[RolloutGroup], correct_PG: Sequence[Sequence[float]], verified_P: Sequence[bool]
+) -> list[float]:
+    """For each problem, whether the most frequent answer is correct, 0 to 1 (rl.metrics.majority).
+
+    correct_PG: 1 or 0, NaN without a verdict. verified_P: "correct" means equal to the reference answer, so all correct
+    samples have one answer and need no comparison. For a reward of another kind (a countdown has many solutions) that
+    would let the verifier vote.
+    """
+    with Comparer() as comparer:
+        return [
+            _vote(group, correct_G, comparer.same, verified)
+            for group, correct_G, verified in zip(groups_P, correct_PG, verified_P, strict=True)
+        ]
+
+
+def _vote(group: RolloutGroup, correct_G: Sequence[float], same: Callable[[str, str], bool], verified: bool) -> float:
+    opened = opens_thinking(group.prompt.text)
+    texts_G = [r.text for r in group.rollouts_G]
+    trusted_G = [verified and correct == 1.0 for correct in correct_G]
+    answers_G = [
+        None if trusted else voted(text, opened, same) for text, trusted in zip(texts_G, trusted_G, strict=True)
+    ]
+    classes_G = group_equivalent(answers_G, same)
+    right = len(texts_G)  # no class of the others has this number
+    return majority([right if trusted else c for c, trusted in zip(classes_G, trusted_G, strict=True)], correct_G)
+
+
+def voted(completion: str, opened: bool, same: Callable[[str, str], bool]) -> str | None:
+    r"""The answer that a completion votes for; None when it has none, or several that differ.
+
+    opened: the prompt opened the thinking. "<answer>7</answer>" -> "7"; "\boxed{1/2} or \boxed{0.5}" -> "1/2".
+    """
+    found = list(dict.fromkeys(normalise(text) for text in final_answers(completion, opened=opened).answers))
+    if not found or not found[0] or len(found) > MAX_BOXES:
+        return None
+    return found[0] if all(same(found[0], other) for other in found[1:]) else None
+
+
+def judged_share(correct_G: Sequence[float]) -> float:
+    """The share of a problem's samples that are correct, of those with a verdict; NaN when none has one."""
+    judged = [c for c in correct_G if not math.isnan(c)]
+    return sum(judged) / len(judged) if judged else math.nan

@@ -1,0 +1,115 @@
+"""Whether the problems of an evaluation stand in the training rows: R1's 10-gram match (V2 D.1). It misses paraphrases.
+
+The n-grams kept are the problems', which are few; the training rows, which are many, are looked through once.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from rewards.filters import CONTAMINATION_NGRAM, word_ngrams
+from rl.config import DataConfig, RunConfig
+from rl.data import load_rows
+from rl.types import BadInput, Row
+
+log = logging.getLogger(__name__)
+
+COMMON_PROBLEMS, COMMON_SHARE = 5, 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Contamination:
+    """problems: number of the problem -> the words that it shares. training_rows: how many rows share some.
+
+    num_problems, num_rows: how many were looked at.
+    """
+
+    problems: dict[int, str]
+    training_rows: int
+    num_problems: int
+    num_rows: int
+
+    @property
+    def share(self) -> float:
+        return len(self.problems) / self.num_problems if self.num_problems else 0.0
+
+    def report(self) -> str:
+        """One line: how many, and up to three of them with what they share."""
+        if not self.problems:
+            return (
+                f"none of {self.num_problems} evaluation problems shares {CONTAMINATION_NGRAM} words in a row with the "
+                f"{self.num_rows} training texts"
+            )
+        shown = "; ".join(f"problem {i + 1}: {words[:100]!r}" for i, words in list(self.problems.items())[:3])
+        return (
+            f"{len(self.problems)} of {self.num_problems} evaluation problems share {CONTAMINATION_NGRAM} words in a "
+            f"row (or all, where they are shorter) with {self.training_rows} of {self.num_rows} training texts: {shown}"
+        )
+
+
+def find_contamination(problems: Sequence[str], training: Iterable[str]) -> Contamination:
+    """Match the problems' n-grams with the training texts'. Works in the memory of the problems' n-grams.
+
+    What many problems share is the wording of the task ("Using the numbers ..., write an equation"), not a problem:
+    n-grams of at least COMMON_PROBLEMS problems and of more than COMMON_SHARE of them do not count.
+
+    ["What is 1 + 2?"], ["what is 1 + 2"] -> problem 0
+    """
+    ngrams_P = [word_ngrams(problem) for problem in problems]
+    counts = Counter(ngram for ngrams in ngrams_P for ngram in ngrams)
+    common = max(COMMON_PROBLEMS, COMMON_SHARE * len(problems) + 1)
+    telling = {ngram for ngram, count in counts.items() if count < common}
+    shared: set[tuple[str, ...]] = set()
+    num_rows = hits = 0
+    for text in training:
+        num_rows += 1
+        found = telling & word_ngrams(text)
+        hits += bool(found)
+        shared |= found
+    found_P = {i: " ".join(min(ngrams & shared)) for i, ngrams in enumerate(ngrams_P) if ngrams & shared}
+    return Contamination(found_P, hits, len(problems), num_rows)
+
+
+def check_contamination(problems: Sequence[str], training: Iterable[str], policy: str, where: str) -> Contamination:
+    """find_contamination with its report logged. policy: "warn", or "error" which raises BadInput on any."""
+    found = find_contamination(problems, training)
+    if found.problems and policy == "error":
+        raise BadInput(f"{where}: {found.report()}. Take them out of one side, or set evaluation.contamination=warn")
+    log.log(logging.WARNING if found.problems else logging.INFO, "%s: %s", where, found.report())
+    return found
+
+
+def check_run(cfg: RunConfig) -> Contamination | None:
+    """Look for the evaluation's problems in the run's training prompts and SFT examples, as cfg.evaluation says.
+
+    None when there is nothing to compare. Raises BadInput for evaluation.contamination=error.
+    """
+    held_out = cfg.evaluation.data
+    sources = [cfg.prompts] if cfg.prompts.source and cfg.grpo.steps else []
+    sources += [cfg.sft.data] if cfg.sft.enabled and cfg.sft.data.source else []
+    if cfg.evaluation.contamination == "off" or not held_out.source or not sources:
+        return None
+    problems = [_text(row, held_out.prompt_field) for row in load_rows(held_out)]
+    training = (text for data in dict.fromkeys(sources) for text in training_texts(data))
+    return check_contamination(problems, training, cfg.evaluation.contamination, held_out.source)
+
+
+def training_texts(data: DataConfig) -> Iterator[str]:
+    """What a training row shows the model: its prompt and target, its conversation, or its document."""
+    for row in load_rows(data):
+        messages = row.get(data.messages_field) if data.messages_field else None
+        if isinstance(messages, list | tuple):
+            yield "\n".join(str(m.get("content", "")) for m in messages if isinstance(m, dict))
+        elif data.text_field:
+            yield _text(row, data.text_field)
+        else:
+            # Each by itself, so that a short problem is found as a whole.
+            yield from (text for field in (data.prompt_field, data.target_field) if (text := _text(row, field)))
+
+
+def _text(row: Row, field: str) -> str:
+    value = row.get(field)
+    return value if isinstance(value, str) else ""

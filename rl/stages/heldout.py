@@ -1,0 +1,55 @@
+"""Held-out accuracy of a run: measured, logged, and kept as evals/step_NNNNNN.json."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from rl.backend import Task
+from rl.config import OptimConfig
+from rl.score import Scorer
+from rl.stages.context import Context
+from rl.stages.evaluate import EvalResult, evaluate
+from rl.types import Prompt
+
+log = logging.getLogger(__name__)
+
+
+def eval_path(run_dir: Path, step: int) -> Path:
+    """Where the evaluation after `step` training steps is kept."""
+    return run_dir / "evals" / f"step_{step:06d}.json"
+
+
+def evaluate_once(ctx: Context, step: int, prompts_P: Sequence[Prompt], scorer: Scorer) -> EvalResult:
+    """Measure with the samplers' weights, which have seen `step` training steps."""
+    with ctx.timed("evaluate"):
+        result, graded_P = evaluate(ctx, prompts_P, scorer)
+    ctx.tracker.step("eval", step, result.metrics(), graded_P)
+    result.write(eval_path(ctx.run_dir, step))
+    ctx.evaluated(ctx.run_dir)
+    log.info(
+        "held-out accuracy after %d steps: pass@1 %.1f %% (standard error %.1f), greedy %s",
+        step, 100 * result.pass_at_1, 100 * result.stderr,
+        "not measured" if result.greedy is None else f"{100 * result.greedy:.1f} %",
+    )  # fmt: skip
+    return result
+
+
+def measured(ctx: Context, step: int, prompts_P: Sequence[Prompt], scorer: Scorer) -> EvalResult | None:
+    """Accuracy after `step` steps: read where it is known, else measured with the weights of now. None: no prompts."""
+    if not prompts_P:
+        return None
+    path = eval_path(ctx.run_dir, step)
+    return EvalResult.read(path) if path.exists() else evaluate_once(ctx, step, prompts_P, scorer)
+
+
+def evaluate_model(ctx: Context, model_path: str, prompts_P: Sequence[Prompt], scorer: Scorer) -> EvalResult:
+    """Measure a model as it is."""
+    ctx.tracker.resume({})
+    with ctx.timed("load"):
+        ctx.backend.load(Task(model_path, OptimConfig(), 0))
+    with ctx.timed("sync"):
+        ctx.backend.sync_weights(version=0)
+    ctx.tracker.begin("eval", 1)
+    return evaluate_once(ctx, 0, prompts_P, scorer)

@@ -1,0 +1,114 @@
+"""`aha eval`: what is asked becomes a config, the sets are read as they are, and R1's protocol is R1's."""
+
+from __future__ import annotations
+
+import dataclasses
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from launch.evaluate import Asked, build, context_needed, table
+from recipes.benchmarks import AIME, BENCHMARKS, GSM8K, MATH500, STEP_BY_STEP, r1_protocol
+from rl.config import DataConfig, EvalConfig
+from rl.data import load_rows, place
+from rl.settings import from_json, to_json
+from rl.templates import Table
+from rl.types import BadInput
+
+LOCAL = Path(__file__).parents[3] / "shared" / "data"
+needs_local = pytest.mark.skipif(not LOCAL.is_dir(), reason="no local copies of the benchmarks here")
+
+
+def test_the_protocol_of_r1_is_that_of_the_paper():
+    aime = r1_protocol("aime")
+    assert (aime.temperature, aime.top_p, aime.samples, aime.max_new_tokens) == (0.6, 0.95, 64, 32_768)
+    assert (r1_protocol("math500").samples, aime.shots, aime.greedy) == (16, 0, False)
+    assert aime.instruction == STEP_BY_STEP
+
+
+def test_a_name_a_file_and_the_options_become_a_config_that_trains_nothing():
+    cfg = build(Asked("org/model", "gsm8k", samples=8, temperature=0.7, template="r1_zero", limit=5), ["seed=3"])
+    assert cfg.evaluation.data == dataclasses.replace(GSM8K, template="r1_zero", limit=5)
+    assert (cfg.evaluation.samples, cfg.evaluation.temperature, cfg.seed) == (8, 0.7, 3)
+    assert (cfg.grpo.steps, cfg.sft.enabled, cfg.prompts.source) == (0, False, "")
+    assert cfg.name == "model-gsm8k"
+    assert build(Asked("recipes.tiny_model:tied", "recipes.tasks:tiny_eval"), []).name == "tied-tiny_eval"
+    own = build(
+        Asked("org/m-1.5B", "some/rows.jsonl", rewards=("countdown", "format")), ["evaluation.data.prompt_field=q"]
+    )
+    assert (own.evaluation.data.source, own.name) == ("some/rows.jsonl", "m-1.5B-rows")
+    assert own.evaluation.data.prompt_field == "q"
+    assert [r.function for r in own.rewards] == ["countdown", "format"]
+
+
+def test_the_protocol_can_be_asked_for_and_narrowed():
+    cfg = build(Asked("m", "aime", protocol="r1", samples=4, max_new_tokens=64), [])
+    assert (cfg.evaluation.samples, cfg.evaluation.max_new_tokens) == (4, 64)
+    assert (cfg.evaluation.temperature, cfg.evaluation.data) == (0.6, AIME)
+    other = build(Asked("m", "rows.jsonl", protocol="r1"), [])
+    assert (other.evaluation.samples, other.evaluation.data.source) == (16, "rows.jsonl")
+    with pytest.raises(BadInput, match="there is only r1"):
+        build(Asked("m", "aime", protocol="r2"), [])
+
+
+def test_worked_examples_come_from_training_rows():
+    assert build(Asked("m", "gsm8k", shots=5), []).evaluation.shots_data.split == "train"
+    assert build(Asked("m", "x.jsonl", shots=2, against="t.jsonl"), []).evaluation.shots_data.source == "t.jsonl"
+
+
+def test_the_table_has_every_number_with_its_error():
+    metrics = {
+        "pass@1": 0.5, "stderr": 0.1, "cons@4": 0.75, "cons@4/stderr": 0.05, "truncated_share": 0.25, "format_share": 1.0,
+        "thought/length_mean": 12.4, "answer/length_mean": 3.0, "unjudged": 2.0,
+    }  # fmt: skip
+    out = StringIO()
+    shown = table("m on x", EvalConfig(samples=4), metrics, {"1": (0.5, 0.1), "4": (0.9, 0.02)}, 0.1)
+    Console(file=out, width=100).print(shown)
+    for text in ("50.0 ± 10.0", "90.0 ± 2.0", "75.0 ± 5.0", "25.0", "12 / 3", "samples without a verdict", "m on x"):
+        assert text in out.getvalue()
+    assert out.getvalue().count("pass@1") == 1
+
+
+@needs_local
+@pytest.mark.parametrize(
+    ("name", "file", "rows"),
+    [("gsm8k", "gsm8k/test.jsonl", 1319), ("math500", "math500/math500.jsonl", 500)],
+)
+def test_a_local_copy_is_read_by_the_same_columns_and_can_be_judged(name: str, file: str, rows: int):
+    cfg = dataclasses.replace(BENCHMARKS[name], source=str(LOCAL / file))
+    found = load_rows(cfg)
+    assert len(found) == rows
+    read = Table(found, cfg, lambda i: place(cfg.source, i))
+    references = [read.reference(i) for i in range(0, rows, 10)]
+    assert all(read.text(i, cfg.prompt_field) for i in range(rows))
+    assert all(read.text(i, cfg.target_field) for i in range(rows))
+    if name == "gsm8k":
+        assert references[0] == "18"
+        assert all(r.replace(",", "").lstrip("-").isdigit() for r in references)
+
+
+def test_every_set_names_a_hub_id_and_its_columns():
+    for data in BENCHMARKS.values():
+        assert isinstance(data, DataConfig)
+        assert data.source.count("/") == 1
+    assert (MATH500.prompt_field, AIME.prompt_field, GSM8K.prompt_field) == ("problem", "problem", "question")
+
+
+def test_the_ks_of_pass_at_k_are_written_with_commas_and_are_at_most_the_samples():
+    cfg = build(Asked("m", "gsm8k", samples=8), ["evaluation.pass_at=1,8"])
+    assert cfg.evaluation.pass_at == (1, 8)
+    assert from_json(to_json(cfg)) == cfg
+    with pytest.raises(BadInput, match="each k is at least 1 and at most samples=8"):
+        build(Asked("m", "gsm8k", samples=8), ["evaluation.pass_at=1,9"])
+    with pytest.raises(BadInput, match="expected a whole number"):
+        build(Asked("m", "gsm8k"), ["evaluation.pass_at=1,x"])
+    with pytest.raises(BadInput, match=r"needs {prompt}, and {target} or {answer}"):
+        build(Asked("m", "gsm8k"), ["evaluation.shot=Question"])
+
+
+def test_the_samplers_make_room_for_what_is_asked_and_not_for_the_models_whole_context():
+    assert context_needed(100, 1024, 131_072) == 1152
+    assert context_needed(128, 1024, 131_072) == 1152
+    assert context_needed(100, 1024, 1130) == 1130

@@ -1,0 +1,123 @@
+"""How an evaluation asks: instruction, worked examples, and problems that the training rows hold."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from recipes.benchmarks import STEP_BY_STEP
+from rl.config import DataConfig, EvalConfig, GRPOConfig, RunConfig, SFTConfig
+from rl.shots import ask, evaluation_prompts, fill, shot_stop, worked_examples
+from rl.stages.contamination import check_contamination, check_run, find_contamination
+from rl.types import BadInput
+
+
+def test_a_worked_example_is_filled_in_and_the_question_put_the_same_way():
+    shot = "Q: {prompt}\nA: {target} \\boxed{{answer}}"
+    one = fill(shot, "1+{answer}?", "think", "2")
+    assert one == "Q: 1+{answer}?\nA: think \\boxed{2}"
+    assert ask("3+3?", "", shot, [one]) == f"{one}\n\nQ: 3+3?\nA:"
+    assert ask("3+3?", "", shot, []) == "3+3?"
+    assert ask("3+3? ", STEP_BY_STEP, shot, []) == f"3+3?\n{STEP_BY_STEP}"
+
+
+def test_few_shot_completions_end_where_the_next_question_begins():
+    assert shot_stop(EvalConfig(shots=2)) == ("\n\nQuestion:",)
+    assert shot_stop(EvalConfig(shots=0)) == ()
+    assert shot_stop(EvalConfig(shots=2, shot="{prompt} {answer}")) == ()
+
+
+@pytest.fixture
+def train(tmp_path: Path) -> DataConfig:
+    path = tmp_path / "train.jsonl"
+    rows = [{"prompt": f"{i}+1?", "target": f"so {i + 1}", "answer": i + 1} for i in range(20)]
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return DataConfig(source=str(path), template="plain")
+
+
+def test_examples_are_drawn_by_the_seed_and_are_never_what_is_asked(train: DataConfig):
+    cfg = EvalConfig(shots=3)
+    asked = [f"{i}+1?" for i in range(10)]
+    drawn = worked_examples(cfg, train, 1, asked)
+    assert drawn == worked_examples(cfg, train, 1, asked)
+    assert drawn != worked_examples(cfg, train, 2, asked)
+    numbers = [int(text.split("+")[0].removeprefix("Question: ")) for text in drawn]
+    assert min(numbers) >= 10
+    assert drawn[0] == f"Question: {numbers[0]}+1?\nAnswer: so {numbers[0] + 1}\n\\boxed{{{numbers[0] + 1}}}"
+    with pytest.raises(BadInput, match="has 10 rows that are not evaluated on themselves"):
+        worked_examples(EvalConfig(shots=11), train, 1, asked)
+
+
+def test_a_prompt_carries_the_instruction_but_its_row_stays_as_it_was(train: DataConfig, tokenizer):
+    rows = [{"prompt": "99+1?", "answer": "100"}]
+    plain = DataConfig(source="x.jsonl", template="<<{prompt}>>")
+    cfg = EvalConfig(data=plain, instruction="Think.", shots=1)
+    (found,) = evaluation_prompts(rows, cfg, train, tokenizer, 500, seed=1)
+    assert found.text.startswith("<<Question: ")
+    assert found.text.endswith("\n\nQuestion: 99+1?\nThink.\nAnswer:>>")
+    assert found.row == rows[0]
+    assert found.reference == "100"
+    assert tokenizer.decode(found.token_ids) == found.text
+    (bare,) = evaluation_prompts(rows, EvalConfig(data=plain), train, tokenizer, 500, seed=1)
+    assert bare.text == "<<99+1?>>"
+
+
+# ------------------------------------------------------------------------------------------------ contamination
+
+LONG = "Janet's ducks lay 16 eggs per day. She eats three for breakfast every morning and bakes muffins."
+
+
+def test_a_problem_that_shares_ten_words_with_a_training_row_is_found():
+    training = [
+        "nothing here",
+        "As we know, janet's ducks lay 16 eggs per day, she eats three for herself",
+        "What is 1 + 2",
+    ]
+    found = find_contamination(["Where is Rome?", LONG, "what is 1 + 2?", "What is 1 + 3?"], training)
+    assert found.problems == {1: "ducks lay 16 eggs per day she eats three for", 2: "what is 1 2"}
+    assert (found.training_rows, found.num_problems, found.num_rows, found.share) == (2, 4, 3, 0.5)
+
+
+def test_the_wording_that_all_problems_of_a_task_share_is_no_contamination():
+    def task(numbers: str) -> str:
+        return f"Using the numbers {numbers}, write an equation that equals 24. Each number may be used only once."
+
+    problems = [task(f"{i} {i + 1} {i + 2}") for i in range(8)]
+    assert find_contamination(problems, [task("50 51 52")]).problems == {}
+    assert list(find_contamination(problems, [task("3 4 5")]).problems) == [3]
+
+
+def test_contamination_is_reported_or_refused(caplog):
+    with caplog.at_level(logging.INFO):
+        check_contamination([LONG], ["another text"], "warn", "evaluation")
+        assert "none of 1 evaluation problems shares 10 words in a row with the 1 training texts" in caplog.text
+        check_contamination([LONG], [LONG], "warn", "evaluation")
+    assert "1 of 1 evaluation problems share 10 words" in caplog.records[-1].getMessage()
+    assert caplog.records[-1].levelname == "WARNING"
+    with pytest.raises(BadInput, match="problem 1: '16 eggs"):
+        check_contamination([LONG], [LONG], "error", "evaluation")
+
+
+def test_a_runs_training_rows_are_looked_through_whatever_their_form(tmp_path: Path, train: DataConfig):
+    def written(name: str, *rows: dict) -> str:
+        path = tmp_path / name
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return str(path)
+
+    held_out = DataConfig(source=written("eval.jsonl", {"prompt": LONG, "answer": "1"}))
+    chats = DataConfig(source=written("c.jsonl", {"m": [{"role": "user", "content": LONG}]}), messages_field="m")
+    documents = DataConfig(source=written("d.jsonl", {"text": f"{LONG} So she sells"}), text_field="text")
+    targets = DataConfig(source=written("t.jsonl", {"prompt": "x", "target": LONG}))
+    clean = RunConfig(evaluation=EvalConfig(data=held_out), prompts=train)
+    assert check_run(clean).problems == {}
+    assert check_run(dataclasses.replace(clean, grpo=GRPOConfig(steps=0))) is None
+    for data in (chats, documents, targets):
+        found = check_run(dataclasses.replace(clean, sft=SFTConfig(steps=1, data=data)))
+        assert list(found.problems) == [0]
+    strict = EvalConfig(data=held_out, contamination="error")
+    with pytest.raises(BadInput, match=r"eval.jsonl: 1 of 1 evaluation problems share"):
+        check_run(dataclasses.replace(clean, evaluation=strict, sft=SFTConfig(steps=1, data=chats)))

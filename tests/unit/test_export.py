@@ -1,0 +1,240 @@
+"""An exported folder: the same model to transformers, the same prompts as in training, to Ollama too."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from recipes.tiny import recipe
+from recipes.tiny_model import make
+from rl.config import DataConfig
+from rl.export import Sampling, chat_template, export_folder
+from rl.ollama import chat_turns, go_template, modelfile, text_turns
+from rl.settings import to_json
+from rl.templates import prompt_prefix, render
+from rl.types import BadInput
+
+QUESTIONS = ["What is 1 + 2?", "Add {1} and 2", 'Say "so"\nand {{stop}} ', "Wie groß ist π? "]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that has ended: the tiny model with random weights, and the run's records."""
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    folder.mkdir()
+    make(folder / "model", tie=True)
+    (folder / "resolved.json").write_text(to_json(recipe()))
+    before, after = ({"pass@1": p, "stderr": 0.021, "greedy": p + 0.1} for p in (0.25, 0.5))
+    summary = {"before": before, "after": after, "steps": 10, "gain": 0.25, "gain_stderr": 0.03}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(run: Path) -> Path:
+    return export_folder(run, run.parent / "out", ollama=True, sampling=Sampling())
+
+
+def greedy(folder: Path, text: str) -> list[int]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    ids = tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"]
+    return model.generate(ids, do_sample=False, max_new_tokens=20)[0].tolist()
+
+
+def test_the_exported_folder_loads_in_transformers_and_continues_as_before(run: Path, exported: Path):
+    assert greedy(exported, "reverse 1234:") == greedy(run / "model", "reverse 1234:")
+
+
+def test_the_generation_config_ends_where_training_did(exported: Path):
+    from transformers import AutoTokenizer, GenerationConfig
+
+    config, tokenizer = GenerationConfig.from_pretrained(exported), AutoTokenizer.from_pretrained(exported)
+    assert config.eos_token_id == [tokenizer.eos_token_id]
+    assert (config.temperature, config.top_p, config.do_sample, config.max_new_tokens) == (0.6, 0.95, True, 64)
+
+
+def test_the_card_says_what_it_was_made_from_and_what_was_measured(exported: Path):
+    card = (exported / "README.md").read_text()
+    for line in (
+        "- Base model: `recipes.tiny_model:tied`",
+        "- Training: supervised fine-tuning (150 updates of 64 examples) and then GRPO (10 steps of 16 prompts x 8 samples)",
+        "- Rewards: `accuracy` x 1, `format` x 0.2",
+        "| pass@1, sampled, ± standard error | 25.0 ± 2.1 | 50.0 ± 2.1 |",
+        "| greedy | 35.0 | 60.0 |",
+        "Gain: +25.0 points, standard error 3.0.",
+    ):
+        assert line in card
+    assert (exported / "resolved.json").read_text() == to_json(recipe())
+    assert card.startswith("---\nlibrary_name: transformers\n")
+    assert "datasets:" not in card  # a task in Python is no Hub id
+
+
+def test_a_card_names_hub_ids(run: Path, tmp_path: Path):
+    from rl.card import model_card
+
+    cfg = recipe()
+    hub = dataclasses.replace(
+        cfg,
+        model=dataclasses.replace(cfg.model, path="Qwen/Qwen2.5-7B"),
+        prompts=DataConfig(source="openai/gsm8k"),
+    )
+    card = model_card(tmp_path, hub, "x")
+    assert "\nbase_model: Qwen/Qwen2.5-7B\n" in card
+    assert "\ndatasets:\n- openai/gsm8k\n---" in card
+
+
+def test_a_chat_goes_in_as_the_prompts_of_training_did(exported: Path):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(exported)
+    chat = [{"role": "user", "content": "reverse 1234:"}]
+    assert tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) == "reverse 1234:"
+
+
+@pytest.mark.parametrize("template", ["r1_zero", "plain", "{prompt}\n", "Q: {prompt} \"\\n\"\n'A':<think>\n"])
+@pytest.mark.parametrize("begin", [False, True])
+def test_the_chat_template_renders_what_training_rendered(make_byte_tokenizer, template: str, begin: bool):
+    tokenizer, data = make_byte_tokenizer(begin=begin), DataConfig(template=template)
+    start = "<s>" if prompt_prefix(data, tokenizer) else ""
+    assert bool(start) == begin
+    rendered = {q: start + render(q, data, tokenizer) for q in QUESTIONS}
+    tokenizer.chat_template = chat_template(data, tokenizer)
+    for question, text in rendered.items():
+        chat = [{"role": "user", "content": question}]
+        assert tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) == text
+    answered = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]
+    whole = start + render("Why?", data, tokenizer) + "So.</s>"
+    assert tokenizer.apply_chat_template(answered, tokenize=False) == whole
+    with pytest.raises(Exception, match="trained without system messages"):
+        tokenizer.apply_chat_template([{"role": "system", "content": "Be brief."}], tokenize=False)
+
+
+def test_what_cannot_be_exported_is_refused_before_anything_is_written(run: Path, exported: Path, tmp_path: Path):
+    with pytest.raises(BadInput, match="no model there"):
+        export_folder(tmp_path, tmp_path / "out", ollama=False, sampling=Sampling())
+    with pytest.raises(BadInput, match="is not empty"):
+        export_folder(run, exported, ollama=False, sampling=Sampling())
+    with pytest.raises(BadInput, match="has no chat template"):
+        export_folder(run, tmp_path / "out", ollama=False, sampling=Sampling(), template="chat")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_without_a_run_keeps_its_own_chat_template(run: Path, tmp_path: Path):
+    import shutil
+
+    folder = shutil.copytree(run / "model", tmp_path / "own")
+    (folder / "chat_template.jinja").write_text("{{ messages[0]['content'] }}!")
+    out = export_folder(folder, tmp_path / "out", ollama=False, sampling=Sampling())
+    assert (out / "chat_template.jinja").read_text() == "{{ messages[0]['content'] }}!"
+    assert "How the model was trained is not known" in (out / "README.md").read_text()
+    assert not (out / "Modelfile").exists()
+
+
+def test_a_stage_of_a_recipe_is_exported_with_its_template_its_evaluations_and_its_chain(run: Path, tmp_path: Path):
+    import shutil
+
+    from rl import provenance
+
+    stage = tmp_path / "stages" / "zero"
+    (stage / "evals").mkdir(parents=True)
+    shutil.copytree(run / "model", stage / "model")
+    config = {"prompts.template": "{prompt}\n", "grpo.steps": "7"}
+    provenance.write(stage, {"name": "zero", "kind": "GRPO", "key": "ab", "config": config}, [])
+    for step, shares in ((0, [0.0, 1.0, 0.5, 0.0]), (7, [1.0, 1.0, 1.0, 0.0])):
+        found = {"pass_at_1": sum(shares) / 4, "stderr": 0.2, "greedy": None, "correct_P": shares}
+        (stage / "evals" / f"step_{step:06d}.json").write_text(json.dumps(found))
+    out = export_folder(stage, tmp_path / "out", ollama=True, sampling=Sampling())
+    card = (out / "README.md").read_text()
+    assert "| pass@1, sampled, ± standard error | 37.5 ± 20.0 | 75.0 ± 20.0 |" in card
+    assert "Gain: +37.5 points, standard error 23.9." in card
+    assert "1. zero (GRPO), key ab" in card
+    assert "grpo.steps = 7" in card
+    assert '{{ "\\n" }}' in (out / "chat_template.jinja").read_text()
+    assert provenance.read(out)[-1]["name"] == "zero"
+
+
+def test_an_export_stage_makes_the_folder_and_is_done_again_when_it_was_cut_short(run: Path, tmp_path: Path):
+    from rl.config import RunConfig
+    from rl.recipe import Export, Recipe
+    from rl.workflow import run_recipe
+
+    def no_machines(cfg: RunConfig):
+        raise AssertionError("an export needs no machines")
+
+    recipe = Recipe("r", RunConfig(), (Export(name="out", model=str(run)),), out=str(tmp_path))
+    folder = run_recipe(recipe, no_machines)
+    assert {"README.md", "Modelfile", "model.safetensors", "chat_template.jinja"} <= {
+        p.name for p in (folder / "model").iterdir()
+    }
+    (folder / "provenance.json").unlink()
+    (folder / "model" / "README.md").unlink()
+    assert (run_recipe(recipe, no_machines) / "model" / "README.md").exists()
+
+
+# ------------------------------------------------------------------------------------------------ Ollama
+
+
+def go(template: str, messages: list[dict[str, str]]) -> str:
+    """A reader of the few forms of Go's template language that a Modelfile of ours uses."""
+    from jinja2 import Environment
+
+    forms = [
+        (r"\{\{ \$open := (.*?) \}\}\{\{ range \.Messages \}\}", r"{% set ns = namespace(open=\1) %}{% for m in messages %}"),
+        (r'\{\{ if eq \.Role ("\w+") \}\}', r"{% if m.role == \1 %}"),
+        (r"\{\{ \$open = (.*?) \}\}", r"{% set ns.open = \1 %}"),
+        (r"\{\{ \$open \}\}", "{{ ns.open }}"),
+        (r"\{\{ if \.Thinking \}\}", "{% if m.thinking %}"),
+        (r"\{\{ \.Thinking \}\}", "{{ m.thinking }}"),
+        (r"\{\{ \.Content \}\}", "{{ m.content }}"),
+    ]  # fmt: skip
+    assert template.endswith("{{ end }}")
+    text = template.removesuffix("{{ end }}") + "{% endfor %}"
+    for pattern, replacement in forms:
+        text = re.sub(pattern, replacement, text)
+    text = text.replace("{{ end }}", "{% endif %}")
+    assert not re.search(r"\{\{ (?!ns\.open|m\.)", text), text
+    return Environment(keep_trailing_newline=True).from_string(text).render(messages=messages)
+
+
+def test_ollama_sees_the_prompts_of_training(make_byte_tokenizer):
+    tokenizer = make_byte_tokenizer()
+    for template in ("plain", "{prompt}\n", "r1_zero"):
+        data = DataConfig(template=template)
+        text = go_template(text_turns(data, "</s>"))
+        for question in ("What is 1 + 2?", "Count to 3."):
+            assert go(text, [{"role": "user", "content": question}]) == render(question, data, tokenizer)
+
+
+def test_ollama_sees_what_the_chat_template_renders(tokenizer):
+    question, again = {"role": "user", "content": "Why?"}, {"role": "user", "content": "How?"}
+    answer, system = {"role": "assistant", "content": "So."}, {"role": "system", "content": "Be brief."}
+    text = go_template(chat_turns(tokenizer))
+    for chat in ([question], [system, question], [question, answer, again], [system, question, answer, again]):
+        wanted = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        assert go(text, chat) == wanted
+    thought = {**answer, "thinking": "hm"}
+    assert "<think>hm</think>So." in go(text, [question, thought, again])
+
+
+def test_a_modelfile_names_the_folder_the_stops_and_the_sampling(exported: Path, make_byte_tokenizer):
+    lines = (exported / "Modelfile").read_text().splitlines()
+    assert "FROM ." in lines
+    assert 'PARAMETER stop "<|end|>"' in lines
+    assert "PARAMETER temperature 0.6" in lines
+    assert "PARAMETER num_ctx 256" in lines
+    assert any("<think>{{ .Thinking }}</think>" in line for line in lines)
+    begins = make_byte_tokenizer(begin=True)
+    begins.chat_template = "{{ bos_token }}" + begins.chat_template
+    text = modelfile(None, begins, ("</s>", "</s>", "x"), 1.0, 1.0, 8)
+    assert text.count("PARAMETER stop") == 2
+    assert '{{ $open := "<s>user\\n" }}' in text  # not begun twice
+    for template in ("{prompt} {{x}}", "{prompt} {prompt}"):
+        with pytest.raises(BadInput, match="Modelfile"):
+            modelfile(DataConfig(template=template), begins, (), 1.0, 1.0, 8)
