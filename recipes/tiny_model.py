@@ -1,4 +1,5 @@
-"""A Llama of about a million parameters over characters, with random weights and a tokenizer of its own.
+"""Small models made here: a Llama of about a million parameters over characters, with random weights and a tokenizer
+of its own; smaller students of it and of SmolLM2.
 
 Used as model.path="recipes.tiny_model:tied" or ":untied". Torch is imported only when a model is made.
 """
@@ -7,6 +8,8 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+
+from rl.types import BadInput
 
 CHARACTERS = "0123456789 abcdefghijklmnopqrstuvwxyz:,.?+=<>/"
 END, PAD = "<|end|>", "<|pad|>"
@@ -22,7 +25,32 @@ def untied() -> Path:
     return make(Path("models/tiny-untied"), tie=False)
 
 
-def make(folder: Path, *, tie: bool) -> Path:
+def student() -> Path:
+    """The folder of a model of a third of the size, with the same tokenizer."""
+    return make(Path("models/tiny-student"), tie=True, layers=2, hidden=96)
+
+
+def student_of_smollm() -> Path:
+    """The folder of SmolLM2-135M-Instruct with every other layer left out: a smaller student of the same family."""
+    source, folder = Path("models/SmolLM2-135M-Instruct"), Path("models/SmolLM2-half")
+    if (folder / "model.safetensors").exists():
+        return folder
+    if not source.is_dir():
+        raise BadInput(f"{source}: no such folder; bash launch/quickstart.sh fetches it")
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+    kept = list(model.model.layers)[::2]
+    for place, layer in enumerate(kept):
+        layer.self_attn.layer_idx = place
+    model.model.layers = torch.nn.ModuleList(kept)
+    model.config.num_hidden_layers = len(kept)
+    _write(model, AutoTokenizer.from_pretrained(source), folder)
+    return folder
+
+
+def make(folder: Path, *, tie: bool, layers: int = 4, hidden: int = 128) -> Path:
     """Write the model into folder, once. The weights depend on nothing but this code."""
     if (folder / "model.safetensors").exists():
         return folder
@@ -32,9 +60,9 @@ def make(folder: Path, *, tie: bool) -> Path:
     tokenizer = make_tokenizer()
     config = LlamaConfig(
         vocab_size=64,
-        hidden_size=128,
-        intermediate_size=384,
-        num_hidden_layers=4,
+        hidden_size=hidden,
+        intermediate_size=3 * hidden,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=256,
@@ -46,12 +74,17 @@ def make(folder: Path, *, tie: bool) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = LlamaForCausalLM(config)
+    _write(model, tokenizer, folder)
+    return folder
+
+
+def _write(model, tokenizer, folder: Path) -> None:  # type: ignore[no-untyped-def]
+    """The model's folder, whole or not at all."""
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     model.save_pretrained(partial)
     tokenizer.save_pretrained(partial)
     partial.rename(folder)
-    return folder
 
 
 def make_tokenizer():  # type: ignore[no-untyped-def]

@@ -8,27 +8,33 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from rl.backend import Backend
-from rl.config import DataConfig, RewardConfig, RunConfig
-from rl.data import TASK, ExampleStream, PromptStream, all_prompts, end_token_ids, load_rows, place
+from rl.config import DataConfig, RunConfig
+from rl.data import TASK, PromptStream, all_prompts, end_token_ids, load_rows, place
+from rl.examples import ExampleStream
 from rl.judge import unjudgeable
-from rl.model import context_length, load_config, load_tokenizer
+from rl.metrics import paired_difference
+from rl.prepare import refuse_other_tokenizer, with_tokens
+from rl.pretrained import context_length, load_config, load_tokenizer
+from rl.reward_model import check_models
+from rl.routing import named, refuse_unused
 from rl.score import Scorer
 from rl.settings import from_json, to_json, validate
+from rl.shots import evaluation_prompts
+from rl.stages.contamination import check_run
 from rl.stages.context import Context, Stop
-from rl.stages.evaluate import mean_and_stderr
 from rl.stages.grpo import train_grpo
 from rl.stages.sft import train_sft
 from rl.summary import Measured, write_summary
 from rl.templates import Table
 from rl.track import Tracker
-from rl.types import BadInput, Prompt, Row
+from rl.types import BadInput, Example, Prompt, Row
 
 log = logging.getLogger(__name__)
 
@@ -38,66 +44,108 @@ FREE_ON_RESUME = ("grpo.steps", "evaluation.every", "checkpoint", "track", "clus
 
 @dataclass
 class Inputs:
-    """All that a run needs and that can be wrong, loaded and checked before any machine is started."""
+    """All that a run needs and that can be wrong, loaded and checked before any machine is started.
+
+    stream: for GRPO. prompts: each training prompt once, where they are sampled without GRPO. What a run does not need
+    is empty or None.
+    """
 
     model_path: str
     tokenizer: PreTrainedTokenizerBase
     context_length: int
-    stream: PromptStream
+    stream: PromptStream | None
+    prompts: list[Prompt]
     eval_prompts: list[Prompt]
     sft_stream: ExampleStream | None
-    scorer: Scorer
+    sft_held_out: list[Example]
+    scorer: Scorer | None
 
 
 def prepare(cfg: RunConfig) -> Inputs:
     """Check the config, the model, the tokenizer, the data and the rewards. Raises BadInput."""
     validate(cfg)
-    model_path = _model_path(cfg.model.path)
+    model_path = with_tokens(resolve_model(cfg.model.path), cfg.model.add_tokens)
     limit = context_length(cfg.model, load_config(model_path))
     tokenizer = load_tokenizer(model_path)
     end_token_ids(tokenizer)
-    scorer = Scorer(cfg.rewards, cfg.grpo, max_unjudged_share=cfg.scoring.max_unjudged_share)
-    longest_prompt = limit - max(cfg.rollout.max_new_tokens, cfg.evaluation.max_new_tokens)
-    if longest_prompt < 1:
+    for key, teacher in (("sft.distill.teacher", cfg.sft.distill.teacher), ("grpo.teacher", cfg.grpo.teacher)):
+        if teacher:
+            refuse_other_tokenizer(key, teacher, tokenizer)
+    budget = cfg.learner.micro_batch_tokens
+    samples = bool(cfg.prompts.source or cfg.grpo.steps or cfg.evaluation.data.source)
+    longest_prompt = _longest_prompt(cfg, limit) if samples else 0
+    scorer, stream, prompts, eval_prompts = None, None, [], []
+    if cfg.rewards:
+        scorer = Scorer(cfg.rewards, cfg.grpo, max_unjudged_share=cfg.scoring.max_unjudged_share)
+        check_models(cfg.rewards)
+    if cfg.prompts.source or cfg.grpo.steps:
+        rows = _judgeable(cfg, cfg.prompts)
+        if cfg.rewards:
+            refuse_unused(named(cfg.rewards), rows, cfg.prompts.source)
+        if cfg.grpo.steps:
+            stream = PromptStream(rows, cfg.prompts, tokenizer, cfg.seed, longest_prompt)
+        else:
+            prompts = all_prompts(rows, cfg.prompts, tokenizer, longest_prompt)
+    held_out = cfg.evaluation.data
+    if held_out.source:
+        rows = _judgeable(cfg, held_out)
+        eval_prompts = evaluation_prompts(rows, cfg.evaluation, cfg.prompts, tokenizer, longest_prompt, cfg.seed)
+        check_run(cfg)
+    sft_stream, sft_held_out = None, []
+    if cfg.sft.enabled:
+        sft_stream = _examples(cfg, cfg.sft.data, tokenizer, min(limit, budget))
+        if cfg.sft.eval_data.source:
+            sft_held_out = _examples(cfg, cfg.sft.eval_data, tokenizer, min(limit, budget)).all()
+    return Inputs(model_path, tokenizer, limit, stream, prompts, eval_prompts, sft_stream, sft_held_out, scorer)
+
+
+def _longest_prompt(cfg: RunConfig, limit: int) -> int:
+    """Tokens that a prompt may have so that a completion fits behind it, in the context and in a micro-batch."""
+    longest = limit - max(cfg.rollout.max_new_tokens, cfg.evaluation.max_new_tokens)
+    if longest < 1:
         raise BadInput(
             f"rollout.max_new_tokens={cfg.rollout.max_new_tokens} leaves no room for a prompt in a context of {limit} "
             "tokens; lower it"
         )
     budget = cfg.learner.micro_batch_tokens
-    longest_prompt = min(longest_prompt, budget - cfg.rollout.max_new_tokens)
-    if longest_prompt < 1:
+    longest = min(longest, budget - cfg.rollout.max_new_tokens)
+    if longest < 1:
         raise BadInput(
             f"learner.micro_batch_tokens={budget} cannot hold a completion of "
             f"{cfg.rollout.max_new_tokens} tokens; raise it"
         )
-    rows = _judgeable(cfg.rewards, cfg.prompts)
-    stream = PromptStream(rows, cfg.prompts, tokenizer, cfg.seed, longest_prompt)
-    held_out = cfg.evaluation.data
-    eval_prompts = all_prompts(_judgeable(cfg.rewards, held_out), held_out, tokenizer, longest_prompt)
-    sft_stream = None
-    if cfg.sft.steps:
-        rows = load_rows(cfg.sft.data)
-        sft_stream = ExampleStream(rows, cfg.sft.data, tokenizer, cfg.seed, min(limit, budget), cfg.sft.overlong)
-    return Inputs(model_path, tokenizer, limit, stream, eval_prompts, sft_stream, scorer)
+    return longest
 
 
-def _judgeable(rewards: Sequence[RewardConfig], data: DataConfig) -> list[Row]:
-    """The rows whose reference answers the rewards can judge by. Raises BadInput for others, or drops them."""
+def _examples(cfg: RunConfig, data: DataConfig, tokenizer: PreTrainedTokenizerBase, limit: int) -> ExampleStream:
+    return ExampleStream(load_rows(data), data, tokenizer, cfg.seed, limit, cfg.sft.overlong)
+
+
+def _judgeable(cfg: RunConfig, data: DataConfig) -> list[Row]:
+    """The rows that get a reward and whose answers it can judge by. Raises BadInput for others, or drops them."""
     rows = load_rows(data)
     table = Table(rows, data, functools.partial(place, data.source))
-    bad = unjudgeable(rewards, [table.reference(i) for i in range(len(rows))])
+    steps = cfg.grpo.steps if data is cfg.prompts else 0  # evaluation asks every reward, whatever the step
+    bad = unjudgeable(cfg.rewards, rows, [table.reference(i) for i in range(len(rows))], steps)
     if not bad:
         return rows
     shown = "; ".join(f"{place(data.source, i)}: {reason}" for i, reason in list(bad.items())[:3])
-    found = f"{len(bad)} of {len(rows)} reference answers cannot be judged by: {shown}"
+    found = f"{len(bad)} of {len(rows)} rows cannot be judged: {shown}"
     if data.unjudgeable == "error" or len(bad) == len(rows):
         raise BadInput(f"{found}. Mend the rows, or leave them out with unjudgeable=drop")
     log.warning("%s. Dropped", found)
     return [row for i, row in enumerate(rows) if i not in bad]
 
 
-def run(cfg: RunConfig, make_backend: Callable[[RunConfig], Backend]) -> Path:
-    """Run or resume; returns the path of summary.json. make_backend(cfg) starts the machines."""
+def run(
+    cfg: RunConfig,
+    make_backend: Callable[[RunConfig], Backend],
+    evaluated: Callable[[Path], None] = lambda run_dir: None,
+) -> Path:
+    """Run or resume; returns the path of summary.json.
+
+    make_backend(cfg) starts the machines; evaluated(run_dir) is called after each evaluation.
+    """
     started = time.perf_counter()
     inputs = prepare(cfg)
     _refuse_other_run(cfg)
@@ -114,7 +162,7 @@ def run(cfg: RunConfig, make_backend: Callable[[RunConfig], Backend]) -> Path:
             (cfg.run_dir / "resolved.json").write_text(to_json(cfg))
             backend.start(inputs.model_path, inputs.context_length)
             tracker.start(json.loads(to_json(cfg)))
-            ctx = Context(cfg, backend, inputs.tokenizer, tracker, stop, inputs.context_length)
+            ctx = Context(cfg, backend, inputs.tokenizer, tracker, stop, inputs.context_length, evaluated)
             ctx.seconds["start"] = time.perf_counter() - started
             return _stages(ctx, inputs)
         finally:
@@ -125,30 +173,38 @@ def _stages(ctx: Context, inputs: Inputs) -> Path:
     cfg = ctx.cfg
     model_path = inputs.model_path
     if inputs.sft_stream is not None:
-        model_path = str(train_sft(ctx, model_path, inputs.sft_stream))
+        model_path = str(train_sft(ctx, model_path, inputs.sft_stream, inputs.sft_held_out))
+    assert inputs.stream is not None
+    assert inputs.scorer is not None
     before, after = train_grpo(ctx, model_path, inputs.stream, inputs.eval_prompts, inputs.scorer)
-    with ctx.timed("export"):
-        final, partial = cfg.run_dir / "model", cfg.run_dir / "model.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        ctx.backend.export(partial)
-        shutil.rmtree(final, ignore_errors=True)
-        partial.rename(final)
-    differences = [b - a for a, b in zip(before.correct_P, after.correct_P, strict=True)]
+    export_model(ctx)
+    gain_stderr = paired_difference(before.correct_P, after.correct_P)[1] if before and after else None
     ctx.tracker.close()
     return write_summary(
         cfg.run_dir,
         name=cfg.name,
         model=cfg.model.path,
         seed=cfg.seed,
-        before=Measured(before.pass_at_1, before.stderr, before.greedy),
-        after=Measured(after.pass_at_1, after.stderr, after.greedy),
+        before=Measured(before.pass_at_1, before.stderr, before.greedy) if before else None,
+        after=Measured(after.pass_at_1, after.stderr, after.greedy) if after else None,
         steps=cfg.grpo.steps,
         seconds=ctx.seconds,
-        gain_stderr=mean_and_stderr(differences)[1],
+        gain_stderr=gain_stderr,
     )
 
 
-def _model_path(path: str) -> str:
+def export_model(ctx: Context) -> Path:
+    """Write the learners' weights to <run>/model in Hugging Face format, whole or not at all."""
+    with ctx.timed("export"):
+        final, partial = ctx.run_dir / "model", ctx.run_dir / "model.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        ctx.backend.export(partial)
+        shutil.rmtree(final, ignore_errors=True)
+        partial.rename(final)
+    return final
+
+
+def resolve_model(path: str) -> str:
     """A model made in Python ('module:function', called without arguments) is made now; it returns its folder."""
     if not TASK.fullmatch(path):
         if (("/" in path and path.count("/") > 1) or path.startswith((".", "/"))) and not Path(path).is_dir():

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,7 +47,7 @@ class Stop:
 
 @dataclass
 class Context:
-    """A run under way. seconds: phase -> seconds spent, also before a resume."""
+    """A run under way. seconds: phase -> seconds spent, also before a resume. evaluated: told of each evaluation."""
 
     cfg: RunConfig
     backend: Backend
@@ -55,6 +55,7 @@ class Context:
     tracker: Tracker
     stop: Stop
     context_length: int
+    evaluated: Callable[[Path], None] = lambda run_dir: None
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property

@@ -5,17 +5,19 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
 from rl.backend import Task
 from rl.batch import pack
 from rl.data import PromptStream
+from rl.emergence import Emergence
 from rl.score import Scorer
 from rl.stages.context import Context
-from rl.stages.evaluate import EvalResult, evaluate
+from rl.stages.evaluate import EvalResult
+from rl.stages.heldout import evaluate_once, measured
 from rl.stages.rollouts import RolloutQueue
+from rl.stages.style import share_in_language
 from rl.track import stats_metrics
 from rl.types import PackedBatch, Prompt, ScoredGroup, StepStats, Stopped
 
@@ -24,20 +26,27 @@ log = logging.getLogger(__name__)
 
 def train_grpo(
     ctx: Context, model_path: str, stream: PromptStream, eval_prompts: Sequence[Prompt], scorer: Scorer
-) -> tuple[EvalResult, EvalResult]:
-    """Train from model_path; returns held-out accuracy before and after. Resumes from the newest checkpoint."""
+) -> tuple[EvalResult | None, EvalResult | None]:
+    """Train from model_path; returns held-out accuracy before and after (None without eval_prompts).
+
+    Resumes from the newest checkpoint.
+    """
     cfg, g, backend = ctx.cfg, ctx.cfg.grpo, ctx.backend
     with ctx.timed("load"):
-        fingerprint = backend.load(Task(model_path, g.optim, g.total_updates, g, model_path))
+        fingerprint = backend.load(Task(model_path, g.optim, g.total_updates, g, model_path, g.teacher))
     meta = ctx.resume("grpo", fingerprint)
     start = meta.step if meta else 0
     if meta:
         stream.restore(meta.cursor)
-    ctx.tracker.resume({"sft": cfg.sft.steps, "grpo": start, "eval": start + 1 if start else 0})
+    # SFT is done by now, so all of its steps stay: 10**9 is more than it can have.
+    ctx.tracker.resume({"sft": 10**9, "grpo": start, "eval": start + 1 if start else 0})
     queue = RolloutQueue(ctx, stream, scorer, cfg.rollout.staleness)
     with ctx.timed("sync"):
         backend.sync_weights(version=start)  # at the first step too: a broken path fails before any training
-    before = _evaluate_once(ctx, 0, eval_prompts, scorer) if start == 0 else EvalResult.read(_eval_path(ctx, 0))
+    # A run that was killed before its first checkpoint measures again: its record of it is gone.
+    redo = start == 0 and eval_prompts
+    before = evaluate_once(ctx, 0, eval_prompts, scorer) if redo else measured(ctx, 0, eval_prompts, scorer)
+    emergence = Emergence(ctx.run_dir, start, share_in_language)
     ctx.tracker.begin("grpo", g.steps, start)
     for step in range(start, g.steps):
         queue.reset()
@@ -61,11 +70,10 @@ def train_grpo(
         metrics = scorer.metrics(scored_P) | stats_metrics(stats) | _batch_metrics(updates_U)
         metrics |= {"sync/megabytes": report.num_bytes / 1e6, "groups/trained": float(len(kept_P))}
         metrics |= {f"seconds/{phase}": s for phase, s in seconds.items()} | queue.stats.metrics()
+        metrics |= emergence.step(step, scored_P)
         ctx.tracker.step("grpo", step, metrics, scored_P)
         _finish_step(ctx, step + 1, stream, fingerprint, eval_prompts, scorer)
-    if not _eval_path(ctx, g.steps).exists():  # resumed with fewer steps than are done
-        return before, _evaluate_once(ctx, g.steps, eval_prompts, scorer)
-    return before, EvalResult.read(_eval_path(ctx, g.steps))
+    return before, measured(ctx, g.steps, eval_prompts, scorer)
 
 
 def _sample_step(
@@ -117,26 +125,9 @@ def _finish_step(
     """Evaluate and save after `done` steps, when due. Raises Stopped when the user asked for it."""
     cfg, last = ctx.cfg, done == ctx.cfg.grpo.steps
     score = None
-    if last or (cfg.evaluation.every and done % cfg.evaluation.every == 0):
-        score = _evaluate_once(ctx, done, eval_prompts, scorer).pass_at_1
+    if eval_prompts and (last or (cfg.evaluation.every and done % cfg.evaluation.every == 0)):
+        score = evaluate_once(ctx, done, eval_prompts, scorer).pass_at_1
     if last or done % cfg.checkpoint.every == 0 or ctx.stop.requested:
         ctx.save("grpo", done, stream.state(), fingerprint, score)
     if ctx.stop.requested and not last:
         raise Stopped(f"stopped after step {done} of {cfg.grpo.steps}; the same command goes on from there")
-
-
-def _eval_path(ctx: Context, step: int) -> Path:
-    return ctx.run_dir / "evals" / f"step_{step:06d}.json"
-
-
-def _evaluate_once(ctx: Context, step: int, eval_prompts: Sequence[Prompt], scorer: Scorer) -> EvalResult:
-    with ctx.timed("evaluate"):
-        result, graded_P = evaluate(ctx, eval_prompts, scorer)
-    ctx.tracker.step("eval", step, result.metrics(), graded_P)
-    result.write(_eval_path(ctx, step))
-    log.info(
-        "held-out accuracy after %d steps: pass@1 %.1f %% (standard error %.1f), greedy %s",
-        step, 100 * result.pass_at_1, 100 * result.stderr,
-        "not measured" if result.greedy is None else f"{100 * result.greedy:.1f} %",
-    )  # fmt: skip
-    return result

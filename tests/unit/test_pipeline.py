@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import logging
 from pathlib import Path
 
 import pytest
 
 from recipes.tiny import recipe
-from rl.config import OptimConfig, RunConfig
-from rl.pipeline import _refuse_other_run, prepare
+from rl.config import DataConfig, OptimConfig, RewardConfig, RunConfig
+from rl.pipeline import _judgeable, _refuse_other_run, prepare
 from rl.schedule import learning_rate
 from rl.settings import apply_overrides, from_json, to_json
 from rl.types import BadInput
@@ -57,6 +59,53 @@ def test_a_folder_with_another_run_in_it_is_refused_but_more_steps_are_not(cfg: 
     with pytest.raises(BadInput, match=r"holds a run with seed=1, not 2"):
         _refuse_other_run(apply_overrides(cfg, ["seed=2"]))
     assert from_json(to_json(cfg)) == cfg
+
+
+def rows_file(folder: Path, *rows: dict[str, str]) -> DataConfig:
+    """Rows as a file whose first line is blank, so that row 1 stands in line 2."""
+    path = folder / "rows.jsonl"
+    path.write_text("\n" + "\n".join(json.dumps({"prompt": "q"} | row) for row in rows))
+    return DataConfig(source=str(path))
+
+
+def test_rows_that_cannot_be_judged_are_named_by_their_line(cfg: RunConfig, tmp_path: Path) -> None:
+    cfg = dataclasses.replace(cfg, rewards=(RewardConfig("accuracy"),))
+    data = rows_file(tmp_path, {"answer": "4"}, {"answer": "\\boxed{}"}, {"answer": "5"})
+    with pytest.raises(BadInput, match=r"1 of 3 rows cannot be judged: .*rows.jsonl line 3: .*no reference answer"):
+        _judgeable(cfg, data)
+
+
+def test_rows_that_get_no_reward_are_named_too(cfg: RunConfig, tmp_path: Path) -> None:
+    cfg = dataclasses.replace(cfg, rewards=(RewardConfig("accuracy", domains=("math",)),))
+    data = rows_file(tmp_path, {"answer": "4", "domain": "math"}, {"answer": "\\boxed{}", "domain": "poem"})
+    with pytest.raises(BadInput, match=r"1 of 2 .* line 3: no reward applies: its 'domain' is 'poem'"):
+        _judgeable(cfg, data)
+    everything = dataclasses.replace(cfg, rewards=(*cfg.rewards, RewardConfig("format")))
+    assert len(_judgeable(everything, data)) == 2  # accuracy is not asked about the poem, whose answer it cannot read
+
+
+def test_rows_that_cannot_be_judged_may_be_dropped_with_a_warning(
+    cfg: RunConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cfg = dataclasses.replace(cfg, rewards=(RewardConfig("accuracy"),))
+    data = rows_file(tmp_path, {"answer": "4"}, {"answer": "\\boxed{}"}, {"answer": "5"})
+    with caplog.at_level(logging.WARNING):
+        kept = _judgeable(cfg, dataclasses.replace(data, unjudgeable="drop"))
+    assert [row["answer"] for row in kept] == ["4", "5"]
+    assert "1 of 3 rows" in caplog.text
+    assert "line 3" in caplog.text
+    none = dataclasses.replace(rows_file(tmp_path, {"answer": "\\boxed{}"}), unjudgeable="drop")
+    with pytest.raises(BadInput, match="1 of 1 rows cannot be judged"):
+        _judgeable(cfg, none)
+
+
+def test_a_reward_for_domains_that_are_not_there_and_a_model_that_is_none_are_refused(cfg: RunConfig) -> None:
+    for reward, message in (
+        (RewardConfig("accuracy", name="a", domains=("maths",)), "'a' is for the domains maths, but no row"),
+        (RewardConfig("model:no/such/folder"), "model:no/such/folder: no model with a tokenizer there"),
+    ):
+        with pytest.raises(BadInput, match=message):
+            prepare(dataclasses.replace(cfg, rewards=(*cfg.rewards, reward)))
 
 
 def test_learning_rates_by_hand() -> None:

@@ -1,0 +1,234 @@
+"""The whole R1 recipe in miniature, and its claims put to the test: aha run recipes/r1_mini.py
+
+    base -> zero                         R1-Zero: RL alone, on accuracy and format
+    zero -> zero_picks -> cold           cold start from Zero's readable outputs
+    cold -> reason                       RL with language consistency
+    reason -> picks -> mixed -> sft      rejection sampling, mixed with what needs no reasoning, SFT of the base
+    sft -> final                         RL over all domains
+    mixed -> student; student_base -> student_rl     a smaller model taught by the result, and its twin by RL alone
+
+scale=laptop: SmolLM2-135M on sums, under an hour on two cores. scale=tiny: a million parameters on strings to reverse,
+minutes; what the tests run. ablations=true adds the claims that need runs of their own.
+
+Unlike R1: the base is taught the tasks' language first (R1's was pretrained on everything), the rewards of the last
+stage are rules alone, and steps, batches and learning rates fit the size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from rl.config import (
+    DataConfig,
+    EvalConfig,
+    GRPOConfig,
+    LearnerConfig,
+    MixConfig,
+    MixPart,
+    ModelConfig,
+    OptimConfig,
+    RejectConfig,
+    RewardConfig,
+    RolloutConfig,
+    RunConfig,
+    SamplerConfig,
+    SFTConfig,
+    TrackConfig,
+)
+from rl.recipe import GRPO, SFT, Build, Claim, Compare, Evaluate, Mix, Recipe, Reject, Stage
+
+ACCURACY = RewardConfig("accuracy", domains=("reasoning",))
+FORMAT = RewardConfig("format", weight=0.2, domains=("reasoning",))
+LANGUAGE = RewardConfig("language_consistency", domains=("reasoning",))
+READABLE = RejectConfig(
+    samples=8, keep="shortest", min_score=1.9, min_language_share=0.9, max_paragraph_words=100, no_code=True
+)
+EXACT = RewardConfig("recipes.r1_tasks:exact", domains=("chat",))
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What differs between the sizes. Tasks are functions of recipes/r1_tasks.py."""
+
+    name: str
+    base: RunConfig
+    teacher: str
+    student: str
+    task: str
+    template: str
+    max_new_tokens: int
+    pretrain: SFTConfig
+    sft: SFTConfig
+    grpo: GRPOConfig
+    eval_problems: int
+    eval_samples: int
+    reject_prompts: int
+
+
+def tiny(seed: int) -> Scale:
+    """A model of a million parameters that reads characters, on strings to reverse."""
+    return Scale(
+        name="r1-mini-tiny",
+        base=RunConfig(
+            seed=seed,
+            model=ModelConfig(dtype="float32"),
+            learner=LearnerConfig(micro_batch_tokens=8192),
+            sampler=SamplerConfig(kv_cache_gib=1.0),
+            track=TrackConfig(wandb="off"),
+        ),
+        teacher="recipes.tiny_model:tied",
+        student="recipes.tiny_model:student",
+        task="tiny",
+        template="{prompt} ",
+        max_new_tokens=120,
+        pretrain=SFTConfig(steps=100, examples_per_step=64, optim=OptimConfig(lr=3e-3, warmup_steps=10)),
+        sft=SFTConfig(steps=20, examples_per_step=64, optim=OptimConfig(lr=1e-3, schedule="cosine", warmup_steps=2)),
+        grpo=GRPOConfig(
+            steps=6, prompts_per_step=16, group_size=8, kl_coef=0.0, clip_high=0.28, uniform_groups="drop",
+            optim=OptimConfig(lr=3e-4),
+        ),
+        eval_problems=96,
+        eval_samples=4,
+        reject_prompts=128,
+    )  # fmt: skip
+
+
+def laptop(seed: int) -> Scale:
+    """SmolLM2-135M on sums."""
+    return Scale(
+        name="r1-mini",
+        base=RunConfig(
+            seed=seed, model=ModelConfig(context_length=512), learner=LearnerConfig(micro_batch_tokens=3072)
+        ),
+        teacher="models/SmolLM2-135M-Instruct",
+        student="recipes.tiny_model:student_of_smollm",
+        task="mini",
+        template="{prompt}\n",
+        max_new_tokens=96,
+        pretrain=SFTConfig(steps=30, examples_per_step=32, optim=OptimConfig(lr=2e-4, warmup_steps=3)),
+        sft=SFTConfig(steps=12, examples_per_step=32, optim=OptimConfig(lr=1e-4, schedule="cosine", warmup_steps=2)),
+        grpo=GRPOConfig(
+            steps=12, prompts_per_step=8, group_size=8, kl_coef=0.0, clip_high=0.28, uniform_groups="drop",
+            optim=OptimConfig(lr=3e-5),
+        ),
+        eval_problems=60,
+        eval_samples=4,
+        reject_prompts=128,
+    )  # fmt: skip
+
+
+def recipe(scale: str = "laptop", seed: int = 1, ablations: bool = False) -> Recipe:
+    """Called by `aha run recipes/r1_mini.py`. scale: laptop or tiny."""
+    s = {"laptop": laptop, "tiny": tiny}[scale](seed)
+    stages = [*_zero(s), *_four_stages(s), *_students(s)]
+    if ablations:
+        stages += _ablations(s)
+    claims = Compare("claims", (*CLAIMS, *ABLATION_CLAIMS) if ablations else CLAIMS)
+    return Recipe(s.name, s.base, (*stages, claims))
+
+
+def _data(s: Scale, name: str, **settings: object) -> DataConfig:
+    source = name if name.startswith("@") else f"recipes.r1_tasks:{name}"
+    return replace(DataConfig(source=source, template=s.template), **settings)  # type: ignore[arg-type]
+
+
+def _sft(s: Scale, name: str, model: str, data: str, steps: int = 0) -> SFT:
+    return SFT(name, model, replace(s.sft, steps=steps or s.sft.steps, data=_data(s, data)))
+
+
+def _base(s: Scale, name: str, model: str) -> SFT:
+    documents = _data(s, f"{s.task}_documents", text_field="text")
+    return SFT(name, model, replace(s.pretrain, data=documents))
+
+
+def _grpo(s: Scale, name: str, model: str, rewards: tuple[RewardConfig, ...], prompts: str = "train") -> GRPO:
+    return GRPO(
+        name, model, prompts=_data(s, f"{s.task}_{prompts}"), rewards=rewards,
+        rollout=RolloutConfig(max_new_tokens=s.max_new_tokens), grpo=s.grpo,
+    )  # fmt: skip
+
+
+def _eval(s: Scale, model: str, problems: str = "") -> Evaluate:
+    chat = problems == "chat"
+    data = _data(s, "chat_eval" if chat else f"{s.task}_eval", limit=s.eval_problems)
+    return Evaluate(
+        f"eval_{model}" + ("_chat" if chat else ""), f"@{model}",
+        rewards=(EXACT,) if chat else (ACCURACY, FORMAT, LANGUAGE),
+        rollout=RolloutConfig(max_new_tokens=s.max_new_tokens),
+        evaluation=EvalConfig(data=data, samples=s.eval_samples, greedy=False),
+    )  # fmt: skip
+
+
+def _reject(s: Scale, name: str, model: str, chosen: RejectConfig) -> Reject:
+    return Reject(
+        name, f"@{model}", prompts=_data(s, f"{s.task}_train", limit=s.reject_prompts),
+        rewards=(ACCURACY, FORMAT, LANGUAGE), rollout=RolloutConfig(max_new_tokens=s.max_new_tokens), reject=chosen,
+    )  # fmt: skip
+
+
+def _zero(s: Scale) -> list[Stage]:
+    return [
+        _base(s, "base", s.teacher), _eval(s, "base"),
+        _grpo(s, "zero", "@base", (ACCURACY, FORMAT)), _eval(s, "zero"),
+    ]  # fmt: skip
+
+
+def _four_stages(s: Scale) -> list[Stage]:
+    mixture = MixConfig(
+        parts=(
+            MixPart(_data(s, "@picks"), domain="reasoning"),
+            MixPart(_data(s, "chat_train"), domain="chat"),
+        ),
+        against=(_data(s, f"{s.task}_eval"), _data(s, "chat_eval")),
+    )
+    return [
+        _reject(s, "zero_picks", "zero", READABLE),
+        _sft(s, "cold", "@base", "@zero_picks"), _eval(s, "cold"),
+        _grpo(s, "reason", "@cold", (ACCURACY, FORMAT, LANGUAGE)), _eval(s, "reason"), _eval(s, "reason", "chat"),
+        _reject(s, "picks", "reason", READABLE),
+        Mix("mixed", mixture),
+        _sft(s, "sft", "@base", "@mixed", 2 * s.sft.steps), _eval(s, "sft"), _eval(s, "sft", "chat"),
+        _grpo(s, "final", "@sft", (ACCURACY, FORMAT, LANGUAGE, EXACT), "all"), _eval(s, "final"),
+        _eval(s, "final", "chat"),
+    ]  # fmt: skip
+
+
+def _students(s: Scale) -> list[Stage]:
+    return [
+        _base(s, "student_base", s.student),
+        _sft(s, "student", "@student_base", "@mixed", 2 * s.sft.steps), _eval(s, "student"),
+        _grpo(s, "student_rl", "@student_base", (ACCURACY, FORMAT, LANGUAGE)), _eval(s, "student_rl"),
+    ]  # fmt: skip
+
+
+def _ablations(s: Scale) -> list[Stage]:
+    return [
+        _grpo(s, "reason_any_language", "@cold", (ACCURACY, FORMAT)), _eval(s, "reason_any_language"),
+        _reject(s, "all_samples", "base", RejectConfig(samples=8, keep="all", correct=False)),
+        Build("journeys", "recipes.r1_tasks:journeys", ("@all_samples/samples.jsonl",)),
+        Build("shortcuts", "recipes.r1_tasks:shortcuts", ("@all_samples/samples.jsonl",)),
+        _sft(s, "journey", "@base", "@journeys"), _eval(s, "journey"),
+        _sft(s, "shortcut", "@base", "@shortcuts"), _eval(s, "shortcut"),
+    ]  # fmt: skip
+
+
+CLAIMS = (
+    Claim("RL alone raises accuracy from the base", "@eval_zero:pass@1", "@eval_base:pass@1", z=3.0),
+    Claim("Cold start repairs the format", "@eval_cold:format_share", "@eval_zero:format_share"),
+    Claim("Cold start repairs readability: one language", "@eval_cold:language", "@eval_zero:language"),
+    Claim("The language reward keeps one language", "@eval_reason:language", "@eval_cold:language"),
+    Claim("RL after the cold start raises accuracy", "@eval_reason:pass@1", "@eval_cold:pass@1"),
+    Claim("Mixed SFT restores what needs no reasoning", "@eval_sft_chat:pass@1", "@eval_reason_chat:pass@1"),
+    Claim(
+        "The final stage keeps reasoning (within 5 points)", "@eval_final:pass@1", "@eval_sft:pass@1", at_least=-0.05
+    ),
+    Claim("Distillation beats RL on the small student", "@eval_student:pass@1", "@eval_student_rl:pass@1"),
+    Claim("Majority vote beats pass@1", "@eval_final:cons", "@eval_final:pass@1"),
+)
+ABLATION_CLAIMS = (
+    Claim(
+        "Without the language reward consistency falls", "@eval_reason:language", "@eval_reason_any_language:language"
+    ),
+    Claim("The language reward costs accuracy", "@eval_reason_any_language:pass@1", "@eval_reason:pass@1"),
+    Claim("Journeys teach more than shortcuts", "@eval_journey:pass@1", "@eval_shortcut:pass@1"),
+)

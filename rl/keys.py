@@ -1,0 +1,194 @@
+"""Which work is done already: a stage's key is a hash of its config and of its inputs' content.
+
+An input that an earlier stage makes counts by that stage's key, so that all keys are known before anything runs, and a
+changed knob changes the keys of what depends on it and of nothing else. What only says where and how often (cluster,
+checkpoints, tracking) is left out.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import functools
+import hashlib
+import importlib.util
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from rl.config import DataConfig
+from rl.data import TASK, fingerprint, load_rows
+from rl.recipe import Build, Recipe, Reference, Stage, references, run_config, stage_to_dict
+from rl.types import BadInput
+
+# Of the base: what changes numbers.
+SHARED = ("seed", "model", "learner", "sampler")
+# Settings that change nothing that a stage puts out.
+FREE = ("evaluation.every", "reject.chunk_prompts")
+CHUNK = 1 << 22
+
+
+@dataclass(frozen=True, slots=True)
+class StageKey:
+    """key: 64 hex digits. config: dotted setting -> value, as text. inputs: what it reads -> a hash of that."""
+
+    key: str
+    config: dict[str, str]
+    inputs: dict[str, str]
+
+    def changes_since(self, older: StageKey) -> list[str]:
+        """What differs, one line each: "zero.grpo.steps: 40 -> 60", "input @zero"."""
+        lines = []
+        for name in sorted(self.config.keys() | older.config.keys()):
+            was, now = older.config.get(name, "unset"), self.config.get(name, "unset")
+            if was != now:
+                lines.append(f"{name}: {was} -> {now}")
+        for name in sorted(self.inputs.keys() | older.inputs.keys()):
+            if self.inputs.get(name) != older.inputs.get(name):
+                lines.append(f"input {name}")
+        return lines
+
+
+def stage_keys(recipe: Recipe) -> dict[str, StageKey]:
+    """The key of every stage, by name. Raises BadInput for an input that is not there."""
+    keys: dict[str, StageKey] = {}
+    for stage in recipe.stages:
+        config = _flat(stage_to_dict(stage))
+        if not isinstance(stage, Build):
+            shared = dataclasses.asdict(run_config(recipe, stage))
+            config |= _flat({name: shared[name] for name in SHARED}, "base.")
+        config = {name: value for name, value in config.items() if name not in FREE and name != "name"}
+        inputs = {text: keys[ref.stage].key for text in _texts(stage) if (ref := Reference.parse(text)) is not None}
+        inputs |= _outer_inputs(stage)
+        digest = hashlib.sha256(json.dumps([config, inputs], sort_keys=True).encode()).hexdigest()
+        keys[stage.name] = StageKey(digest, config, inputs)
+    return keys
+
+
+def _flat(node: object, prefix: str = "") -> dict[str, str]:
+    if isinstance(node, dict):
+        return {k: v for name, item in node.items() for k, v in _flat(item, f"{prefix}{name}.").items()}
+    if isinstance(node, list | tuple) and node and isinstance(node[0], dict):
+        return {k: v for i, item in enumerate(node) for k, v in _flat(item, f"{prefix}{i}.").items()}
+    return {prefix.rstrip("."): str(node)}
+
+
+def _texts(stage: Stage) -> list[str]:
+    return [text for _, text in references(stage)]
+
+
+def _outer_inputs(stage: Stage) -> dict[str, str]:
+    """What a stage reads from outside the recipe: models, data, Python functions."""
+    found: dict[str, str] = {}
+
+    def walk(node: object) -> None:
+        if isinstance(node, DataConfig):
+            if node.source and not node.source.startswith("@"):
+                found[node.source] = _data_hash(node)
+        elif dataclasses.is_dataclass(node):
+            for f in dataclasses.fields(node):
+                value = getattr(node, f.name)
+                if f.name in ("model", "function") and isinstance(value, str) and value and not value.startswith("@"):
+                    found[value] = path_hash(value)
+                else:
+                    walk(value)
+        elif isinstance(node, tuple):
+            for item in node:
+                walk(item)
+
+    walk(stage)
+    return found
+
+
+@functools.lru_cache(maxsize=256)
+def _data_hash(data: DataConfig) -> str:
+    if TASK.fullmatch(data.source):  # called without need it might download a lot
+        return path_hash(data.source)
+    if Path(data.source).is_file():
+        return fingerprint(load_rows(data))
+    return hashlib.sha256(f"{data.source} {data.subset} {data.split}".encode()).hexdigest()
+
+
+def path_hash(text: str) -> str:
+    """A hash of a model folder's content, of the module of a function in Python, or of a Hub id's text.
+
+    Raises BadInput for a module that is not there.
+    """
+    if TASK.fullmatch(text):
+        return _module_hash(text.partition(":")[0], text)
+    folder = Path(text.removeprefix("model:"))
+    if not folder.is_dir():
+        return hashlib.sha256(text.encode()).hexdigest()
+    digest = hashlib.sha256()
+    for file in sorted(p for p in folder.rglob("*") if p.is_file()):
+        digest.update(f"{file.relative_to(folder)} {_file_hash(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def _module_hash(module: str, text: str) -> str:
+    """Of the module's source and of what it imports from the same top-level package, and so on."""
+    files: dict[str, str] = {}
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        file = _source_of(name)
+        if file is None:
+            if name == module:
+                raise BadInput(f"{text}: there is no module {name}; is the command run from the folder that holds it?")
+            continue
+        if name not in files:
+            files[name] = _file_hash(file)
+            top = module.partition(".")[0] + "."
+            waiting += [imported for imported in _imports(file) if imported.startswith(top)]
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+
+
+def _source_of(module: str) -> Path | None:
+    try:
+        spec = importlib.util.find_spec(module)
+    except ModuleNotFoundError:
+        return None
+    return Path(spec.origin) if spec is not None and spec.origin is not None else None
+
+
+def _imports(file: Path) -> list[str]:
+    """Modules that the source imports; of `from a import b`, both a and a.b, which may be one."""
+    names = []
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return names
+
+
+def _file_hash(file: Path) -> str:
+    stat = file.stat()
+    return _hash_of(file, stat.st_size, stat.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=4096)
+def _hash_of(file: Path, size: int, mtime_ns: int) -> str:
+    """sha256 of a file's bytes; size and time only tell whether it was read before."""
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(CHUNK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def folder_name(index: int, stage: Stage, key: StageKey) -> str:
+    """ "03-reject-1a2b3c4d": the place in the recipe (from 0), the name, and the key's first digits."""
+    return f"{index:02d}-{stage.name}-{key.key[:8]}"
+
+
+def past_keys(recipe: Recipe, stage: Stage) -> list[tuple[Path, StageKey]]:
+    """The stage's folders of all keys, the newest last, with the key that each was made with."""
+    folders = [p for p in recipe.folder.glob(f"*-{stage.name}-*/stage.json") if re.fullmatch(
+        rf"\d+-{re.escape(stage.name)}-[0-9a-f]{{8}}", p.parent.name)]  # fmt: skip
+    found = []
+    for path in sorted(folders, key=lambda p: p.stat().st_mtime):
+        tree = json.loads(path.read_text(encoding="utf-8"))
+        found.append((path.parent, StageKey(tree["key"], tree["config"], tree["inputs"])))
+    return found

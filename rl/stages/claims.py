@@ -1,0 +1,135 @@
+"""Claims put to the test: each with the numbers measured, their standard errors, and whether it held.
+
+An evaluation's numbers lie in its stage's folder as evals/step_NNNNNN.json. "@zero:pass@1" is the last evaluation of
+stage zero, "@zero:before/pass@1" its first. A claim that does not hold is printed as not holding.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from rl.metrics import mean_and_stderr
+from rl.recipe import Claim, Reference
+from rl.stages.evaluate import EvalResult
+from rl.types import BadInput
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """A number and its standard error (NaN: unknown). values_P: one a problem where it is their mean, for pairing."""
+
+    value: float
+    stderr: float = math.nan
+    values_P: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A claim with what was measured. difference: left - right, with its standard error."""
+
+    claim: Claim
+    left: Measurement
+    right: Measurement
+    difference: float
+    stderr: float
+
+    @property
+    def holds(self) -> bool:
+        """The difference exceeds claim.at_least by more than claim.z of its standard errors. Unknown errors: no."""
+        return self.difference - self.claim.at_least > self.claim.z * self.stderr
+
+
+def put_to_test(claim: Claim, left: Measurement, right: Measurement) -> Finding:
+    """Differences of the same problems are paired; else the two count as independent.
+
+    Example: values (1, 0, 1, 1) and (0, 0, 1, 0): differences 1, 0, 0, 1, so 0.5 with standard error 0.2887.
+    """
+    if left.values_P and len(left.values_P) == len(right.values_P):
+        pairs = [a - b for a, b in zip(left.values_P, right.values_P, strict=True)]
+        difference, stderr = mean_and_stderr([d for d in pairs if not math.isnan(d)])
+    else:
+        difference = left.value - right.value
+        stderr = math.hypot(*(0.0 if m.stderr == 0 else m.stderr for m in (left, right)))
+    return Finding(claim, left, right, difference, stderr)
+
+
+def measure(text: str, folders: Mapping[str, Path]) -> Measurement:
+    """The number that "@stage:metric" or a plain number names. Raises BadInput when the stage did not measure it."""
+    ref = Reference.parse(text)
+    if ref is None:
+        try:
+            return Measurement(float(text), 0.0)
+        except ValueError:
+            raise BadInput(f"claim: {text!r} is neither a number nor @stage:metric") from None
+    files = sorted((folders[ref.stage] / "evals").glob("step_*.json"))
+    if not files:
+        raise BadInput(f"claim: stage {ref.stage} has no evaluation; set its evaluation.data")
+    first, name = ref.metric.startswith("before/"), ref.metric.removeprefix("before/")
+    return _of_result(EvalResult.read(files[0 if first else -1]), name, text)
+
+
+def _of_result(result: EvalResult, name: str, text: str) -> Measurement:
+    if name == "pass@1":
+        return Measurement(result.pass_at_1, result.stderr, tuple(result.correct_P))
+    if name in ("cons", f"cons@{result.samples}") and result.cons is not None:
+        return Measurement(result.cons, math.nan if result.cons_stderr is None else result.cons_stderr)
+    if name.removeprefix("pass@") in result.pass_at:
+        return Measurement(*result.pass_at[name.removeprefix("pass@")])
+    known = result.metrics()
+    if name not in known:
+        raise BadInput(f"claim: {text}: not measured; there are {', '.join(sorted(known))}")
+    value, count = known[name], len(result.correct_P) * max(1, result.samples)
+    # A share of samples: binomial over all of them. Samples of one problem go together, so this is on the small side.
+    stderr = math.sqrt(value * (1 - value) / count) if name.endswith("_share") and 0 <= value <= 1 else math.nan
+    return Measurement(value, stderr)
+
+
+def compare(folder: Path, claims: Sequence[Claim], folders: Mapping[str, Path]) -> Path:
+    """Test every claim; write claims.json and claims.txt into folder and print the table. Returns claims.json."""
+    findings = [put_to_test(c, measure(c.left, folders), measure(c.right, folders)) for c in claims]
+    tree = [
+        {
+            "claim": f.claim.text,
+            "left": {"name": f.claim.left, "value": _number(f.left.value), "stderr": _number(f.left.stderr)},
+            "right": {"name": f.claim.right, "value": _number(f.right.value), "stderr": _number(f.right.stderr)},
+            "difference": _number(f.difference),
+            "stderr": _number(f.stderr),
+            "z": f.claim.z,
+            "at_least": f.claim.at_least,
+            "holds": f.holds,
+        }
+        for f in findings
+    ]
+    path = folder / "claims.json"
+    path.write_text(json.dumps(tree, indent=2) + "\n", encoding="utf-8")
+    with (folder / "claims.txt").open("w", encoding="utf-8") as file:
+        Console(file=file, width=120).print(claims_table(findings))
+    Console().print(claims_table(findings))
+    return path
+
+
+def claims_table(findings: Sequence[Finding]) -> Table:
+    """The table that a run of the whole recipe ends with."""
+    table = Table("claim", "measured", "against", "difference", "held", title="Claims", show_lines=True)
+    for f in findings:
+        needed = f" (wanted > {f.claim.at_least:g} by {f.claim.z:g} standard errors)"
+        table.add_row(
+            f.claim.text, _shown(f.left), _shown(f.right), f"{f.difference:+.3f} ± {f.stderr:.3f}",
+            "yes" if f.holds else "NO" + needed,
+        )  # fmt: skip
+    return table
+
+
+def _shown(m: Measurement) -> str:
+    return f"{m.value:.3f}" + ("" if math.isnan(m.stderr) or m.stderr == 0 else f" ± {m.stderr:.3f}")
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None

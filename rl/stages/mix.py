@@ -1,0 +1,139 @@
+"""Datasets made into one: quotas by domain, deduplication, decontamination, an order by seed, a manifest.
+
+R1 mixes so for its second SFT stage (V2 B.3.3).
+
+data.jsonl      the rows: prompt, answer, target (or messages), domain, and the columns that their parts had
+manifest.json   for each part how many rows it had, gave and lost, and why
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import json
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+
+from rewards.filters import EvaluationIndex
+from rl.config import DataConfig, MixConfig, MixPart
+from rl.data import fingerprint, load_rows, place
+from rl.stages.reject import write_rows
+from rl.templates import Table
+from rl.types import BadInput, Row
+
+log = logging.getLogger(__name__)
+
+
+def mix(folder: Path, cfg: MixConfig, seed: int) -> Path:
+    """Write data.jsonl and manifest.json into folder. Raises BadInput for a part that is too small for its quota."""
+    index = evaluation_index(cfg.against)
+    seen: set[tuple[str, str]] = set()
+    rows: list[Row] = []
+    parts = []
+    for number, part in enumerate(cfg.parts):
+        mine, counts = _take(part, cfg, index, seen, [seed, number])
+        rows += mine
+        parts.append({"source": part.data.source, "domain": part.domain, "quota": part.quota, **counts})
+        log.info("%s: %s", part.data.source, ", ".join(f"{n} {what}" for what, n in counts.items()))
+    if cfg.shuffle:
+        rows = [rows[i] for i in np.random.default_rng([seed, len(cfg.parts)]).permutation(len(rows))]
+    write_rows(folder / "data.jsonl", rows)
+    domains = Counter(str(row.get("domain", "")) for row in rows)
+    manifest = {"rows": len(rows), "sha256": fingerprint(rows), "domains": domains, "parts": parts}
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    return folder / "data.jsonl"
+
+
+def evaluation_index(against: Sequence[DataConfig]) -> EvaluationIndex:
+    """The n-grams of evaluation questions. Worked solutions count too where their column is there."""
+    texts: list[str] = []
+    for data in against:
+        for row in load_rows(data):
+            texts += [str(row[f]) for f in (data.prompt_field, data.target_field) if row.get(f)]
+    return EvaluationIndex(texts)
+
+
+def _take(
+    part: MixPart, cfg: MixConfig, index: EvaluationIndex, seen: set[tuple[str, str]], seed: Sequence[int]
+) -> tuple[list[Row], dict[str, int]]:
+    """(the part's rows under common names, counts of what became of all of them)."""
+    found = load_rows(part.data)
+    counts = {"rows": len(found), "taken": 0, "duplicate": 0, "contaminated": 0, "surplus": 0}
+    order = np.random.default_rng(list(seed)).permutation(len(found)) if part.quota else np.arange(len(found))
+    taken: list[int] = []
+    common: dict[int, Row] = {}
+    where = functools.partial(place, part.data.source)
+    table = Table(found, part.data, where)
+    for i in (int(i) for i in order):
+        if part.quota and len(taken) == part.quota:
+            counts["surplus"] += 1
+            continue
+        row = _common(table, found[i], i, part, where)
+        key = (_bare(row["prompt"]), _bare(row.get("messages", row.get("target", ""))))
+        if len(index) and index.overlap(" ".join(key)):
+            counts["contaminated"] += 1
+        elif cfg.deduplicate and key in seen:
+            counts["duplicate"] += 1
+        else:
+            seen.add(key)
+            taken.append(i)
+            common[i] = row
+    counts["taken"] = len(taken)
+    if len(taken) < part.quota and cfg.short == "error":
+        raise BadInput(
+            f"{part.data.source}: gives {len(taken)} rows ({counts['duplicate']} duplicates and "
+            f"{counts['contaminated']} contaminated left out of {len(found)}), but its quota is {part.quota}; lower "
+            "the quota, or set mix.short=take"
+        )
+    return [common[i] for i in sorted(taken)], counts
+
+
+def _common(table: Table, row: Row, i: int, part: MixPart, where: Callable[[int], str]) -> Row:
+    """The row under the names prompt, answer, target (or messages) and domain, its other columns kept."""
+    data = part.data
+    if data.messages_field:
+        if data.messages_field not in row:
+            raise BadInput(f"{where(i)}: has no column {data.messages_field!r}")
+        out: Row = dict(row) | {"prompt": "", "messages": row[data.messages_field]}
+    else:
+        for name in (data.prompt_field, data.target_field):
+            if not isinstance(row.get(name), str):
+                raise BadInput(f"{where(i)}: column {name!r} is missing or no text")
+        reference = table.reference(i) if data.answer_field in row else ""
+        out = dict(row) | {"prompt": row[data.prompt_field], "target": row[data.target_field], "answer": reference}
+    if part.domain:
+        out["domain"] = part.domain
+    return out
+
+
+def _bare(value: object) -> str:
+    """Text without regard to white space."""
+    return " ".join((value if isinstance(value, str) else json.dumps(value, sort_keys=True)).split())
+
+
+# ------------------------------------------------------------------------------------------------ built in Python
+
+
+def build(folder: Path, function: str, sources: Mapping[str, str]) -> Path:
+    """Write what function({name: rows}) returns as data.jsonl. sources: name -> file. Raises BadInput."""
+    module, _, name = function.partition(":")
+    try:
+        make = vars(importlib.import_module(module))[name]
+    except (ImportError, KeyError) as error:
+        raise BadInput(f"function={function}: no such Python function ({error})") from error
+    given = {key: load_rows(DataConfig(source=path)) for key, path in sources.items()}
+    rows = list(cast(Iterable[object], make(given)))
+    bad = next((i for i, row in enumerate(rows) if not isinstance(row, dict)), None)
+    if not rows or bad is not None:
+        what = "returned no rows" if not rows else f"row {cast(int, bad) + 1} is no dict"
+        raise BadInput(f"function={function}: {what}")
+    write_rows(folder / "data.jsonl", cast(list[Row], rows))
+    manifest = {"rows": len(rows), "function": function, "sources": {k: len(v) for k, v in given.items()}}
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    log.info("%s made %d rows from %s", function, len(rows), manifest["sources"] or "nothing")
+    return folder / "data.jsonl"

@@ -1,0 +1,290 @@
+"""Run a recipe of several stages: what is done stays, what is half done goes on, what changed is done again.
+
+A stage's folder is <out>/<recipe>/NN-name-KEY (rl/keys.py); provenance.json in it says that the stage is done. Workers
+are kept from stage to stage while their model's shape and their settings stay the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from rl import provenance
+from rl.backend import Backend
+from rl.config import RunConfig
+from rl.export import Sampling, export_folder
+from rl.pipeline import Inputs, export_model, prepare, resolve_model
+from rl.pretrained import load_config
+from rl.progress import Planned, plan, told
+from rl.recipe import (
+    GRPO,
+    MAKES_MODEL,
+    SFT,
+    Build,
+    Compare,
+    Evaluate,
+    Export,
+    Mix,
+    Recipe,
+    Reference,
+    Reject,
+    Stage,
+    inputs_of,
+    recipe_to_json,
+    run_config,
+    stage_to_dict,
+)
+from rl.stages.claims import compare
+from rl.stages.context import Context, Stop
+from rl.stages.grpo import train_grpo
+from rl.stages.heldout import evaluate_model
+from rl.stages.mix import build, mix
+from rl.stages.reject import reject
+from rl.stages.sft import train_sft
+from rl.track import Tracker
+from rl.types import AhaError, BadInput, Stopped
+
+log = logging.getLogger(__name__)
+MakeBackend = Callable[[RunConfig], Backend]
+OF_ONE_FILE = ("_name_or_path", "dtype", "torch_dtype", "transformers_version")
+"""Settings of a model's config that are about its file: the workers choose their own precision."""
+
+
+def run_recipe(
+    recipe: Recipe,
+    make_backend: MakeBackend,
+    prepare_machines: Callable[[], object] = lambda: None,
+) -> Path:
+    """Run or resume every stage that is not done. Returns the last stage's folder.
+
+    make_backend(cfg) starts a stage's machines; prepare_machines() what they share, once, when the first is needed.
+    """
+    planned = plan(recipe)
+    check_inputs(recipe, planned)
+    recipe.folder.mkdir(parents=True, exist_ok=True)
+    (recipe.folder / "recipe.json").write_text(recipe_to_json(recipe), encoding="utf-8")
+    print(told(planned), flush=True)
+    folders = {p.stage.name: p.folder for p in planned}
+    machines = _Machines(make_backend, prepare_machines)
+    try:
+        with Stop().listening() as stop:
+            for i, p in enumerate(planned):
+                if p.state == "done":
+                    continue
+                print(f"\n=== {i + 1} of {len(planned)}: {p.stage.name} ({type(p.stage).__name__})", flush=True)
+                _Runner(recipe, p, folders, machines, stop).run()
+                if stop.requested and p is not planned[-1]:
+                    raise Stopped(f"stopped after stage {p.stage.name}; the same command goes on from there")
+    finally:
+        machines.close()
+    print(f"\nEverything is in {recipe.folder}")
+    return planned[-1].folder
+
+
+def check_inputs(recipe: Recipe, planned: list[Planned]) -> None:
+    """Load and check all that can be before a stage makes it: models, tokenizers, data, rewards. Raises BadInput."""
+    for p in planned:
+        if p.state == "done" or not isinstance(p.stage, SFT | GRPO | Reject | Evaluate):
+            continue
+        cfg = run_config(recipe, p.stage)
+        cfg = dataclasses.replace(cfg, model=dataclasses.replace(cfg.model, path=_root_model(recipe, p.stage)))
+        if cfg.prompts.source.startswith("@"):
+            cfg = dataclasses.replace(
+                cfg, prompts=dataclasses.replace(cfg.prompts, source=""), grpo=dataclasses.replace(cfg.grpo, steps=0)
+            )
+        if cfg.evaluation.data.source.startswith("@"):
+            data = dataclasses.replace(cfg.evaluation.data, source="")
+            cfg = dataclasses.replace(cfg, evaluation=dataclasses.replace(cfg.evaluation, data=data))
+        if cfg.sft.data.source.startswith("@"):
+            cfg = dataclasses.replace(cfg, sft=dataclasses.replace(cfg.sft, steps=0, epochs=0, eval_every=0))
+        try:
+            prepare(cfg)
+        except BadInput as error:
+            raise BadInput("\n".join(f"stage {p.stage.name}: {line}" for line in str(error).splitlines())) from error
+
+
+def _root_model(recipe: Recipe, stage: Stage) -> str:
+    """The model outside the recipe that a stage's model comes from: it has the same tokenizer and shape."""
+    while isinstance(stage, SFT | GRPO | Reject | Evaluate):
+        ref = Reference.parse(stage.model)
+        if ref is None:
+            return stage.model
+        stage = recipe[ref.stage]
+    raise BadInput(f"stage {stage.name} makes no model")
+
+
+class _Machines:
+    """The workers, kept while the next stage can use them."""
+
+    def __init__(self, make: MakeBackend, prepare_machines: Callable[[], object]) -> None:
+        self.make, self.prepare_machines = make, prepare_machines
+        self.backend: Backend | None = None
+        self.signature = ""
+
+    def ready(self, cfg: RunConfig, inputs: Inputs) -> Backend:
+        """Workers for this stage: those of the stage before with new rewards, or new ones."""
+        signature = _signature(cfg, inputs)
+        if self.backend is not None and signature == self.signature:
+            self.backend.adopt(cfg)
+            return self.backend
+        self.close()
+        log.info("starting %d learner rank(s) and %d sampler(s)", cfg.learner.ranks, cfg.sampler.count)
+        self.prepare_machines()
+        self.backend, self.signature = self.make(cfg), signature
+        self.backend.start(inputs.model_path, inputs.context_length)
+        return self.backend
+
+    def close(self) -> None:
+        if self.backend is not None:
+            self.backend.close()
+        self.backend, self.signature = None, ""
+
+
+def _signature(cfg: RunConfig, inputs: Inputs) -> str:
+    """What must be equal for workers to go on: the model's shape, the tokenizer, and the workers' settings.
+
+    Compared as loaded: a file that a stage wrote says the same in other words (its version, where it came from).
+    """
+    shape = load_config(inputs.model_path).to_dict()
+    tokenizer = inputs.tokenizer
+    parts = [
+        {name: value for name, value in sorted(shape.items()) if name not in OF_ONE_FILE},
+        sorted(tokenizer.get_vocab().items()), tokenizer.all_special_tokens, tokenizer.chat_template,
+        cfg.model.dtype, cfg.model.lora, cfg.learner, cfg.sampler, cfg.cluster, cfg.seed, cfg.grpo.max_logprob_gap,
+        inputs.context_length,
+    ]  # fmt: skip
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+class _Runner:
+    """Runs one stage in its folder."""
+
+    def __init__(
+        self, recipe: Recipe, planned: Planned, folders: Mapping[str, Path], machines: _Machines, stop: Stop
+    ) -> None:
+        self.recipe, self.stage, self.folder, self.key = recipe, planned.stage, planned.folder, planned.key
+        self.folders, self.machines, self.stop = folders, machines, stop
+        self.seconds: dict[str, float] = {}
+
+    def run(self) -> None:
+        """Run or resume the stage; its provenance.json is written last."""
+        started = time.perf_counter()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        record = {
+            "name": self.stage.name, "kind": type(self.stage).__name__, "key": self.key.key,
+            "config": self.key.config, "inputs": self.key.inputs,
+        }  # fmt: skip
+        (self.folder / "stage.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        stage, seed = self.stage, self.recipe.base.seed
+        if isinstance(stage, Mix):
+            parts = tuple(dataclasses.replace(p, data=self._resolved(p.data)) for p in stage.mix.parts)
+            against = tuple(self._resolved(d) for d in stage.mix.against)
+            mix(self.folder, dataclasses.replace(stage.mix, parts=parts, against=against), seed)
+        elif isinstance(stage, Build):
+            build(self.folder, stage.function, {text: self._path(text, "data.jsonl") for text in stage.sources})
+        elif isinstance(stage, Compare):
+            compare(self.folder, stage.claims, self.folders)
+        elif isinstance(stage, Export):
+            shutil.rmtree(self.folder / "model", ignore_errors=True)
+            source = Path(self._path(stage.model, "model"))
+            export_folder(source, self.folder / "model", ollama=True, sampling=Sampling())
+        else:
+            self._on_machines()
+        self.seconds.setdefault("stage", time.perf_counter() - started)
+        before = [self.folders[name] for name in inputs_of(stage)]
+        details = {"seconds": self.seconds, "seed": seed, "hardware": provenance.hardware(), "counts": self._counts()}
+        provenance.write(self.folder, record | details, before)
+        # Its work is done, so what would resume it is only a burden.
+        shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
+
+    def _on_machines(self) -> None:
+        cfg = self._config()
+        inputs = prepare(cfg)
+        with Tracker(cfg.run_dir, cfg.track, name=f"{self.recipe.name}-{self.stage.name}") as tracker:
+            backend = self.machines.ready(cfg, inputs)
+            tracker.start(stage_to_dict(self.stage))
+            ctx = Context(cfg, backend, inputs.tokenizer, tracker, self.stop, inputs.context_length)
+            self._with(ctx, inputs)
+            self.seconds = ctx.seconds
+
+    def _with(self, ctx: Context, inputs: Inputs) -> None:
+        stage, model = self.stage, inputs.model_path
+        if isinstance(stage, SFT):
+            assert inputs.sft_stream is not None
+            out = self.folder / "model"
+            if not out.is_dir():
+                train_sft(ctx, model, inputs.sft_stream, inputs.sft_held_out).rename(out)
+            return
+        assert inputs.scorer is not None
+        if isinstance(stage, GRPO):
+            assert inputs.stream is not None
+            train_grpo(ctx, model, inputs.stream, inputs.eval_prompts, inputs.scorer)
+            export_model(ctx)
+        elif isinstance(stage, Reject):
+            reject(ctx, model, inputs.prompts, inputs.scorer, stage.reject)
+        elif isinstance(stage, Evaluate):
+            evaluate_model(ctx, model, inputs.eval_prompts, inputs.scorer)
+        else:
+            raise AhaError(f"stage {stage.name}: nothing runs a {type(stage).__name__}")
+
+    def _config(self) -> RunConfig:
+        """The stage as a run in its folder, its references replaced by paths."""
+        cfg = run_config(self.recipe, self.stage)
+        path = resolve_model(self._path(cfg.model.path, "model"))
+        distill = dataclasses.replace(cfg.sft.distill, teacher=self._teacher(cfg.sft.distill.teacher))
+        sft = dataclasses.replace(
+            cfg.sft, data=self._resolved(cfg.sft.data), eval_data=self._resolved(cfg.sft.eval_data), distill=distill
+        )
+        evaluation = dataclasses.replace(
+            cfg.evaluation,
+            data=self._resolved(cfg.evaluation.data),
+            shots_data=self._resolved(cfg.evaluation.shots_data),
+        )
+        return dataclasses.replace(
+            cfg, name=self.folder.name, model=dataclasses.replace(cfg.model, path=path), sft=sft,
+            grpo=dataclasses.replace(cfg.grpo, teacher=self._teacher(cfg.grpo.teacher)),
+            prompts=self._resolved(cfg.prompts), evaluation=evaluation, rewards=tuple(
+                dataclasses.replace(r, function=self._reward(r.function)) for r in cfg.rewards
+            ),
+        )  # fmt: skip
+
+    def _resolved(self, data):  # type: ignore[no-untyped-def]
+        return dataclasses.replace(data, source=self._path(data.source, "data.jsonl"))
+
+    def _teacher(self, path: str) -> str:
+        return resolve_model(self._path(path, "model"))
+
+    def _reward(self, function: str) -> str:
+        name = function.removeprefix("model:")
+        return f"model:{self._path(name, 'model')}" if name.startswith("@") else function
+
+    def _path(self, text: str, default: str) -> str:
+        """The file or folder that a reference names; other texts are left alone."""
+        ref = Reference.parse(text)
+        if ref is None:
+            return text
+        path = self.folders[ref.stage] / (ref.file or default)
+        if not path.exists():
+            what = "model" if isinstance(self.recipe[ref.stage], MAKES_MODEL) and not ref.file else path.name
+            raise BadInput(f"stage {self.stage.name}: {text}: stage {ref.stage} has made no {what} in {path.parent}")
+        return str(path)
+
+    def _counts(self) -> dict[str, object]:
+        """Steps and tokens of the stage, from what it wrote."""
+        from rl.records import read_metrics
+
+        counts: dict[str, object] = {}
+        for record in read_metrics(self.folder):
+            stage = str(record["stage"])
+            counts[f"{stage} steps"] = int(str(record["step"])) + 1
+            for name in ("tokens", "rollout/tokens", "learner/tokens"):
+                value = record.get(name)
+                if isinstance(value, int | float):
+                    counts[name] = float(str(counts.get(name, 0.0))) + value
+        return counts

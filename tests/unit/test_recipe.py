@@ -1,0 +1,216 @@
+"""rl/recipe.py, rl/keys.py, rl/progress.py, launch/recipes.py: stages as data, and what a changed knob runs again."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from launch.recipes import load
+from rl.config import (
+    DataConfig,
+    GRPOConfig,
+    MixConfig,
+    MixPart,
+    ModelConfig,
+    RejectConfig,
+    RewardConfig,
+    RolloutConfig,
+    RunConfig,
+    SFTConfig,
+)
+from rl.keys import folder_name, stage_keys
+from rl.progress import plan, told
+from rl.recipe import (
+    GRPO,
+    SFT,
+    Mix,
+    Recipe,
+    Reject,
+    apply_stage_overrides,
+    check,
+    inputs_of,
+    recipe_from_json,
+    recipe_to_json,
+    run_config,
+)
+from rl.types import BadInput
+
+
+def rows(path: Path, count: int = 4) -> str:
+    path.write_text(
+        "".join(json.dumps({"prompt": f"{i} + 1?", "answer": str(i + 1), "target": "x"}) + "\n" for i in range(count))
+    )
+    return str(path)
+
+
+@pytest.fixture
+def four(tmp_path: Path) -> Recipe:
+    """SFT, GRPO, rejection sampling, a mixture, SFT of the mixture."""
+    data = DataConfig(source=rows(tmp_path / "train.jsonl"))
+    rewards = (RewardConfig("accuracy"),)
+    return Recipe(
+        "four",
+        RunConfig(model=ModelConfig(dtype="float32")),
+        (
+            SFT("cold", "org/base", SFTConfig(steps=3, data=data)),
+            GRPO("zero", "@cold", data, rewards, RolloutConfig(max_new_tokens=8), GRPOConfig(steps=2)),
+            Reject("picks", "@zero", data, rewards, RolloutConfig(max_new_tokens=8), RejectConfig(samples=2)),
+            Mix("mixed", MixConfig(parts=(MixPart(DataConfig(source="@picks")), MixPart(data)))),
+            SFT("last", "org/base", SFTConfig(steps=3, data=DataConfig(source="@mixed"))),
+        ),
+        out=str(tmp_path / "runs"),
+    )
+
+
+def faults(recipe: Recipe) -> str:
+    with pytest.raises(BadInput) as caught:
+        check(recipe)
+    return str(caught.value)
+
+
+def test_a_recipe_says_what_each_stage_reads(four: Recipe) -> None:
+    check(four)
+    assert [inputs_of(stage) for stage in four.stages] == [[], ["cold"], ["zero"], ["picks"], ["mixed"]]
+
+
+def test_json_gives_the_same_recipe_back(four: Recipe) -> None:
+    assert recipe_from_json(recipe_to_json(four)) == four
+
+
+def test_json_with_an_unknown_kind_is_refused(four: Recipe) -> None:
+    text = recipe_to_json(four).replace('"kind": "Mix"', '"kind": "Mux"')
+    with pytest.raises(BadInput, match="stage 'mixed': unknown kind 'Mux'"):
+        recipe_from_json(text)
+
+
+def test_a_stage_becomes_a_run_with_the_bases_machines(four: Recipe) -> None:
+    cfg = run_config(four, four["zero"])
+    assert (cfg.model.path, cfg.model.dtype, cfg.grpo.steps, cfg.sft.steps) == ("@cold", "float32", 2, 0)
+    assert run_config(four, four["cold"]).grpo.steps == 0
+
+
+@pytest.mark.parametrize(
+    ("stage", "change", "said"),
+    [
+        ("zero", {"model": "@cald"}, "zero.model=@cald: no earlier stage has that name; did you mean @cold?"),
+        ("cold", {"model": "@zero"}, "cold.model=@zero: no earlier stage has that name"),
+        ("zero", {"name": "cold"}, "stage 'cold': the name is used twice"),
+        ("last", {"model": "@mixed"}, "last.model=@mixed: that stage makes no model"),
+        ("last", {"sft": SFTConfig(steps=3, data=DataConfig(source="@cold"))}, "that stage makes no dataset"),
+        ("last", {"sft": SFTConfig()}, "last.sft.steps: set steps or epochs"),
+        ("zero", {"rewards": ()}, "zero.rewards: GRPO needs at least one reward"),
+        ("picks", {"reject": RejectConfig(samples=0)}, "picks.reject.samples=0: must be at least 1"),
+        ("picks", {"rewards": ()}, "picks.rewards: at least one must say which samples are correct"),
+        ("mixed", {"mix": MixConfig()}, "mixed.mix.parts: at least one dataset"),
+    ],
+)  # fmt: skip
+def test_a_fault_is_named_with_its_stage_and_key(four: Recipe, stage: str, change: dict, said: str) -> None:  # type: ignore[type-arg]
+    stages = tuple(replace(s, **change) if s.name == stage else s for s in four.stages)
+    assert said in faults(replace(four, stages=stages))
+
+
+def test_overrides_reach_a_stage_by_name_and_the_base_otherwise(four: Recipe) -> None:
+    got = apply_stage_overrides(four, ["zero.grpo.steps=7", "learner.ranks=2", "seed=5", "name=other"])
+    assert (got["zero"].grpo.steps, got.base.learner.ranks, got.base.seed, got.name) == (7, 2, 5, "other")  # type: ignore[attr-defined]
+    assert got["cold"] == four["cold"]
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("zero.grpo.stepz=7", "stage zero: unknown config key 'grpo.stepz'; did you mean grpo.steps?"),
+        ("zerro.grpo.steps=7", "unknown config key 'zerro.grpo.steps'; did you mean zero.grpo.steps?"),
+        ("grpo.steps=7", "say of which stage, as cold.grpo.steps=7; the stages are cold, zero"),
+        ("zero=7", "zero is a stage; set one of its values"),
+    ],
+)
+def test_an_override_that_names_nothing_is_refused_with_the_nearest(four: Recipe, override: str, said: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        apply_stage_overrides(four, [override])
+    assert said in str(caught.value)
+
+
+# ------------------------------------------------------------------------------------------------ keys
+
+
+def changed(before: Recipe, after: Recipe) -> list[str]:
+    old, new = stage_keys(before), stage_keys(after)
+    return [stage.name for stage in after.stages if old[stage.name].key != new[stage.name].key]
+
+
+def test_a_knob_changes_the_keys_of_its_stage_and_of_what_follows_from_it_alone(four: Recipe) -> None:
+    assert changed(four, apply_stage_overrides(four, ["mixed.mix.shuffle=false"])) == ["mixed", "last"]
+    assert changed(four, apply_stage_overrides(four, ["zero.grpo.clip_high=0.3"])) == ["zero", "picks", "mixed", "last"]
+    assert changed(four, apply_stage_overrides(four, ["last.sft.steps=4"])) == ["last"]
+
+
+def test_where_and_how_often_change_no_key(four: Recipe) -> None:
+    free = ["cluster.start_timeout_s=99", "checkpoint.every=3", "track.wandb=off", "picks.reject.chunk_prompts=3"]
+    assert changed(four, apply_stage_overrides(four, [*free, "out=elsewhere"])) == []
+
+
+def test_what_is_shared_changes_all_that_uses_it(four: Recipe) -> None:
+    assert changed(four, apply_stage_overrides(four, ["model.dtype=bfloat16"])) == [s.name for s in four.stages]
+
+
+def test_new_content_of_a_file_changes_the_stages_that_read_it(four: Recipe, tmp_path: Path) -> None:
+    old = stage_keys(four)["cold"].key
+    rows(tmp_path / "train.jsonl", count=5)
+    # Other bytes under the same config: the cache knows a file by more than its name.
+    from rl import keys
+
+    keys._data_hash.cache_clear()
+    assert stage_keys(four)["cold"].key != old
+
+
+def test_new_content_of_a_model_folder_changes_the_key(four: Recipe, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    recipe = replace(four, stages=(replace(four["cold"], model=str(folder)),))  # type: ignore[call-arg]
+    old = stage_keys(recipe)["cold"].key
+    (folder / "config.json").write_text('{"a": 1}')
+    assert stage_keys(recipe)["cold"].key != old
+
+
+def test_the_plan_says_what_runs_and_why(four: Recipe) -> None:
+    for i, stage in enumerate(four.stages):
+        key = stage_keys(four)[stage.name]
+        folder = four.folder / folder_name(i, stage, key)
+        folder.mkdir(parents=True)
+        record = {"key": key.key, "config": key.config, "inputs": key.inputs}
+        (folder / "stage.json").write_text(json.dumps(record))
+        if i < 4:
+            (folder / "provenance.json").write_text("{}")
+    assert [p.state for p in plan(four)] == ["done", "done", "done", "done", "resume"]
+    text = told(plan(apply_stage_overrides(four, ["picks.reject.samples=3"]))).splitlines()
+    assert text[1].endswith("done, kept")
+    assert text[2].endswith("runs: reject.samples: 2 -> 3")
+    assert text[3].endswith("runs: input @picks")
+
+
+# ------------------------------------------------------------------------------------------------ files
+
+
+def test_a_parameter_of_the_recipe_is_set_by_its_name(tmp_path: Path) -> None:
+    tiny = load("recipes/r1_mini.py", ["scale=tiny", "ablations=true", "zero.grpo.steps=3"])
+    assert isinstance(tiny, Recipe)
+    assert tiny.name == "r1-mini-tiny"
+    assert tiny["zero"].grpo.steps == 3  # type: ignore[attr-defined]
+    assert "journeys" in [s.name for s in tiny.stages]
+
+
+def test_a_recipe_that_returns_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "odd.py").write_text("def recipe():\n    return 3\n")
+    with pytest.raises(BadInput, match="returned int, not a RunConfig or a Recipe"):
+        load(str(tmp_path / "odd.py"))
+
+
+def test_touching_the_fourth_stage_of_the_miniature_reruns_what_follows_from_it_and_nothing_before() -> None:
+    made = load("recipes/r1_mini.py", ["scale=tiny"])
+    assert isinstance(made, Recipe)
+    names = ["sft", "eval_sft", "eval_sft_chat", "final", "eval_final", "eval_final_chat", "claims"]
+    assert changed(made, apply_stage_overrides(made, ["sft.sft.steps=7"])) == names

@@ -1,0 +1,152 @@
+"""Every recipe in recipes/ loads and checks itself in a moment, without torch; its tasks hold what they say."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from launch.recipes import load
+from recipes import countdown, r1_tasks
+from recipes.distill_students import STUDENTS
+from rewards.countdown import countdown as reach
+from rewards.language import language_consistency
+from rl.config import RunConfig
+from rl.recipe import Recipe
+
+ROOT = Path(__file__).parents[2]
+TASKS = {"benchmarks", "r1_tasks", "reasoning", "tasks", "tiny_model"}
+VARIANTS = {
+    "r1_zero": ["size=7b", "size=32b"],
+    "r1": ["helpful=org/helpful"],
+    "distill_students": [f"student={name}" for name in STUDENTS],
+    "r1_mini": ["scale=tiny", "scale=laptop"],
+}
+
+
+def files() -> list[str]:
+    return sorted(p.stem for p in (ROOT / "recipes").glob("*.py") if p.stem not in TASKS | {"__init__"})
+
+
+@pytest.mark.parametrize(("name", "override"), [(n, o) for n in files() for o in ("", *VARIANTS.get(n, []))])
+def test_a_recipe_loads_and_all_its_settings_are_in_range(name: str, override: str) -> None:
+    made = load(f"recipes/{name}.py", [override] if override else [])
+    assert isinstance(made, RunConfig | Recipe)
+    assert made.name
+
+
+def test_all_recipes_load_without_torch_and_in_under_a_second_each() -> None:
+    code = (
+        "import json, sys, time; from launch.recipes import load; out = {}\n"
+        f"for name in {files()!r}:\n"
+        "    start = time.process_time(); load(f'recipes/{name}.py'); out[name] = time.process_time() - start\n"
+        "heavy = [m for m in ('torch', 'ray', 'vllm', 'deepspeed', 'transformers', 'datasets') if m in sys.modules]\n"
+        "print(json.dumps([out, heavy]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True
+    )
+    seconds, heavy = json.loads(done.stdout)
+    assert heavy == []
+    assert max(seconds.values()) < 1.0, seconds  # of the processor, which other work on the machine does not change
+
+
+def test_a_full_scale_recipe_says_its_source_its_hardware_and_what_it_changes() -> None:
+    for name in set(files()) - {"quickstart", "tiny", "r1_mini"}:
+        text = (ROOT / "recipes" / f"{name}.py").read_text()
+        assert re.search(r"Sources?:|After the", text), name
+        assert "Hardware:" in text, name
+        assert "Deliberately different:" in text, name
+
+
+# ------------------------------------------------------------------------------------------------ tasks
+
+
+@pytest.mark.parametrize(
+    ("train", "held_out"),
+    [
+        (r1_tasks.tiny_train, r1_tasks.tiny_eval), (r1_tasks.mini_train, r1_tasks.mini_eval),
+        (r1_tasks.chat_train, r1_tasks.chat_eval),
+    ],
+)  # fmt: skip
+def test_training_and_held_out_problems_share_none(train, held_out) -> None:  # type: ignore[no-untyped-def]
+    sides = [
+        {frozenset(re.findall(r"\d+|\b[a-z]+(?=:)", str(row["prompt"]))) for row in make()}
+        for make in (train, held_out)
+    ]
+    assert len(sides[1]) > 10
+    assert not sides[0] & sides[1]
+
+
+@pytest.mark.parametrize("make", [r1_tasks.tiny_train, r1_tasks.mini_train])
+def test_chains_are_right_and_in_one_language(make) -> None:  # type: ignore[no-untyped-def]
+    rows = make()
+    assert {row["language"] for row in rows} == {"en", "de"}
+    for row in rows[:60]:
+        numbers = re.findall(r"\d+", str(row["prompt"]))
+        answer = numbers[0][::-1] if len(numbers) == 1 else str(sum(map(int, numbers)))
+        assert row["answer"] == answer
+        assert str(row["target"]).endswith(f"</think> <answer>{answer}</answer>")
+        score = language_consistency(str(row["target"]), language=str(row["language"]), languages=("en", "de"))
+        assert score.value == 1.0, row
+
+
+def test_the_bases_documents_are_right_and_wrong_with_and_without_form() -> None:
+    texts = [str(row["text"]) for row in r1_tasks.tiny_documents()]
+    problems = [t for t in texts if re.search(r"\d", t)]
+    formed = [t for t in problems if "<think>" in t]
+    right = [t for t in formed if re.search(r"(\d+)[: ]", t)[1][::-1] == re.search(r"<answer>(\d+)", t)[1]]  # type: ignore[index]
+    assert 0.15 < 1 - len(formed) / len(problems) < 0.25
+    assert 0.2 < 1 - len(right) / len(formed) < 0.3
+
+
+def test_countdown_problems_can_be_solved_and_held_out_ones_are_others() -> None:
+    rows = countdown.problems(40, "train")
+    assert {len(row["numbers"]) for row in rows} == {3, 4}  # type: ignore[arg-type]
+    held_out = {tuple(sorted(row["numbers"])) for row in countdown.problems(40, "eval")}  # type: ignore[type-var]
+    assert not held_out & {tuple(sorted(row["numbers"])) for row in rows}  # type: ignore[type-var]
+    row = next(r for r in rows if len(r["numbers"]) == 3)  # type: ignore[arg-type]
+    assert any(_solves(expression, row) for expression in _expressions(row["numbers"])), row  # type: ignore[arg-type]
+
+
+def _expressions(numbers: list[int]) -> list[str]:
+    import itertools
+
+    return [
+        f"(({a} {s} {b}) {t} {c})" for a, b, c in itertools.permutations(numbers) for s in "+-*/" for t in "+-*/"
+    ]  # fmt: skip
+
+
+def _solves(expression: str, row: dict) -> bool:  # type: ignore[type-arg]
+    score = reach(f"<think>x</think> <answer>{expression}</answer>", numbers=row["numbers"], target=row["target"])
+    return score.value == 1.0
+
+
+def test_a_student_of_smollm_is_half_as_deep_and_still_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+    from recipes import tiny_model
+
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "models" / "SmolLM2-135M-Instruct"
+    config = LlamaConfig(
+        vocab_size=64,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=6,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+    )
+    tiny_model._write(LlamaForCausalLM(config), tiny_model.make_tokenizer(), folder)
+    student = AutoModelForCausalLM.from_pretrained(tiny_model.student_of_smollm())
+    teacher = AutoModelForCausalLM.from_pretrained(folder)
+    assert len(student.model.layers) == 3
+    assert torch.equal(student.model.layers[2].mlp.up_proj.weight, teacher.model.layers[4].mlp.up_proj.weight)
+    ids = torch.tensor([[3, 4, 5]])
+    cached = student.generate(ids, max_new_tokens=3, do_sample=False, use_cache=True)
+    assert torch.equal(cached, student.generate(ids, max_new_tokens=3, do_sample=False, use_cache=False))
