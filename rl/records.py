@@ -19,6 +19,7 @@ import numpy as np
 from rl.types import AhaError, GradedGroup, ScoredGroup
 
 log = logging.getLogger(__name__)
+ROW_GROUP = 256
 
 
 def read_metrics(run_dir: Path) -> list[dict[str, object]]:
@@ -40,6 +41,20 @@ def read_metrics(run_dir: Path) -> list[dict[str, object]]:
         except (ValueError, TypeError, KeyError) as error:
             raise AhaError(f"{path} line {number} is damaged ({error!r}); mend or remove that line") from error
     return records
+
+
+def phases(seconds: float, metrics: Mapping[str, float]) -> dict[str, float]:
+    """Seconds of a step by phase, from its seconds/<phase> metrics and "rest": they add up to `seconds`.
+
+    Waiting for rewards (scoring) is measured inside the rollout phase, so it is taken from it.
+    """
+    found = {name.removeprefix("seconds/"): s for name, s in metrics.items() if name.startswith("seconds/")}
+    found = {name: s for name, s in found.items() if "/" not in name}  # deeper names are parts of a phase
+    if "rollout" in found and "scoring" in found:
+        found["rollout"] = max(0.0, found["rollout"] - found["scoring"])
+    order = [*(name for name in ("rollout", "scoring", "update", "sync") if name in found), *sorted(found)]
+    out = {name: found[name] for name in dict.fromkeys(order)}
+    return out | {"rest": max(0.0, seconds - sum(out.values()))}
 
 
 class MetricsFile:
@@ -110,8 +125,10 @@ def rollout_files(run_dir: Path) -> list[tuple[str, int, Path]]:
 def write_rollouts(path: Path, step: int, groups_P: Sequence[ScoredGroup | GradedGroup]) -> None:
     """One row a sample, as parquet, whole or not at all. A reward part has columns <part>/score, /verdict, /reason.
 
-    tokens: of the completion. logprob_mean: nats per token, of the sampler. A part that does not apply is null, as is
-    the advantage of a group without one; reward is NaN where the sample is not valid.
+    tokens: of the completion. logprob_mean: nats per token, of the sampler. token_ids, logprobs: one a token, the stop
+    token included; logprobs in half precision, for looking at. uniform: of the whole group. A part that does not apply
+    is null, as are the advantage and uniform of a group without advantages; reward is NaN where the sample is not
+    valid. A row group holds ROW_GROUP rows, so that a few rollouts are read from a large file without the rest.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -121,9 +138,11 @@ def write_rollouts(path: Path, step: int, groups_P: Sequence[ScoredGroup | Grade
     text, kinds = pa.string(), {int: pa.int64(), bool: pa.bool_(), str: pa.string()}
     types = {name: kinds.get(type(value), pa.float64()) for name, value in rows[0].items()}
     types |= {f"{name}/{field}": text for name in names for field in ("verdict", "reason")}
+    types |= {"uniform": pa.bool_(), "token_ids": pa.list_(pa.int32()), "logprobs": pa.list_(pa.float16())}
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
-    pq.write_table(pa.Table.from_pylist(rows, pa.schema(list(types.items()))), temporary, compression="zstd")
+    table = pa.Table.from_pylist(rows, pa.schema(list(types.items())))
+    pq.write_table(table, temporary, compression="zstd", row_group_size=ROW_GROUP)
     _replace(temporary, path)
 
 
@@ -153,6 +172,9 @@ def _row(step: int, g: ScoredGroup | GradedGroup, i: int, names: Sequence[str]) 
         "seed": rollout.seed,
         "temperature": rollout.temperature,
         "logprob_mean": float(np.mean(rollout.logprobs_T, dtype=np.float64)) if len(rollout.logprobs_T) else None,
+        "uniform": g.uniform if isinstance(g, ScoredGroup) else None,
+        "token_ids": rollout.token_ids_T,
+        "logprobs": rollout.logprobs_T.astype(np.float16),
     }
 
 

@@ -1,20 +1,26 @@
-"""What a run shows while it goes: a live progress line on a terminal, else a line a step; and log.txt."""
+"""What a run shows while it goes: a live view on a terminal, else a line a step; and log.txt."""
 
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
-from rich.table import Column
+import psutil
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
 from rich.text import Text
 
-step_log = logging.getLogger("rl.step")  # a line a step: shown where there is no live progress line
+from rl.records import phases
+
+step_log = logging.getLogger("rl.step")  # a line a step: shown where there is no live view
 
 OURS = ("rl.", "rewards", "recipes", "launch")
+TREND_STEPS = 40
 SHOWN = (
     ("reward", "reward/mean", ".3f"),
     ("accuracy", "accuracy", ".3f"),
@@ -26,51 +32,90 @@ SHOWN = (
 """What a step's line shows: label, metric, format. A metric that is not there is left out."""
 
 
+TRENDS = tuple(row for row in SHOWN if row[0] != "loss")
+"""What the live view shows with its trend."""
+
+
 class Bar:
-    """Progress: one live line on a terminal, else a line a step."""
+    """Progress: one live view on a terminal, else a line a step."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._progress: Progress | None = None
-        self._task = TaskID(0)
+        self._live: Live | None = None
         self._stage, self._total, self._done = "", 0, 0
         self._seconds: deque[float] = deque(maxlen=20)
+        self._history: dict[str, deque[float]] = {}
+        self._phases: dict[str, float] = {}
 
     def begin(self, stage: str, total: int, done: int) -> None:
         self.end()
         self._stage, self._total, self._done = stage, total, done
         self._seconds.clear()
+        self._history.clear()
+        self._phases.clear()
         if self._console.is_terminal:
-            self._progress = Progress(
-                SpinnerColumn(),
-                TextColumn("{task.description}", table_column=Column(no_wrap=True, min_width=12)),
-                BarColumn(bar_width=10),
-                TextColumn("{task.fields[numbers]}", table_column=Column(no_wrap=True, overflow="ellipsis")),
-                console=self._console,
-                transient=True,
-            )
-            self._task = self._progress.add_task(f"{stage} {done}/{total}", total=total, completed=done, numbers="")
-            self._progress.start()
+            self._live = Live(console=self._console, transient=True, get_renderable=self.view, refresh_per_second=2)
+            self._live.start()
 
     def advance(self, stage: str, step: int, record: Mapping[str, float]) -> None:
+        for _, key, _ in TRENDS:
+            if key in record and math.isfinite(record[key]):
+                self._history.setdefault(key, deque(maxlen=TREND_STEPS)).append(record[key])
         numbers = [f"{label} {record[key]:{form}}" for label, key, form in SHOWN if key in record]
         if stage != self._stage:
             step_log.info("  ".join([f"{stage} {step}", *numbers]))
             return
         self._done += 1
         self._seconds.append(record["seconds"])
-        pace = sum(self._seconds) / len(self._seconds)
-        title = f"{stage} {self._done}/{self._total}"
-        left = f"{_duration(pace * (self._total - self._done))} left"
-        line = "  ".join([left, *numbers, f"{pace:.1f} s/step"])
-        if self._progress:
-            self._progress.update(self._task, description=title, completed=self._done, numbers=line)
-        step_log.info(f"{title}  {line}", extra={"live": self._progress is not None})
+        self._phases = phases(record["seconds"], record)
+        line = "  ".join([f"{_duration(self._pace() * (self._total - self._done))} left", *numbers])
+        step_log.info(
+            f"{stage} {self._done}/{self._total}  {line}  {self._pace():.1f} s/step",
+            extra={"live": self._live is not None},
+        )
+
+    def _pace(self) -> float:
+        return sum(self._seconds) / len(self._seconds) if self._seconds else 0.0
+
+    def view(self) -> RenderableType:
+        """The live view: how far, each number with its trend, where the last step's time went, memory."""
+        head = Table.grid(padding=(0, 2))
+        left = f"{_duration(self._pace() * (self._total - self._done))} left, {self._pace():.1f} s/step"
+        bar = ProgressBar(total=max(1, self._total), completed=self._done, width=30)
+        head.add_row(
+            Text(f"{self._stage} {self._done}/{self._total}", style="bold"),
+            bar,
+            left if self._seconds else "first step",
+        )
+        rows = Table.grid(padding=(0, 2))
+        rows.add_column(style="dim")
+        rows.add_column(justify="right")
+        for label, key, form in TRENDS:
+            if key in self._history:
+                values = self._history[key]
+                rows.add_row(label, f"{values[-1]:{form}}", Text(sparkline(values), style="cyan"))
+        total = sum(self._phases.values())
+        if total > 0:
+            shares = "  ".join(f"{name} {s / total:.0%}" for name, s in self._phases.items() if s / total >= 0.005)
+            rows.add_row("time", f"{total:.1f} s", shares)
+        memory = psutil.virtual_memory()
+        rows.add_row(
+            "memory", f"{memory.percent:.0f} %", f"{memory.used / 2**30:.1f} of {memory.total / 2**30:.1f} GiB here"
+        )
+        return Group(head, rows)
 
     def end(self) -> None:
-        if self._progress:
-            self._progress.stop()
-            self._progress = None
+        if self._live:
+            self._live.stop()
+            self._live = None
+
+
+def sparkline(values: Sequence[float]) -> str:
+    """A character a value, from the lowest to the highest. [0, 1, 2] -> "▁▅█"; equal values -> "▄▄▄"."""
+    low, high = min(values), max(values)
+    if low == high:
+        return "▄" * len(values)
+    return "".join("▁▂▃▄▅▆▇█"[round((v - low) / (high - low) * 7)] for v in values)
 
 
 def _duration(seconds: float) -> str:

@@ -3,7 +3,8 @@
     <run>/metrics.jsonl                  one JSON object a line: stage, step, time (Unix), seconds, then the metrics
     <run>/rollouts/step_000012.parquet   every rollout of GRPO step 12 with its reward parts; pandas.read_parquet
     <run>/log.txt                        what was logged, the third-party libraries' lines included
-    <run>/wandb/, wandb_id.txt           W&B's files and the run's id there
+    <run>/wandb/, wandb_id.txt           W&B's files and the run's id there (rl/wandb_run.py)
+    <run>/tensorboard/                   event files, a folder a stage, if track.tensorboard is on
 
 (stage, step) names a record. Nothing appears twice, also after a kill and a resume.
 """
@@ -11,8 +12,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import secrets
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,10 +23,11 @@ from rich.console import Console
 from rl.config import TrackConfig
 from rl.records import MetricsFile, rollout_files, rollouts_path, write_rollouts
 from rl.terminal import Bar, log_to
-from rl.types import BadInput, GradedGroup, ScoredGroup, StepStats
+from rl.types import GradedGroup, ScoredGroup, StepStats
+from rl.wandb_run import WandbRun
 
 if TYPE_CHECKING:
-    from wandb import Run
+    from torch.utils.tensorboard import SummaryWriter
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,8 @@ class Tracker:
         self._console = console or Console()
         self._records = MetricsFile(run_dir / "metrics.jsonl")
         self._bar = Bar(self._console)
-        self._wandb: _Wandb | None = None
+        self._wandb: WandbRun | None = None
+        self._boards: dict[str, SummaryWriter] = {}
         self._clock = time.monotonic()
         self._close_log = log_to(run_dir / "log.txt", self._console)
 
@@ -68,7 +69,7 @@ class Tracker:
     def start(self, config: Mapping[str, object]) -> None:
         """Begin W&B's run (config: the resolved config), if it is on. Raises BadInput when online and it cannot."""
         if self._cfg.wandb != "off":
-            self._wandb = _Wandb.begin(self.run_dir, self._cfg, self._name, config)
+            self._wandb = WandbRun.begin(self.run_dir, self._cfg, self._name, config)
 
     def begin(self, stage: str, total: int, done: int = 0) -> None:
         """A stage of `total` steps begins, the first `done` of them done before."""
@@ -97,7 +98,9 @@ class Tracker:
             write_rollouts(rollouts_path(self.run_dir, stage, step), step, groups_P)
         self._records.append(stage, step, record)
         if self._wandb:
-            self._wandb.log(stage, step, record)
+            self._wandb.log(stage, step, record, groups_P)
+        if self._cfg.tensorboard:
+            self._board(stage, step, record)
         self._bar.advance(stage, step, record)
 
     def close(self, *, failed: bool = False) -> None:
@@ -106,7 +109,20 @@ class Tracker:
         if self._wandb:
             self._wandb.finish(failed)
             self._wandb = None
+        for writer in self._boards.values():
+            writer.close()
+        self._boards.clear()
         self._close_log()
+
+    def _board(self, stage: str, step: int, record: Mapping[str, float]) -> None:
+        """A step for TensorBoard, each stage a run of its own there; what a resume does again replaces what was."""
+        if stage not in self._boards:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._boards[stage] = SummaryWriter(str(self.run_dir / "tensorboard" / stage), purge_step=step)
+        for name, value in record.items():
+            self._boards[stage].add_scalar(name, value, step)
+        self._boards[stage].flush()
 
 
 def stats_metrics(stats: StepStats) -> dict[str, float]:
@@ -122,79 +138,3 @@ def stats_metrics(stats: StepStats) -> dict[str, float]:
         "learner/tokens": float(stats.tokens),
     }
     return out | stats.metrics | {f"seconds/{phase}": seconds for phase, seconds in stats.seconds.items()}
-
-
-# ------------------------------------------------------------------------------------------------ W&B
-
-
-class _Wandb:
-    """A W&B run whose id stays with the run folder, so that a resumed run goes on there.
-
-    W&B cannot take back what it was sent: steps that a resume repeats have two points there. metrics.jsonl has one.
-    """
-
-    def __init__(self, run: Run) -> None:
-        self._run: Run | None = run
-        self._stages: set[str] = set()
-
-    @staticmethod
-    def begin(run_dir: Path, cfg: TrackConfig, name: str, config: Mapping[str, object]) -> _Wandb | None:
-        """The run; None, after a warning, when offline and W&B does not work. Raises BadInput when online."""
-        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # read on import: its crash reports phone home
-        id_file = run_dir / "wandb_id.txt"
-        run_id = id_file.read_text().strip() if id_file.exists() else secrets.token_hex(6)
-        try:
-            import wandb
-        except ImportError as error:
-            _no_wandb(cfg, error)
-            return None
-        settings = wandb.Settings(
-            mode=cfg.wandb,
-            silent=True,
-            console="off",
-            disable_git=True,
-            save_code=False,
-            disable_code=True,
-            x_disable_stats=True,
-            x_disable_meta=True,
-            x_disable_machine_info=True,
-            x_save_requirements=False,
-            init_timeout=60,
-            login_timeout=30,
-            finish_timeout=120,
-        )
-        try:
-            run = wandb.init(
-                project=cfg.project, name=name, id=run_id, resume="allow",
-                dir=str(run_dir), config=dict(config), settings=settings,
-            )  # fmt: skip
-        except (wandb.Error, OSError) as error:
-            _no_wandb(cfg, error)
-            return None
-        id_file.write_text(run_id)
-        return _Wandb(run)
-
-    def log(self, stage: str, step: int, metrics: Mapping[str, float]) -> None:
-        if self._run is None:
-            return
-        import wandb
-
-        try:
-            if stage not in self._stages:  # each stage counts its own steps
-                self._run.define_metric(f"{stage}/*", step_metric=f"{stage}/step")
-                self._stages.add(stage)
-            self._run.log({f"{stage}/step": step} | {f"{stage}/{name}": value for name, value in metrics.items()})
-        except (wandb.Error, OSError) as error:
-            log.warning("W&B stopped working (%s); the run goes on without it", error)
-            self._run = None
-
-    def finish(self, failed: bool) -> None:
-        if self._run is not None:
-            self._run.finish(exit_code=1 if failed else 0)
-
-
-def _no_wandb(cfg: TrackConfig, error: Exception) -> None:
-    reason = " ".join(str(error).split())
-    if cfg.wandb == "online":
-        raise BadInput(f"track.wandb=online: W&B does not start: {reason}; or set track.wandb=offline") from error
-    log.warning("W&B does not start (%s); the run goes on without it. track.wandb=off says so on purpose", reason)

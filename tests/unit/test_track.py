@@ -8,6 +8,7 @@ import json
 import logging
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ import rl.track
 from rl.config import TrackConfig
 from rl.records import read_metrics, rollouts_path, write_rollouts
 from rl.summary import Curve, Measured, smooth, text_curve, write_summary
+from rl.terminal import Bar, sparkline
 from rl.track import Tracker, stats_metrics
 from rl.types import (
     AhaError,
@@ -36,6 +38,7 @@ from rl.types import (
     StepStats,
     Verdict,
 )
+from rl.wandb_run import offline_history, panel_name
 
 OFF = TrackConfig(wandb="off")
 ROOT = Path(__file__).parents[2]
@@ -250,6 +253,7 @@ def test_every_rollout_is_a_row_that_pandas_reads(start):
     assert (row["accuracy/score"], row["accuracy/verdict"], row["accuracy/reason"]) == (1.0, "correct", "")
     assert (row["advantage"], row["valid"], row["tokens"], row["finish_reason"]) == (0.5, True, 3, "stop")
     assert (row["policy_version"], row["seed"], row["temperature"], row["logprob_mean"]) == (3, 11, 0.7, -2.0)
+    assert (row["uniform"], list(row["token_ids"]), list(row["logprobs"])) == (False, [5, 6, 7], [-1.0, -2.0, -3.0])
     assert pd.isna(row["judge/score"])  # that part did not apply to the first sample
     assert pd.isna(row["judge/verdict"])
     second = frame.iloc[1]
@@ -310,7 +314,7 @@ def test_without_a_terminal_each_step_is_one_line(start, screen, monkeypatch):
     assert "grpo 2/33  1 min 2 s left" in (track.run_dir / "log.txt").read_text()
 
 
-def test_on_a_terminal_one_line_is_redrawn(start):
+def test_on_a_terminal_a_live_view_is_redrawn_and_leaves_nothing_behind(start):
     terminal = Console(file=io.StringIO(), width=120, force_terminal=True)
     track = start(console=terminal)
     track.begin("grpo", total=4)
@@ -319,9 +323,37 @@ def test_on_a_terminal_one_line_is_redrawn(start):
     track.close()
     text = shown(terminal)
     assert "grpo 4/4" in text
-    assert "reward 1.250" in text
-    assert text.count("\n") < 4  # no line a step is left behind
+    assert "1.250" in text
+    assert "reward 1.250" not in text  # no line a step
+    assert text.endswith("\x1b[?25h" + text.rpartition("\x1b[?25h")[2])
+    erased = text.rpartition("memory")[2]
+    assert erased.count("\x1b[1A\x1b[2K") >= 2  # every line of the view is taken away again
     assert (track.run_dir / "log.txt").read_text().count("reward 1.250") == 4
+
+
+def test_the_live_view_shows_trends_phases_memory_and_the_time_left():
+    bar = Bar(Console(file=io.StringIO()))
+    bar.begin("grpo", 10, 2)
+    bar.advance("eval", 2, {"seconds": 9.0, "pass@1": 0.5})
+    for step in range(2, 5):
+        record = {"reward/mean": float(step), "seconds/rollout": 6.0, "seconds/scoring": 1.0, "seconds/update": 2.0}
+        bar.advance("grpo", step, record | {"seconds": 10.0, "tokens_per_second": 1500.0, "accuracy": math.nan})
+    console = Console(file=io.StringIO(), width=100)
+    console.print(bar.view())
+    text = shown(console)
+    assert "grpo 5/10" in text
+    assert "50 s left, 10.0 s/step" in text
+    assert re.search(r"reward +4\.000 +▁▅█", text)
+    assert re.search(r"pass@1 +0\.500 +▄", text)
+    assert re.search(r"time +10\.0 s +rollout 50%  scoring 10%  update 20%  rest 20%", text)
+    assert re.search(r"memory +\d+ % +[\d.]+ of [\d.]+ GiB", text)
+    assert "accuracy" not in text  # it had no number yet
+
+
+def test_a_sparkline_goes_from_the_lowest_to_the_highest():
+    assert sparkline([0, 1, 2]) == "▁▅█"
+    assert sparkline([3, 3]) == "▄▄"
+    assert sparkline([5, 4]) == "█▁"
 
 
 def test_our_messages_and_everyones_warnings_are_shown_and_all_is_in_the_log(start, screen):
@@ -353,6 +385,107 @@ def test_an_offline_wandb_run_stays_in_the_run_folder_and_keeps_its_id(start, mo
     assert folders
     assert all(run_id in folder.name for folder in folders)
     assert os.environ["WANDB_ERROR_REPORTING"] == "false"
+
+
+def logged_at_wandb(run_dir: Path) -> list[tuple[str, int]]:
+    steps = [(key, row[key]) for row in offline_history(run_dir) for key in row if key.endswith("/step")]
+    return [(key.removesuffix("/step"), step) for key, step in steps]
+
+
+def test_the_offline_wandb_files_hold_every_metric_once_per_step_after_a_kill_and_a_resume(start):
+    cfg = TrackConfig(wandb="offline")
+    track = start(cfg)
+    track.start({})
+    track.step("eval", 0, {"pass@1": 0.25}, [scored_group()])
+    for step in range(5):
+        track.step("grpo", step, {"reward/mean": step / 4, "entropy": 1.0, "own": step}, [scored_group()])
+    track.close()  # the checkpoint was of step 3: steps 3 and 4 are done again
+    track = start(cfg)
+    track.start({})
+    track.resume({"grpo": 3, "eval": 1})
+    for step in range(3, 7):
+        track.step("grpo", step, {"reward/mean": step / 4, "entropy": 1.0, "own": step}, [scored_group()])
+    track.close()
+    assert len(list((track.run_dir / "wandb").glob("offline-run-*"))) == 2
+    assert logged_at_wandb(track.run_dir) == [("eval", 0), *(("grpo", step) for step in range(7))]
+    rows = [row for row in offline_history(track.run_dir) if "grpo/step" in row]
+    assert [row["reward/mean"] for row in rows] == [step / 4 for step in range(7)]
+    assert {"policy/entropy", "other/own", "time/seconds"} <= rows[0].keys()
+    assert identities(track.run_dir) == logged_at_wandb(track.run_dir)
+
+
+def test_wandb_has_a_table_of_rollouts_with_their_verdicts(start):
+    track = start(TrackConfig(wandb="offline"))
+    track.start({})
+    for step in range(3):
+        track.step("grpo", step, {"reward/mean": 0.5}, [scored_group("\ud800 lone")])
+    track.close()
+    tables = [json.loads(p.read_text()) for p in track.run_dir.glob("wandb/offline-run-*/files/media/table/**/*.json")]
+    assert len(tables) == 1  # every tenth step
+    rows = [dict(zip(tables[0]["columns"], row, strict=True)) for row in tables[0]["data"]]
+    assert (rows[0]["completion"], rows[0]["reward"], rows[0]["accuracy/verdict"]) == ("? lone", 2.0, "correct")
+    assert (rows[1]["judge/verdict"], rows[1]["judge/reason"]) == ("failed", "KeyError: x")
+
+
+@pytest.mark.parametrize("size", [100, 40_000, 70_000])
+def test_offline_records_longer_than_a_block_are_read_whole(start, size):
+    track = start(TrackConfig(wandb="offline"))
+    track.start({})
+    track.step("grpo", 0, {f"m{i}": float(i) for i in range(size // 40)})
+    track.step("grpo", 1, {"a": 1.0})
+    track.close()
+    first, second = offline_history(track.run_dir)
+    assert first[f"other/m{size // 40 - 1}"] == size // 40 - 1
+    assert second["other/a"] == 1.0
+
+
+def test_an_offline_file_cut_by_a_kill_is_read_up_to_the_cut(start):
+    track = start(TrackConfig(wandb="offline"))
+    track.start({})
+    for step in range(4):
+        track.step("grpo", step, {"a": 1.0})
+    track.close()
+    (path,) = track.run_dir.glob("wandb/offline-run-*/run-*.wandb")
+    whole = path.read_bytes()
+    counts = set()
+    for cut in range(0, len(whole), 97):
+        path.write_bytes(whole[:cut])
+        steps = [step for _, step in logged_at_wandb(track.run_dir)]
+        assert steps == list(range(len(steps)))
+        counts.add(len(steps))
+    assert counts == {0, 1, 2, 3, 4}
+
+
+@pytest.mark.parametrize(
+    ("stage", "name", "expected"),
+    [
+        ("grpo", "reward/mean", "reward/mean"), ("grpo", "accuracy", "reward/accuracy"), ("grpo", "kl", "policy/kl"),
+        ("grpo", "max/ratio", "policy/max/ratio"), ("grpo", "lr", "learner/lr"), ("grpo", "seconds/update", "time/seconds/update"),
+        ("grpo", "verdict/a/wrong", "verifier/verdict/a/wrong"), ("grpo", "sync/megabytes", "sync/megabytes"),
+        ("grpo", "batch/tokens", "data/batch/tokens"), ("eval", "pass@1", "eval/pass@1"), ("sft", "nll", "sft/nll"),
+        ("grpo", "my/own", "other/my/own"),
+    ],
+)  # fmt: skip
+def test_metrics_are_in_groups_at_wandb(stage, name, expected):
+    assert panel_name(stage, name) == expected
+
+
+def test_tensorboard_has_every_metric_once_per_step_after_a_resume(start):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    cfg = TrackConfig(wandb="off", tensorboard=True)
+    for first, last, value in ((0, 5, 1.0), (3, 7, 2.0)):
+        track = start(cfg)
+        track.resume({"grpo": first, "eval": first})
+        for step in range(first, last):
+            track.step("grpo", step, {"reward/mean": value})
+        track.close()
+    events = EventAccumulator(str(track.run_dir / "tensorboard" / "grpo"))
+    events.Reload()
+    assert [(e.step, e.value) for e in events.Scalars("reward/mean")] == [
+        (0, 1.0), (1, 1.0), (2, 1.0), (3, 2.0), (4, 2.0), (5, 2.0), (6, 2.0),
+    ]  # fmt: skip
+    assert not (start(OFF).run_dir / "tensorboard" / "eval").exists()
 
 
 @pytest.mark.parametrize("failure", ["import", "init"])
