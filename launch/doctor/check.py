@@ -1,0 +1,118 @@
+"""What a check says, how checks follow one another, and how they are printed. Knows nothing of what is checked."""
+
+from __future__ import annotations
+
+import textwrap
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
+
+from rl.types import AhaError
+
+Table = tuple[tuple[str, ...], ...]
+
+
+class Outcome(StrEnum):
+    """SKIPPED: it does not concern this recipe, or what it needs has failed."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One check's result. measured: what was found, in a line. cause, remedy: of a failure. table: rows of cells."""
+
+    outcome: Outcome
+    measured: str
+    cause: str = ""
+    remedy: str = ""
+    table: Table = ()
+    name: str = ""
+    seconds: float = 0.0
+
+
+def passed(measured: str, table: Table = ()) -> Check:
+    return Check(Outcome.PASSED, measured, table=table)
+
+
+def failed(measured: str, cause: str, remedy: str, table: Table = ()) -> Check:
+    return Check(Outcome.FAILED, measured, cause, remedy, table)
+
+
+def skipped(why: str) -> Check:
+    return Check(Outcome.SKIPPED, why)
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A check to make. needs: names of probes without which it makes no sense."""
+
+    name: str
+    make: Callable[[], Check]
+    needs: tuple[str, ...] = ()
+
+
+def go_round(probes: Sequence[Probe]) -> Iterator[Check]:
+    """Make the checks in order. One that cannot be made fails with its error; those that need it are left out."""
+    outcomes: dict[str, Outcome] = {}
+    for probe in probes:
+        missing = [name for name in probe.needs if outcomes[name] is not Outcome.PASSED]
+        start = time.perf_counter()
+        if missing:
+            check = skipped(f"not made: it needs {missing[0]!r}")
+        else:
+            check = _make(probe)
+        outcomes[probe.name] = check.outcome
+        yield replace(check, name=probe.name, seconds=time.perf_counter() - start)
+
+
+def _make(probe: Probe) -> Check:
+    try:
+        return probe.make()
+    except AhaError as error:
+        # The workers' own errors say what, where and what to do.
+        return failed(" ".join(str(error).split()), "what this check does does not work at all", "see the error above")
+
+
+# ------------------------------------------------------------------------------------------------ on paper
+
+MARKS = {Outcome.PASSED: "ok  ", Outcome.FAILED: "FAIL", Outcome.SKIPPED: "--  "}
+WIDTH, INDENT = 116, 6
+
+
+def lines(check: Check) -> list[str]:
+    """A check as text, its table and, for a failure, its likely cause and remedy indented under it."""
+    head = f"{MARKS[check.outcome]}  {check.name}: {check.measured}"
+    out = textwrap.wrap(head, WIDTH, subsequent_indent=" " * INDENT, break_long_words=False)
+    if check.seconds >= 0.1:
+        out[-1] += f"  [{check.seconds:.1f} s]"
+    if check.table:
+        widths = [max(len(cell) for cell in column) for column in zip(*check.table, strict=True)]
+        for row in check.table:
+            cells = [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]
+            out.append(" " * INDENT + "  ".join(cells))
+    for label, text in (("likely cause", check.cause), ("what to do", check.remedy)):
+        if text:
+            start = " " * INDENT + f"{label}: "
+            out += textwrap.wrap(text, WIDTH, initial_indent=start, subsequent_indent=" " * (INDENT + 2))
+    return out
+
+
+def summary(checks: Sequence[Check]) -> str:
+    """ "18 checks: 16 passed, 1 failed (template), 1 skipped"."""
+    count = {outcome: [c.name for c in checks if c.outcome is outcome] for outcome in Outcome}
+    bad = count[Outcome.FAILED]
+    told = f"{len(bad)} failed" + (f" ({', '.join(bad)})" if bad else "")
+    return f"{len(checks)} checks: {len(count[Outcome.PASSED])} passed, {told}, {len(count[Outcome.SKIPPED])} skipped"
+
+
+def as_json(recipe: str, checks: Sequence[Check]) -> dict[str, object]:
+    """For --json: {"recipe", "passed", "checks": [the fields of Check]}."""
+    return {"recipe": recipe, "passed": all_passed(checks), "checks": [asdict(check) for check in checks]}
+
+
+def all_passed(checks: Sequence[Check]) -> bool:
+    return not any(check.outcome is Outcome.FAILED for check in checks)

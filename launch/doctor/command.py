@@ -1,0 +1,39 @@
+"""`aha doctor` and `aha run --doctor`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+from launch.doctor.check import all_passed, as_json, lines, summary
+from launch.doctor.staged import examined_run
+from rl.config import RunConfig
+from rl.recipe import Recipe
+
+
+def doctor(recipe: str, made: RunConfig | Recipe, *, as_data: bool = False) -> bool:
+    """Make all checks and print each as it is made, or all as JSON at the end. Returns whether none failed."""
+    cfg = made if isinstance(made, RunConfig) else examined_run(made)
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    from launch.doctor.rounds import Rounds
+    from rl.examined import Examined
+
+    def make_backend(cfg: RunConfig) -> Examined:
+        from rl.workers.examine import ExaminedBackend
+
+        return ExaminedBackend(cfg)
+
+    out = sys.stderr if as_data else sys.stdout
+    print(
+        f"doctor: {recipe} on {cfg.cluster.address or 'this machine'}; {cfg.batch_arithmetic()}", file=out, flush=True
+    )
+    checks = []
+    for check in Rounds(cfg, make_backend).checks():
+        checks.append(check)
+        print("\n".join(lines(check)), file=out, flush=True)
+    print(summary(checks), file=out, flush=True)
+    if as_data:
+        print(json.dumps(as_json(recipe, checks), indent=2))
+    return all_passed(checks)

@@ -1,0 +1,163 @@
+"""The started backend and what has been sampled on it: what the checks share. _G samples, _R ranks, _P prompts."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from rl.backend import SampleParams, Task
+from rl.batch import pack
+from rl.config import GRPOConfig, OptimConfig, RunConfig
+from rl.data import end_token_ids
+from rl.examined import Examined
+from rl.pipeline import Inputs
+from rl.stages.context import sample_seed
+from rl.types import MicroBatch, PackedBatch, Prompt, RolloutGroup, SampleRequest, ScoredGroup
+
+DRAWN = 32
+"""Prompts drawn from the recipe's data."""
+PROMPTS, SAMPLES, NEW_TOKENS = 4, 8, 64
+"""What is sampled at most: a few hundred tokens show what is wrong as well as a million."""
+TEMPERATURE = 0.7
+"""At temperature 1 raw and processed logprobs are the same, so the checks sample at another."""
+LEARNING_RATE = 1e-4
+"""Of the one update that moves weights: far above float32's resolution, and small enough to leave a model a model."""
+ANY_GAP = 1e9
+"""The learner must not stop at a gap that the doctor is about to measure."""
+
+
+class Exam:
+    """A recipe under examination.
+
+    folder: where its files go, under the run's folder. groups: the last rollouts sampled. version: of the weights.
+    drawn: prompts of the recipe's data; prompts_P: those that are sampled from.
+    """
+
+    def __init__(self, cfg: RunConfig, inputs: Inputs, make_backend: Callable[[RunConfig], Examined]) -> None:
+        self.cfg, self.inputs, self._make_backend = cfg, inputs, make_backend
+        self.folder = cfg.run_dir / "doctor"
+        self.token = f"seen-{secrets.token_hex(4)}"
+        self.stop_token_ids = tuple(end_token_ids(inputs.tokenizer))
+        self.backend: Examined
+        self.started = False
+        self.drawn = draw(inputs)
+        self.prompts_P = self.drawn[:PROMPTS]
+        self.groups: list[RolloutGroup] = []
+        self.version = 0
+
+    # -------------------------------------------------------------------------------------------- machines
+
+    def start(self) -> None:
+        """Start the workers on the recipe's model."""
+        grpo = replace(self.cfg.grpo, max_logprob_gap=ANY_GAP)
+        self.backend = self._make_backend(replace(self.cfg, grpo=grpo))
+        self.started = True
+        self.backend.start(self.inputs.model_path, self.inputs.context_length)
+
+    def load(self) -> str:
+        """Set up learners whose first update moves the weights a little and whose later ones leave them alone."""
+        return self.backend.load(Task(self.inputs.model_path, self.grpo.optim, 2, self.grpo, self.inputs.model_path))
+
+    def sync(self) -> None:
+        self.version += 1
+        self.backend.sync_weights(self.version)
+
+    def close(self) -> None:
+        if self.started:
+            self.started = False
+            self.backend.close()
+
+    @property
+    def grpo(self) -> GRPOConfig:
+        """The recipe's, with what would blur a measurement taken out: the ratio is exactly 1, every sample counts."""
+        optim = self.cfg.grpo.optim
+        still = replace(
+            optim, lr=LEARNING_RATE, schedule="linear", final_lr_share=0.0, warmup_steps=0, weight_decay=0.0
+        )
+        assert isinstance(still, OptimConfig)
+        return replace(
+            self.cfg.grpo,
+            updates_per_step=1,
+            uniform_groups="keep",
+            overlong="keep",
+            old_logprobs="learner",
+            importance="none",
+            ref_refresh_steps=0,
+            optim=still,
+        )
+
+    # -------------------------------------------------------------------------------------------- sampling
+
+    @property
+    def temperature(self) -> float:
+        """The recipe's, or another when that is too near 1 to tell raw logprobs from processed ones."""
+        own = self.cfg.rollout.temperature
+        return own if abs(own - 1.0) > 0.1 else TEMPERATURE
+
+    def params(self, **changes: object) -> SampleParams:
+        """The recipe's way to sample; top_p is 1, since the learner cannot know what a smaller one cuts off."""
+        params = SampleParams(
+            temperature=self.temperature,
+            top_p=1.0,
+            max_new_tokens=min(self.cfg.rollout.max_new_tokens, NEW_TOKENS),
+            stop=self.cfg.rollout.stop,
+            stop_token_ids=self.stop_token_ids,
+        )
+        return replace(params, **changes)  # type: ignore[arg-type]
+
+    def sample(self, params: SampleParams, samples: int) -> list[RolloutGroup]:
+        """`samples` completions of each prompt, each with a seed of its own, in the prompts' order."""
+        prompts_P = self.prompts_P
+        requests = [
+            SampleRequest(i, p.token_ids, [sample_seed(self.cfg.seed, "doctor", i, j) for j in range(samples)])
+            for i, p in enumerate(prompts_P)
+        ]
+        found = dict(self.backend.rollouts(requests, params))
+        return [RolloutGroup(prompts_P[i], found[i]) for i in sorted(found)]
+
+    def sample_groups(self) -> list[RolloutGroup]:
+        """Groups as the recipe samples them, kept in self.groups."""
+        self.groups = self.sample(self.params(), min(self.cfg.grpo.group_size, SAMPLES))
+        return self.groups
+
+    # -------------------------------------------------------------------------------------------- micro-batches
+
+    def pack(self, groups: Sequence[RolloutGroup], budget: int, advantages: Sequence[float]) -> PackedBatch:
+        """One update of these groups, advantages dealt to their samples in turn, at most budget tokens together."""
+        scored, at = [], 0
+        for group in groups:
+            n = len(group.rollouts_G)
+            given = [advantages[(at + i) % len(advantages)] for i in range(n)]
+            scored.append(ScoredGroup(group, given, [{}] * n, given, [True] * n, False))
+            at += n
+        learner = replace(self.cfg.learner, micro_batch_tokens=budget)
+        limit = self.cfg.rollout.max_new_tokens
+        return pack(scored, grpo=self.grpo, learner=learner, max_new_tokens=limit, layout=self.backend.layout, seed=0)[
+            0
+        ]
+
+    def micro_batches(self, groups: Sequence[RolloutGroup]) -> list[list[MicroBatch]]:
+        """Of all samples, by rank."""
+        return self.pack(groups, self.cfg.learner.micro_batch_tokens, [1.0]).micro_batches_R
+
+    @property
+    def store(self) -> Path:
+        """Where the doctor's own checkpoint goes."""
+        return self.folder / "checkpoints"
+
+
+def draw(inputs: Inputs) -> list[Prompt]:
+    """Prompts to sample from: those of training, else of evaluation, else the openings of SFT examples."""
+    if inputs.stream is not None:
+        return inputs.stream.take(DRAWN)
+    if inputs.prompts or inputs.eval_prompts:
+        return [replace(p, draw=i) for i, p in enumerate((inputs.prompts or inputs.eval_prompts)[:DRAWN])]
+    assert inputs.sft_stream is not None
+    openings = []
+    for i, example in enumerate(inputs.sft_stream.take(DRAWN)):
+        # A document is learnt from its first token on; something must stand before what is sampled.
+        learnt = max(1, example.loss_mask_T.index(1))
+        openings.append(Prompt(i, i, example.token_ids[:learnt], "", "", {}))
+    return openings

@@ -1,0 +1,106 @@
+"""The checks in their order: first what needs no workers, then what changes nothing, last what is killed."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from functools import cached_property
+
+from launch.doctor import judged, lasting, nodes, numbers, texts
+from launch.doctor.check import Check, Probe, go_round, passed
+from launch.doctor.exam import Exam
+from rl.config import RunConfig
+from rl.examined import Examined, NodeReport
+from rl.pipeline import prepare
+from rl.routing import named
+from rl.workers.nodes import versions
+
+START, LOAD, LOGPROBS, SAVE, MOVE = "workers start", "weights are sent", "logprobs", "checkpoint is saved", "update"
+
+
+class Rounds:
+    """One doctor's visit. exam: the patient."""
+
+    def __init__(self, cfg: RunConfig, make_backend: Callable[[RunConfig], Examined]) -> None:
+        """Raises BadInput for what aha run --check refuses too."""
+        self.cfg = cfg
+        self.exam = Exam(cfg, prepare(cfg), make_backend)
+
+    def checks(self) -> Iterator[Check]:
+        """Make every check; yields each as it is made. The workers are stopped and the files removed at the end."""
+        made = not self.cfg.run_dir.exists()
+        self.exam.folder.mkdir(parents=True, exist_ok=True)
+        (self.exam.folder / self.exam.token).touch()
+        try:
+            yield from go_round(self.probes())
+        finally:
+            self.exam.close()
+            shutil.rmtree(self.exam.folder, ignore_errors=True)
+            if made:
+                shutil.rmtree(self.cfg.run_dir, ignore_errors=True)
+
+    def probes(self) -> list[Probe]:
+        exam, cfg = self.exam, self.cfg
+        running, loaded, sampled, moved = (START,), (START, LOAD), (START, LOAD, LOGPROBS), (START, LOAD, MOVE)
+        return [
+            Probe("template", lambda: texts.template(exam)),
+            Probe("end token", lambda: texts.end_token(exam)),
+            Probe("the run's checkpoints", lambda: lasting.checkpoints_whole(cfg)),
+            Probe(START, self.start),
+            Probe("versions", lambda: nodes.same_versions(self.reports, versions()), running),
+            Probe("ports", lambda: nodes.ports_open(exam.backend.ports()), running),
+            Probe("shared memory", lambda: nodes.shared_memory(self.reports, cfg), running),
+            Probe("run folder", lambda: nodes.folder_shared(self.reports, cfg), running),
+            *(
+                Probe(f"reward {name}", lambda name=name, part=part: judged.reward(exam, name, part), running)  # type: ignore[misc]
+                for name, part in named(cfg.rewards).items()
+            ),
+            Probe(LOAD, self.load, running),
+            Probe(LOGPROBS, lambda: numbers.logprobs(exam), loaded),
+            Probe("samples differ", lambda: texts.samples_differ(exam), loaded),
+            Probe("tokenizers agree", lambda: texts.same_text(exam), loaded),
+            Probe("sampler stops", lambda: texts.stops(exam), loaded),
+            Probe(MOVE, lambda: numbers.parameters_move(exam, self.update), loaded),
+            # After an update: an optimiser that has never stepped has no state whose return could be seen.
+            Probe(SAVE, self.save, loaded),
+            Probe("reference stays", lambda: numbers.reference_stays(exam, self.update), moved),
+            Probe("loss", lambda: numbers.loss(exam, self.update), loaded),
+            Probe("weights arrive", lambda: numbers.weights_arrive(exam), loaded),
+            Probe("logprobs after the update", lambda: numbers.logprobs(exam), sampled),
+            Probe("checkpoint loads equal", lambda: lasting.loads_equal(exam, self.saved), (START, LOAD, SAVE)),
+            Probe("flipped byte is found", lambda: lasting.flipped_byte_found(exam), (START, LOAD, SAVE)),
+            Probe("disks", lambda: nodes.disks(self.reports, cfg, self.saved.num_bytes), (START, LOAD, SAVE)),
+            Probe("killed sampler returns", self.kill, loaded),
+        ]
+
+    # -------------------------------------------------------------------------------------------- what several share
+
+    def start(self) -> Check:
+        self.exam.start()
+        learner, sampler = self.cfg.learner, self.cfg.sampler
+        return passed(f"{learner.ranks} learner rank(s), {sampler.count} sampler(s) and the reward workers answer")
+
+    def load(self) -> Check:
+        fingerprint = self.exam.load()
+        self.exam.sync()
+        return passed(f"model {self.cfg.model.path} ({fingerprint}) is loaded and sent")
+
+    def save(self) -> Check:
+        return lasting.told(self.saved)
+
+    def kill(self) -> Check:
+        # The learners' weights may have moved since the last sync: the samplers must get what is there now.
+        self.exam.sync()
+        return lasting.sampler_returns(self.exam)
+
+    @cached_property
+    def reports(self) -> list[NodeReport]:
+        return self.exam.backend.nodes(self.exam.folder, self.exam.token)
+
+    @cached_property
+    def saved(self) -> lasting.Saved:
+        return lasting.save(self.exam)
+
+    @cached_property
+    def update(self) -> numbers.Update:
+        return numbers.take_update(self.exam)

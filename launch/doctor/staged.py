@@ -1,0 +1,56 @@
+"""Which run the doctor examines: a recipe of one run as it is; of several stages, the first with GRPO."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from rl.config import EvalConfig, RunConfig
+from rl.recipe import GRPO, SFT, Recipe, Reference, Stage, references, run_config
+from rl.routing import MODEL
+from rl.settings import validate
+from rl.types import BadInput
+
+
+def examined_run(recipe: Recipe) -> RunConfig:
+    """The first GRPO stage whose prompts are there already, on the model that its chain of stages began with.
+
+    The SFT stage that it starts from, where its examples are there too, becomes the run's own: so their templates and
+    end tokens are compared. What only earlier stages will make (reward models, evaluation data) is left out.
+    Raises BadInput when there is no such stage.
+    """
+    ready = [s for s in recipe.stages if isinstance(s, GRPO) and not _made_by_stages(s.prompts.source)]
+    if not ready:
+        raise BadInput(f"{recipe.name}: doctor examines GRPO, and no GRPO stage has prompts that are there already")
+    stage = ready[0]
+    model, sft = _beginning(recipe, stage)
+    cfg = run_config(recipe, stage)
+    cfg = replace(
+        cfg,
+        name=f"{stage.name}-doctor",
+        model=replace(cfg.model, path=model),
+        rewards=tuple(r for r in cfg.rewards if not _made_by_stages(r.function.removeprefix(MODEL))),
+    )
+    if list(references(cfg.evaluation)) or not cfg.evaluation.data.source:
+        cfg = replace(cfg, evaluation=EvalConfig(data=replace(cfg.prompts, limit=8), contamination="off"))
+    if sft is not None and not list(references(sft)):
+        cfg = replace(cfg, sft=sft.sft)
+    validate(cfg)
+    return cfg
+
+
+def _made_by_stages(text: str) -> bool:
+    return Reference.parse(text) is not None
+
+
+def _beginning(recipe: Recipe, stage: GRPO) -> tuple[str, SFT | None]:
+    """(the model that the stage's chain of models began with, the nearest SFT stage of that chain)."""
+    model, sft = stage.model, None
+    while (found := Reference.parse(model)) is not None:
+        before: Stage = recipe[found.stage]
+        if not isinstance(before, SFT | GRPO):
+            raise BadInput(f"{recipe.name}.{stage.name}: its model comes from {before.name}, which makes none")
+        if isinstance(before, SFT) and sft is None:
+            sft = before
+        model = before.model
+    # The machinery of an SFT stage that itself starts from another stage's model is the same.
+    return model, replace(sft, model=model) if sft is not None else None

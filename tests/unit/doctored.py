@@ -1,0 +1,38 @@
+"""A patient without workers, for unit tests of the doctor: the tiny recipe's inputs and a backend that only judges."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from launch.doctor.exam import Exam
+from recipes.tiny import recipe
+from rl.config import DataConfig, RewardConfig, RunConfig
+from rl.data import PromptStream, load_rows
+from rl.examples import ExampleStream
+from rl.judge import Judges
+from rl.pipeline import Inputs
+from rl.types import JudgeReport, RolloutGroup
+
+
+class Judging:
+    """Judges in this process, as the reward workers do in theirs."""
+
+    def __init__(self, rewards: Sequence[RewardConfig]) -> None:
+        self.judges = Judges(rewards)
+
+    def judge(self, group: RolloutGroup, names: Sequence[str]) -> Callable[[], JudgeReport]:
+        return lambda: JudgeReport(self.judges.judge_all(group, names))
+
+
+def patient(tokenizer, *, model: Path = Path(), **changes: object) -> Exam:
+    """An exam of the tiny recipe with these changes. model: a folder with the model's own files."""
+    cfg: RunConfig = dataclasses.replace(recipe(), **changes)
+    limited: DataConfig = dataclasses.replace(cfg.prompts, limit=40)
+    stream = PromptStream(load_rows(limited), cfg.prompts, tokenizer, cfg.seed, 10_000)
+    sft = ExampleStream(load_rows(limited), cfg.sft.data, tokenizer, cfg.seed, 10_000) if cfg.sft.enabled else None
+    inputs = Inputs(str(model), tokenizer, 10_000, stream, [], [], sft, [], None)
+    exam = Exam(cfg, inputs, lambda cfg: None)  # type: ignore[arg-type, return-value]
+    exam.backend = Judging(cfg.rewards)  # type: ignore[assignment]
+    return exam
