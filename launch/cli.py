@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -11,7 +10,9 @@ from typing import Annotated
 import typer
 
 from rl.config import RunConfig
-from rl.settings import apply_overrides, describe, validate
+from rl.recipe import Recipe as StagedRecipe
+from rl.recipe import staged_settings
+from rl.settings import describe
 from rl.types import AhaError, BadInput, Stopped
 
 app = typer.Typer(
@@ -38,14 +39,30 @@ def run(
     overrides: Overrides = None,
     settings: Annotated[bool, typer.Option("--settings", help="List the recipe's settings and stop.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Check settings, model and data, and stop.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Of a recipe of several stages: say which would run, and why, and stop.")
+    ] = False,
+    doctor_first: Annotated[
+        bool, typer.Option("--doctor", help="Make the checks of aha doctor first; run only when none fails.")
+    ] = False,
 ) -> None:
     """Run or resume a recipe: the same command resumes. Ctrl-C stops after the step, with a checkpoint."""
-    cfg = load_recipe(recipe, overrides or [])
+    from launch.recipes import load
+
+    cfg = load(recipe, overrides or [])
     if settings:
         print_settings(cfg)
         return
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if doctor_first and not (check or dry_run):
+        from launch.doctor.command import doctor as examine
+
+        if not examine(recipe, cfg):
+            raise AhaError("the doctor found faults (above); nothing was run. Mend them, or run without --doctor")
+    if isinstance(cfg, StagedRecipe):
+        _run_stages(cfg, check=check, dry_run=dry_run)
+        return
     from rl import pipeline
 
     if check:
@@ -58,42 +75,249 @@ def run(
 
         return RayBackend(cfg)
 
-    pipeline.run(cfg, make_backend)
+    pipeline.run(cfg, make_backend, evaluated=report_in_background)
+    write_report_of(cfg.run_dir)
+
+
+@app.command()
+def submit(
+    recipe: Annotated[
+        str | None, typer.Argument(help="A recipe file in the current folder.", show_default=False)
+    ] = None,
+    overrides: Overrides = None,
+    address: Annotated[
+        str, typer.Option("--address", envvar="RAY_API_SERVER_ADDRESS", help="URL of the cluster's Ray dashboard.")
+    ] = "http://127.0.0.1:8265",
+    env: Annotated[
+        list[str] | None,
+        typer.Option("--env", help="NAME or NAME=value: an environment variable for the job; may be repeated."),
+    ] = None,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Do not follow the job's log.")] = False,
+    stop: Annotated[str, typer.Option("--stop", metavar="ID", help="Stop this job, with a checkpoint.")] = "",
+    status: Annotated[str, typer.Option("--status", metavar="ID", help="Say how this job is doing.")] = "",
+    logs: Annotated[str, typer.Option("--logs", metavar="ID", help="Follow this job's log.")] = "",
+    python: Annotated[
+        str,
+        typer.Option("--python", help="Python of the cluster. Default: this one for 127.0.0.1, else python."),
+    ] = "",
+) -> None:
+    """Run a recipe as a Ray job and follow it; submitted again, it goes on where it was.
+
+    The job takes the current folder with it, without what git ignores, and runs in a copy of it that is deleted
+    afterwards. The run folder is therefore made absolute: by default it is ./runs as seen from here, which must be a
+    folder that every node sees. Where that is another: out=/shared/aha/runs. Models and data that do not travel are
+    named by absolute paths as well.
+
+    The cluster's token comes from RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token. The job gets W&B's and
+    Hugging Face's variables (WANDB_API_KEY, HF_TOKEN, ...) of this shell; --env adds others.
+    """
+    from launch import submit as job
+
+    if stop or status or logs:
+        job.manage(address, status_of=status, logs_of=logs, stop_of=stop)
+    elif recipe is None:
+        raise BadInput("aha submit: name a recipe, for example recipes/quickstart.py; see aha submit --help")
+    else:
+        cfg = load_recipe(recipe, overrides or [])
+        job.submit(recipe, cfg, overrides or [], address, env or [], python, wait=not no_wait)
+
+
+def _run_stages(recipe: StagedRecipe, *, check: bool, dry_run: bool) -> None:
+    from rl.progress import plan, told
+
+    if dry_run:
+        print(told(plan(recipe)))
+        return
+    from rl import workflow
+
+    if check:
+        workflow.check_inputs(recipe, plan(recipe))
+        print(f"{recipe.name}: {len(recipe.stages)} stages; settings, models, data and rewards are fine.")
+        return
+    from rl.workers.cluster import RayBackend
+    from rl.workers.remote import start_ray
+
+    workflow.run_recipe(recipe, RayBackend, prepare_machines=lambda: start_ray(recipe.base))
+
+
+@app.command()
+def provenance(
+    path: Annotated[Path, typer.Argument(help="A model, a dataset, or the folder of a stage.", show_default=False)],
+) -> None:
+    """Say how a model or dataset was made, stage by stage, back to the base model."""
+    from rl.provenance import read, told
+
+    print(told(read(path.resolve())))
+
+
+@app.command("eval")
+def eval_(
+    model: Annotated[str, typer.Argument(help="A Hugging Face id or folder.", show_default=False)],
+    overrides: Overrides = None,
+    data: Annotated[
+        str, typer.Option("--data", help="gsm8k, math500, aime, a Hub id, a file, or a task as 'module:function'.")
+    ] = "gsm8k",
+    samples: Annotated[int | None, typer.Option("--k", help="Samples per problem.", show_default="16")] = None,
+    temperature: Annotated[float | None, typer.Option("--temperature", show_default="1.0")] = None,
+    top_p: Annotated[float | None, typer.Option("--top-p", show_default="1.0")] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option("--max-tokens", help="Completion limit, tokens.", show_default="1024")
+    ] = None,
+    template: Annotated[str, typer.Option("--template", help="r1_zero, chat, plain, or a text with {prompt}.")] = "",
+    reward: Annotated[list[str] | None, typer.Option("--reward", help="Who judges; the first counts.")] = None,
+    protocol: Annotated[str, typer.Option("--protocol", help="r1: 0.6, top-p 0.95, 32,768 tokens, many samples.")] = "",
+    cot: Annotated[bool, typer.Option("--cot", help="Ask to reason step by step and to box the answer.")] = False,
+    shots: Annotated[int, typer.Option("--shots", help="Worked examples before each question.")] = 0,
+    limit: Annotated[int, typer.Option("--limit", help="Only the first problems; 0: all.")] = 0,
+    against: Annotated[
+        str, typer.Option("--against", help="Training rows, to look for the problems in (and to take examples from).")
+    ] = "",
+    out: Annotated[Path | None, typer.Option("--out", help="The json; default runs/evals/<name>/eval.json.")] = None,
+) -> None:
+    """Measure a checkpoint: pass@1 with its standard error, pass@k, cons@k, lengths, format and language."""
+    from launch import evaluate
+
+    sys.path.insert(0, os.getcwd())
+    quiet_libraries()
+    asked = evaluate.Asked(
+        model, data, samples, temperature, top_p, max_tokens, template, tuple(reward or ["accuracy"]), protocol, cot,
+        shots, limit, against,
+    )  # fmt: skip
+    evaluate.evaluate_checkpoint(evaluate.build(asked, overrides or []), asked, out)
+
+
+@app.command()
+def export(
+    source: Annotated[Path, typer.Argument(help="A run's folder, or a model's.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", help="Folder to make.", show_default=False)],
+    ollama: Annotated[bool, typer.Option("--ollama", help="Write a Modelfile too, for `ollama create`.")] = False,
+    template: Annotated[
+        str, typer.Option("--template", help="Prompt template; default: the run's, else the model's chat template.")
+    ] = "",
+    temperature: Annotated[float, typer.Option("--temperature", help="Default of the model's users.")] = 0.6,
+    top_p: Annotated[float, typer.Option("--top-p", help="Default of the model's users.")] = 0.95,
+) -> None:
+    """Make a folder to publish: weights, chat template, generation config, model card, and a Modelfile for Ollama.
+
+    No GGUF file is written: the PyPI package gguf reads and writes the format and cannot convert a model, and the
+    converters beside it are not llama.cpp's. Ollama converts by itself: ollama create NAME -f DIR/Modelfile, with
+    --quantize q4_K_M for a small one; or llama.cpp's convert_hf_to_gguf.py DIR.
+    """
+    from rl.export import Sampling, export_folder
+
+    quiet_libraries()
+    print(export_folder(source, out, ollama=ollama, sampling=Sampling(temperature, top_p), template=template))
+
+
+def quiet_libraries() -> None:
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+
+@app.command()
+def plan(
+    recipe: Annotated[str | None, typer.Argument(help="A recipe file.", show_default=False)] = None,
+    overrides: Overrides = None,
+    gpu: Annotated[
+        str, typer.Option("--gpu", help="A GPU of launch/gpus.toml, or cpu: this machine. Default: the recipe's.")
+    ] = "",
+    nodes: Annotated[int, typer.Option("--nodes", help="Machines; 0: as many as it needs.")] = 0,
+    gpus_per_node: Annotated[int, typer.Option("--gpus-per-node", help="GPUs of each.")] = 8,
+    price: Annotated[float, typer.Option("--price", help="Of one GPU and hour.")] = 2.5,
+    calibrate: Annotated[bool, typer.Option("--calibrate", help="Measure this machine first: seconds.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Numbers as JSON: bytes, seconds, tokens.")] = False,
+    median_tokens: Annotated[float, typer.Option("--median-tokens", help="Median completion length.")] = 0.0,
+    sigma: Annotated[float, typer.Option("--sigma", help="Spread of the lengths' logarithm.")] = 0.0,
+    prompt_tokens: Annotated[float, typer.Option("--prompt-tokens", help="Mean prompt length.")] = 0.0,
+    sft_tokens: Annotated[float, typer.Option("--sft-tokens", help="Mean length of an SFT example.")] = 0.0,
+    sft_examples: Annotated[int, typer.Option("--sft-examples", help="How many an SFT stage has, for epochs.")] = 0,
+    like: Annotated[str, typer.Option("--like", help="Model whose shapes one has that is not there yet.")] = "",
+    published: Annotated[
+        bool, typer.Option("--published", help="Show predictions beside published figures, and stop.")
+    ] = False,
+) -> None:
+    """Memory, time and cost of a recipe before it starts; touches no device. Exit code 1: it will not fit."""
+    from launch import plan_command as planning
+    from launch.recipes import load
+
+    if published:
+        planning.published_command()
+        return
+    if recipe is None:
+        raise BadInput("aha plan: name a recipe, for example recipes/quickstart.py; see aha plan --help")
+    options = planning.PlanOptions(
+        gpu, nodes, gpus_per_node, price, calibrate, json, median_tokens, sigma, prompt_tokens, sft_tokens,
+        sft_examples, like,
+    )  # fmt: skip
+    if not planning.plan_command(load(recipe, overrides or []), options):
+        raise typer.Exit(1)
+
+
+@app.command()
+def doctor(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print the results as JSON; the lines go to stderr.")] = False,
+) -> None:
+    """Check on the live cluster that nothing is silently wrong; exit code 0 when no check fails, else 1.
+
+    With the recipe's own model, template and rewards: versions, disks and ports of the nodes; rewards on cases whose
+    scores are known; the end token; logprobs and weights on both sides; what an update moves, and its loss;
+    checkpoints; a killed sampler. Nothing of the run is touched. Of several stages, the first with GRPO is examined.
+    """
+    from launch.doctor.command import doctor as examine
+    from launch.recipes import load
+
+    if not examine(recipe, load(recipe, overrides or []), as_data=json_):
+        raise typer.Exit(1)
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="A run's folder, or that of a recipe's stage.", show_default=False)],
+    run_b: Annotated[Path | None, typer.Argument(help="Another, to stand beside it.", show_default=False)] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="The file; default RUN/report.html.")] = None,
+) -> None:
+    """One HTML file of a run, or of two side by side: results, curves, time, rollouts, settings. Needs no network."""
+    from launch.report import write_report
+
+    path = write_report([run] if run_b is None else [run, run_b], out)
+    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB; open it in a browser")
+
+
+def report_in_background(run_dir: Path) -> None:
+    """Write the run's report while the run goes on, at low priority."""
+    import subprocess
+
+    command = [sys.executable, "-m", "launch.cli", "report", str(run_dir)]
+    subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=lambda: os.nice(19))
+
+
+def write_report_of(run_dir: Path) -> None:
+    """Write the finished run's report. A report that cannot be written is said, and takes nothing from the run."""
+    from launch.report import write_report
+
+    try:
+        print(f"The report: {write_report([run_dir])}")
+    except (AhaError, OSError) as error:
+        print(f"no report was written ({error}); aha report {run_dir} tries again", file=sys.stderr)
 
 
 def load_recipe(path: str, overrides: list[str]) -> RunConfig:
-    """The recipe's config with the overrides applied and checked. Raises BadInput."""
-    file = Path(path)
-    if file.suffix == ".json" and file.is_file():
-        from rl.settings import from_json
+    """A recipe of one run with the overrides applied and checked. Raises BadInput."""
+    from launch.recipes import load_run
 
-        cfg = from_json(file.read_text())
-    elif not file.is_file():
-        raise BadInput(f"{path}: no such recipe; see recipes/")
-    else:
-        # Tasks and rewards are named as 'recipes.tasks:...', found from where the command is run.
-        sys.path.insert(0, os.getcwd())
-        spec = importlib.util.spec_from_file_location(f"recipe_{file.stem}", file)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        make = vars(module).get("recipe")
-        if make is None:
-            raise BadInput(f"{path}: has no function recipe() that returns a RunConfig")
-        cfg = make()
-    cfg = apply_overrides(cfg, overrides)
-    validate(cfg)
-    return cfg
+    return load_run(path, overrides)
 
 
-def print_settings(cfg: RunConfig) -> None:
+def print_settings(cfg: RunConfig | StagedRecipe) -> None:
     """Every setting with its value and what it means."""
     from rich.console import Console
     from rich.table import Table
 
     table = Table("setting", "value", "meaning", box=None, pad_edge=False)
-    for key, value, text in describe(cfg):
+    rows = staged_settings(cfg) if isinstance(cfg, StagedRecipe) else describe(cfg)
+    for key, value, text in rows:
         table.add_row(key, value, text)
     Console().print(table)
 

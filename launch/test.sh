@@ -1,21 +1,31 @@
 #!/usr/bin/env bash
 # Sets up .venv, then runs the unit tests (seconds) and the integration tests (real Ray, vLLM and DeepSpeed, minutes).
 #
-#   bash launch/test.sh [pytest arguments ...]        for example: bash launch/test.sh -k resume
+#   bash launch/test.sh [--all] [pytest arguments ...]        for example: bash launch/test.sh -k resume
+#
+# --all adds what takes longer: whole recipes killed and resumed, Ray jobs, and clusters of three nodes (as root, in
+# network namespaces).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 # shellcheck source=launch/setup.sh
 source launch/setup.sh
 
+suites=(tests/unit tests/integration)
+chosen=(-m "not slow")
+if [[ "${1:-}" == --all ]]; then
+    shift
+    suites+=(tests/cluster)
+    chosen=()
+fi
 readonly no_tests_collected=5 # pytest's exit code
 failed=0
 empty=0
-for suite in tests/unit tests/integration; do
+for suite in "${suites[@]}"; do
     printf '\n[test %3ds] %s\n' "$SECONDS" "$suite"
     status=0
     # A failed unit test does not hide what the integration tests have to say.
-    .venv/bin/python -m pytest "$suite" --timeout 600 --durations 5 "$@" || status=$?
+    .venv/bin/python -m pytest "$suite" "${chosen[@]}" --timeout 900 --durations 8 "$@" || status=$?
     if ((status == no_tests_collected)); then
         # A filter may select tests of one suite only.
         empty=$((empty + 1))
@@ -24,7 +34,7 @@ for suite in tests/unit tests/integration; do
     fi
 done
 
-if ((empty == 2)); then
+if ((empty == ${#suites[@]})); then
     echo "test: no test was selected" >&2
     failed=1
 fi

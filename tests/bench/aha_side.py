@@ -29,7 +29,7 @@ from rl.config import (
     validate,
 )
 from rl.data import PromptStream, end_token_ids, load_rows
-from rl.model import load_tokenizer
+from rl.pretrained import load_tokenizer
 from rl.score import Scorer
 from rl.stages.context import sample_seed
 from rl.types import JudgeReport, Prompt, RolloutGroup, SampleRequest

@@ -22,7 +22,7 @@ from rl.backend import SampleParams, Task
 from rl.batch import pack
 from rl.config import RewardConfig, RunConfig
 from rl.data import PromptStream, end_token_ids, load_rows
-from rl.model import load_tokenizer
+from rl.pretrained import load_tokenizer
 from rl.score import Scorer
 from rl.stages.context import sample_seed
 from rl.types import RolloutGroup, SampleRequest

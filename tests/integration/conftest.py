@@ -37,13 +37,18 @@ def _ray_cluster() -> Iterator[None]:
 @pytest.fixture
 def tiny(tmp_path: Path):  # type: ignore[no-untyped-def]
     """The tiny recipe, shortened, in a folder of its own."""
+    return shortened(tmp_path / "runs")
+
+
+def shortened(out: Path):  # type: ignore[no-untyped-def]
+    """The tiny recipe for tests: two steps, no SFT, and a reward that tells samples of a random model apart."""
     from recipes.tiny import recipe
     from rl.config import RewardConfig
 
     cfg = recipe()
     return dataclasses.replace(
         cfg,
-        out=str(tmp_path / "runs"),
+        out=str(out),
         rewards=(*cfg.rewards, RewardConfig("tests.integration.helpers:digit_share")),
         sft=dataclasses.replace(cfg.sft, steps=0),
         grpo=dataclasses.replace(cfg.grpo, steps=2, prompts_per_step=4, group_size=4),

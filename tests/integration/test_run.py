@@ -23,6 +23,7 @@ from rl.config import RewardConfig, RunConfig
 from rl.settings import to_json
 from rl.types import AhaError, BadInput, Prompt, Rollout, RolloutGroup, SampleRequest
 from rl.workers.cluster import RayBackend
+from tests.integration.conftest import shortened
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,28 +32,60 @@ def start_backend(cfg: RunConfig) -> RayBackend:
     return RayBackend(cfg)
 
 
-@pytest.mark.parametrize("model", ["tied", "untied"])
-def test_a_recipe_runs_from_random_weights_to_its_summary(tiny: RunConfig, model: str) -> None:
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
+    """A run that nobody touched, finished."""
+    tiny = shortened(tmp_path_factory.mktemp("alone"))
     cfg = dataclasses.replace(
         tiny,
-        model=dataclasses.replace(tiny.model, path=f"recipes.tiny_model:{model}"),
-        sft=dataclasses.replace(tiny.sft, steps=3, examples_per_step=8),
-        learner=dataclasses.replace(tiny.learner, ranks=2 if model == "tied" else 1, zero_stage=3 if model == "tied" else 1),
-        sampler=dataclasses.replace(tiny.sampler, count=2 if model == "untied" else 1, deterministic=model == "tied"),
-    )  # fmt: skip
-    summary = json.loads(pipeline.run(cfg, start_backend).read_text())
-    assert summary["steps"] == 2
+        name="alone",
+        sft=dataclasses.replace(tiny.sft, steps=4, examples_per_step=8),
+        grpo=dataclasses.replace(tiny.grpo, steps=6, ref_refresh_steps=2),
+        checkpoint=dataclasses.replace(tiny.checkpoint, every=1),
+        learner=dataclasses.replace(tiny.learner, threads=1),
+        evaluation=dataclasses.replace(tiny.evaluation, every=3),
+    )
+    pipeline.run(cfg, start_backend)
+    return cfg
+
+
+def test_a_recipe_runs_from_random_weights_to_its_summary(alone: RunConfig) -> None:
+    summary = json.loads((alone.run_dir / "summary.json").read_text())
+    assert summary["steps"] == 6
     assert set(summary["before"]) == {"pass@1", "stderr", "greedy"}
-    records = [json.loads(line) for line in (cfg.run_dir / "metrics.jsonl").read_text().splitlines()]
-    assert [(r["stage"], r["step"]) for r in records] == [
-        ("sft", 0), ("sft", 1), ("sft", 2), ("eval", 0), ("grpo", 0), ("grpo", 1), ("eval", 2),
-    ]  # fmt: skip
-    # Every rollout is on disk with its reward parts.
+    order = [
+        ("sft", 0),
+        ("sft", 1),
+        ("sft", 2),
+        ("sft", 3),
+        ("eval", 0),
+        ("grpo", 0),
+        ("grpo", 1),
+        ("grpo", 2),
+        ("eval", 3),
+    ]
+    assert [(r["stage"], r["step"]) for r in _records(alone)][:9] == order
+    _check_run(alone)
+
+
+def test_a_recipe_runs_on_two_ranks_of_zero_3_and_two_samplers_fed_from_one_queue(tiny: RunConfig) -> None:
+    cfg = dataclasses.replace(
+        tiny,
+        model=dataclasses.replace(tiny.model, path="recipes.tiny_model:untied"),
+        learner=dataclasses.replace(tiny.learner, ranks=2, zero_stage=3),
+        sampler=dataclasses.replace(tiny.sampler, count=2, deterministic=False),
+    )
+    pipeline.run(cfg, start_backend)
+    _check_run(cfg)
+
+
+def _check_run(cfg: RunConfig) -> None:
+    """Every rollout is on disk with its reward parts, sampler and learner agree, and the export loads elsewhere."""
     rollouts = pandas.read_parquet(sorted((cfg.run_dir / "rollouts").glob("step_*.parquet"))[0])
     assert len(rollouts) == cfg.grpo.rollouts_per_step
     assert {"reward", "policy_version", "finish_reason"} <= set(rollouts.columns)
-    # Sampler and learner agree after each sync.
-    gaps = [r["gap/mean"] for r in records if r["stage"] == "grpo"]
+    gaps = [r["gap/mean"] for r in _records(cfg) if r["stage"] == "grpo"]
+    assert len(gaps) == cfg.grpo.steps
     assert all(gap < 1e-4 for gap in gaps), gaps
     _check_export(cfg)
 
@@ -83,7 +116,7 @@ PARAMS = SampleParams(temperature=1.0, top_p=1.0, max_new_tokens=16, stop=(), st
 
 
 @pytest.mark.parametrize(("model", "dtype", "limit"), [("tied", "float32", 1e-4), ("untied", "bfloat16", 0.02)])
-def test_sampler_and_learner_agree_after_training_from_node_to_node_and_stale_weights_are_caught(
+def test_sampler_and_learner_agree_from_node_to_node_and_stale_weights_and_dead_samplers_are_noticed(
     tiny: RunConfig, model: str, dtype: str, limit: float
 ) -> None:
     from ray.util import placement_group_table
@@ -91,7 +124,7 @@ def test_sampler_and_learner_agree_after_training_from_node_to_node_and_stale_we
     from rl.stages.rollouts import _refuse_strange
     from tests.integration.test_learner import OPTIM, packed, scored_groups
 
-    path = pipeline._model_path(f"recipes.tiny_model:{model}")
+    path = pipeline.resolve_model(f"recipes.tiny_model:{model}")
     grpo = dataclasses.replace(tiny.grpo, kl_coef=0.0, max_logprob_gap=10.0)
     cfg = dataclasses.replace(
         tiny, model=dataclasses.replace(tiny.model, dtype=dtype), grpo=grpo,
@@ -125,12 +158,28 @@ def test_sampler_and_learner_agree_after_training_from_node_to_node_and_stale_we
         assert stale > 10 * mean
         with pytest.raises(AhaError, match="the loop sent 3"):
             _refuse_strange(groups[0].group, 3)
-        if model == "tied":
+        if model == "untied":
+            _kill_and_sample_again(backend)
+        else:
             # The trap of CPU samplers: without the explicit head an update leaves the output head on its old weights.
             backend.forget_head()
             assert gap_after_sync(3) > 1e-2
     finally:
         backend.close()
+
+
+def _kill_and_sample_again(backend: RayBackend) -> None:
+    """A sampler that dies with work in hand is started again, gets the current weights, and gives the same tokens."""
+    import ray
+
+    def tokens() -> dict[int, list[list[int]]]:
+        return {i: [r.token_ids_T.tolist() for r in rs] for i, rs in backend.rollouts(requests_for(8, 4), PARAMS)}
+
+    backend.sync_weights(3)
+    want = tokens()
+    ray.kill(backend.samplers[0])
+    assert tokens() == want
+    assert backend.restarts == 1
 
 
 def _sampled(backend: RayBackend):  # type: ignore[no-untyped-def]
@@ -169,27 +218,6 @@ def test_the_samplers_residual_is_not_rounded_to_bfloat16_and_its_norm_is_right(
     assert normed.float().tolist()[0] == pytest.approx([2 * 0.6325, 2 * 0.6325], rel=2**-8)
 
 
-def test_a_sampler_that_dies_is_started_again_and_its_groups_come_back(tiny: RunConfig) -> None:
-    import ray
-
-    from tests.integration.test_learner import OPTIM
-
-    path = pipeline._model_path("recipes.tiny_model:untied")
-    cfg = dataclasses.replace(tiny, sampler=dataclasses.replace(tiny.sampler, count=2))
-    backend = RayBackend(cfg)
-    try:
-        backend.start(path, 256)
-        backend.load(Task(path, OPTIM, 10, dataclasses.replace(tiny.grpo, kl_coef=0.0)))
-        backend.sync_weights(0)
-        want = {i: [r.token_ids_T.tolist() for r in rs] for i, rs in backend.rollouts(requests_for(8, 4), PARAMS)}
-        ray.kill(backend.samplers[1])
-        got = {i: [r.token_ids_T.tolist() for r in rs] for i, rs in backend.rollouts(requests_for(8, 4), PARAMS)}
-        assert backend.restarts == 1
-        assert got == want
-    finally:
-        backend.close()
-
-
 def test_a_reward_worker_killed_while_it_judges_changes_nothing_but_a_counter(tiny: RunConfig) -> None:
     slow = RewardConfig("tests.integration.helpers:slow_digit_share")
     backend = RayBackend(dataclasses.replace(tiny, rewards=(slow,)))
@@ -218,20 +246,9 @@ def test_a_cluster_too_small_for_the_placement_is_refused_with_the_numbers(tiny:
 
 
 def test_a_run_killed_at_five_random_points_ends_with_the_weights_of_one_left_alone(
-    tiny: RunConfig, tmp_path: Path
+    alone: RunConfig, tmp_path: Path
 ) -> None:
-    cfg = dataclasses.replace(
-        tiny,
-        sft=dataclasses.replace(tiny.sft, steps=4, examples_per_step=8),
-        grpo=dataclasses.replace(tiny.grpo, steps=6, ref_refresh_steps=2),
-        checkpoint=dataclasses.replace(tiny.checkpoint, every=1),
-        learner=dataclasses.replace(tiny.learner, threads=1),
-        evaluation=dataclasses.replace(tiny.evaluation, every=3),
-    )
-    alone = dataclasses.replace(cfg, name="alone")
-    pipeline.run(alone, start_backend)
-
-    killed = dataclasses.replace(cfg, name="killed")
+    killed = dataclasses.replace(alone, name="killed")
     rng = random.Random(7)
     stages = ["sft-saving", "grpo", "grpo-saving", "grpo", "eval"]
     kills = 0
@@ -246,7 +263,7 @@ def test_a_run_killed_at_five_random_points_ends_with_the_weights_of_one_left_al
         names = [(r["stage"], r["step"]) for r in _records(run)]
         assert len(names) == len(set(names)) == 4 + 6 + 3
     draws = [_draws(run) for run in (killed, alone)]
-    assert draws[0] == draws[1] == sorted(range(6 * cfg.grpo.prompts_per_step))
+    assert draws[0] == draws[1] == sorted(range(6 * killed.grpo.prompts_per_step))
 
 
 def _weights(cfg: RunConfig) -> dict[str, str]:
