@@ -117,7 +117,10 @@ class ScoringConfig:
     """Where rewards run: processes that are killed when a sample takes too long."""
 
     workers: int = knob(0, "Ray actors that run rewards; 0: one on each node of the cluster.", lo=0)
-    processes: int = knob(8, "Processes of each, started as they are needed: samples judged at once.", lo=1)
+    processes: int = knob(
+        0, "Processes of each, started as needed: samples judged at once; 0: two for each of its node's cores.",
+        lo=0,
+    )  # fmt: skip
     memory_gib: float = knob(8.0, "Address space of each process, GiB; a sample that needs more fails.", lo=0.5)
     max_unjudged_share: float = knob(
         0.5, "Stop when a reward has no verdict (timed out or failed) on more than this share of a step.", lo=0, hi=1

@@ -170,6 +170,8 @@ class RayBackend:
                 "VLLM_CPU_KVCACHE_SPACE": str(max(1, round(cfg.sampler.kv_cache_gib))),
                 "VLLM_TARGET_DEVICE": "cpu",
             }
+            if cfg.sampler.enforce_eager:  # vLLM compiles a few small functions all the same, for seconds
+                env["TORCHDYNAMO_DISABLE"] = "1"
         actor = self._actor(SamplerHost, cfg.learner.ranks + index, self.sampler_threads, env)
         return actor.remote(cfg, index, self.model_path, self.context_length, self.device, self.transfer)
 

@@ -98,7 +98,8 @@ class Judge:
         self._rewards, self._scoring = rewards, scoring
         self._judges = Judges(rewards)
         self._idle: queue.LifoQueue[_Process] = queue.LifoQueue()
-        self._threads = ThreadPoolExecutor(scoring.processes, thread_name_prefix="reward")
+        processes = scoring.processes or 2 * (os.cpu_count() or 1)
+        self._threads = ThreadPoolExecutor(processes, thread_name_prefix="reward")
         self._all: set[_Process] = set()
         self._lock = threading.Lock()
 

@@ -99,7 +99,7 @@ class Scorers:
             ray.remote(Judge)
             .options(
                 num_cpus=0,
-                max_concurrency=2 * cfg.scoring.processes,
+                max_concurrency=2 * (cfg.scoring.processes or 16),
                 max_restarts=MAX_RESTARTS,
                 max_task_retries=MAX_RESTARTS,
                 scheduling_strategy=NodeAffinitySchedulingStrategy(nodes[i % len(nodes)], soft=True),

@@ -44,6 +44,8 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
         checkpoint=dataclasses.replace(tiny.checkpoint, every=1),
         learner=dataclasses.replace(tiny.learner, threads=1),
         evaluation=dataclasses.replace(tiny.evaluation, every=3),
+        # Each start would spend ten seconds on importing a verifier of mathematics.
+        rewards=(RewardConfig("tests.integration.helpers:digit_share"),),
     )
     pipeline.run(cfg, start_backend)
     return cfg
@@ -245,12 +247,19 @@ def test_a_cluster_too_small_for_the_placement_is_refused_with_the_numbers(tiny:
 # ------------------------------------------------------------------------------------------------ kill and resume
 
 
-def test_a_run_killed_at_five_random_points_ends_with_the_weights_of_one_left_alone(
-    alone: RunConfig, tmp_path: Path
+@pytest.mark.parametrize(
+    "stages",
+    [
+        ["sft-saving", "grpo-saving"],
+        pytest.param(["sft-saving", "grpo", "grpo-saving", "grpo", "eval"], marks=pytest.mark.slow),
+    ],
+    ids=["two", "five"],
+)
+def test_a_run_killed_at_random_points_ends_with_the_weights_of_one_left_alone(
+    alone: RunConfig, tmp_path: Path, stages: list[str]
 ) -> None:
-    killed = dataclasses.replace(alone, name="killed")
+    killed = dataclasses.replace(alone, name=f"killed-{len(stages)}")
     rng = random.Random(7)
-    stages = ["sft-saving", "grpo", "grpo-saving", "grpo", "eval"]
     kills = 0
     for stage in stages:
         kills += _run_and_kill(killed, tmp_path, stage, rng)

@@ -182,6 +182,7 @@ def test_the_reference_of_a_learner_with_adapters_is_refreshed_when_due() -> Non
     assert kl[2] == pytest.approx(0.0, abs=1e-7)
 
 
+@pytest.mark.slow
 def test_a_run_with_adapters_and_an_evaluation_loss_goes_through_every_part(tiny: RunConfig) -> None:
     cfg = dataclasses.replace(
         tiny,
