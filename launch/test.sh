@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sets up .venv, then runs the unit tests (seconds) and the integration tests (real Ray, vLLM and DeepSpeed, minutes).
+# Sets up .venv, then runs the unit tests, the sandbox's, and the integration tests (real Ray, vLLM and DeepSpeed).
 #
 #   bash launch/test.sh [--all] [pytest arguments ...]        for example: bash launch/test.sh -k resume
 #
@@ -11,7 +11,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=launch/setup.sh
 source launch/setup.sh
 
-suites=(tests/unit tests/integration)
+suites=(tests/unit tests/sandbox tests/integration)
 chosen=(-m "not slow")
 if [[ "${1:-}" == --all ]]; then
     shift
@@ -24,8 +24,11 @@ empty=0
 for suite in "${suites[@]}"; do
     printf '\n[test %3ds] %s\n' "$SECONDS" "$suite"
     status=0
+    # Integration tests share one cluster, and their workers fill the machine: one after the other.
+    side_by_side=()
+    [[ $suite == tests/unit || $suite == tests/sandbox ]] && side_by_side=(-n "$(nproc)" --maxprocesses 4)
     # A failed unit test does not hide what the integration tests have to say.
-    .venv/bin/python -m pytest "$suite" "${chosen[@]}" --timeout 900 --durations 8 "$@" || status=$?
+    .venv/bin/python -m pytest "$suite" "${side_by_side[@]}" "${chosen[@]}" --timeout 900 --durations 8 "$@" || status=$?
     if ((status == no_tests_collected)); then
         # A filter may select tests of one suite only.
         empty=$((empty + 1))
