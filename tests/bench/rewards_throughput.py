@@ -88,7 +88,7 @@ def through_worker(cases: list[Case]) -> float:
         groups.append(RolloutGroup(Prompt(i, i, [1], "", cases[i][1], {}), rollouts_G))
     with ThreadPoolExecutor(8) as threads:
         start = time.perf_counter()
-        list(threads.map(judge.judge, groups))
+        list(threads.map(lambda group: judge.judge(group, ["accuracy"]), groups))
         seconds = time.perf_counter() - start
     judge.close()
     return len(cases) / seconds
