@@ -19,7 +19,6 @@ Without a sandbox none of this holds.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import json
 import math
@@ -28,7 +27,7 @@ import re
 import subprocess
 from typing import Any, Literal, NamedTuple
 
-from rewards.code_agent import AGENT, frame
+from rewards.code_agent import AGENT, START, frame, read_results
 from rewards.extract import after_thinking, last_answer_part, opens_thinking
 from rewards.sandbox import Limits, Ran, run
 from rewards.sandbox_view import SandboxError, python
@@ -94,12 +93,12 @@ def code_accuracy(
         return unparseable("no closed ``` block with code in it after the thinking")
     unsafe = run_untrusted_code_without_sandbox
 
-    job: dict[str, object] = {"kind": kind, "entry_point": entry_point, "code": code, "binary": ""}
+    job: dict[str, object] = {"kind": kind, "entry_point": entry_point, "code": code, "binary": b""}
     if language == "c++":
         compiled = _compile(code, unsafe)
         if isinstance(compiled, str):
             return wrong(compiled)
-        job |= {"binary": base64.b64encode(compiled).decode(), "code": ""}
+        job |= {"binary": compiled, "code": ""}
     job |= {"count": len(cases), "stop": score == "first_failure", "test_s": test_s, "memory_mb": memory_mb}
     job |= {"output": _OUTPUT_PER_TEST, "host_pids": os.readlink("/proc/self/ns/pid")}
     inputs = [{"program": case, "setup": setup} if kind == "check" else case[0] for case in cases]
@@ -109,8 +108,8 @@ def code_accuracy(
         memory_mb=memory_mb,
         output_bytes=(len(cases) + 1) * 8 * _OUTPUT_PER_TEST,
     )
-    argv = [python(), "-I", "-B", "-X", "utf8", "-c", AGENT]
-    payload = b"".join(frame(part) for part in (job, *inputs))
+    argv = [python(), "-I", "-S", "-B", "-X", "utf8", "-c", START]
+    payload = AGENT + b"".join(frame(part) for part in (job, *inputs))
     ran = run(argv, job=payload, limits=limits, run_untrusted_code_without_sandbox=unsafe)
     failures = [_judge(kind, case, outcome) for case, outcome in zip(cases, _outcomes(ran, len(cases)), strict=True)]
     passed = failures.count("")
@@ -208,12 +207,12 @@ def _judge(kind: str, case: Any, outcome: Outcome) -> str:
 
 def _outcomes(ran: Ran, count: int) -> list[Outcome]:
     """One outcome a test; those that the run did not come to failed too. Raises SandboxError when it never began."""
-    lines = ran.results.split(b"\n")[:-1]
-    if not lines:
+    pairs = read_results(ran.results)
+    if not pairs:
         raise SandboxError(
             f"the harness did not start: {ran.stderr.decode(errors='replace')[-500:]} (limit: {ran.limit})"
         )
-    found = [Outcome(*json.loads(line)) for line in lines[1 : count + 1]]
+    found = [Outcome(*pair) for pair in pairs[1 : count + 1]]
     why = f"the limit of {ran.limit} for all tests" if ran.limit else "not run, or the program ended its harness"
     return found + [Outcome(why, "")] * (count - len(found))
 

@@ -7,35 +7,51 @@ dumpable (prctl(2), ptrace(2)). What it means for a program to pass is not decid
 
 from __future__ import annotations
 
-import base64
+import _ctypes
+import _signal
 import builtins
-import ctypes
+import gc
 import inspect
-import json
+import marshal
 import os
 import select
-import signal
+import site
 import sys
 import time
-import types
 from collections.abc import Callable
 from typing import Any
 
 
 def frame(value: object) -> bytes:
-    """A value as the agent reads it: 12 digits with its length, then JSON."""
-    text = json.dumps(value).encode()
-    return b"%012d" % len(text) + text
+    """A plain value as the agent reads it: 12 digits with its length, then marshal (only of what is ours)."""
+    data = marshal.dumps(value)
+    return b"%012d" % len(data) + data
 
 
-def _agent_source() -> str:
-    """The program that runs in the sandbox: `python -c SOURCE job_fd results_fd`."""
-    functions = (_take, _send, _run_tests, _check, _fork, _watch, _memory_mb, _clear, _candidate, _load)
-    parts = (*functions, _serve, _checker, _pack, _unpack)
-    header = "import base64, builtins, ctypes, json, os, select, signal, sys, time, types\n"
-    hints = "from collections.abc import Callable\nfrom typing import Any\n"
+def read_results(data: bytes) -> list[tuple[str, str]]:
+    """What the agent sent, whole pairs only: ("ready", ""), then (failure, output) for each test that was run."""
+    found, start = [], 0
+    while data[start : start + 24].isdigit() and len(data) >= start + 24:
+        middle = start + 24 + int(data[start : start + 12])
+        end = middle + int(data[start + 12 : start + 24])
+        if len(data) < end:
+            break
+        found.append((data[start + 24 : middle].decode(errors="replace"), data[middle:end].decode(errors="replace")))
+        start = end
+    return found
+
+
+def _agent() -> bytes:
+    """The compiled program that runs in the sandbox.
+
+    It starts for every answer, so it comes compiled and imports little: json, signal, types and re each bring enum, and
+    take longer than a test.
+    """
+    agent = (_take, _write, _report, _send, _run_tests, _set_dumpable, _check, _fork, _watch, _memory_mb, _clear)
+    parts = (*agent, _candidate, _load, _serve, _checker, _pack, _unpack)
+    header = "from __future__ import annotations\nimport _ctypes, _signal, builtins, gc, os, select, site, time\n"
     body = "\n\n".join(inspect.getsource(part) for part in parts)
-    return f"from __future__ import annotations\n{header}{hints}\n{body}\n\n_run_tests(*map(int, sys.argv[1:]))\n"
+    return frame(compile(f"{header}\n{body}\n\n_run_tests(*map(int, sys.argv[1:]))\n", "<agent>", "exec"))
 
 
 def _take(fd: int) -> Any:
@@ -44,17 +60,29 @@ def _take(fd: int) -> Any:
     data = b""
     while len(data) < size:
         data += os.read(fd, size - len(data))
-    return json.loads(data)
+    return marshal.loads(data)
 
 
-def _send(fd: int, *values: Any) -> None:
-    data = json.dumps(values).encode() + b"\n"
+def _write(fd: int, data: bytes) -> None:
     while data:
         data = data[os.write(fd, data) :]
 
 
+def _report(fd: int, failure: str, output: bytes) -> None:
+    """One pair for read_results."""
+    why = failure.encode(errors="replace")
+    _write(fd, b"%012d%012d" % (len(why), len(output)) + why + output)
+
+
+def _send(fd: int, *values: Any) -> None:
+    """One line of JSON."""
+    import json
+
+    _write(fd, json.dumps(values).encode() + b"\n")
+
+
 def _run_tests(job_fd: int, results_fd: int) -> None:
-    """Run every test of the job; send "ready", then [failure, output] for each."""
+    """Run every test of the job; report "ready", then the failure and the output of each."""
     inherited = (job_fd, results_fd)
     job_fd, results_fd = map(os.dup, inherited)  # low numbers, which _fork closes in every child
     for fd in inherited:
@@ -62,25 +90,36 @@ def _run_tests(job_fd: int, results_fd: int) -> None:
     job = _take(job_fd)
     # Only in a process namespace of its own may it kill all that there is.
     job |= {"contained": os.readlink("/proc/self/ns/pid") != job["host_pids"], "children": []}
-    ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)  # PR_SET_DUMPABLE
+    _set_dumpable(0)
     if job["binary"]:
         with open("program", "wb") as file:
-            file.write(base64.b64decode(job.pop("binary")))
+            file.write(job.pop("binary"))
         os.chmod("program", 0o700)
-    _send(results_fd, "ready")
+    if job["kind"] != "io":
+        import json  # noqa: F401  # once, for every child
+    gc.freeze()  # a child that ends need not look through, and so copy, what it has from here
+    site.setquit()  # exit() and quit(), which programs call; python -S starts without them, and much sooner
+    _report(results_fd, "ready", b"")
     for _ in range(job["count"]):
         if job["kind"] == "check":
             failure, output = _check(job, job_fd)
         else:
             failure, output = _watch(job, *_fork(job, _candidate, (_take(job_fd),)))
         _clear(job)
-        _send(results_fd, failure, output)
+        _report(results_fd, failure, output)
         if failure and job["stop"]:
             break
     os._exit(0)
 
 
-def _check(job: dict[str, Any], job_fd: int) -> tuple[str, str]:
+def _set_dumpable(value: int) -> None:
+    """prctl(PR_SET_DUMPABLE), by what ctypes stands on: importing ctypes itself takes as long as a test."""
+    prctl = _ctypes.dlsym(_ctypes.dlopen(None, os.RTLD_NOW), "prctl")
+    if _ctypes.call_function(prctl, (4, value, 0, 0, 0)):
+        raise OSError("prctl(PR_SET_DUMPABLE) failed")
+
+
+def _check(job: dict[str, Any], job_fd: int) -> tuple[str, bytes]:
     """Run check() in one child and the candidate in another, which the first asks for values through pipes."""
     ask_read, ask_write = os.pipe()
     reply_read, reply_write = os.pipe()
@@ -92,7 +131,7 @@ def _check(job: dict[str, Any], job_fd: int) -> tuple[str, str]:
     failure, output = _watch(job, *_fork(job, _checker, (test, *pipes), keep=pipes, dumpable=0))
     for fd in (*pipes, *unused):
         os.close(fd)
-    return failure or ("" if output == "passed" else "the check program ended early"), ""
+    return failure or ("" if output == b"passed" else "the check program ended early"), b""
 
 
 def _fork(
@@ -130,12 +169,12 @@ def _fork(
         os.closerange(fd, fd + 1)
     if io:
         os.close(out_write)
-    ctypes.CDLL(None).prctl(4, dumpable, 0, 0, 0)
+    _set_dumpable(dumpable)
     child(job, 1 if io else out_write, *args)
     sys.exit(0)  # the interpreter ends as any does: it waits for threads, and flushes
 
 
-def _watch(job: dict[str, Any], pid: int, out: int, error: int) -> tuple[str, str]:
+def _watch(job: dict[str, Any], pid: int, out: int, error: int) -> tuple[str, bytes]:
     """Read a child until it ends or exceeds a limit: why it failed, or "", and what it gave."""
     deadline = time.monotonic() + job["test_s"]
     ended, status, failure = os.pidfd_open(pid), None, ""
@@ -163,11 +202,11 @@ def _watch(job: dict[str, Any], pid: int, out: int, error: int) -> tuple[str, st
     if status and not failure:
         said = found[error].decode(errors="replace").strip().splitlines()
         failure = said[-1][:300] if said and status > 0 else f"it ended with status {status}"
-        if status == -signal.SIGXCPU:
+        if status == -_signal.SIGXCPU:
             failure = "the limit of CPU time"
     elif not failure and job["kind"] == "call" and not found[out]:
         failure = "it ended before the function returned"
-    return failure, found[out].decode(errors="replace")
+    return failure, found[out]
 
 
 def _memory_mb() -> int:
@@ -187,12 +226,12 @@ def _clear(job: dict[str, Any]) -> None:
     """Kill what the test left, and wait for it. Outside a sandbox: only the test's own sessions."""
     try:
         if job["contained"]:
-            os.kill(-1, signal.SIGKILL)
+            os.kill(-1, _signal.SIGKILL)
     except ProcessLookupError:
         pass  # nothing was left
     for pid in job["children"]:
         try:
-            os.killpg(pid, signal.SIGKILL)
+            os.killpg(pid, _signal.SIGKILL)
         except ProcessLookupError:
             continue
     job["children"].clear()
@@ -211,14 +250,15 @@ def _candidate(job: dict[str, Any], out: int, test: Any) -> None:
         _load(job, "__main__")
         return
     function = _load(job, "solution")(job["entry_point"])
-    data = json.dumps(function(**test) if isinstance(test, dict) else function(*test)).encode()
-    while data:
-        data = data[os.write(out, data) :]
+    given = function(**test) if isinstance(test, dict) else function(*test)
+    import json
+
+    _write(out, json.dumps(given).encode())
 
 
 def _load(job: dict[str, Any], name: str) -> Callable[[str], Any]:
     """Run the candidate's code as a module: what finds its functions, "f" or "Solution.f"."""
-    module = types.ModuleType(name)
+    module = type(sys)(name)
     sys.modules[name] = module
     sys.argv = ["main.py"]
     exec(compile(job["code"], "main.py", "exec", dont_inherit=True), module.__dict__)
@@ -234,6 +274,8 @@ def _load(job: dict[str, Any], name: str) -> Callable[[str], Any]:
 
 def _serve(job: dict[str, Any], out: int, ask_read: int, reply_write: int) -> None:
     """The candidate, for a check program: answer [name, args, kwargs] with [error, value], line by line."""
+    import json
+
     os.dup2(1, 2)
     os.close(out)
     find, broken = None, ""
@@ -255,6 +297,8 @@ def _serve(job: dict[str, Any], out: int, ask_read: int, reply_write: int) -> No
 
 def _checker(job: dict[str, Any], out: int, test: Any, ask_write: int, reply_read: int) -> None:
     """Run the check program on a stand-in for the candidate; write "passed" when check() returns."""
+    import json
+
     replies = os.fdopen(reply_read, "rb")
 
     def remote(name: str) -> Callable[..., Any]:
@@ -270,14 +314,14 @@ def _checker(job: dict[str, Any], out: int, test: Any, ask_write: int, reply_rea
 
         return call
 
-    scope = types.ModuleType("tests").__dict__
+    scope = type(sys)("tests").__dict__
     exec(compile(test["setup"], "<setup>", "exec", dont_inherit=True), scope)
     candidate = scope[job["entry_point"]] = remote(job["entry_point"])
     codes = [compile(test["program"], "<tests>", "exec", dont_inherit=True)]
     program = codes[0]
     while codes:  # a name that nobody else defines is the candidate's
         code = codes.pop()
-        codes += [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
+        codes += [constant for constant in code.co_consts if isinstance(constant, type(program))]
         for name in code.co_names:
             if name not in scope and name not in dir(builtins):
                 scope[name] = remote(name)
@@ -315,5 +359,8 @@ def _unpack(value: Any) -> Any:
     return {"d": dict, "t": tuple, "s": set, "f": frozenset, "b": bytes}[tag](items)
 
 
-AGENT = _agent_source()
-"""The agent's program. Made at import: linecache is not safe in threads, and the file may change during a long run."""
+AGENT = _agent()
+"""The agent's program: the first frame of a job. Made once, at import: the file may change during a long run."""
+
+START = "import marshal, os, sys; fd = int(sys.argv[1]); exec(marshal.loads(os.read(fd, int(os.read(fd, 12)))))"
+"""What starts it: `python -S -c START job_fd results_fd`, by the interpreter that compiled it."""

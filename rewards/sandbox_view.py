@@ -24,6 +24,9 @@ _HOW_TO_INSTALL = (
     "run_untrusted_code_without_sandbox=True if the code may do to this machine whatever it likes"
 )
 
+_FOR_PEOPLE = ("_tkinter", "_curses", "readline", "nis", "_dbm", "_gdbm")
+"""Modules that no program of a test uses, whose libraries are many: each one shown costs every run a mount."""
+
 
 class SandboxError(RuntimeError):
     """The sandbox could not start. Never the program's fault."""
@@ -63,7 +66,8 @@ def _python_view() -> View:
     stdlib = Path(os.path.realpath(sysconfig.get_path("stdlib")))
     programs = [python(), os.path.realpath(tool("prlimit"))]
     binds = [*dict.fromkeys([python(), tool("prlimit")]), str(stdlib)]
-    binds += _shared_libraries([*programs, *map(str, sorted((stdlib / "lib-dynload").glob("*.so")))])
+    modules = [path for path in sorted((stdlib / "lib-dynload").glob("*.so")) if not path.name.startswith(_FOR_PEOPLE)]
+    binds += _shared_libraries([*programs, *map(str, modules)])
     binds += [str(path) for path in [Path("/etc/ld.so.cache")] if path.exists()]
     private = os.path.realpath(sys.base_prefix) if os.geteuid() == 0 and _is_private(stdlib) else ""
     arguments: list[str] = []
