@@ -31,7 +31,7 @@ def exact(completion: str, *, answer: str, **columns: object) -> float:
 # ------------------------------------------------------------------------------------------------ reasoning
 
 
-def reversal_rows(split: str, lengths: tuple[int, ...] = (2, 3, 4)) -> list[Row]:
+def reversal_rows(split: str, lengths: tuple[int, ...] = (2, 3)) -> list[Row]:
     """Digits to read backwards, in both languages; the longer, the harder."""
     rows = []
     for length in lengths:

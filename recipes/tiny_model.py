@@ -25,9 +25,14 @@ def untied() -> Path:
     return make(Path("models/tiny-untied"), tie=False)
 
 
+def quick() -> Path:
+    """The folder of a model that learns within a few hundred steps to copy from its prompt, its weights being wide."""
+    return make(Path("models/tiny-quick"), tie=True, wide=True)
+
+
 def student() -> Path:
-    """The folder of a model of a third of the size, with the same tokenizer."""
-    return make(Path("models/tiny-student"), tie=True, layers=2, hidden=96)
+    """The folder of a model of a third of quick's size, with the same tokenizer."""
+    return make(Path("models/tiny-quick-student"), tie=True, layers=2, hidden=96, wide=True)
 
 
 def student_of_smollm() -> Path:
@@ -50,8 +55,12 @@ def student_of_smollm() -> Path:
     return folder
 
 
-def make(folder: Path, *, tie: bool, layers: int = 4, hidden: int = 128) -> Path:
-    """Write the model into folder, once. The weights depend on nothing but this code."""
+def make(folder: Path, *, tie: bool, layers: int = 4, hidden: int = 128, wide: bool = False) -> Path:
+    """Write the model into folder, once. The weights depend on nothing but this code.
+
+    wide: weights as large as their fan-in asks for (std 1/sqrt(hidden)), and embeddings as large as what the layers
+    add to them. Llama's own 0.02 is for far wider models: with it, one of this size takes many times as long to learn.
+    """
     if (folder / "model.safetensors").exists():
         return folder
     import torch
@@ -74,6 +83,11 @@ def make(folder: Path, *, tie: bool, layers: int = 4, hidden: int = 128) -> Path
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = LlamaForCausalLM(config)
+        if wide:
+            for weight in model.parameters():
+                if weight.dim() == 2:
+                    torch.nn.init.normal_(weight, std=hidden**-0.5)
+            torch.nn.init.normal_(model.model.embed_tokens.weight, std=0.5)
     _write(model, tokenizer, folder)
     return folder
 

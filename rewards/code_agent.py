@@ -8,7 +8,7 @@ dumpable (prctl(2), ptrace(2)). What it means for a program to pass is not decid
 from __future__ import annotations
 
 import _ctypes
-import _signal
+import _signal  # type: ignore[import-not-found]
 import builtins
 import gc
 import inspect
@@ -22,7 +22,7 @@ from collections.abc import Callable
 from typing import Any
 
 
-def frame(value: object) -> bytes:
+def frame(value: Any) -> bytes:
     """A plain value as the agent reads it: 12 digits with its length, then marshal (only of what is ours)."""
     data = marshal.dumps(value)
     return b"%012d" % len(data) + data
@@ -114,7 +114,7 @@ def _run_tests(job_fd: int, results_fd: int) -> None:
 
 def _set_dumpable(value: int) -> None:
     """prctl(PR_SET_DUMPABLE), by what ctypes stands on: importing ctypes itself takes as long as a test."""
-    prctl = _ctypes.dlsym(_ctypes.dlopen(None, os.RTLD_NOW), "prctl")
+    prctl = _ctypes.dlsym(_ctypes.dlopen(None, os.RTLD_NOW), "prctl")  # type: ignore[arg-type]  # None: this process
     if _ctypes.call_function(prctl, (4, value, 0, 0, 0)):
         raise OSError("prctl(PR_SET_DUMPABLE) failed")
 
