@@ -73,7 +73,7 @@ def tiny(seed: int) -> Scale:
             seed=seed,
             model=ModelConfig(dtype="float32"),
             learner=LearnerConfig(micro_batch_tokens=8192),
-            sampler=SamplerConfig(kv_cache_gib=1.0),
+            sampler=SamplerConfig(kv_cache_gib=1.0, max_sequences=512),
             track=TrackConfig(wandb="off"),
         ),
         teacher="recipes.tiny_model:quick",
@@ -81,7 +81,7 @@ def tiny(seed: int) -> Scale:
         task="tiny",
         template="{prompt} ",
         max_new_tokens=90,
-        pretrain=SFTConfig(steps=150, examples_per_step=32, optim=OptimConfig(lr=3e-3, warmup_steps=10)),
+        pretrain=SFTConfig(steps=240, examples_per_step=32, optim=OptimConfig(lr=3e-3, warmup_steps=10)),
         sft=SFTConfig(steps=20, examples_per_step=32, optim=OptimConfig(lr=1e-3, schedule="cosine", warmup_steps=2)),
         grpo=GRPOConfig(
             steps=6, prompts_per_step=16, group_size=8, kl_coef=0.0, clip_high=0.28, uniform_groups="drop",
@@ -89,7 +89,7 @@ def tiny(seed: int) -> Scale:
         ),
         eval_problems=64,
         eval_samples=4,
-        reject_prompts=128,
+        reject_prompts=64,
     )  # fmt: skip
 
 
@@ -108,10 +108,10 @@ def laptop(seed: int) -> Scale:
         pretrain=SFTConfig(steps=30, examples_per_step=32, optim=OptimConfig(lr=2e-4, warmup_steps=3)),
         sft=SFTConfig(steps=12, examples_per_step=32, optim=OptimConfig(lr=1e-4, schedule="cosine", warmup_steps=2)),
         grpo=GRPOConfig(
-            steps=12, prompts_per_step=8, group_size=8, kl_coef=0.0, clip_high=0.28, uniform_groups="drop",
+            steps=18, prompts_per_step=8, group_size=8, kl_coef=0.0, clip_high=0.28, uniform_groups="drop",
             optim=OptimConfig(lr=3e-5),
         ),
-        eval_problems=60,
+        eval_problems=100,
         eval_samples=4,
         reject_prompts=128,
     )  # fmt: skip

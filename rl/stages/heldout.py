@@ -29,9 +29,9 @@ def evaluate_once(ctx: Context, step: int, prompts_P: Sequence[Prompt], scorer: 
     result.write(eval_path(ctx.run_dir, step))
     ctx.evaluated(ctx.run_dir)
     log.info(
-        "held-out accuracy after %d steps: pass@1 %.1f %% (standard error %.1f), greedy %s",
-        step, 100 * result.pass_at_1, 100 * result.stderr,
-        "not measured" if result.greedy is None else f"{100 * result.greedy:.1f} %",
+        "held-out accuracy%s: pass@1 %.1f %% (standard error %.1f)%s",
+        f" after {step} steps" if step else "", 100 * result.pass_at_1, 100 * result.stderr,
+        "" if result.greedy is None else f", greedy {100 * result.greedy:.1f} %",
     )  # fmt: skip
     return result
 
