@@ -31,8 +31,8 @@ def quick() -> Path:
 
 
 def student() -> Path:
-    """The folder of a model of a third of quick's size, with the same tokenizer."""
-    return make(Path("models/tiny-quick-student"), tie=True, layers=2, hidden=96, wide=True)
+    """The folder of a model of half of quick's layers, with the same tokenizer."""
+    return make(Path("models/tiny-quick-student"), tie=True, layers=2, wide=True)
 
 
 def student_of_smollm() -> Path:
