@@ -34,5 +34,20 @@ def context_length(model: ModelConfig, config: PretrainedConfig) -> int:
     return model.context_length or own
 
 
+CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
+"""What vLLM's attention on a CPU has kernels for (CPUAttentionBackend.get_supported_head_sizes)."""
+
+
+def refuse_head_size(path: str) -> None:
+    """Raise BadInput for a model whose attention a CPU sampler cannot compute: vLLM says so only at the first token."""
+    config = load_config(path).get_text_config()
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    if size not in CPU_HEAD_SIZES:
+        raise BadInput(
+            f"model.path={path}: its attention heads have {size} values, and vLLM on a CPU can decode "
+            f"{', '.join(map(str, CPU_HEAD_SIZES))}; take another model, or a GPU"
+        )
+
+
 def _first_line(error: BaseException) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -15,6 +15,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from rl.backend import SampleParams, Task
 from rl.config import RunConfig
+from rl.pretrained import refuse_head_size
 from rl.types import (
     AhaError,
     BadInput,
@@ -127,6 +128,8 @@ class RayBackend:
     def start(self, model_path: str, context_length: int, *, samplers: bool = True) -> None:
         """Start all workers side by side. Samplers start on dummy weights of the model at model_path."""
         cfg, bound = self.cfg, self.cfg.cluster.start_timeout_s
+        if self.device == "cpu" and samplers:
+            refuse_head_size(model_path)
         self.model_path, self.context_length = seen_from_anywhere(model_path), context_length
         env = {"DS_ACCELERATOR": "cpu"} if self.device == "cpu" else {}
         self.learners = [
