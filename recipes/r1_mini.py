@@ -60,6 +60,8 @@ class Scale:
     pretrain: SFTConfig
     sft: SFTConfig
     grpo: GRPOConfig
+    later_steps: int
+    """GRPO steps of the stages that start from a model which has the form already."""
     eval_problems: int
     eval_samples: int
     reject_prompts: int
@@ -87,6 +89,7 @@ def tiny(seed: int) -> Scale:
             steps=6, prompts_per_step=16, group_size=8, kl_coef=0.0, clip_high=0.28, uniform_groups="drop",
             optim=OptimConfig(lr=1e-4),
         ),
+        later_steps=6,
         eval_problems=64,
         eval_samples=4,
         reject_prompts=64,
@@ -111,6 +114,7 @@ def laptop(seed: int) -> Scale:
             steps=18, prompts_per_step=8, group_size=8, kl_coef=0.0, clip_high=0.28, uniform_groups="drop",
             optim=OptimConfig(lr=3e-5),
         ),
+        later_steps=10,
         eval_problems=100,
         eval_samples=4,
         reject_prompts=128,
@@ -142,9 +146,10 @@ def _base(s: Scale, name: str, model: str) -> SFT:
 
 
 def _grpo(s: Scale, name: str, model: str, rewards: tuple[RewardConfig, ...], prompts: str = "train") -> GRPO:
+    grpo = s.grpo if model in ("@base", "@student_base") else replace(s.grpo, steps=s.later_steps)
     return GRPO(
         name, model, prompts=_data(s, f"{s.task}_{prompts}"), rewards=rewards,
-        rollout=RolloutConfig(max_new_tokens=s.max_new_tokens), grpo=s.grpo,
+        rollout=RolloutConfig(max_new_tokens=s.max_new_tokens), grpo=grpo,
     )  # fmt: skip
 
 
