@@ -32,8 +32,6 @@ def find_problems(
     sampler: SamplerMemory, lengths: Lengths,
 ) -> list[str]:  # fmt: skip
     found = []
-    if shape.zero_stage == 0 and shape.dtype == "bfloat16":
-        found.append("learner.zero_stage=0: DeepSpeed takes bfloat16 with float32 gradients from stage 1 on")
     if not learner.fits:
         what = "while it loads the model in float32" if learner.loading > learner.training else "in training"
         found.append(f"a learner rank needs {gib(learner.peak)} of {gib(learner.limit)} GiB {what}")

@@ -142,6 +142,11 @@ def validate(cfg: RunConfig) -> None:
         faults.append("grpo.group_size=1: every group is uniform, so nothing would be trained; use uniform_groups=keep")
     if cfg.rollout.top_p < 1 and g.old_logprobs == "sampler":
         faults.append("rollout.top_p below 1 cuts the tail of the sampler's logprobs; use grpo.old_logprobs=learner")
+    if cfg.learner.zero_stage == 0 and cfg.model.dtype == "bfloat16":
+        faults.append(
+            "learner.zero_stage=0: DeepSpeed keeps no float32 copy of bfloat16 weights there and does not start; use "
+            "learner.zero_stage=1, or model.dtype=float32"
+        )
     e = cfg.evaluation
     if any(not 1 <= k <= e.samples for k in e.pass_at):
         faults.append(f"evaluation.pass_at={e.pass_at}: each k is at least 1 and at most samples={e.samples}")

@@ -142,6 +142,11 @@ def test_a_config_without_faults_passes():
         ("rollout.top_p=0.9 grpo.old_logprobs=sampler", "rollout.top_p below 1 cuts the tail"),
         ("grpo.uniform_groups=drop", "grpo.uniform_groups=drop would drop those groups' KL too"),
         ("grpo.group_size=1", "grpo.group_size=1: a group of one has no advantage"),
+        (
+            "learner.zero_stage=0",
+            "learner.zero_stage=0: DeepSpeed keeps no float32 copy of bfloat16 weights there and does not start; use "
+            "learner.zero_stage=1, or model.dtype=float32",
+        ),
     ],
 )
 def test_a_value_out_of_range_is_one_line_that_names_it(override, fault):
@@ -150,9 +155,11 @@ def test_a_value_out_of_range_is_one_line_that_names_it(override, fault):
     assert lines[0].startswith(fault)
 
 
-@pytest.mark.parametrize("override", ["rollout.top_p=1", "rollout.top_p=0.01", "learner.zero_stage=0", "seed=0"])
+@pytest.mark.parametrize(
+    "override", ["rollout.top_p=1", "rollout.top_p=0.01", "learner.zero_stage=0 model.dtype=float32", "seed=0"]
+)
 def test_both_ends_of_a_range_are_allowed(override):
-    validate(apply_overrides(good(), [override]))
+    validate(apply_overrides(good(), override.split()))
 
 
 def test_faults_in_the_parts_of_a_list_are_found():

@@ -135,11 +135,13 @@ def test_colocated_samplers_take_no_gpus_of_their_own():
 @pytest.mark.parametrize(
     ("overrides", "problem"),
     [
-        (["learner.zero_stage=0"], "bfloat16"),
         (["learner.ranks=16"], "24 GPUs are needed"),
         (["learner.micro_batch_tokens=4000"], "less than a prompt and a completion"),
         (["sampler.tensor_parallel=16", "sampler.count=1"], "more than a node's GPUs"),
-        (["model.path=meta-llama/Llama-3.1-70B"], "while it loads the model in float32"),
+        (
+            ["model.path=meta-llama/Llama-3.1-70B", "learner.zero_stage=2", "learner.ranks=64"],
+            "while it loads the model in float32",
+        ),
         (["learner.gradient_checkpointing=false", "learner.micro_batch_tokens=32768"], "in training"),
     ],
 )
