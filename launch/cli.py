@@ -5,26 +5,40 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rl.config import RunConfig
-from rl.recipe import Recipe as StagedRecipe
-from rl.recipe import staged_settings
-from rl.settings import describe
+from launch.completion import SCRIPTS, Shell, complete_recipe, complete_setting
+from launch.recipe_help import RecipeCommand, print_settings
 from rl.types import AhaError, BadInput, Stopped
+
+if TYPE_CHECKING:
+    from rl.config import RunConfig
+    from rl.recipe import Recipe as StagedRecipe
 
 app = typer.Typer(
     add_completion=True,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # the boxes would take as long to load as all the rest
+    context_settings={"max_content_width": 120},
     help="Train reasoning models with GRPO: Ray, vLLM and DeepSpeed, on a laptop's CPU or on a cluster.",
 )
 
-Recipe = Annotated[str, typer.Argument(help="A recipe file, for example recipes/quickstart.py.", show_default=False)]
+Recipe = Annotated[
+    str,
+    typer.Argument(
+        help="A recipe file, for example recipes/quickstart.py.", show_default=False, autocompletion=complete_recipe
+    ),
+]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(help="Dotted settings, for example grpo.steps=10.", metavar="[KEY=VALUE]...")
+    list[str] | None,
+    typer.Argument(
+        help="Dotted settings, for example grpo.steps=10.",
+        metavar="[KEY=VALUE]...",
+        autocompletion=complete_setting,
+    ),
 ]
 
 
@@ -33,7 +47,7 @@ def main_help() -> None:
     """Groups the commands even while there is only one."""
 
 
-@app.command()
+@app.command(cls=RecipeCommand)
 def run(
     recipe: Recipe,
     overrides: Overrides = None,
@@ -46,12 +60,16 @@ def run(
         bool, typer.Option("--doctor", help="Make the checks of aha doctor first; run only when none fails.")
     ] = False,
 ) -> None:
-    """Run or resume a recipe: the same command resumes. Ctrl-C stops after the step, with a checkpoint."""
+    """Run or resume a recipe: the same command resumes. Ctrl-C stops after the step, with a checkpoint.
+
+    aha run RECIPE --help lists the recipe's settings too.
+    """
     from launch.recipes import load
+    from rl.config import RunConfig
 
     cfg = load(recipe, overrides or [])
     if settings:
-        print_settings(cfg)
+        print_settings(recipe, cfg)
         return
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -60,7 +78,7 @@ def run(
 
         if not examine(recipe, cfg):
             raise AhaError("the doctor found faults (above); nothing was run. Mend them, or run without --doctor")
-    if isinstance(cfg, StagedRecipe):
+    if not isinstance(cfg, RunConfig):
         _run_stages(cfg, check=check, dry_run=dry_run)
         return
     from rl import pipeline
@@ -82,7 +100,8 @@ def run(
 @app.command()
 def submit(
     recipe: Annotated[
-        str | None, typer.Argument(help="A recipe file in the current folder.", show_default=False)
+        str | None,
+        typer.Argument(help="A recipe file in the current folder.", show_default=False, autocompletion=complete_recipe),
     ] = None,
     overrides: Overrides = None,
     address: Annotated[
@@ -216,7 +235,9 @@ def quiet_libraries() -> None:
 
 @app.command()
 def plan(
-    recipe: Annotated[str | None, typer.Argument(help="A recipe file.", show_default=False)] = None,
+    recipe: Annotated[
+        str | None, typer.Argument(help="A recipe file.", show_default=False, autocompletion=complete_recipe)
+    ] = None,
     overrides: Overrides = None,
     gpu: Annotated[
         str, typer.Option("--gpu", help="A GPU of launch/gpus.toml, or cpu: this machine. Default: the recipe's.")
@@ -285,6 +306,15 @@ def report(
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB; open it in a browser")
 
 
+@app.command()
+def completion(shell: Annotated[Shell, typer.Argument(help="Which shell's script.", show_default=False)]) -> None:
+    """Print a script that completes commands, recipes and settings.
+
+    For ~/.bashrc: eval "$(aha completion bash)". For ~/.zshrc, after compinit: eval "$(aha completion zsh)".
+    """
+    print(SCRIPTS[shell], end="")
+
+
 def report_in_background(run_dir: Path) -> None:
     """Write the run's report while the run goes on, at low priority."""
     import subprocess
@@ -308,18 +338,6 @@ def load_recipe(path: str, overrides: list[str]) -> RunConfig:
     from launch.recipes import load_run
 
     return load_run(path, overrides)
-
-
-def print_settings(cfg: RunConfig | StagedRecipe) -> None:
-    """Every setting with its value and what it means."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("setting", "value", "meaning", box=None, pad_edge=False)
-    rows = staged_settings(cfg) if isinstance(cfg, StagedRecipe) else describe(cfg)
-    for key, value, text in rows:
-        table.add_row(key, value, text)
-    Console().print(table)
 
 
 def main() -> None:

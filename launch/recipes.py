@@ -45,6 +45,13 @@ def load(path: str, overrides: Sequence[str] = ()) -> RunConfig | Recipe:
     return made
 
 
+def parameters(path: str) -> dict[str, str]:
+    """The parameters of the recipe's function with their defaults, for which overrides without a dot stand."""
+    if Path(path).suffix == ".json":
+        return {}
+    return {name: str(p.default) for name, p in inspect.signature(_function(Path(path))).parameters.items()}
+
+
 def load_run(path: str, overrides: Sequence[str] = ()) -> RunConfig:
     """load, for commands that work on one run. Raises BadInput for a recipe of several stages."""
     made = load(path, overrides)

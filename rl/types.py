@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 Row = dict[str, object]
 """One dataset row: column name to value."""
@@ -192,6 +194,8 @@ class MicroBatch:
     @property
     def sequence_T(self) -> np.ndarray:
         """int64 (T,): the number of each token's sequence, 0 .. S-1. Lengths [2, 3] -> [0, 0, 1, 1, 1]."""
+        import numpy as np  # here: the command line answers before numpy could be loaded
+
         return np.repeat(np.arange(len(self.lengths_S), dtype=np.int64), self.lengths_S)
 
     @property

@@ -1,0 +1,71 @@
+"""What a recipe's settings are and mean: aha run RECIPE --help and --settings.
+
+Loads the settings only when they are shown: `aha --help` answers at once.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from typer import Context
+from typer.core import TyperCommand
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from rl.config import RunConfig
+    from rl.recipe import Recipe
+
+
+class RecipeCommand(TyperCommand):
+    """A command whose --help behind a recipe goes on with the recipe's settings. Its options take no values."""
+
+    def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
+        ctx.meta[__name__] = [arg for arg in args if not arg.startswith("-")]
+        return super().parse_args(ctx, args)
+
+    def get_help(self, ctx: Context) -> str:
+        """The command's help; with a recipe among the arguments, its settings too. Raises BadInput."""
+        words: list[str] = ctx.meta[__name__]
+        if not words:
+            return super().get_help(ctx)
+        from rich.console import Console
+
+        from launch.recipes import load
+
+        console = Console()
+        with console.capture() as captured:
+            console.print(settings_table(words[0], load(words[0], words[1:])))
+        return f"{super().get_help(ctx)}\n{captured.get()}"
+
+
+def print_settings(path: str, cfg: RunConfig | Recipe) -> None:
+    from rich.console import Console
+
+    Console().print(settings_table(path, cfg))
+
+
+def settings_table(path: str, cfg: RunConfig | Recipe) -> Table:
+    """Every setting of the recipe at path with its value and what it means."""
+    from rich.table import Table
+
+    table = Table("setting", box=None, pad_edge=False)
+    table.add_column("value", overflow="fold")  # a path is shown whole
+    table.add_column("meaning")
+    for row in settings_of(path, cfg):
+        table.add_row(*row)
+    return table
+
+
+def settings_of(path: str, cfg: RunConfig | Recipe) -> list[tuple[str, str, str]]:
+    """(key, value, what it means): the parameters of the recipe's function, with their defaults, then every knob."""
+    from launch.recipes import parameters
+    from rl.recipe import Recipe, staged_settings
+    from rl.settings import describe
+
+    rows = [
+        (name, default, f"Parameter of recipe() in {Path(path).name}; its default is shown.")
+        for name, default in parameters(path).items()
+    ]
+    return rows + (staged_settings(cfg) if isinstance(cfg, Recipe) else describe(cfg))
