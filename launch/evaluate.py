@@ -128,6 +128,7 @@ def evaluate_checkpoint(cfg: RunConfig, asked: Asked, out: Path | None, console:
         backend = RayBackend(cfg)
         try:
             backend.start(inputs.model_path, context)
+            tracker.attach(backend.publish, backend.queue)
             ctx = Context(cfg, backend, inputs.tokenizer, tracker, Stop(), context)
             result = evaluate_model(ctx, inputs.model_path, inputs.eval_prompts, inputs.scorer)
         finally:

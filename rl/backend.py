@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from rl.config import DistillConfig, GRPOConfig, OptimConfig, RunConfig
-from rl.types import JudgeReport, MicroBatch, PackedBatch, Rollout, RolloutGroup, SampleRequest, StepStats, SyncReport
+from rl.types import (
+    JudgeReport,
+    MicroBatch,
+    PackedBatch,
+    Queue,
+    Rollout,
+    RolloutGroup,
+    SampleRequest,
+    StepStats,
+    SyncReport,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +84,18 @@ class Backend(Protocol):
 
     def mean_nll(self, micro_batches_R: list[list[MicroBatch]]) -> float:
         """Mean negative log likelihood of the learnt tokens, nats, without training."""
+
+    def publish(self, run: str, stage: str, step: int, metrics: Mapping[str, float]) -> None:
+        """Show a step's numbers where the machines are watched, unless track.gauges is off."""
+
+    def queue(self) -> Queue:
+        """Where the groups under way are; at once, and from any thread."""
+
+    def memory(self) -> dict[str, float]:
+        """memory/learner_gib and memory/sampler_gib, of the largest of each; with a device also memory/..._device_gib.
+
+        The first is resident memory, the second what is in use on the device by all.
+        """
 
     def save(self, folder: Path) -> None:
         """Write the learners' whole state into an existing folder."""

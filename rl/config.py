@@ -385,6 +385,7 @@ class TrackConfig:
     wandb: str = knob("offline", "W&B.", choices=("off", "offline", "online"))
     project: str = knob("aha", "W&B project.")
     tensorboard: bool = knob(False, "Write TensorBoard event files to <run>/tensorboard.")
+    gauges: bool = knob(True, "Show each metric as a Ray gauge too, for Ray's Prometheus and Grafana.")
     rollouts: bool = knob(True, "Write every rollout with its reward parts to <run>/rollouts.")
 
 

@@ -162,6 +162,7 @@ def run(
             (cfg.run_dir / "resolved.json").write_text(to_json(cfg))
             backend.start(inputs.model_path, inputs.context_length)
             tracker.start(json.loads(to_json(cfg)))
+            tracker.attach(backend.publish, backend.queue)
             ctx = Context(cfg, backend, inputs.tokenizer, tracker, stop, inputs.context_length, evaluated)
             ctx.seconds["start"] = time.perf_counter() - started
             return _stages(ctx, inputs)

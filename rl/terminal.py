@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rl.records import phases
+from rl.types import Queue
 
 step_log = logging.getLogger("rl.step")  # a line a step: shown where there is no live view
 
@@ -46,6 +47,12 @@ class Bar:
         self._seconds: deque[float] = deque(maxlen=20)
         self._history: dict[str, deque[float]] = {}
         self._phases: dict[str, float] = {}
+        self._last: dict[str, float] = {}
+        self._queue: Callable[[], Queue] = Queue
+
+    def watch(self, queue: Callable[[], Queue]) -> None:
+        """Show what queue() says, twice a second, while there is a live view."""
+        self._queue = queue
 
     def begin(self, stage: str, total: int, done: int) -> None:
         self.end()
@@ -53,6 +60,7 @@ class Bar:
         self._seconds.clear()
         self._history.clear()
         self._phases.clear()
+        self._last.clear()
         if self._console.is_terminal:
             self._live = Live(console=self._console, transient=True, get_renderable=self.view, refresh_per_second=2)
             self._live.start()
@@ -68,6 +76,7 @@ class Bar:
         self._done += 1
         self._seconds.append(record["seconds"])
         self._phases = phases(record["seconds"], record)
+        self._last = dict(record)
         line = "  ".join([f"{_duration(self._pace() * (self._total - self._done))} left", *numbers])
         step_log.info(
             f"{stage} {self._done}/{self._total}  {line}  {self._pace():.1f} s/step",
@@ -78,7 +87,7 @@ class Bar:
         return sum(self._seconds) / len(self._seconds) if self._seconds else 0.0
 
     def view(self) -> RenderableType:
-        """The live view: how far, each number with its trend, where the last step's time went, memory."""
+        """The live view: how far, each number with its trend, where the last step's time went, queue, memory."""
         head = Table.grid(padding=(0, 2))
         left = f"{_duration(self._pace() * (self._total - self._done))} left, {self._pace():.1f} s/step"
         bar = ProgressBar(total=max(1, self._total), completed=self._done, width=30)
@@ -98,10 +107,20 @@ class Bar:
         if total > 0:
             shares = "  ".join(f"{name} {s / total:.0%}" for name, s in self._phases.items() if s / total >= 0.005)
             rows.add_row("time", f"{total:.1f} s", shares)
+        queue = self._queue()
+        under_way = f"groups: {queue.waiting} wait, {queue.sampling} at the samplers, {queue.scoring} at the rewards"
+        rows.add_row("queue", f"{queue.waiting + queue.sampling + queue.scoring}", under_way)
+        if "rollout/staleness_max" in self._last:
+            behind = self._last["rollout/staleness_max"]
+            rows.add_row("staleness", f"{behind:.0f}", "policy versions behind, the oldest rollout")
         memory = psutil.virtual_memory()
         rows.add_row(
             "memory", f"{memory.percent:.0f} %", f"{memory.used / 2**30:.1f} of {memory.total / 2**30:.1f} GiB here"
         )
+        held = {name: gib for name, gib in self._last.items() if name.startswith("memory/")}
+        if held:
+            each = (f"{_spoken(name)} {gib:.1f} GiB" for name, gib in held.items())
+            rows.add_row("", "", "largest " + ", ".join(each))
         return Group(head, rows)
 
     def end(self) -> None:
@@ -126,6 +145,11 @@ def _duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def _spoken(name: str) -> str:
+    """ "memory/learner_device_gib" -> "learner device"."""
+    return name.removeprefix("memory/").removesuffix("_gib").replace("_", " ")
 
 
 class _ConsoleHandler(logging.Handler):

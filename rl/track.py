@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -23,13 +23,16 @@ from rich.console import Console
 from rl.config import TrackConfig
 from rl.records import MetricsFile, rollout_files, rollouts_path, write_rollouts
 from rl.terminal import Bar, log_to
-from rl.types import GradedGroup, ScoredGroup, StepStats
+from rl.types import GradedGroup, Queue, ScoredGroup, StepStats
 from rl.wandb_run import WandbRun
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 log = logging.getLogger(__name__)
+
+Sink = Callable[[str, str, int, Mapping[str, float]], None]
+"""Is told of each step: the run's name, stage, step, metrics."""
 
 
 class Tracker:
@@ -47,6 +50,7 @@ class Tracker:
         self._bar = Bar(self._console)
         self._wandb: WandbRun | None = None
         self._boards: dict[str, SummaryWriter] = {}
+        self._sinks: list[Sink] = []
         self._clock = time.monotonic()
         self._close_log = log_to(run_dir / "log.txt", self._console)
 
@@ -70,6 +74,14 @@ class Tracker:
         """Begin W&B's run (config: the resolved config), if it is on. Raises BadInput when online and it cannot."""
         if self._cfg.wandb != "off":
             self._wandb = WandbRun.begin(self.run_dir, self._cfg, self._name, config)
+
+    def attach(self, sink: Sink, queue: Callable[[], Queue]) -> None:
+        """Tell sink of each step from now on, after the step is on disk, and show in the live view what queue() says.
+
+        queue is called from another thread and answers at once.
+        """
+        self._sinks.append(sink)
+        self._bar.watch(queue)
 
     def begin(self, stage: str, total: int, done: int = 0) -> None:
         """A stage of `total` steps begins, the first `done` of them done before."""
@@ -101,6 +113,8 @@ class Tracker:
             self._wandb.log(stage, step, record, groups_P)
         if self._cfg.tensorboard:
             self._board(stage, step, record)
+        for sink in self._sinks:
+            sink(self._name, stage, step, record)
         self._bar.advance(stage, step, record)
 
     def close(self, *, failed: bool = False) -> None:

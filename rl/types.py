@@ -262,6 +262,15 @@ class SyncReport:
 
 
 @dataclass(frozen=True, slots=True)
+class Queue:
+    """Groups under way now. waiting: for a sampler. sampling: at one. scoring: sampled, and a reward is missing."""
+
+    waiting: int = 0
+    sampling: int = 0
+    scoring: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class SamplerReport:
     """A sampler's answer to poll: finished groups (address -> rollouts) and how it stands."""
 

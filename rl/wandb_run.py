@@ -27,13 +27,14 @@ TABLE_EVERY = 10
 TABLE_ROWS = 32
 GROUPS = (
     ("reward", ("reward/", "accuracy")),
-    ("rollout", ("rollout/", "samples/", "groups/", "emergence/")),
+    ("rollout", ("rollout/", "samples/", "groups/", "emergence/", "queue/")),
     ("policy", ("entropy", "kl", "ratio", "max/ratio", "clip_share", "importance", "gap/", "max/gap")),
     ("learner", ("loss", "grad_norm", "lr", "updates", "learner/", "max/", "nll")),
     ("time", ("seconds", "tokens_per_second")),
     ("data", ("batch/", "tokens", "data/")),
     ("verifier", ("verdict/", "scoring/", "watch/")),
     ("sync", ("sync/",)),
+    ("memory", ("memory/",)),
 )
 """Panel group -> how the names of its metrics begin. What fits none is in "other"."""
 

@@ -209,6 +209,7 @@ class _Runner:
         with Tracker(cfg.run_dir, cfg.track, name=f"{self.recipe.name}-{self.stage.name}") as tracker:
             backend = self.machines.ready(cfg, inputs)
             tracker.start(stage_to_dict(self.stage))
+            tracker.attach(backend.publish, backend.queue)
             ctx = Context(cfg, backend, inputs.tokenizer, tracker, self.stop, inputs.context_length)
             self._with(ctx, inputs)
             self.seconds = ctx.seconds

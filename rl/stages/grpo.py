@@ -16,7 +16,7 @@ from rl.score import Scorer
 from rl.stages.context import Context
 from rl.stages.evaluate import EvalResult
 from rl.stages.heldout import evaluate_once, measured
-from rl.stages.rollouts import RolloutQueue
+from rl.stages.rollouts import RolloutQueue, staleness
 from rl.stages.style import share_in_language
 from rl.track import stats_metrics
 from rl.types import PackedBatch, Prompt, ScoredGroup, StepStats, Stopped
@@ -70,6 +70,7 @@ def train_grpo(
         metrics = scorer.metrics(scored_P) | stats_metrics(stats) | _batch_metrics(updates_U)
         metrics |= {"sync/megabytes": report.num_bytes / 1e6, "groups/trained": float(len(kept_P))}
         metrics |= {f"seconds/{phase}": s for phase, s in seconds.items()} | queue.stats.metrics()
+        metrics |= staleness(scored_P, step) | backend.memory()
         metrics |= emergence.step(step, scored_P)
         ctx.tracker.step("grpo", step, metrics, scored_P)
         _finish_step(ctx, step + 1, stream, fingerprint, eval_prompts, scorer)

@@ -8,23 +8,33 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rl.backend import SampleParams
 from rl.data import PromptStream
 from rl.score import Scorer
 from rl.stages.context import Context, sample_seed
-from rl.types import AhaError, GradedGroup, JudgeReport, Prompt, RolloutGroup, SampleRequest
+from rl.types import AhaError, GradedGroup, JudgeReport, Prompt, Queue, RolloutGroup, SampleRequest, ScoredGroup
 
 
 @dataclass
 class ScoringStats:
-    """seconds: waited for rewards after the last rollout was in. The counters: see rl.types.JudgeReport."""
+    """seconds: waited for rewards after the last rollout was in. The counters: see rl.types.JudgeReport.
+
+    most: the longest queues that were seen, each when a group came back from a sampler.
+    """
 
     seconds: float = 0.0
     killed: int = 0
     replaced: int = 0
     truncated: int = 0
+    most: Queue = field(default_factory=Queue)
+
+    def saw(self, now: Queue) -> None:
+        most = self.most
+        self.most = Queue(
+            max(most.waiting, now.waiting), max(most.sampling, now.sampling), max(most.scoring, now.scoring)
+        )
 
     def metrics(self) -> dict[str, float]:
         return {
@@ -32,6 +42,9 @@ class ScoringStats:
             "scoring/killed": float(self.killed),
             "scoring/replaced": float(self.replaced),
             "scoring/truncated": float(self.truncated),
+            "queue/waiting_max": float(self.most.waiting),
+            "queue/sampling_max": float(self.most.sampling),
+            "queue/scoring_max": float(self.most.scoring),
         }
 
 
@@ -51,6 +64,7 @@ def sample_and_grade(
         group = RolloutGroup(prompts_P[i], rollouts_G)
         _refuse_strange(group, version)
         waiting[i] = (group, ctx.backend.judge(group, scorer.applying(group.prompt, version)))
+        stats.saw(ctx.backend.queue())
     missing = len(prompts_P) - len(waiting)
     if missing:
         raise AhaError(f"{missing} of {len(prompts_P)} groups never came back from the samplers; prompts lost")
@@ -65,6 +79,15 @@ def sample_and_grade(
         graded_P.append(scorer.grade(group, report.parts_G))
     stats.seconds += time.perf_counter() - start
     return graded_P
+
+
+def staleness(groups_P: Sequence[ScoredGroup], version: int) -> dict[str, float]:
+    """How many versions the rollouts are behind the policy that they train, by the versions that they are stamped with.
+
+    Rollouts of versions 3, 3 and 5, trained at version 5 -> mean 4/3, max 2.
+    """
+    behind = [version - r.policy_version for g in groups_P for r in g.group.rollouts_G]
+    return {"rollout/staleness_mean": sum(behind) / len(behind), "rollout/staleness_max": float(max(behind))}
 
 
 class RolloutQueue:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +22,7 @@ from rl.types import (
     JudgeReport,
     MicroBatch,
     PackedBatch,
+    Queue,
     Rollout,
     RolloutGroup,
     SampleRequest,
@@ -29,7 +30,10 @@ from rl.types import (
     StepStats,
     SyncReport,
 )
+from rl.workers.feed import Feed
+from rl.workers.gauges import Gauges
 from rl.workers.hosts import LearnerHost, RaySyncClient, SamplerHost
+from rl.workers.memory import memory_metrics
 from rl.workers.remote import (
     QUIET,
     ActorGone,
@@ -65,6 +69,8 @@ class RayBackend:
         self.samplers: list[ray.actor.ActorHandle] = []
         self.scorers = Scorers(cfg, self.device)
         self.model_path, self.context_length = "", 0
+        self.gauges = Gauges()
+        self.feed = Feed(cfg, [])
         self.version = -1
         self.restarts = 0
         self.places: list[str] = []
@@ -237,7 +243,7 @@ class RayBackend:
         Deterministic: request i goes to sampler i mod n. Else from one queue, each sampler topped up to what it
         decodes at once, so that none idles while another has a backlog.
         """
-        feed = _Feed(self.cfg, requests)
+        feed = self.feed = Feed(self.cfg, requests)
         last_progress = dict.fromkeys(range(len(self.samplers)), time.monotonic())
         tokens = dict.fromkeys(range(len(self.samplers)), -1)
         polls: dict[ray.ObjectRef, int] = {}
@@ -263,9 +269,10 @@ class RayBackend:
                     feed.done(i, group)
                     yield group, rollouts_G
                 self._feed_and_poll(i, feed, params, polls)
+            self.scorers.count()
             self._check_progress(set(polls.values()), last_progress)
 
-    def _feed_and_poll(self, i: int, feed: _Feed, params: SampleParams, polls: dict[ray.ObjectRef, int]) -> None:
+    def _feed_and_poll(self, i: int, feed: Feed, params: SampleParams, polls: dict[ray.ObjectRef, int]) -> None:
         work = feed.next_for(i)
         if work:
             self.samplers[i].submit.remote(work, params)
@@ -337,6 +344,20 @@ class RayBackend:
         nll: float = self._wait(refs, self._ranks, self.cfg.cluster.step_timeout_s, "score held-out examples")[0]
         return nll
 
+    def publish(self, run: str, stage: str, step: int, metrics: Mapping[str, float]) -> None:
+        if self.cfg.track.gauges:
+            self.gauges.set(run, stage, step, metrics)
+
+    def queue(self) -> Queue:
+        return Queue(self.feed.waiting, self.feed.sampling, self.scorers.unanswered)
+
+    def memory(self) -> dict[str, float]:
+        workers = [*self.learners, *self.samplers]
+        bound = self.cfg.cluster.sync_timeout_s
+        held = self._wait([h.memory.remote() for h in workers], [*self._ranks, *self._names], bound, "measure memory")
+        ranks = len(self.learners)
+        return memory_metrics("learner", held[:ranks]) | memory_metrics("sampler", held[ranks:])
+
     def save(self, folder: Path) -> None:
         self._on_learners("save", f"save into {folder}", str(folder.absolute()))
 
@@ -377,33 +398,3 @@ class RayBackend:
         remove_placement_group(self.group)
         if self.started_ray:
             ray.shutdown()
-
-
-class _Feed:
-    """The work queue: which sampler has which groups."""
-
-    def __init__(self, cfg: RunConfig, requests: Sequence[SampleRequest]) -> None:
-        n = cfg.sampler.count
-        self.by_group = {r.group: r for r in requests}
-        self.running: list[dict[int, SampleRequest]] = [{} for _ in range(n)]
-        self.deterministic = cfg.sampler.deterministic
-        self.queues = [list(requests[i::n]) for i in range(n)] if self.deterministic else [list(requests)] * n
-        per_group = max((len(r.seeds_G) for r in requests), default=1)
-        # One group more than fits at once keeps the decode batch full while the next reply travels.
-        self.depth = len(requests) if self.deterministic else cfg.sampler.max_sequences // per_group + 1
-
-    def next_for(self, i: int) -> list[SampleRequest]:
-        work = []
-        while self.queues[i] and len(self.running[i]) < self.depth:
-            request = self.queues[i].pop(0)
-            self.running[i][request.group] = request
-            work.append(request)
-        return work
-
-    def done(self, i: int, group: int) -> None:
-        del self.running[i][group]
-
-    def take_back(self, i: int) -> None:
-        """Put a lost sampler's groups back in front of its queue, in order."""
-        self.queues[i][:0] = sorted(self.running[i].values(), key=lambda r: r.group)
-        self.running[i] = {}

@@ -10,6 +10,7 @@ import ray
 from rl.backend import Task
 from rl.config import RunConfig
 from rl.types import MicroBatch, StepStats, SyncReport
+from rl.workers.memory import held_by_worker, held_here, together
 from rl.workers.remote import collect, free_port, use_interface_of
 from rl.workers.sampler import Sampler
 
@@ -63,6 +64,10 @@ class LearnerHost:
     def parameter_sums(self) -> dict[str, float]:
         return self.learner.parameter_sums()
 
+    def memory(self) -> tuple[int, int]:
+        """Resident bytes, and those in use on the device."""
+        return together([held_here()])
+
 
 class SamplerHost(Sampler):
     """A sampler in a Ray actor, which talks to others from its node's address."""
@@ -72,6 +77,10 @@ class SamplerHost(Sampler):
         use_interface_of(address)
         os.environ.setdefault("VLLM_HOST_IP", address)
         super().__init__(*args)
+
+    def memory(self) -> tuple[int, int]:
+        """Resident bytes of the engine's processes, and those in use on its fullest device."""
+        return together([held_here(), *self.llm.collective_rpc(held_by_worker)])
 
 
 class RaySyncClient:

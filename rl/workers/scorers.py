@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -45,6 +45,8 @@ class Scorers:
         self.judge_pids: dict[int, int] = {}
         self.models: dict[str, ModelActor] = {}
         self._groups_judged = 0
+        self.unanswered = 0
+        self._open: list[list[Asked]] = []
 
     def resources(self) -> list[dict[str, float]]:
         """What each reward model reserves in Ray."""
@@ -121,9 +123,12 @@ class Scorers:
         functions = [name for name in names if name not in self.models]
         asked = [self._ask_functions(group, functions)] if functions else []
         asked += [self.models[name].ask(group) for name in names if name in self.models]
+        self._open.append(asked)
+        self.unanswered = len(self._open)
 
         def result() -> JudgeReport:
-            reports = [answer() for answer in asked]
+            reports = [call.answer() for call in asked]
+            self.count()
             parts_G: list[dict[str, RewardPart]] = []
             for i in range(len(group.rollouts_G)):
                 found = {name: part for report in reports for name, part in report.parts_G[i].items()}
@@ -137,7 +142,17 @@ class Scorers:
 
         return result
 
-    def _ask_functions(self, group: RolloutGroup, names: list[str]) -> Callable[[], JudgeReport]:
+    def count(self) -> None:
+        """Note in `unanswered` how many groups still wait for a reward."""
+        calls = {call.ref(): i for i, asked in enumerate(self._open) for call in asked}
+        if calls:
+            _, late = ray.wait(list(calls), num_returns=len(calls), timeout=0)
+            self._open = [self._open[i] for i in sorted({calls[ref] for ref in late})]
+        else:
+            self._open = []
+        self.unanswered = len(self._open)
+
+    def _ask_functions(self, group: RolloutGroup, names: list[str]) -> Asked:
         i = self._groups_judged % len(self.judges)
         self._groups_judged += 1
         ref = self.judges[i].judge.remote(group, names)
@@ -151,12 +166,20 @@ class Scorers:
                 return replace(report, replaced=report.replaced + 1)
             return report
 
-        return result
+        return Asked(lambda: ref, result)
 
     def close(self) -> None:
         for handle in (*self.judges, *(model.handle for model in self.models.values())):
             ray.kill(handle)
         self.judges, self.models = [], {}
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question to a worker. ref: of its call now, another after a restart. answer: waits for what it says."""
+
+    ref: Callable[[], ray.ObjectRef]
+    answer: Callable[[], JudgeReport]
 
 
 class _Call:
@@ -182,10 +205,10 @@ class ModelActor:
         self._life = 0
         self._since = 0.0  # when the oldest call in the queue may have begun
 
-    def ask(self, group: RolloutGroup) -> Callable[[], JudgeReport]:
+    def ask(self, group: RolloutGroup) -> Asked:
         call = _Call(group)
         self._send(call)
-        return lambda: self._answer(call)
+        return Asked(lambda: call.ref, lambda: self._answer(call))
 
     def _send(self, call: _Call) -> None:
         if not self._queue:

@@ -25,7 +25,17 @@ from rl.loss import policy_loss
 from rl.model import ScoreInput, load_policy
 from rl.pretrained import load_tokenizer
 from rl.schedule import learning_rate
-from rl.types import JudgeReport, MicroBatch, PackedBatch, Rollout, RolloutGroup, SampleRequest, StepStats, SyncReport
+from rl.types import (
+    JudgeReport,
+    MicroBatch,
+    PackedBatch,
+    Queue,
+    Rollout,
+    RolloutGroup,
+    SampleRequest,
+    StepStats,
+    SyncReport,
+)
 from rl.workers.nodes import NodeProbe
 from rl.workers.wire import tensor_checksum
 
@@ -140,6 +150,9 @@ class PretendBackend:
 
     def kill_sampler(self, index: int) -> None:
         self.killed = True
+
+    def queue(self) -> Queue:
+        return Queue()
 
     def judge(self, group: RolloutGroup, names: Sequence[str]) -> Callable[[], JudgeReport]:
         return lambda: JudgeReport(self.judges.judge_all(group, names))

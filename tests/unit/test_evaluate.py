@@ -17,7 +17,7 @@ from rl.stages.comparer import Comparer, plainly_same
 from rl.stages.consensus import consensus, voted
 from rl.stages.evaluate import EvalResult, evaluate, summarise
 from rl.stages.style import LANGUAGE_SAMPLES, Style, measure_style, share_in_language
-from rl.types import AhaError, GradedGroup, JudgeReport, Prompt, RewardPart, Rollout, RolloutGroup, Verdict
+from rl.types import AhaError, GradedGroup, JudgeReport, Prompt, Queue, RewardPart, Rollout, RolloutGroup, Verdict
 
 THOUGHT = "<think>hm</think>"
 
@@ -201,6 +201,9 @@ class FakeBackend:
         self.params = [*getattr(self, "params", []), params]
         for r in requests:
             yield r.group, [rollout(self.texts[r.group]) for _ in r.seeds_G]
+
+    def queue(self):
+        return Queue()
 
     def judge(self, group, *_):
         parts_G = self.scorer.grade(group).parts_G

@@ -18,6 +18,7 @@ ONLY_IN = {
     "ray": {
         "rl/workers/cluster.py",
         "rl/workers/examine.py",
+        "rl/workers/gauges.py",
         "rl/workers/hosts.py",
         "rl/workers/remote.py",
         "rl/workers/scorers.py",

@@ -12,6 +12,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,7 @@ from rl.types import (
     BadInput,
     GradedGroup,
     Prompt,
+    Queue,
     RewardPart,
     Rollout,
     RolloutGroup,
@@ -348,6 +350,40 @@ def test_the_live_view_shows_trends_phases_memory_and_the_time_left():
     assert re.search(r"time +10\.0 s +rollout 50%  scoring 10%  update 20%  rest 20%", text)
     assert re.search(r"memory +\d+ % +[\d.]+ of [\d.]+ GiB", text)
     assert "accuracy" not in text  # it had no number yet
+    assert "staleness" not in text
+
+
+def test_the_live_view_shows_the_queue_now_and_the_last_steps_staleness_and_workers_memory():
+    bar = Bar(Console(file=io.StringIO()))
+    now = [Queue(waiting=3, sampling=8, scoring=5)]
+    bar.watch(lambda: now[0])
+    bar.begin("grpo", 10, 0)
+    held = {"memory/learner_gib": 1.26, "memory/sampler_gib": 2.0, "memory/sampler_device_gib": 70.0}
+    bar.advance("grpo", 0, {"seconds": 1.0, "rollout/staleness_max": 2.0} | held)
+
+    def view() -> str:
+        console = Console(file=io.StringIO(), width=120)
+        console.print(bar.view())
+        return shown(console)
+
+    text = view()
+    assert re.search(r"queue +16 +groups: 3 wait, 8 at the samplers, 5 at the rewards", text)
+    assert re.search(r"staleness +2 +policy versions behind", text)
+    assert "largest learner 1.3 GiB, sampler 2.0 GiB, sampler device 70.0 GiB" in text
+    now[0] = Queue()
+    assert re.search(r"queue +0 +groups: 0 wait, 0 at the samplers, 0 at the rewards", view())
+
+
+def test_who_is_attached_is_told_of_each_step_once_it_is_on_disk(start):
+    track = start()
+    told = []
+
+    def sink(run: str, stage: str, step: int, metrics: Mapping[str, float]) -> None:
+        told.append((run, stage, step, metrics["loss"], metrics["seconds"] >= 0, identities(track.run_dir)))
+
+    track.attach(sink, Queue)
+    track.step("grpo", 4, {"loss": 0.5})
+    assert told == [("test", "grpo", 4, 0.5, True, [("grpo", 4)])]
 
 
 def test_a_sparkline_goes_from_the_lowest_to_the_highest():
@@ -463,7 +499,8 @@ def test_an_offline_file_cut_by_a_kill_is_read_up_to_the_cut(start):
         ("grpo", "max/ratio", "policy/max/ratio"), ("grpo", "lr", "learner/lr"), ("grpo", "seconds/update", "time/seconds/update"),
         ("grpo", "verdict/a/wrong", "verifier/verdict/a/wrong"), ("grpo", "sync/megabytes", "sync/megabytes"),
         ("grpo", "batch/tokens", "data/batch/tokens"), ("eval", "pass@1", "eval/pass@1"), ("sft", "nll", "sft/nll"),
-        ("grpo", "my/own", "other/my/own"),
+        ("grpo", "my/own", "other/my/own"), ("grpo", "queue/scoring_max", "rollout/queue/scoring_max"),
+        ("grpo", "memory/learner_gib", "memory/learner_gib"),
     ],
 )  # fmt: skip
 def test_metrics_are_in_groups_at_wandb(stage, name, expected):
