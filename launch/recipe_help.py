@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 class RecipeCommand(TyperCommand):
     """A command whose --help behind a recipe goes on with the recipe's settings. Its options take no values."""
 
-    def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: Context, args: list[str]) -> list[str]:  # type: ignore[override]  # theirs is private
         ctx.meta[__name__] = [arg for arg in args if not arg.startswith("-")]
         return super().parse_args(ctx, args)
 
-    def get_help(self, ctx: Context) -> str:
+    def get_help(self, ctx: Context) -> str:  # type: ignore[override]
         """The command's help; with a recipe among the arguments, its settings too. Raises BadInput."""
         words: list[str] = ctx.meta[__name__]
         if not words:
