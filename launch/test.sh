@@ -24,9 +24,11 @@ empty=0
 for suite in "${suites[@]}"; do
     printf '\n[test %3ds] %s\n' "$SECONDS" "$suite"
     status=0
-    # Integration tests share one cluster, and their workers fill the machine: one after the other.
-    side_by_side=()
-    [[ $suite == tests/unit || $suite == tests/sandbox ]] && side_by_side=(-n "$(nproc)" --maxprocesses 4)
+    side_by_side=(-n "$(nproc)" --maxprocesses 4)
+    # Their workers mostly wait for one thing or another while they start: two files at a time, a cluster for each.
+    [[ $suite == tests/integration ]] && side_by_side=(-n 2 --dist loadfile)
+    # Nodes in network namespaces, and jobs: one after the other.
+    [[ $suite == tests/cluster ]] && side_by_side=()
     # A failed unit test does not hide what the integration tests have to say.
     .venv/bin/python -m pytest "$suite" "${side_by_side[@]}" "${chosen[@]}" --timeout 900 --durations 8 "$@" || status=$?
     if ((status == no_tests_collected)); then

@@ -7,6 +7,7 @@ scale_wrt_gas is off, and the accumulation boundary is marked by hand.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import math
 import os
@@ -73,6 +74,7 @@ class Learner(Outgoing):
 
     def load(self, task: Task) -> str:
         """Build the engine (and the reference, when the KL needs one). Returns the model's fingerprint."""
+        self._release()
         self.task = task
         dtype = DTYPES[self.cfg.model.dtype]
         # DeepSpeed keeps float32 master weights and casts the module itself.
@@ -98,6 +100,13 @@ class Learner(Outgoing):
             self.teacher = self._freeze(teacher)
         self.reference_version = 0
         return self.fingerprint()
+
+    def _release(self) -> None:
+        """Let go of an earlier task's models before the next are built: side by side they need twice the memory."""
+        self.reference = self.teacher = None
+        for name in ("engine", "policy", "frozen_engines"):
+            vars(self).pop(name, None)
+        gc.collect()  # an engine and its hooks hold each other
 
     def _load_policy(self, path: str, dtype: torch.dtype) -> Policy:
         cfg = self.cfg

@@ -1,4 +1,4 @@
-"""One Ray cluster of two nodes for all integration tests; small models; everything written under a temporary folder."""
+"""One Ray cluster of two nodes for all integration tests of a process; small models; everything written under a temporary folder."""
 
 from __future__ import annotations
 
