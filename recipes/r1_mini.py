@@ -140,9 +140,9 @@ def _sft(s: Scale, name: str, model: str, data: str, steps: int = 0) -> SFT:
     return SFT(name, model, replace(s.sft, steps=steps or s.sft.steps, data=_data(s, data)))
 
 
-def _base(s: Scale, name: str, model: str) -> SFT:
+def _base(s: Scale, name: str, model: str, steps: int = 0) -> SFT:
     documents = _data(s, f"{s.task}_documents", text_field="text")
-    return SFT(name, model, replace(s.pretrain, data=documents))
+    return SFT(name, model, replace(s.pretrain, steps=steps or s.pretrain.steps, data=documents))
 
 
 def _grpo(s: Scale, name: str, model: str, rewards: tuple[RewardConfig, ...], prompts: str = "train") -> GRPO:
@@ -200,7 +200,7 @@ def _four_stages(s: Scale) -> list[Stage]:
 
 def _students(s: Scale) -> list[Stage]:
     return [
-        _base(s, "student_base", s.student),
+        _base(s, "student_base", s.student, s.pretrain.steps * 3 // 2),
         _sft(s, "student", "@student_base", "@mixed", 2 * s.sft.steps), _eval(s, "student"),
         _grpo(s, "student_rl", "@student_base", (ACCURACY, FORMAT, LANGUAGE)), _eval(s, "student_rl"),
     ]  # fmt: skip

@@ -36,8 +36,8 @@ def student() -> Path:
 
 
 def student_of_smollm() -> Path:
-    """The folder of SmolLM2-135M-Instruct with every other layer left out: a smaller student of the same family."""
-    source, folder = Path("models/SmolLM2-135M-Instruct"), Path("models/SmolLM2-half")
+    """The folder of SmolLM2-135M-Instruct with every third layer left out: a smaller student of the same family."""
+    source, folder = Path("models/SmolLM2-135M-Instruct"), Path("models/SmolLM2-two-thirds")
     if (folder / "model.safetensors").exists():
         return folder
     if not source.is_dir():
@@ -46,7 +46,7 @@ def student_of_smollm() -> Path:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
-    kept = list(model.model.layers)[::2]
+    kept = [layer for i, layer in enumerate(model.model.layers) if i % 3 != 1]
     for place, layer in enumerate(kept):
         layer.self_attn.layer_idx = place
     model.model.layers = torch.nn.ModuleList(kept)

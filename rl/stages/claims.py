@@ -79,13 +79,18 @@ def _of_result(result: EvalResult, name: str, text: str) -> Measurement:
     if name == "pass@1":
         return Measurement(result.pass_at_1, result.stderr, tuple(result.correct_P))
     if name in ("cons", f"cons@{result.samples}") and result.cons is not None:
-        return Measurement(result.cons, math.nan if result.cons_stderr is None else result.cons_stderr)
+        stderr = math.nan if result.cons_stderr is None else result.cons_stderr
+        return Measurement(result.cons, stderr, tuple(result.cons_P))
     if name.removeprefix("pass@") in result.pass_at:
         return Measurement(*result.pass_at[name.removeprefix("pass@")])
     known = result.metrics()
     if name not in known:
         raise BadInput(f"claim: {text}: not measured; there are {', '.join(sorted(known))}")
-    value, count = known[name], len(result.correct_P) * max(1, result.samples)
+    value = known[name]
+    values_P = {"format_share": result.format_P, "language": result.language_P}.get(name)
+    if values_P:
+        return Measurement(value, mean_and_stderr(values_P)[1], tuple(values_P))
+    count = len(result.correct_P) * max(1, result.samples)
     # A share of samples: binomial over all of them. Samples of one problem go together, so this is on the small side.
     stderr = math.sqrt(value * (1 - value) / count) if name.endswith("_share") and 0 <= value <= 1 else math.nan
     return Measurement(value, stderr)

@@ -37,7 +37,8 @@ class EvalResult:
 
     pass_at: k -> (mean, standard error). cons: majority vote over all k samples, None for one sample. thought_mean and
     answer_mean: before and after the last </think>. format, language: see rl.stages.style; None where there is nothing
-    to say. unjudged: samples without a verdict, the greedy ones included. samples: k.
+    to say. unjudged: samples without a verdict, the greedy ones included. samples: k. cons_P, format_P, language_P: of
+    each problem, for comparisons of the same problems in pairs; NaN where there is none, empty in older files.
     """
 
     pass_at_1: float
@@ -55,6 +56,9 @@ class EvalResult:
     language: float | None = None
     unjudged: int = 0
     samples: int = 0
+    cons_P: list[float] = field(default_factory=list)
+    format_P: list[float] = field(default_factory=list)
+    language_P: list[float] = field(default_factory=list)
 
     def metrics(self) -> dict[str, float]:
         """Flat, without what was not measured."""
@@ -116,9 +120,11 @@ def summarise(
     pass_at_1, stderr = mean_and_stderr(correct_P)
     samples = max(len(correct_G) for correct_G in correct_PG)
     cons: tuple[float | None, float | None] = (None, None)
+    cons_P: list[float] = []
     if samples > 1:
         verified_P = [reward == VERIFIER for reward in reward_P]
-        cons = mean_and_stderr(consensus([g.group for g in graded_P], correct_PG, verified_P))
+        cons_P = consensus([g.group for g in graded_P], correct_PG, verified_P)
+        cons = mean_and_stderr(cons_P)
     rollouts = [r for g in graded_P for r in g.group.rollouts_G]
     return EvalResult(
         pass_at_1=pass_at_1,
@@ -136,6 +142,9 @@ def summarise(
         language=style.language,
         unjudged=unjudged,
         samples=samples,
+        cons_P=cons_P,
+        format_P=style.format_P,
+        language_P=style.language_P,
     )
 
 

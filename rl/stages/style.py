@@ -5,6 +5,7 @@ Axis suffixes: _P problems, _G the samples of one problem.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from rewards.extract import after_thinking, opens_thinking
 from rewards.format import format_boxed, format_r1
 from rewards.language import language_consistency
 from rl.templates import encode
-from rl.types import RewardPart, RolloutGroup, Verdict
+from rl.types import RewardPart, Rollout, RolloutGroup, Verdict
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -28,13 +29,16 @@ LANGUAGE = "language_consistency"
 class Style:
     """thought_mean, answer_mean: tokens. format: share of samples in the form of the run's own format reward; without
     one, in R1's tags or in <think> and a box. language: mean share of words in the question's language, over all
-    samples where the run rewards it, else over at most LANGUAGE_SAMPLES of them.
+    samples where the run rewards it, else over at most LANGUAGE_SAMPLES of them. format_P, language_P: of each problem,
+    the mean over its samples; NaN where none was looked at.
     """
 
     thought_mean: float
     answer_mean: float
     format: float
     language: float | None
+    format_P: list[float]
+    language_P: list[float]
 
 
 def measure_style(
@@ -44,7 +48,10 @@ def measure_style(
 ) -> Style:
     """Of all samples. parts_PG: what the rewards said of them."""
     pairs = [(g, r) for g in groups_P for r in g.rollouts_G]
+    problems = [i for i, g in enumerate(groups_P) for _ in g.rollouts_G]
     parts = [p for parts_G in parts_PG for p in parts_G]
+    in_form = [float(_has_form(r.text, g.prompt.text, p)) for (g, r), p in zip(pairs, parts, strict=True)]
+    languages = _languages(pairs, parts)
     opened = [opens_thinking(g.prompt.text) for g, _ in pairs]
     answers = [after_thinking(r.text, opened=o) or "" for (_, r), o in zip(pairs, opened, strict=True)]
     answer_tokens = [
@@ -54,9 +61,19 @@ def measure_style(
     return Style(
         thought_mean=sum(len(r.token_ids_T) - n for (_, r), n in zip(pairs, answer_tokens, strict=True)) / len(pairs),
         answer_mean=sum(answer_tokens) / len(pairs),
-        format=sum(_has_form(r.text, g.prompt.text, p) for (g, r), p in zip(pairs, parts, strict=True)) / len(pairs),
-        language=_language(groups_P, parts),
+        format=sum(in_form) / len(pairs),
+        language=sum(languages.values()) / len(languages) if languages else None,
+        format_P=_by_problem(dict(enumerate(in_form)), problems, len(groups_P)),
+        language_P=_by_problem(languages, problems, len(groups_P)),
     )
+
+
+def _by_problem(values: Mapping[int, float], problems: Sequence[int], count: int) -> list[float]:
+    """The mean of each problem's values; NaN without one. values: by sample; problems: of each sample."""
+    found: list[list[float]] = [[] for _ in range(count)]
+    for sample, value in values.items():
+        found[problems[sample]].append(value)
+    return [sum(own) / len(own) if own else math.nan for own in found]
 
 
 def answer_length(completion: str, answer: str, tokens: int, answer_tokens: int, *, ended: bool) -> int:
@@ -78,15 +95,17 @@ def _has_form(completion: str, prompt: str, parts: Mapping[str, RewardPart]) -> 
     return any(form(completion, prompt=prompt).verdict == "correct" for form in (format_r1, format_boxed))
 
 
-def _language(groups_P: Sequence[RolloutGroup], parts: Sequence[Mapping[str, RewardPart]]) -> float | None:
-    scores = [p[LANGUAGE].score for p in parts if LANGUAGE in p and p[LANGUAGE].verdict.is_judgement]
-    if not scores:
-        pairs = [(g.prompt, r) for g in groups_P for r in g.rollouts_G]
-        if len(pairs) > LANGUAGE_SAMPLES:  # drawn, since every nth would always be the same sample of its group
-            pairs = random.Random(0).sample(pairs, LANGUAGE_SAMPLES)
-        for prompt, rollout in pairs:
-            scores.append(share_in_language(rollout.text, prompt.text, prompt.row))
-    return sum(scores) / len(scores) if scores else None
+def _languages(
+    pairs: Sequence[tuple[RolloutGroup, Rollout]], parts: Sequence[Mapping[str, RewardPart]]
+) -> dict[int, float]:
+    """Sample -> its share of words in the question's language, of the samples that are looked at."""
+    rewarded = {i: p[LANGUAGE].score for i, p in enumerate(parts) if LANGUAGE in p and p[LANGUAGE].verdict.is_judgement}
+    if rewarded:
+        return rewarded
+    chosen: Sequence[int] = range(len(pairs))
+    if len(pairs) > LANGUAGE_SAMPLES:  # drawn, since every nth would always be the same sample of its group
+        chosen = random.Random(0).sample(chosen, LANGUAGE_SAMPLES)
+    return {i: share_in_language(pairs[i][1].text, pairs[i][0].prompt.text, pairs[i][0].prompt.row) for i in chosen}
 
 
 def share_in_language(completion: str, prompt: str, row: Mapping[str, object]) -> float:

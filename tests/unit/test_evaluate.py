@@ -42,7 +42,7 @@ def graded(*answers: str, silent: tuple[int, ...] = (), id: int = 0, reference: 
     return found
 
 
-PLAIN = Style(thought_mean=5.0, answer_mean=2.0, format=1.0, language=None)
+PLAIN = Style(thought_mean=5.0, answer_mean=2.0, format=1.0, language=None, format_P=[], language_P=[])
 
 
 def summary(*graded_P: GradedGroup, ks: tuple[int, ...] = (1, 2)) -> EvalResult:
@@ -170,6 +170,8 @@ def test_the_format_rate_is_that_of_the_runs_own_reward_or_of_r1s_forms(tokenize
     assert measure_style([one], [[{}] * 3], tokenizer).format == pytest.approx(2 / 3)
     own = [{"format": RewardPart(1.0, v)} for v in (Verdict.CORRECT, Verdict.WRONG, Verdict.WRONG)]
     assert measure_style([one], [own], tokenizer).format == pytest.approx(1 / 3)
+    both_P = measure_style([one, one], [own, [{}] * 3], tokenizer).format_P
+    assert both_P == [pytest.approx(1 / 3), pytest.approx(2 / 3)]
 
 
 def test_the_language_rate_is_of_words_in_the_questions_language(tokenizer):
@@ -183,6 +185,8 @@ def test_the_language_rate_is_of_words_in_the_questions_language(tokenizer):
     assert measure_style([both], [[{}] * len(both.rollouts_G)], tokenizer).language == pytest.approx(0.5, abs=0.1)
     rewarded = [{"language_consistency": RewardPart(0.25, Verdict.WRONG)}] * len(both.rollouts_G)
     assert measure_style([both], [rewarded], tokenizer).language == 0.25
+    _, empty = (found := measure_style([both, both], [rewarded, [{}] * len(both.rollouts_G)], tokenizer)).language_P
+    assert (found.language_P[0], math.isnan(empty)) == (0.25, True)
 
 
 # ------------------------------------------------------------------------------------------------ the stage

@@ -213,3 +213,24 @@ def test_a_claim_reads_the_last_evaluation_or_the_first(tmp_path: Path) -> None:
     assert measure("0.5", folders) == Measurement(0.5, 0.0)
     with pytest.raises(BadInput, match="not measured; there are pass@1"):
         measure("@zero:language", folders)
+
+
+def test_claims_about_votes_form_and_language_are_tested_in_pairs_too(tmp_path: Path) -> None:
+    shares = {"cons_P": [1.0, 1.0, 0.0], "format_P": [1.0, 0.5, 0.5], "language_P": [0.9, 1.0, math.nan]}
+    result = EvalResult(
+        0.5, 0.1, None, 0.0, 9.0, [0.5, 0.75, 0.25], cons=2 / 3, cons_stderr=1 / 3, format=2 / 3, language=0.95,
+        samples=4, **shares,
+    )  # fmt: skip
+    result.write(tmp_path / "evals" / "step_000000.json")
+    folders = {"e": tmp_path}
+    votes, form, language = (measure(f"@e:{name}", folders) for name in ("cons", "format_share", "language"))
+    assert (votes.value, votes.stderr, votes.values_P) == (2 / 3, 1 / 3, (1.0, 1.0, 0.0))
+    assert (form.value, form.stderr) == (2 / 3, pytest.approx(1 / 6))
+    assert (language.value, language.stderr) == (0.95, pytest.approx(0.05))  # of the two problems that were judged
+    found = outcome(Claim("votes"), votes, measure("@e:pass@1", folders))
+    assert (found.difference, found.stderr) == (pytest.approx(1 / 6), pytest.approx(0.220479, abs=1e-6))
+
+
+def test_a_language_that_was_not_looked_at_in_every_problem_is_compared_where_it_was() -> None:
+    left, right = Measurement(0.95, 0.05, (0.9, 1.0, math.nan)), Measurement(0.5, 0.1, (0.4, 0.6, 0.5))
+    assert outcome(Claim("c"), left, right).difference == pytest.approx(0.45)
