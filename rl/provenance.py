@@ -101,13 +101,21 @@ def read(path: Path) -> list[Record]:
     raise BadInput(f"{path}: no {FILE} there or in a folder above; only what a recipe's stage made has one")
 
 
+def spent(seconds: Mapping[str, float]) -> float:
+    """Seconds of a stage in all: its phases, or "stage", the last process's whole time, where that is longer.
+
+    {"sft": 50, "save": 1, "stage": 78} -> 78; resumed, so that the phases are also those of before: "stage": 9 -> 51.
+    """
+    return max(seconds.get("stage", 0.0), sum(s for phase, s in seconds.items() if phase != "stage"))
+
+
 def told(records: Sequence[Record]) -> str:
     """The chain in words, a stage a paragraph."""
     lines = []
     for number, record in enumerate(records, 1):
         seconds = record.get("seconds")
-        spent = sum(seconds.values()) if isinstance(seconds, dict) else 0.0
-        lines.append(f"{number}. {record['name']} ({record['kind']}), key {str(record['key'])[:12]}, {spent:.0f} s")
+        took = spent(seconds) if isinstance(seconds, dict) else 0.0
+        lines.append(f"{number}. {record['name']} ({record['kind']}), key {str(record['key'])[:12]}, {took:.0f} s")
         inputs = record.get("inputs")
         if isinstance(inputs, dict):
             lines += [f"     from {name}  {str(digest)[:12]}" for name, digest in inputs.items()]

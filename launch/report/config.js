@@ -55,7 +55,8 @@ function chain(record) {
   if (!record || !Array.isArray(record.chain)) return tree(record);
   const { chain: before, ...own } = record;
   return el("ol", { class: "chain" }, [...before, own].map((r) => {
-    const spent = Object.values(r.seconds || {}).reduce((a, b) => a + b, 0);
+    const { stage = 0, ...phases } = r.seconds || {}; // "stage" is the whole of the phases, unless the stage was resumed
+    const spent = Math.max(stage, Object.values(phases).reduce((a, b) => a + b, 0));
     const about = [r.kind, spent ? seconds(spent) : null, r.commit ? `commit ${String(r.commit).slice(0, 12)}` : null, r.finished];
     return el("li", null, el("b", null, visible(String(r.name))), el("span", { class: "soft" }, ` ${about.filter(Boolean).join(" · ")}`), el("details", null, el("summary", null, "Record"), tree(r)));
   }));

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import cast
 
 from rl.config import RunConfig
+from rl.provenance import spent
 from rl.records import read_metrics
 from rl.settings import describe, from_json
 from rl.types import BadInput
@@ -40,11 +41,12 @@ class Setting:
 class Examined:
     """An evaluation's file. correct_P: each problem's share of correct samples, None where none was judged.
 
-    stderr: metric -> standard error, of those that the file has.
+    stderr: metric -> standard error, of those that the file has. samples: of a problem, 0 when it is not said.
     """
 
     correct_P: list[float | None]
     stderr: dict[str, float]
+    samples: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +100,17 @@ def read_run(folder: Path) -> Run:
         records=records,
         examined=_evaluations(folder / "evals"),
         finished=provenance is not None or (bool(summary) and steps in (None, summary.get("steps"))),
-        seconds=_numbers(seconds) if isinstance(seconds, dict) else {},
+        seconds=_phases(_numbers(seconds)) if isinstance(seconds, dict) else {},
         provenance=provenance,
         claims=read_json(folder / "claims.json"),
     )
+
+
+def _phases(seconds: dict[str, float]) -> dict[str, float]:
+    """Without "stage", the whole of the others: what it has beyond them is "rest"."""
+    phases = {name: s for name, s in seconds.items() if name != "stage"}
+    rest = spent(seconds) - sum(phases.values())
+    return phases | ({"rest": rest} if rest > 0 else {})
 
 
 def read_json(path: Path) -> Json:
@@ -167,7 +176,8 @@ def _evaluations(folder: Path) -> dict[int, Examined]:
         greedy, n = _share(raw.get("greedy")), len(correct_P)
         if greedy is not None and n > 1:  # one sample a problem: s / sqrt(n) of ones and zeros
             errors["greedy"] = math.sqrt(greedy * (1 - greedy) / (n - 1))
-        out[int(step)] = Examined(correct_P, errors)
+        samples = raw.get("samples")
+        out[int(step)] = Examined(correct_P, errors, samples if isinstance(samples, int) else 0)
     return out
 
 
