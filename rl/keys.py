@@ -54,16 +54,21 @@ def stage_keys(recipe: Recipe) -> dict[str, StageKey]:
     """The key of every stage, by name. Raises BadInput for an input that is not there."""
     keys: dict[str, StageKey] = {}
     for stage in recipe.stages:
-        config = _flat(stage_to_dict(stage))
-        if not isinstance(stage, Build):
-            shared = dataclasses.asdict(run_config(recipe, stage))
-            config |= _flat({name: shared[name] for name in SHARED}, "base.")
-        config = {name: value for name, value in config.items() if name not in FREE and name != "name"}
+        config = stage_config(recipe, stage)
         inputs = {text: keys[ref.stage].key for text in _texts(stage) if (ref := Reference.parse(text)) is not None}
         inputs |= _outer_inputs(stage)
         digest = hashlib.sha256(json.dumps([config, inputs], sort_keys=True).encode()).hexdigest()
         keys[stage.name] = StageKey(digest, config, inputs)
     return keys
+
+
+def stage_config(recipe: Recipe, stage: Stage) -> dict[str, str]:
+    """Dotted setting -> value, as text, of all that changes what the stage puts out. Reads no file."""
+    config = _flat(stage_to_dict(stage))
+    if not isinstance(stage, Build):
+        shared = dataclasses.asdict(run_config(recipe, stage))
+        config |= _flat({name: shared[name] for name in SHARED}, "base.")
+    return {name: value for name, value in config.items() if name not in FREE and name != "name"}
 
 
 def _flat(node: object, prefix: str = "") -> dict[str, str]:

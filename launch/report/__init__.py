@@ -1,14 +1,38 @@
-"""`aha report`: one self-contained HTML file of a run, or of two side by side. It opens without a network.
+"""`aha report`: one self-contained HTML file of a run, of two side by side, or of a whole recipe. Needs no network.
 
-reading.py   a run's folder -> Run, as it was written
-charts.py    Run -> which curves there are, thinned; phases of each step
-rollouts.py  Run -> a sample of its rollouts, cut into tokens
-results.py   Run -> the results table, facts, differences of the configs
-page.py      all of it as JSON in page.html, with style.css and the scripts: the scripts draw everything
+reading.py      a run's folder -> Run, as it was written
+charts.py       Run -> which curves there are, thinned; phases of each step
+rollouts.py     Run -> a sample of its rollouts, cut into tokens
+results.py      Run -> the results table, facts, differences of the configs
+page.py         all of it as the data of a run's page
+recipe.py       a recipe's folder -> its stages, each a Run, with their states and inputs
+recipe_page.py  all of it as the data of a recipe's page
+html.py         the data as JSON in page.html, with style.css and the scripts: the scripts draw everything
+beside.py       reports written beside a run that goes on
 """
 
 from __future__ import annotations
 
-from launch.report.page import write_report
+from collections.abc import Sequence
+from pathlib import Path
+
+from launch.report.page import write_run_report
+from launch.report.recipe import is_recipe
+from launch.report.recipe_page import write_recipe_report
+from rl.types import BadInput
 
 __all__ = ["write_report"]
+
+
+def write_report(folders: Sequence[Path], out: Path | None = None) -> Path:
+    """Write the report of a run, of two runs side by side, or of a recipe of several stages; returns its path.
+
+    out: report.html in the folder by default. Raises BadInput when a folder holds neither, AhaError when a file of it
+    is damaged or the page cannot be kept under 10 MB.
+    """
+    recipes = [folder for folder in folders if is_recipe(folder)]
+    if recipes and len(folders) > 1:
+        raise BadInput(
+            f"{recipes[0]}: a recipe of several stages has a page of its own; name two of the stages' folders"
+        )
+    return write_recipe_report(recipes[0], out) if recipes else write_run_report(folders, out)

@@ -1,15 +1,15 @@
-// Line charts with a crosshair that all charts of a stage share.
-const smoothing = { window: 1 };
-const cursors = new Map(); // x axis ("grpo", "sft") -> Set of functions that show a step, or null
+// Line charts with a crosshair that all charts of a stage share. of: {name, runs}, whose points are drawn.
+const smoothing = { window: 1 }; // points; 0: as many as suit each line
+const cursors = new Map(); // of's name and x axis ("grpo", "sft") -> Set of functions that show a step, or null
 const axisOf = (key) => (key.startsWith("eval:") ? "grpo" : key.slice(0, key.indexOf(":")));
 
 function pointAt(axis, step) {
   for (const show of cursors.get(axis) || []) show(step);
 }
 
-function xEnd(axis) {
+function xEnd(axis, of) {
   let end = 1;
-  for (const run of page.runs) {
+  for (const run of of.runs) {
     for (const [key, p] of Object.entries(run.points)) if (axisOf(key) === axis) end = Math.max(end, p.x[p.x.length - 1]);
   }
   return end;
@@ -55,10 +55,10 @@ function extent(lines, form) {
 }
 
 // One line for each curve and run. With two runs the colour is the run and the dash the curve.
-function linesOf(chart) {
+function linesOf(chart, of) {
   const out = [];
   chart.curves.forEach((curve, c) => {
-    page.runs.forEach((run, r) => {
+    of.runs.forEach((run, r) => {
       const p = run.points[curve.key];
       if (!p) return;
       const errors = curve.error.includes(":") ? run.points[curve.error] : null;
@@ -110,13 +110,16 @@ function summary(chart, lines) {
   return `${chart.title}. ${parts.join("; ")}. Arrow keys move along the steps.`;
 }
 
-function lineChart(chart, height = 132) {
-  const lines = linesOf(chart);
+// Window of a line of n points that nobody chose: a line of some 24 bends.
+const calm = (n) => (n >= 24 ? 2 * Math.floor(n / 24) + 1 : 1);
+
+function lineChart(chart, height = 132, of = page) {
+  const lines = linesOf(chart, of);
   if (!lines.length) return null;
-  const axis = axisOf(chart.curves[0].key);
+  const axis = `${of.name}:${axisOf(chart.curves[0].key)}`;
   const form = FORMS[chart.form];
   const values = lines.map((l) => el("b", two && chart.curves.length > 1 ? { class: `t${l.colour}` } : null));
-  const names = lines.map((l) => (two && chart.curves.length === 1 ? page.runs[l.run].name : l.short));
+  const names = lines.map((l) => (two && chart.curves.length === 1 ? of.runs[l.run].name : l.short));
   const where = el("span", null, "");
   const legend = el("div", { class: "legend" }, items(chart, lines, names, values), el("span", { class: "item" }, where));
   const plot = svg("svg", { class: "plot", height, role: "img", tabindex: 0, "aria-label": summary(chart, lines) });
@@ -127,7 +130,7 @@ function lineChart(chart, height = 132) {
     legend, plot,
   );
   const state = { width: 0, x: null, y: null, cross: null };
-  const end = xEnd(axis);
+  const end = xEnd(axisOf(chart.curves[0].key), of);
 
   function draw() {
     const width = plot.clientWidth;
@@ -205,7 +208,7 @@ function path(xs, ys, x, y) {
 }
 
 function drawLine(line, x, y) {
-  const window = Math.min(smoothing.window, line.x.length);
+  const window = Math.min(smoothing.window || calm(line.x.length), line.x.length);
   line.soft = window > 1 ? smooth(line.y, window) : null;
   if (line.x.length === 1) return [svg("circle", { cx: x(line.x[0]), cy: y(line.y[0]), r: 3, class: `f${line.colour}` })];
   const kind = `line s${line.colour} d${line.dash}`;

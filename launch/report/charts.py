@@ -153,6 +153,13 @@ GRPO: list[Spec] = [
 ]  # fmt: skip
 SFT: list[Spec] = [
     ("SFT", "Loss (SFT)", "number", "Negative log-likelihood of the target, nats per token.", [("nll", "nll")]),
+    (
+        "SFT",
+        "Held-out loss (SFT)",
+        "number",
+        "The same of examples that are not trained on.",
+        [("before", "eval/nll_before"), ("nll", "eval/nll")],
+    ),
     ("SFT", "Gradient norm (SFT)", "number", "Before clipping.", [("norm", "grad_norm")]),
     ("SFT", "Learning rate (SFT)", "number", "", [("rate", "lr")]),
 ]
@@ -241,22 +248,22 @@ def steady(runs: Sequence[Run]) -> list[Steady]:
     return out
 
 
-def points(run: Run, all_sections: Sequence[Section]) -> dict[str, Points]:
-    """key -> Points of every curve of the sections and of ACCURACY that the run has."""
+def points(run: Run, all_sections: Sequence[Section], most: int = MOST_POINTS) -> dict[str, Points]:
+    """key -> Points, at most `most` a curve, of every curve of the sections and of ACCURACY that the run has."""
     curves = [c for section in all_sections for chart in section.charts for c in chart.curves] + ACCURACY.curves
     keys = {key for c in curves for key in (c.key, c.error) if ":" in key}
-    out = {key: _series(run, key) for key in sorted(keys)}
+    out = {key: _series(run, key, most) for key in sorted(keys)}
     return {key: found for key, found in out.items() if found.x}
 
 
-def _series(run: Run, key: str) -> Points:
+def _series(run: Run, key: str, most: int) -> Points:
     stage, _, name = key.partition(":")
     pairs = [
         (r.step, r.seconds if name == "seconds" else r.metrics[name])
         for r in run.of(stage)
         if name == "seconds" or name in r.metrics
     ]
-    pooled = -(-len(pairs) // MOST_POINTS) or 1
+    pooled = -(-len(pairs) // most) or 1
     pool = max if "max" in name else _mean
     bins = [pairs[i : i + pooled] for i in range(0, len(pairs), pooled)]
     return Points([b[len(b) // 2][0] for b in bins], [_short(pool([y for _, y in b])) for b in bins], pooled)

@@ -14,7 +14,7 @@ function curves() {
       redraw();
     },
   });
-  const start = points >= 24 ? Math.floor(points / 24) : 0;
+  const start = (calm(points) - 1) / 2;
   slider.value = start;
   smoothing.window = 2 * start + 1;
   said.textContent = start ? `mean of ${smoothing.window} points` : "off";

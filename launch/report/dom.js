@@ -1,7 +1,7 @@
 // Building the page. Every text of a run goes in as a text node: el() never parses HTML.
 const SVG = "http://www.w3.org/2000/svg";
 const page = JSON.parse(document.getElementById("data").textContent);
-const two = page.runs.length > 1;
+const two = "runs" in page && page.runs.length > 1;
 
 function el(tag, props, ...children) {
   return fill(document.createElement(tag), props, children);

@@ -74,22 +74,35 @@ function claims() {
 
 function claimsTable(rows) {
   if (!Array.isArray(rows) || !rows.every((r) => r && typeof r === "object" && "claim" in r && "holds" in r)) return tree(rows);
-  const side = (v) => (v && typeof v === "object" ? el("td", { title: String(v.name) }, withError(v, "number", false, Math.abs(v.value))) : el("td", null, "–"));
-  return table(["Claim", "measured", "against", "difference", "held"], rows.map((r) => el(
-    "tr", null, el("td", null, visible(String(r.claim))), side(r.left), side(r.right),
-    el("td", null, r.difference === null ? "–" : withError({ value: r.difference, stderr: r.stderr }, "number", true, Math.abs(r.difference))),
-    el("td", { class: r.holds ? "held" : "failed", title: `wanted: more than ${r.at_least} by ${r.z} standard errors` }, r.holds ? "✓ held" : "✗ did not hold"),
-  )));
+  return table(["Claim", "measured", "against", "difference", "held"], rows.map((r) => {
+    const form = claimForm(r.left && typeof r.left === "object" ? r.left.name : "");
+    const side = (v) => el("td", null, v && typeof v === "object" ? [figure(v, form, false), el("div", { class: "small soft" }, measure(v.name))] : "–");
+    const verdict = el("td", { class: r.holds ? "held" : "failed" }, r.holds ? "✓ held" : "✗ did not hold", "z" in r ? el("div", { class: "small soft" }, wanted(r, form)) : null);
+    return el("tr", { class: r.holds ? null : "broken" }, el("td", null, visible(String(r.claim))), side(r.left), side(r.right), el("td", null, figure({ value: r.difference, stderr: r.stderr }, form, true)), verdict);
+  }), { class: "claims" });
+}
+
+// "@zero:before/pass@1" in words, and whether it is a share.
+const measure = (name) => visible(String(name).replace(/^@/, "").replace(":", " "));
+const claimForm = (name) => (isShare(String(name).replace(/^.*:(before\/)?/, "")) ? "share" : "number");
+const wanted = (c, form) => `wanted more than ${form === "share" ? `${number(100 * c.at_least)} points` : number(c.at_least)}, by ${number(c.z)} standard errors`;
+
+function figure(v, form, signed) {
+  const known = (x) => x !== null && x !== undefined;
+  if (!known(v.value)) return "–";
+  const unit = form !== "share" ? null : signed ? " points" : " %";
+  return [withError({ value: v.value, stderr: known(v.stderr) && v.stderr ? v.stderr : null }, form, signed, Math.abs(v.value)), unit];
 }
 
 // ---- evaluation
+
+const isShare = (n) => /^(pass@|cons)|_share$|^greedy$|^language$/.test(n);
 
 function evaluation() {
   const some = page.runs.filter((run) => run.evaluations.length);
   if (!some.length) return null;
   const names = [...new Set(some.flatMap((r) => r.evaluations.flatMap((e) => Object.keys(e.metrics))))].filter((n) => !n.endsWith("stderr") && n !== "unjudged");
   const head = ["After step", ...names.map((n) => NAMES[n] || n)];
-  const isShare = (n) => /^(pass@|cons@)|_share$|^greedy$|^language$/.test(n);
   const rows = page.runs.flatMap((run, i) => [
     two && run.evaluations.length ? el("tr", { class: "sub" }, el("th", { colspan: head.length, scope: "rowgroup" }, colourKey(i), run.name)) : null,
     run.evaluations.map((e) => el("tr", null, el("td", null, String(e.step)), names.map((n) => {

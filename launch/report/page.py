@@ -1,21 +1,11 @@
-"""The HTML file: page.html with its style, its scripts and its data inside. Rollouts stay inert.
-
-The data is JSON in a script element that no browser runs. "<", ">" and "&" in it are escapes, so nothing in it can end
-the element; the scripts put texts into the page as text nodes only; and a content security policy lets run, by their
-hash, this file's own scripts alone, and nothing be fetched.
-"""
+"""The page of one run, or of two side by side: everything that page.html's scripts draw."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import html
-import json
-import os
+import functools
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from importlib.resources import files
+from dataclasses import dataclass
 from pathlib import Path
 
 from launch.report.charts import (
@@ -32,6 +22,7 @@ from launch.report.charts import (
     steady,
     times,
 )
+from launch.report.html import Shown, write_page
 from launch.report.reading import Json, Run, Setting, read_run
 from launch.report.results import (
     Difference,
@@ -46,11 +37,20 @@ from launch.report.results import (
     shift,
 )
 from launch.report.rollouts import Rollouts, read_rollouts
-from rl.types import AhaError, BadInput
+from rl.types import BadInput
 
-MOST_BYTES = 10_000_000
 ROLLOUT_BYTES = 5_500_000
-SCRIPTS = ("dom.js", "chart.js", "overview.js", "curves.js", "timeline.js", "rollouts.js", "config.js", "main.js")
+SCRIPTS = (
+    "dom.js",
+    "chart.js",
+    "overview.js",
+    "curves.js",
+    "timeline.js",
+    "rollouts.js",
+    "config.js",
+    "frame.js",
+    "main.js",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +74,9 @@ class RunPage:
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
-    """written: Unix time. differences: of the configs of two runs."""
+class Page(Shown):
+    """differences: of the configs of two runs."""
 
-    title: str
-    written: float
     accuracy: Chart
     sections: list[Section]
     steady: list[Steady]
@@ -86,7 +84,7 @@ class Page:
     differences: list[Difference]
 
 
-def write_report(run_dirs: Sequence[Path], out: Path | None = None) -> Path:
+def write_run_report(run_dirs: Sequence[Path], out: Path | None = None) -> Path:
     """Write the report of one run, or of two side by side; returns its path. Whole or not there, at any moment.
 
     out: RUN/report.html by default, RUN/report-RUN_B.html for two. Raises BadInput when a folder holds no run, AhaError
@@ -97,21 +95,8 @@ def write_report(run_dirs: Sequence[Path], out: Path | None = None) -> Path:
     runs = [read_run(folder) for folder in run_dirs]
     if out is None:
         out = run_dirs[0] / ("report.html" if len(runs) == 1 else f"report-{run_dirs[1].resolve().name}.html")
-    budget = ROLLOUT_BYTES // len(runs)
-    text = render(_page(runs, budget))
-    while len(text) > MOST_BYTES and budget > 1000:
-        budget //= 2
-        text = render(_page(runs, budget))
-    if len(text) > MOST_BYTES:
-        raise AhaError(
-            f"{run_dirs[0]}: its report would take {len(text):,} bytes without rollouts; at most {MOST_BYTES:,}"
-        )
-    if not out.parent.is_dir():
-        raise BadInput(f"{out}: no such folder as {out.parent}")
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(text)
-    temporary.replace(out)
-    return out
+    make = functools.partial(_page, runs)
+    return write_page(out, make, SCRIPTS, ROLLOUT_BYTES // len(runs), 1000, "without rollouts")
 
 
 def _page(runs: Sequence[Run], budget: int) -> Page:
@@ -147,35 +132,3 @@ def _run_page(run: Run, name: str, found: Sequence[Section], budget: int) -> Run
         provenance=run.provenance,
         claims=run.claims,
     )
-
-
-def render(page: Page) -> bytes:
-    """The file's bytes, UTF-8."""
-    folder = files("launch.report")
-    style = folder.joinpath("style.css").read_text(encoding="utf-8")
-    script = "\n".join(folder.joinpath(name).read_text(encoding="utf-8") for name in SCRIPTS)
-    script = f'(() => {{\n"use strict";\n{script}\n}})();'
-    policy = f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; base-uri 'none'"
-    parts = {
-        "POLICY": policy,
-        "TITLE": html.escape(page.title),
-        "STYLE": style,
-        "DATA": inert_json(asdict(page)),
-        "SCRIPT": script,
-    }
-    pieces = folder.joinpath("page.html").read_text(encoding="utf-8").split("@@")
-    # Odd pieces are names. What is put in is not looked at again: a rollout may hold "@@TITLE@@".
-    text = "".join(parts[piece] if i % 2 else piece for i, piece in enumerate(pieces))
-    return text.encode("utf-8", "replace")
-
-
-def _hash(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-
-
-def inert_json(value: object) -> str:
-    """JSON that holds no character with a meaning in HTML or JavaScript, nor one that files cannot hold."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    for mark in "<>&\u2028\u2029\x7f\ufeff":
-        text = text.replace(mark, f"\\u{ord(mark):04x}")
-    return text

@@ -88,13 +88,14 @@ def results(run: Run) -> list[Result]:
         first, last = with_it[0], with_it[-1]
         label = LABELS.get(name, f"Held-out {name}" if is_share(name) else name)
         form = "share" if is_share(name) else "number"
-        before = _value(run, first, name)
-        after = _value(run, last, name) if last.step > first.step else None
+        before = value_of(run, first, name)
+        after = value_of(run, last, name) if last.step > first.step else None
         rows.append(Result(label, form, before, after, _change(run, first, last, name) if after else None))
     return rows + _training(run)
 
 
-def _value(run: Run, record: Record, name: str) -> Value:
+def value_of(run: Run, record: Record, name: str) -> Value:
+    """A metric of an evaluation's record, with its standard error where that is known."""
     stderr = record.metrics.get("stderr" if name == "pass@1" else f"{name}/stderr")
     if stderr is None and record.step in run.examined:
         stderr = run.examined[record.step].stderr.get(name)
@@ -106,7 +107,7 @@ def _change(run: Run, first: Record, last: Record, name: str) -> Value:
     pairs = _pairs(run, first.step, last.step)
     if name == "pass@1" and len(pairs) > 1:
         return Value(change, mean([b - a for a, b in pairs]).stderr)
-    errors = _value(run, first, name).stderr, _value(run, last, name).stderr
+    errors = value_of(run, first, name).stderr, value_of(run, last, name).stderr
     if errors[0] is None or errors[1] is None:
         return Value(change, None)
     return Value(change, math.hypot(errors[0], errors[1]))
@@ -166,7 +167,7 @@ def facts(run: Run) -> list[Fact]:
     if rollouts:
         out.append(Fact("Rollouts", f"{rollouts:,.0f}"))
     if tokens:
-        out.append(Fact("Tokens sampled", _thousands(tokens)))
+        out.append(Fact("Tokens sampled", thousands(tokens)))
     if seconds:
         out.append(Fact("Time", duration(seconds)))
     if run.config:
@@ -174,7 +175,7 @@ def facts(run: Run) -> list[Fact]:
     return out
 
 
-def _thousands(count: float) -> str:
+def thousands(count: float) -> str:
     """1234 -> "1,234"; 1234567 -> "1.23 million"."""
     if count < 1e6:
         return f"{count:,.0f}"

@@ -17,7 +17,7 @@ import pytest
 
 from launch.report import write_report
 from launch.report.charts import MOST_POINTS, dead_groups, points, sections, steady, times
-from launch.report.page import MOST_BYTES, inert_json
+from launch.report.html import MOST_BYTES, inert_json
 from launch.report.reading import read_run
 from launch.report.results import differences, results
 from rl.settings import from_json
@@ -157,7 +157,7 @@ def test_a_long_runs_metrics_are_pooled_and_the_page_stays_under_its_limit(tmp_p
 
 
 def test_what_cannot_be_kept_under_the_limit_is_an_error(run_dir, tmp_path, monkeypatch):
-    monkeypatch.setattr("launch.report.page.MOST_BYTES", 1000)
+    monkeypatch.setattr("launch.report.html.MOST_BYTES", 1000)
     with pytest.raises(AhaError, match=r"would take .* bytes without rollouts"):
         write_report([run_dir], tmp_path / "r.html")
     assert not list(tmp_path.iterdir())

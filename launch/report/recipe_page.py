@@ -1,0 +1,222 @@
+"""The page of a whole recipe: its claims, its chain of stages, all its evaluations, and a section for each stage."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from launch.report.charts import ACCURACY, MOST_POINTS, Chart, Points, Section, Steady, points, sections, steady
+from launch.report.html import Shown, write_page
+from launch.report.reading import Json, Run
+from launch.report.recipe import Claims, Input, RecipeRun, StageRun, claims_of, details_of, evaluated_on, read_recipe
+from launch.report.results import Fact, Value, duration, thousands, value_of
+from rl.recipe import GRPO, SFT
+
+SCRIPTS = (
+    "dom.js", "chart.js", "overview.js", "timeline.js", "config.js", "frame.js", "chain.js", "stages.js", "recipe.js",
+)  # fmt: skip
+FIRST = ("Mean reward", "Length", "Cut at the limit", "Entropy", "Loss")
+"""Charts of a GRPO stage that are open; the others are one click away. Of an SFT stage all of its own are open."""
+LEAST_POINTS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A stage in the chain. done, total: training steps, 0 where there are none or they are not known.
+
+    seconds: None before it began. sampled, trained: tokens.
+    """
+
+    name: str
+    kind: str
+    state: str
+    inputs: list[Input]
+    done: int
+    total: int
+    seconds: float | None
+    sampled: int
+    trained: int
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """An evaluation: of which model, when ("before", "after", or "" where there is one), its numbers by name."""
+
+    stage: str
+    model: str
+    when: str
+    problems: int
+    samples: int
+    values: dict[str, Value]
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """Evaluations on the same data, in stage order."""
+
+    data: str
+    rows: list[Measured]
+
+
+@dataclass(frozen=True, slots=True)
+class StagePart:
+    """A stage's section. charts: open ones; more: the others. kept_share: of a rejection that still goes on.
+
+    counted: yield.json or manifest.json.
+    """
+
+    name: str
+    kind: str
+    state: str
+    folder: str
+    facts: list[Fact]
+    charts: list[Chart]
+    more: list[Section]
+    steady: list[Steady]
+    points: dict[str, Points]
+    kept_share: float | None
+    counted: Json
+
+
+@dataclass(frozen=True, slots=True)
+class RecipePage(Shown):
+    """What page.html's scripts draw of a recipe. model: the last one made, its provenance beside it."""
+
+    finished: bool
+    facts: list[Fact]
+    claims: list[Claims]
+    chain: list[Link]
+    left_out: list[str]
+    results: list[Results]
+    stages: list[StagePart]
+    model: str
+    provenance: Json
+
+
+def write_recipe_report(folder: Path, out: Path | None = None) -> Path:
+    """Write the report of a recipe's folder; returns its path, report.html in the folder by default.
+
+    Raises BadInput and AhaError as write_run_report does.
+    """
+    make = functools.partial(recipe_page, read_recipe(folder))
+    least = f"with {LEAST_POINTS} points a curve"
+    return write_page(out or folder / "report.html", make, SCRIPTS, MOST_POINTS, LEAST_POINTS, least)
+
+
+def recipe_page(run: RecipeRun, most_points: int = MOST_POINTS) -> RecipePage:
+    """most_points: of a curve."""
+    model = run.last_model()
+    return RecipePage(
+        title=run.recipe.name,
+        written=time.time(),
+        finished=run.finished,
+        facts=_facts(run),
+        claims=claims_of(run),
+        chain=[_link(s) for s in run.stages],
+        left_out=run.left_out,
+        results=_results(run.stages),
+        stages=[_part(s, s.run, most_points) for s in run.stages if s.run is not None and _has_section(s)],
+        model=model.stage.name if model else "",
+        provenance=model.run.provenance if model and model.run else None,
+    )
+
+
+def _facts(run: RecipeRun) -> list[Fact]:
+    done, all_ = sum(s.state == "done" for s in run.stages), len(run.stages)
+    out = [Fact("Stages", f"{done} of {all_}" if done < all_ else str(all_))]
+    seconds = sum(s.seconds() or 0.0 for s in run.stages)
+    sampled, trained = sum(s.sampled() for s in run.stages), sum(s.trained() for s in run.stages)
+    out += [Fact("Time", duration(seconds))] if seconds else []
+    out += [Fact("Tokens sampled", thousands(sampled))] if sampled else []
+    out += [Fact("Tokens trained on", thousands(trained))] if trained else []
+    return [*out, Fact("Seed", str(run.recipe.base.seed))]
+
+
+def _link(s: StageRun) -> Link:
+    done, total = s.steps()
+    return Link(s.stage.name, s.kind, s.state, s.inputs(), done, total, s.seconds(), s.sampled(), s.trained())
+
+
+def _results(stages: Iterable[StageRun]) -> list[Results]:
+    """Every evaluation, those on the same data together. Of a GRPO stage the first and the last."""
+    out: dict[str, list[Measured]] = {}
+    for s in stages:
+        evals = s.run.of("eval") if s.run else []
+        if s.run is None or not evals:
+            continue
+        ends = [evals[0]] if len(evals) == 1 else [evals[0], evals[-1]]
+        for i, record in enumerate(ends):
+            found = s.run.examined.get(record.step)
+            when = "" if not isinstance(s.stage, GRPO) else f"after step {record.step}" if i else "before"
+            names = [name for name in record.metrics if not name.endswith("stderr")]
+            measured = s.stage.name if isinstance(s.stage, GRPO) else _model(s)
+            values = {name: value_of(s.run, record, name) for name in names}
+            problems, samples = (len(found.correct_P), found.samples) if found else (0, 0)
+            row = Measured(s.stage.name, measured, when, problems, samples, values)
+            out.setdefault(evaluated_on(s.stage), []).append(row)
+    return [Results(data, rows) for data, rows in out.items()]
+
+
+def _model(s: StageRun) -> str:
+    """What the stage starts from or measures: a stage's name, or the model outside the recipe."""
+    return next((read.stage for read in s.inputs() if read.role == "model"), s.run.model if s.run else "")
+
+
+def _has_section(s: StageRun) -> bool:
+    return isinstance(s.stage, SFT | GRPO) or bool(details_of(s.stage))
+
+
+def _part(s: StageRun, run: Run, most_points: int) -> StagePart:
+    found = sections([run])
+    charts = [_plain(c) for x in found for c in x.charts if _is_first(s, x, c)]
+    more = [Section(x.title, [_plain(c) for c in x.charts if not _is_first(s, x, c)]) for x in found]
+    trains = isinstance(s.stage, SFT | GRPO)
+    file = details_of(s.stage)
+    rejected = run.of("reject")
+    kept = [r.metrics["kept_share"] for r in rejected if "kept_share" in r.metrics]
+    return StagePart(
+        name=s.stage.name,
+        kind=s.kind,
+        state=s.state,
+        folder=run.folder.name,
+        facts=_stage_facts(s),
+        charts=(_accuracy(run) if isinstance(s.stage, GRPO) else []) + charts if trains else [],
+        more=[section for section in more if section.charts] if trains else [],
+        steady=steady([run]),
+        points=points(run, found, most_points) if trains else {},
+        kept_share=sum(kept) / len(kept) if kept and s.state != "done" else None,
+        counted=s.json(file) if file else None,
+    )
+
+
+def _is_first(s: StageRun, section: Section, chart: Chart) -> bool:
+    return section.title == "SFT" if isinstance(s.stage, SFT) else chart.title in FIRST
+
+
+def _accuracy(run: Run) -> list[Chart]:
+    """Without the word on its dots where nothing was held out."""
+    return [
+        ACCURACY if run.of("eval") else dataclasses.replace(ACCURACY, hint="Share of the samples that are correct.")
+    ]
+
+
+def _plain(chart: Chart) -> Chart:
+    """Without the stage's kind behind the title, which the section says."""
+    return dataclasses.replace(chart, title=chart.title.removesuffix(" (SFT)"))
+
+
+def _stage_facts(s: StageRun) -> list[Fact]:
+    done, total = s.steps()
+    seconds, sampled, trained = s.seconds(), s.sampled(), s.trained()
+    out = [Fact("From", _model(s))] if _model(s) else []
+    data = [read.stage for read in s.inputs() if read.role == "data"]
+    out += [Fact("Data of", ", ".join(data))] if data else []
+    if done:
+        out.append(Fact("Steps", f"{done:,} of {total:,}" if done < total else f"{done:,}"))
+    out += [Fact("Time", duration(seconds))] if seconds else []
+    out += [Fact("Tokens sampled", thousands(sampled))] if sampled else []
+    return out + ([Fact("Tokens trained on", thousands(trained))] if trained else [])
