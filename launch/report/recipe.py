@@ -141,7 +141,7 @@ def read_recipe(folder: Path) -> RecipeRun:
     path = folder / "recipe.json"
     try:
         recipe = recipe_from_json(path.read_text(encoding="utf-8"))
-    except (ValueError, KeyError, TypeError) as error:
+    except (BadInput, ValueError, KeyError, TypeError) as error:
         raise BadInput(f"{path}: holds no recipe ({error}); aha run writes it again") from error
     found: dict[str, Path] = {}
     keys: dict[str, str] = {}
@@ -170,11 +170,19 @@ def _own_folder(folder: Path, recipe: Recipe, number: int, keys: Mapping[str, st
         if not isinstance(config, dict) or not isinstance(inputs, dict):
             raise BadInput(f"{path}: says neither the settings nor the inputs of its stage; remove the folder")
         # A setting that only one of the two has is of another version of Aha, and then as it was by default.
-        same = all(config[key] == value for key, value in wanted.items() if key in config)
+        same = all(_equal(str(config[key]), value) for key, value in wanted.items() if key in config)
         read = {ref.stage: key for text, key in inputs.items() if (ref := Reference.parse(text)) is not None}
         if same and all(keys.get(before) == key for before, key in read.items()):
             return path.parent, str(written["key"]) if isinstance(written, dict) else ""
     return None
+
+
+def _equal(a: str, b: str) -> bool:
+    """Also "3" and "3.0": a whole number in a recipe's Python comes back from recipe.json as the knob's float."""
+    try:
+        return a == b or float(a) == float(b)
+    except ValueError:
+        return False
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,8 +85,12 @@ def write_run(
     texts: list[str] | None = None,
     groups: int = 4,
     tokenizer: bool = True,
+    summary: bool = True,
 ) -> Path:
-    """A run of `steps` steps that learns, stopped after `done` of them. texts: completions besides the usual ones."""
+    """A run of `steps` steps that learns, stopped after `done` of them. texts: completions besides the usual ones.
+
+    tokenizer, summary: whether the run has them at its end.
+    """
     rng, cfg = random.Random(seed), config(folder, seed, steps)
     tokens = byte_tokenizer()
     done = steps if done is None else done
@@ -112,7 +116,7 @@ def write_run(
     if tokenizer:
         (folder / "model").mkdir(exist_ok=True)
         tokens.save(str(folder / "model" / "tokenizer.json"))
-    if done == steps:
+    if done == steps and summary:
         first, last = (EvalResult.read(folder / "evals" / f"step_{s:06d}.json") for s in (0, steps))
         write_summary(
             folder, name=cfg.name, model=cfg.model.path, seed=seed, steps=steps, seconds={"rollout": 30.0, "update": 9.0},
