@@ -81,6 +81,7 @@ def run(
     if not isinstance(cfg, RunConfig):
         _run_stages(cfg, check=check, dry_run=dry_run)
         return
+    from launch.report.beside import Reports
     from rl import pipeline
 
     if check:
@@ -93,8 +94,9 @@ def run(
 
         return RayBackend(cfg)
 
-    pipeline.run(cfg, make_backend, evaluated=report_in_background)
-    write_report_of(cfg.run_dir)
+    reports = Reports()
+    pipeline.run(cfg, make_backend, evaluated=reports)
+    reports.finish(cfg.run_dir)
 
 
 @app.command()
@@ -153,10 +155,16 @@ def _run_stages(recipe: StagedRecipe, *, check: bool, dry_run: bool) -> None:
         workflow.check_inputs(recipe, plan(recipe))
         print(f"{recipe.name}: {len(recipe.stages)} stages; settings, models, data and rewards are fine.")
         return
+    from launch.report.beside import Reports
     from rl.workers.cluster import RayBackend
     from rl.workers.remote import start_ray
 
-    workflow.run_recipe(recipe, RayBackend, prepare_machines=lambda: start_ray(recipe.base))
+    reports = Reports()
+    try:
+        workflow.run_recipe(recipe, RayBackend, prepare_machines=lambda: start_ray(recipe.base), progressed=reports)
+    finally:  # also of a recipe that failed or was stopped: the stages that are done
+        reports.wait()
+    reports.finish(recipe.folder)
 
 
 @app.command()
@@ -295,11 +303,15 @@ def doctor(
 
 @app.command()
 def report(
-    run: Annotated[Path, typer.Argument(help="A run's folder, or that of a recipe's stage.", show_default=False)],
+    run: Annotated[Path, typer.Argument(help="Folder of a run, a recipe, or a stage.", show_default=False)],
     run_b: Annotated[Path | None, typer.Argument(help="Another, to stand beside it.", show_default=False)] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="The file; default RUN/report.html.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="The file; default RUN/report.html.")] = None,
 ) -> None:
-    """One HTML file of a run, or of two side by side: results, curves, time, rollouts, settings. Needs no network."""
+    """One HTML file of a run, of two side by side, or of a recipe of several stages. Needs no network.
+
+    Of a run: results, curves, time, rollouts, settings. Of a recipe, also while it goes on: claims, stages, all
+    evaluations, each stage's curves.
+    """
     from launch.report import write_report
 
     path = write_report([run] if run_b is None else [run, run_b], out)
@@ -313,24 +325,6 @@ def completion(shell: Annotated[Shell, typer.Argument(help="Which shell's script
     For ~/.bashrc: eval "$(aha completion bash)". For ~/.zshrc, after compinit: eval "$(aha completion zsh)".
     """
     print(SCRIPTS[shell], end="")
-
-
-def report_in_background(run_dir: Path) -> None:
-    """Write the run's report while the run goes on, at low priority."""
-    import subprocess
-
-    command = [sys.executable, "-m", "launch.cli", "report", str(run_dir)]
-    subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=lambda: os.nice(19))
-
-
-def write_report_of(run_dir: Path) -> None:
-    """Write the finished run's report. A report that cannot be written is said, and takes nothing from the run."""
-    from launch.report import write_report
-
-    try:
-        print(f"The report: {write_report([run_dir])}")
-    except (AhaError, OSError) as error:
-        print(f"no report was written ({error}); aha report {run_dir} tries again", file=sys.stderr)
 
 
 def load_recipe(path: str, overrides: list[str]) -> RunConfig:

@@ -60,10 +60,12 @@ def run_recipe(
     recipe: Recipe,
     make_backend: MakeBackend,
     prepare_machines: Callable[[], object] = lambda: None,
+    progressed: Callable[[Path], None] = lambda folder: None,
 ) -> Path:
     """Run or resume every stage that is not done. Returns the last stage's folder.
 
     make_backend(cfg) starts a stage's machines; prepare_machines() what they share, once, when the first is needed.
+    progressed(recipe.folder) is called after each stage and each evaluation; it must return at once.
     """
     planned = plan(recipe)
     check_inputs(recipe, planned)
@@ -78,7 +80,8 @@ def run_recipe(
                 if p.state == "done":
                     continue
                 print(f"\n=== {i + 1} of {len(planned)}: {p.stage.name} ({type(p.stage).__name__})", flush=True)
-                _Runner(recipe, p, folders, machines, stop).run()
+                _Runner(recipe, p, folders, machines, stop, lambda run_dir: progressed(recipe.folder)).run()
+                progressed(recipe.folder)
                 if stop.requested and p is not planned[-1]:
                     raise Stopped(f"stopped after stage {p.stage.name}; the same command goes on from there")
     finally:
@@ -166,10 +169,11 @@ class _Runner:
     """Runs one stage in its folder."""
 
     def __init__(
-        self, recipe: Recipe, planned: Planned, folders: Mapping[str, Path], machines: _Machines, stop: Stop
-    ) -> None:
+        self, recipe: Recipe, planned: Planned, folders: Mapping[str, Path], machines: _Machines, stop: Stop,
+        evaluated: Callable[[Path], None],
+    ) -> None:  # fmt: skip
         self.recipe, self.stage, self.folder, self.key = recipe, planned.stage, planned.folder, planned.key
-        self.folders, self.machines, self.stop = folders, machines, stop
+        self.folders, self.machines, self.stop, self.evaluated = folders, machines, stop, evaluated
         self.seconds: dict[str, float] = {}
 
     def run(self) -> None:
@@ -210,7 +214,7 @@ class _Runner:
             backend = self.machines.ready(cfg, inputs)
             tracker.start(stage_to_dict(self.stage))
             tracker.attach(backend.publish, backend.queue)
-            ctx = Context(cfg, backend, inputs.tokenizer, tracker, self.stop, inputs.context_length)
+            ctx = Context(cfg, backend, inputs.tokenizer, tracker, self.stop, inputs.context_length, self.evaluated)
             self._with(ctx, inputs)
             self.seconds = ctx.seconds
 

@@ -9,6 +9,7 @@ import pytest
 
 from launch.report import write_report
 from tests.integration.browser import Browser, missing
+from tests.unit.recipe_runs import BROKEN, HELD, made_up, write_recipe
 from tests.unit.report_runs import HOSTILE, with_settings, write_run
 
 pytestmark = [pytest.mark.integration, pytest.mark.skipif(bool(missing()), reason=missing() or "there is a browser")]
@@ -46,6 +47,16 @@ def pair(tmp_path_factory) -> Path:
     runs = [write_run(folder / name, seed=seed) for name, seed in (("one", 1), ("other", 2))]
     with_settings(runs[1], clip_high=0.28, steps=12)
     return write_report(runs)
+
+
+@pytest.fixture(scope="module")
+def staged(tmp_path_factory) -> Path:
+    return write_report([write_recipe(made_up(tmp_path_factory.mktemp("runs") / "staged"))])
+
+
+@pytest.fixture(scope="module")
+def unfinished(tmp_path_factory) -> Path:
+    return write_report([write_recipe(made_up(tmp_path_factory.mktemp("runs") / "unfinished"), done=3)])
 
 
 def test_every_section_is_there_and_the_console_is_empty(browser, hostile):
@@ -158,7 +169,7 @@ def test_the_smoothing_slider_smooths(browser, hostile):
 
 
 @pytest.mark.parametrize("width", [390, 768, 1440])
-@pytest.mark.parametrize("name", ["hostile", "pair"])
+@pytest.mark.parametrize("name", ["hostile", "pair", "staged", "unfinished"])
 def test_nothing_is_wider_than_the_window(browser, request, name, width):
     browser.open(request.getfixturevalue(name), width=width)
     browser.run("document.querySelectorAll('details').forEach((d) => { d.open = true; });")
@@ -198,3 +209,45 @@ def test_two_runs_share_their_charts_and_show_what_differs(browser, pair):
     assert "grpo.clip_high" in text.split("All settings")[0]
     assert browser.run("return [...document.querySelectorAll('.head h2')].map((h) => h.innerText);") == ["one", "other"]
     assert browser.console() == []
+
+
+def test_a_recipes_page_marks_the_claim_that_did_not_hold_and_draws_every_stage(browser, staged):
+    browser.open(staged)
+    assert browser.run(SECTIONS) == [
+        "claims", "chain", "results", "stage-cold", "stage-zero", "stage-picks", "stage-mixed", "stage-last", "provenance",
+    ]  # fmt: skip
+    rows = browser.run("return [...document.querySelectorAll('#claims tbody tr')].map((r) => r.innerText);")
+    assert HELD in rows[0]
+    assert "✓ held" in rows[0]
+    assert BROKEN in rows[1]
+    assert "✗ did not hold" in rows[1]
+    assert "wanted more than 10 points, by 3 standard errors" in rows[1]
+    assert "25.0" in rows[1]
+    assert "50.0" in rows[1]
+    assert "1 of 2\nclaims held" in browser.run("return document.querySelector('.headline').innerText;")
+    assert browser.run("return document.querySelectorAll('#chain .arcs .arc').length;") == 7  # claims' own are left out
+    assert browser.run("return document.querySelectorAll('#results tbody tr:not(.sub)').length;") == 4
+    assert browser.run("return document.querySelectorAll('#stage-zero > .grid .plot path.line').length;") > 5
+    assert "3 of 12 samples" in browser.run("return document.querySelector('#stage-picks').innerText;")
+    assert browser.run("return performance.getEntriesByType('resource').map((r) => r.name);") == []
+    assert browser.console() == []
+
+
+def test_a_recipes_page_shows_what_has_not_run(browser, unfinished):
+    browser.open(unfinished)
+    states = browser.run("return [...document.querySelectorAll('#chain .state')].map((s) => s.innerText);")
+    assert states == ["done"] * 3 + ["begun"] + ["not yet run"] * 4
+    assert "not tested yet" in browser.run("return document.querySelector('#claims').innerText;")
+    assert browser.console() == []
+
+
+def test_pointing_at_a_stages_chart_leaves_the_other_stages_alone(browser, staged):
+    browser.open(staged)
+    shown = browser.run("""
+        const legends = (id) => [...document.querySelectorAll(`#${id} > .grid .legend`)].map((l) => l.innerText);
+        const plot = document.querySelector('#stage-cold .plot');
+        plot.dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowRight'}));
+        return [legends('stage-cold'), legends('stage-last')];
+    """)
+    assert all("step 0" in text for text in shown[0])
+    assert not any("step" in text for text in shown[1])
