@@ -78,14 +78,14 @@ function claimsTable(rows) {
     const form = claimForm(r.left && typeof r.left === "object" ? r.left.name : "");
     const side = (v) => el("td", null, v && typeof v === "object" ? [figure(v, form, false), el("div", { class: "small soft" }, measure(v.name))] : "–");
     const verdict = el("td", { class: r.holds ? "held" : "failed" }, r.holds ? "✓ held" : "✗ did not hold", "z" in r ? el("div", { class: "small soft" }, wanted(r, form)) : null);
-    return el("tr", { class: r.holds ? null : "broken" }, el("td", null, visible(String(r.claim))), side(r.left), side(r.right), el("td", null, figure({ value: r.difference, stderr: r.stderr }, form, true)), verdict);
+    return el("tr", null, el("td", null, visible(String(r.claim))), side(r.left), side(r.right), el("td", null, figure({ value: r.difference, stderr: r.stderr }, form, true)), verdict);
   }), { class: "claims" });
 }
 
 // "@zero:before/pass@1" in words, and whether it is a share.
 const measure = (name) => visible(String(name).replace(/^@/, "").replace(":", " "));
 const claimForm = (name) => (isShare(String(name).replace(/^.*:(before\/)?/, "")) ? "share" : "number");
-const wanted = (c, form) => `wanted more than ${form === "share" ? `${number(100 * c.at_least)} points` : number(c.at_least)}, by ${number(c.z)} standard errors`;
+const wanted = (c, form) => `wanted more than ${form === "share" ? `${tick(Number((100 * c.at_least).toPrecision(3)))} points` : tick(c.at_least)}, by ${tick(c.z)} standard errors`;
 
 function figure(v, form, signed) {
   const known = (x) => x !== null && x !== undefined;
