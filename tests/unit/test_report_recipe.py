@@ -6,7 +6,7 @@ import json
 import logging
 import re
 import shutil
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -279,7 +279,3 @@ def test_a_report_that_cannot_be_written_is_said_once_and_ends_no_run(
     assert "Is a directory" in said
     assert "The report" not in capsys.readouterr().out
     assert [s.state for s in read_recipe(recipe.folder).stages] == ["done", "done"]
-
-
-def test_the_page_of_a_recipe_is_all_json(page: RecipePage) -> None:
-    json.dumps(asdict(page), allow_nan=False)
