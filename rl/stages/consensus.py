@@ -24,24 +24,42 @@ def consensus(
 
     correct_PG: 1 or 0, NaN without a verdict. verified_P: "correct" means equal to the reference answer, so all correct
     samples have one answer and need no comparison. For a reward of another kind (a countdown has many solutions) that
-    would let the verifier vote.
+    would let the verifier vote. Empty when the rewards are of other kinds and no sample has an answer to vote for:
+    a greeting has none.
     """
     with Comparer() as comparer:
+        trusted_PG = [
+            [verified and correct == 1.0 for correct in correct_G]
+            for correct_G, verified in zip(correct_PG, verified_P, strict=True)
+        ]
+        answers_PG = [
+            _answers(group, trusted_G, comparer.same) for group, trusted_G in zip(groups_P, trusted_PG, strict=True)
+        ]
+        if not any(verified_P) and all(answer is None for answers_G in answers_PG for answer in answers_G):
+            return []
         return [
-            _vote(group, correct_G, comparer.same, verified)
-            for group, correct_G, verified in zip(groups_P, correct_PG, verified_P, strict=True)
+            _vote(answers_G, trusted_G, correct_G, comparer.same)
+            for answers_G, trusted_G, correct_G in zip(answers_PG, trusted_PG, correct_PG, strict=True)
         ]
 
 
-def _vote(group: RolloutGroup, correct_G: Sequence[float], same: Callable[[str, str], bool], verified: bool) -> float:
+def _answers(group: RolloutGroup, trusted_G: Sequence[bool], same: Callable[[str, str], bool]) -> list[str | None]:
+    """What each sample votes for; None where it has no answer, or is trusted."""
     opened = opens_thinking(group.prompt.text)
-    texts_G = [r.text for r in group.rollouts_G]
-    trusted_G = [verified and correct == 1.0 for correct in correct_G]
-    answers_G = [
-        None if trusted else voted(text, opened, same) for text, trusted in zip(texts_G, trusted_G, strict=True)
+    return [
+        None if trusted else voted(rollout.text, opened, same)
+        for rollout, trusted in zip(group.rollouts_G, trusted_G, strict=True)
     ]
+
+
+def _vote(
+    answers_G: Sequence[str | None],
+    trusted_G: Sequence[bool],
+    correct_G: Sequence[float],
+    same: Callable[[str, str], bool],
+) -> float:
     classes_G = group_equivalent(answers_G, same)
-    right = len(texts_G)  # no class of the others has this number
+    right = len(answers_G)  # no class of the others has this number
     return majority([right if trusted else c for c, trusted in zip(classes_G, trusted_G, strict=True)], correct_G)
 
 

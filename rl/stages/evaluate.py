@@ -124,7 +124,7 @@ def summarise(
     if samples > 1:
         verified_P = [reward == VERIFIER for reward in reward_P]
         cons_P = consensus([g.group for g in graded_P], correct_PG, verified_P)
-        cons = mean_and_stderr(cons_P)
+        cons = mean_and_stderr(cons_P) if cons_P else cons
     rollouts = [r for g in graded_P for r in g.group.rollouts_G]
     return EvalResult(
         pass_at_1=pass_at_1,

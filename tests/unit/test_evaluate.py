@@ -103,6 +103,12 @@ def test_correct_samples_vote_together_only_where_correct_means_equal_to_the_ref
     assert consensus([solutions], correct, [False]) == [0.0]
 
 
+def test_greetings_have_no_vote_but_a_problem_that_nobody_answers_has_a_wrong_one():
+    greeting = RolloutGroup(Prompt(0, 0, [1], "Q", "hello", {}), [rollout("hello"), rollout("hi")])
+    assert consensus([greeting], [[1, 0]], [False]) == []
+    assert consensus([greeting], [[0, 0]], [True]) == [0.0]
+
+
 def test_whose_verdict_counts_decides_whether_correct_samples_are_one_answer():
     verdicts = [Verdict.CORRECT, Verdict.CORRECT, Verdict.WRONG, Verdict.WRONG]
     one = group("first", "second", "7", "7")
