@@ -193,6 +193,14 @@ def test_it_answers_in_under_two_processor_seconds_and_loads_no_torch():
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2
 
 
+@pytest.mark.parametrize("scale", ["tiny", "laptop"])
+def test_the_miniature_is_planned_though_its_models_are_not_made_yet(scale):
+    done = command("recipes/r1_mini.py", f"scale={scale}", "--gpu", "cpu")
+    assert done.returncode == 0, done.stderr
+    assert "student_rl" in done.stdout
+
+
+
 def test_a_pipe_gets_plain_text_with_the_whole_plan(command):
     done = command("recipes/tiny.py", "--gpu", "cpu")
     assert done.returncode == 0, done.stderr

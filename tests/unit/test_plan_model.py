@@ -94,7 +94,7 @@ class MadeWith(Exception):
     """Carries the shapes out of recipes.tiny_model before any model is made."""
 
 
-@pytest.mark.parametrize("which", ["tied", "untied", "student"])
+@pytest.mark.parametrize("which", ["tied", "untied", "quick", "student"])
 def test_the_table_has_the_shapes_that_the_tiny_models_are_made_with(which, monkeypatch, tmp_path):
     from recipes import tiny_model
 

@@ -201,7 +201,7 @@ def test_a_page_that_is_too_large_has_fewer_points_and_at_last_is_refused(
     with (zero / "metrics.jsonl").open("a") as file:
         file.writelines(json.dumps(step) + "\n" for step in steps)
     whole = write_report([long], tmp_path / "whole.html").stat().st_size
-    monkeypatch.setattr("launch.report.html.MOST_BYTES", whole - 1)
+    monkeypatch.setattr("launch.report.html.MOST_BYTES", whole - 500)  # the time of writing may have fewer digits
     _, shown = page_of(write_report([long], tmp_path / "less.html"))
     (points,) = [s["points"]["grpo:entropy"] for s in shown["stages"] if s["name"] == "zero"]
     assert 150 < len(points["x"]) <= 300
