@@ -40,7 +40,7 @@ class _Counted:
 
 
 @dataclass(frozen=True, slots=True)
-class _Sequence:
+class Packable:
     """One sequence to compute. loss_mask_T (T,) of 0 and 1; sampler_logprobs: one a masked-in token, or none."""
 
     token_ids: Sequence[int] | np.ndarray
@@ -54,7 +54,7 @@ class _Sequence:
         return len(self.token_ids)
 
 
-_DUMMY = _Sequence(token_ids=[0, 0], loss_mask_T=np.zeros(2), weight=0.0)
+_DUMMY = Packable(token_ids=[0, 0], loss_mask_T=np.zeros(2), weight=0.0)
 """Keeps a rank busy that has nothing to compute: all ranks must run the same number of micro-batches."""
 
 
@@ -102,9 +102,9 @@ def pack_examples(examples: Sequence[Example], *, learner: LearnerConfig, layout
         if example.loss_mask_T[0]:
             raise ValueError(f"example {i}: its first token cannot be learnt, nothing precedes it")
         mask_T = np.asarray(example.loss_mask_T, np.float32)
-        sequences.append(_Sequence(example.token_ids, mask_T, weight=1.0 / total))
+        sequences.append(Packable(example.token_ids, mask_T, weight=1.0 / total))
     return PackedBatch(
-        micro_batches_R=_schedule(sequences, learner, layout),
+        micro_batches_R=schedule([[s] for s in sequences], learner, layout),
         num_loss_tokens=total,
         num_sequences=len(examples),
         num_skipped=len(examples) - len(sequences),
@@ -168,9 +168,9 @@ def _pack_update(
         )
         token_ids = np.concatenate([c.prompt.token_ids, c.rollout.token_ids_T])
         mask_T = np.concatenate([np.zeros(len(c.prompt.token_ids)), np.ones(length)])
-        sequences.append(_Sequence(token_ids, mask_T, weight, c.advantage, c.rollout.temperature, c.rollout.logprobs_T))
+        sequences.append(Packable(token_ids, mask_T, weight, c.advantage, c.rollout.temperature, c.rollout.logprobs_T))
     return PackedBatch(
-        micro_batches_R=_schedule(sequences, learner, layout),
+        micro_batches_R=schedule([[s] for s in sequences], learner, layout),
         num_loss_tokens=sum(int(s.loss_mask_T.sum()) for s in sequences),
         num_sequences=len(counted),
         num_skipped=len(counted) - len(sequences),
@@ -180,15 +180,23 @@ def _pack_update(
 # ------------------------------------------------------------------------------------------------------ who computes
 
 
-def _schedule(sequences: Sequence[_Sequence], learner: LearnerConfig, layout: str) -> list[list[MicroBatch]]:
-    """Bins for all ranks together, made a multiple of the ranks, then dealt so that ranks have equal work."""
-    bins = bin_lengths([len(s) for s in sequences], learner.micro_batch_tokens, layout)
+def schedule(units: Sequence[Sequence[Packable]], learner: LearnerConfig, layout: str) -> list[list[MicroBatch]]:
+    """Micro-batches for each rank, the same number for all. The sequences of a unit stay together, in order.
+
+    Bins for all ranks together are made a multiple of the ranks, then dealt so that ranks have equal work.
+    Raises ValueError on a unit that is larger than learner.micro_batch_tokens.
+    """
+    lengths = [_unit_tokens(unit, layout) for unit in units]
+    bins = bin_lengths(lengths, learner.micro_batch_tokens, layout)
     if not bins:
         return [[] for _ in range(learner.ranks)]
-    lengths = [len(s) for s in sequences]
     bins = _to_multiple(bins, lengths, learner.ranks)
-    micro_batches = [_assemble([sequences[i] for i in members] or [_DUMMY]) for members in bins]
+    micro_batches = [_assemble([s for i in members for s in units[i]] or [_DUMMY]) for members in bins]
     return _deal(micro_batches, learner.ranks, layout)
+
+
+def _unit_tokens(unit: Sequence[Packable], layout: str) -> int:
+    return len(unit) * max(map(len, unit)) if layout == "rows" else sum(map(len, unit))
 
 
 def bin_lengths(lengths: Sequence[int], budget: int, layout: str) -> list[list[int]]:
@@ -276,7 +284,7 @@ def deal_costs(costs: Sequence[int], ranks: int) -> list[list[int]]:
     return [sorted(members, key=lambda i: (-costs[i], i)) for members in dealt]
 
 
-def _assemble(sequences: Sequence[_Sequence]) -> MicroBatch:
+def _assemble(sequences: Sequence[Packable]) -> MicroBatch:
     """Lay sequences end to end."""
     lengths = [len(s) for s in sequences]
     mask_T = np.concatenate([s.loss_mask_T for s in sequences]).astype(np.float32)

@@ -13,6 +13,7 @@ import itertools
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -104,7 +105,7 @@ AttentionMaskInterface.register(PACKED_ATTENTION, _no_mask)
 AttentionMaskInterface.register(ROWS_ATTENTION, _no_mask)
 
 
-# ------------------------------------------------------------------------------------------------ the policy
+# ------------------------------------------------------------------------------------------------ the models
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,23 +127,16 @@ class ScoreInput:
         return ScoreInput(*(torch.from_numpy(np.ascontiguousarray(x)).to(device) for x in tensors))
 
 
-class Policy(nn.Module):
-    """A causal LM whose forward returns (logprobs_M, entropy_M) of the masked-in tokens, float32, nats."""
+class Backbone(nn.Module):
+    """A decoder whose hidden states are read at the masked-in tokens of a MicroBatch, or before them."""
 
-    def __init__(self, hf: PreTrainedModel, layout: str, chunk_tokens: int) -> None:
+    def __init__(self, hf: PreTrainedModel, layout: str) -> None:
         super().__init__()
         self.hf = hf
         self.layout = layout
-        head = hf.get_output_embeddings()
-        if not isinstance(head, nn.Linear) or head.bias is not None:
-            raise BadInput(f"{type(hf).__name__}: the output head must be a linear layer without bias")
-        for name in UNSUPPORTED_LOGIT_SETTINGS:
-            if hf.config.to_dict().get(name) not in (None, 1, 1.0):
-                raise BadInput(f"{type(hf).__name__}: logits scaled by {name} are not supported")
-        hf.set_output_embeddings(LogprobHead(head.weight, chunk_tokens))
 
-    def forward(self, batch: ScoreInput, score: HeadWork | None = None) -> tuple[Tensor, Tensor]:
-        """(logprobs_M, entropy_M), or what score makes of the hidden states that predict the masked-in tokens."""
+    def hidden_at(self, batch: ScoreInput, offset: int) -> Tensor:
+        """(M, D): the hidden states `offset` tokens after (-1: before) the masked-in ones."""
         backbone = self.hf.base_model
         if self.layout == "packed":
             cu_seq_lens = F.pad(batch.lengths_S.cumsum(0), (1, 0)).to(torch.int32)
@@ -151,7 +145,7 @@ class Policy(nn.Module):
                 input_ids=batch.token_ids_T[None], position_ids=batch.positions_T[None], use_cache=False,
                 cu_seq_lens_q=cu_seq_lens, cu_seq_lens_k=cu_seq_lens, max_length_q=longest, max_length_k=longest,
             ).last_hidden_state[0]  # fmt: skip
-            at_M = batch.index_M - 1
+            at_M = batch.index_M + offset
         else:
             # Padding stands right of the tokens and attention is causal, so no token sees it and no mask is needed.
             longest = int(batch.lengths_S.max())
@@ -163,23 +157,45 @@ class Policy(nn.Module):
             ids[flat_T] = batch.token_ids_T
             hidden = backbone(input_ids=ids.view(-1, longest), use_cache=False).last_hidden_state
             hidden_TD = hidden.reshape(-1, hidden.shape[-1])
-            at_M = flat_T[batch.index_M] - 1
-        head = self.hf.get_output_embeddings()
-        hidden_MD = hidden_TD[at_M].to(head.weight.dtype)
-        result: tuple[Tensor, Tensor] = head(hidden_MD, batch.token_ids_T[batch.index_M], batch.temperature_M, score)
-        return result
+            at_M = flat_T[batch.index_M] + offset
+        hidden_MD: Tensor = hidden_TD[at_M]
+        return hidden_MD
 
     def tied_names(self) -> dict[str, str]:
         """Parameter name -> the name of the head that shares it, for a model with tied embeddings."""
-        head = self.hf.get_output_embeddings().weight
-        if head is not self.hf.get_input_embeddings().weight:
+        head = self.hf.get_output_embeddings()
+        if head is None or head.weight is not self.hf.get_input_embeddings().weight:
             return {}
-        names = {name for name, p in self.hf.named_parameters(remove_duplicate=False) if p is head}
-        own = {name for name, p in self.hf.named_parameters() if p is head}
+        names = {name for name, p in self.hf.named_parameters(remove_duplicate=False) if p is head.weight}
+        own = {name for name, p in self.hf.named_parameters() if p is head.weight}
         return {next(iter(own)): next(iter(names - own))}
 
 
+class Policy(Backbone):
+    """A causal LM whose forward returns (logprobs_M, entropy_M) of the masked-in tokens, float32, nats."""
+
+    def __init__(self, hf: PreTrainedModel, layout: str, chunk_tokens: int) -> None:
+        super().__init__(hf, layout)
+        head = hf.get_output_embeddings()
+        if not isinstance(head, nn.Linear) or head.bias is not None:
+            raise BadInput(f"{type(hf).__name__}: the output head must be a linear layer without bias")
+        for name in UNSUPPORTED_LOGIT_SETTINGS:
+            if hf.config.to_dict().get(name) not in (None, 1, 1.0):
+                raise BadInput(f"{type(hf).__name__}: logits scaled by {name} are not supported")
+        hf.set_output_embeddings(LogprobHead(head.weight, chunk_tokens))
+
+    def forward(self, batch: ScoreInput, score: HeadWork | None = None) -> tuple[Tensor, Tensor]:
+        """(logprobs_M, entropy_M), or what score makes of the hidden states that predict the masked-in tokens."""
+        head = self.hf.get_output_embeddings()
+        hidden_MD = self.hidden_at(batch, offset=-1).to(head.weight.dtype)
+        result: tuple[Tensor, Tensor] = head(hidden_MD, batch.token_ids_T[batch.index_M], batch.temperature_M, score)
+        return result
+
+
 # ------------------------------------------------------------------------------------------------ load
+
+
+BackboneT = TypeVar("BackboneT", bound=Backbone)
 
 
 def resolve_layout(layout: str, device: torch.device) -> str:
@@ -198,20 +214,28 @@ def load_policy(
 ) -> Policy:
     """A Policy from a Hugging Face folder or id, on the device; with adapters (random by seed) where lora asks."""
     layout = resolve_layout(learner.layout, device)
-    attention = PACKED_ATTENTION if layout == "packed" else ROWS_ATTENTION if device.type == "cpu" else "sdpa"
-    hf = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation=attention)
-    for module in hf.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
+    hf = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation=attention_name(layout, device))
     if lora is not None and lora.rank:
         add_adapters(hf, lora, seed)
-    policy = Policy(hf, layout, learner.logprob_chunk_tokens)
+    return make_ready(Policy(hf, layout, learner.logprob_chunk_tokens), learner, device)
+
+
+def attention_name(layout: str, device: torch.device) -> str:
+    """The attention of a learner's model, by its name in transformers."""
+    return PACKED_ATTENTION if layout == "packed" else ROWS_ATTENTION if device.type == "cpu" else "sdpa"
+
+
+def make_ready(model: BackboneT, learner: LearnerConfig, device: torch.device) -> BackboneT:
+    """Dropout off, sums in float32 on a CPU, gradient checkpointing where asked; then on the device."""
+    for module in model.hf.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
     if device.type == "cpu":
-        _keep_residual_in_float32(hf)
+        _keep_residual_in_float32(model.hf)
     if learner.gradient_checkpointing:
-        hf.gradient_checkpointing_enable({"use_reentrant": False})
-        hf.train()  # from_pretrained leaves evaluation mode, in which transformers recomputes nothing
-    return policy.to(device)
+        model.hf.gradient_checkpointing_enable({"use_reentrant": False})
+        model.hf.train()  # from_pretrained leaves evaluation mode, in which transformers recomputes nothing
+    return model.to(device)
 
 
 def _keep_residual_in_float32(hf: PreTrainedModel) -> None:
