@@ -71,6 +71,10 @@ class DataConfig:
     )  # fmt: skip
 
 
+MODEL = "model:"
+"""A reward whose function begins with this is a reward model, not a function."""
+
+
 @dataclass(frozen=True)
 class RewardModelConfig:
     """How a reward model runs: a sequence classifier with one logit, named by function=model:FOLDER_OR_HUB_ID."""
@@ -94,7 +98,8 @@ class RewardConfig:
     """One part of the reward, and the rows and steps that it is for."""
 
     function: str = knob(
-        "", "A reward of rewards/ by name (accuracy, format), 'module:function', or 'model:FOLDER_OR_HUB_ID'."
+        "",
+        "A reward of rewards/ by name (accuracy, format), 'module:function', or 'model:FOLDER, Hub id or @stage'.",
     )
     weight: float = knob(1.0, "The score is multiplied by this before the parts are added (R1, V2 eq. 4: equal).")
     options: tuple[str, ...] = knob((), "The function's own settings as name=value, for example percent=lenient.")
@@ -316,6 +321,66 @@ class MixConfig:
     deduplicate: bool = knob(True, "Leave out rows whose prompt and target were there before, but for white space.")
     shuffle: bool = knob(True, "Mix the parts by the seed; else one after the other.")
     short: str = knob("error", "A part with fewer rows than its quota.", choices=("error", "take"))
+
+
+@dataclass(frozen=True)
+class PreferConfig:
+    """Preference pairs from samples: what is compared, who says which is better, which pairs are kept.
+
+    R1 (Nature, Methods) asks DeepSeek-V3 four times with the order at random, keeps clear differences, and balances
+    the lengths of chosen and rejected; its way of balancing is undisclosed.
+    """
+
+    samples: tuple[str, ...] = knob((), "Samples of earlier stages: @stage (its samples.jsonl), or files of that form.")
+    function: str = knob(
+        "",
+        "Rule instead of a judge, 'module:function': f(first, second, *, prompt, answer, **columns) -> above 0: first.",
+    )
+    base_url: str = knob("", "OpenAI-compatible endpoint of the judge, ends in /v1.")
+    judge: str = knob("", "The judge's model there.")
+    api_key_env: str = knob("OPENAI_API_KEY", "Variable with the key; vLLM needs none.")
+    timeout_s: float = knob(60.0, "Bound on one answer of the judge, seconds.", lo=1)
+    retries: int = knob(3, "Times that a failed call is sent again.", lo=0)
+    cache: str = knob("runs/llm_judge.sqlite", "SQLite file of the judge's answers: nothing is asked twice.")
+    pairs_per_prompt: int = knob(1, "Pairs of a prompt's samples to compare, drawn by the seed; 0 takes all.", lo=0)
+    balance_lengths: bool = knob(True, "As many pairs whose chosen response is longer as pairs whose it is shorter.")
+    domain: str = knob("", "Written into the rows' domain column; empty keeps theirs.")
+    chunk_prompts: int = knob(64, "Prompts judged between two writes to disk; a kill loses at most these.", lo=1)
+
+
+@dataclass(frozen=True)
+class RewardTrainConfig:
+    """Training of a reward model, with R1's settings (10.1038/s41586-025-09422-z). Formulas: rl/reward_loss.py."""
+
+    kind: str = knob(
+        "pairwise", "pairwise: chosen and rejected (R1: helpful); pointwise: a response and its label (R1: safety).",
+        choices=("pairwise", "pointwise"),
+    )  # fmt: skip
+    scores: str = knob(
+        "response", "It reads the whole response, or what follows the thinking (R1: safety and helpfulness).",
+        choices=("response", "summary"),
+    )  # fmt: skip
+    data: DataConfig = knob(DataConfig, "The rows; prompt_field is the question.")
+    chosen_field: str = knob("chosen", "pairwise: column with the better response.")
+    rejected_field: str = knob("rejected", "pairwise: column with the worse response.")
+    response_field: str = knob("response", "pointwise: column with the response.")
+    label_field: str = knob("label", "pointwise: column that is true or 1 for a good (safe) response, else false or 0.")
+    eval_data: DataConfig = knob(DataConfig, "Held-out rows; no source: held_out_share of the data.")
+    held_out_share: float = knob(
+        0.05, "Share of the questions, with all their rows, kept for the accuracy.", lo=0, hi=0.5
+    )
+    steps: int = knob(0, "Optimiser updates; 0: as many as epochs need.", lo=0)
+    epochs: float = knob(1.0, "Passes over the rows (R1: 1).", lo=0)
+    rows_per_step: int = knob(256, "Pairs, or labelled responses, of one update (R1: 256).", lo=1)
+    max_tokens: int = knob(
+        8192, "Longer ones lose their end and are counted, tokens (R1: 8,192; no limit when it scores).", lo=8
+    )
+    eval_every: int = knob(0, "Measure held-out accuracy after every so many updates too; 0: before and after.", lo=0)
+    optim: OptimConfig = knob(lambda: OptimConfig(lr=6e-6), "Optimiser (R1: 6e-6; its schedule is undisclosed).")
+
+    def total_steps(self, rows: int) -> int:
+        """Updates over this many rows: 1 epoch of 10 rows, 4 a step -> 3 (10 / 4, rounded up)."""
+        return self.steps or math.ceil(self.epochs * rows / self.rows_per_step)
 
 
 @dataclass(frozen=True)

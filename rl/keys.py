@@ -17,7 +17,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from rl.config import DataConfig
+from rl.config import MODEL, DataConfig
 from rl.data import TASK, fingerprint, load_rows
 from rl.recipe import Build, Recipe, Reference, Stage, references, run_config, stage_to_dict
 from rl.types import BadInput
@@ -25,7 +25,10 @@ from rl.types import BadInput
 # Of the base: what changes numbers.
 SHARED = ("seed", "model", "learner", "sampler")
 # Settings that change nothing that a stage puts out.
-FREE = ("evaluation.every", "reject.chunk_prompts")
+FREE = (
+    "evaluation.every", "reject.chunk_prompts", "reward.eval_every", "prefer.chunk_prompts", "prefer.api_key_env",
+    "prefer.timeout_s", "prefer.retries", "prefer.cache",
+)  # fmt: skip
 CHUNK = 1 << 22
 
 
@@ -94,8 +97,11 @@ def _outer_inputs(stage: Stage) -> dict[str, str]:
         elif dataclasses.is_dataclass(node):
             for f in dataclasses.fields(node):
                 value = getattr(node, f.name)
-                if f.name in ("model", "function") and isinstance(value, str) and value and not value.startswith("@"):
-                    found[value] = path_hash(value)
+                if f.name in ("model", "function") and isinstance(value, str) and value:
+                    if not value.removeprefix(MODEL).startswith("@"):
+                        found[value] = path_hash(value)
+                elif f.name == "samples" and isinstance(value, tuple):
+                    found.update({text: _file_hash(Path(text)) for text in value if Path(text).is_file()})
                 else:
                     walk(value)
         elif isinstance(node, tuple):
@@ -122,7 +128,7 @@ def path_hash(text: str) -> str:
     """
     if TASK.fullmatch(text):
         return _module_hash(text.partition(":")[0], text)
-    folder = Path(text.removeprefix("model:"))
+    folder = Path(text.removeprefix(MODEL))
     if not folder.is_dir():
         return hashlib.sha256(text.encode()).hexdigest()
     digest = hashlib.sha256()

@@ -17,12 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rl.config import (
+    MODEL,
     DataConfig,
     EvalConfig,
     GRPOConfig,
     MixConfig,
+    PreferConfig,
     RejectConfig,
     RewardConfig,
+    RewardTrainConfig,
     RolloutConfig,
     RunConfig,
     SFTConfig,
@@ -89,6 +92,24 @@ class Build(Stage):
 
 
 @dataclass(frozen=True)
+class Prefer(Stage):
+    """Preference pairs from samples, by a judge or a rule. Output: a dataset of prompt, chosen, rejected, domain."""
+
+    prefer: PreferConfig = knob(PreferConfig, "The samples, the judge, and which pairs are kept.")
+
+
+@dataclass(frozen=True)
+class RewardTraining(Stage):
+    """Training of a reward model on preference pairs or labels. Output: a reward model, and its held-out accuracy.
+
+    A later stage's reward names it as "model:@stage".
+    """
+
+    model: str = knob("", "Model to start from: id, folder or @stage.")
+    reward: RewardTrainConfig = knob(RewardTrainConfig, "Rows, loss, steps, optimiser.")
+
+
+@dataclass(frozen=True)
 class Evaluate(Stage):
     """Held-out evaluation of a model. Output: numbers."""
 
@@ -123,9 +144,13 @@ class Export(Stage):
     model: str = knob("", "Model to export: @stage.")
 
 
-KINDS: dict[str, type[Stage]] = {k.__name__: k for k in (SFT, GRPO, Reject, Mix, Build, Evaluate, Compare, Export)}
+KINDS: dict[str, type[Stage]] = {
+    k.__name__: k for k in (SFT, GRPO, Reject, Mix, Build, Prefer, RewardTraining, Evaluate, Compare, Export)
+}
 MAKES_MODEL = (SFT, GRPO)
-MAKES_DATA = (Reject, Mix, Build)
+MAKES_DATA = (Reject, Mix, Build, Prefer)
+HAS_MODEL = (SFT, GRPO, Reject, RewardTraining, Evaluate)
+"""Stages that run a model on the workers."""
 RUN_FIELDS = ("sft", "prompts", "rewards", "rollout", "grpo", "evaluation")
 
 
@@ -170,15 +195,15 @@ class Reference:
 
 
 def references(node: object, key: str = "") -> Iterator[tuple[str, str]]:
-    """(dotted key, text) of every reference in a stage."""
+    """(dotted key, text) of every reference in a stage; of a reward "model:@stage" the part after the colon."""
     if dataclasses.is_dataclass(node):
         for f in dataclasses.fields(node):
             yield from references(getattr(node, f.name), f"{key}.{f.name}" if key else f.name)
     elif isinstance(node, tuple):
         for i, item in enumerate(node):
             yield from references(item, f"{key}.{i}")
-    elif isinstance(node, str) and node.startswith("@"):
-        yield key, node
+    elif isinstance(node, str) and node.removeprefix(MODEL).startswith("@"):
+        yield key, node.removeprefix(MODEL)
 
 
 def inputs_of(stage: Stage) -> list[str]:
@@ -231,13 +256,17 @@ def _reference_faults(stage: Stage, earlier: dict[str, Stage]) -> Iterator[str]:
             yield f"{key}={text}: that stage makes no model"
         elif key.endswith("source") and not ref.file and not isinstance(earlier[ref.stage], MAKES_DATA):
             yield f"{key}={text}: that stage makes no dataset; name one of its files as @{ref.stage}/FILE"
-        elif ref.metric and not isinstance(earlier[ref.stage], Evaluate | GRPO):
+        elif key.startswith("rewards.") and not isinstance(earlier[ref.stage], RewardTraining):
+            yield f"{key}={MODEL}{text}: that stage trains no reward model"
+        elif key.startswith("prefer.samples") and not ref.file and not isinstance(earlier[ref.stage], Reject):
+            yield f"{key}={text}: that stage samples nothing; name one of its files as @{ref.stage}/FILE"
+        elif ref.metric and not isinstance(earlier[ref.stage], Evaluate | GRPO | RewardTraining):
             yield f"{key}={text}: that stage measures nothing"
 
 
 def _own_faults(recipe: Recipe, stage: Stage) -> Iterator[str]:
     yield from value_faults(stage)
-    if isinstance(stage, SFT | GRPO | Reject | Evaluate):
+    if isinstance(stage, HAS_MODEL):
         if not stage.model:
             yield "model: name a Hugging Face id, a folder, or @stage"
         try:
@@ -252,8 +281,32 @@ def _own_faults(recipe: Recipe, stage: Stage) -> Iterator[str]:
         yield "rewards: at least one must say which samples are correct, for example RewardConfig('accuracy')"
     if isinstance(stage, Mix) and not stage.mix.parts:
         yield "mix.parts: at least one dataset"
+    if isinstance(stage, Prefer):
+        yield from _prefer_faults(stage.prefer)
+    if isinstance(stage, RewardTraining):
+        yield from _reward_faults(stage.reward)
     if isinstance(stage, Build) and ":" not in stage.function:
         yield f"function={stage.function}: expected 'module:function'"
+
+
+def _prefer_faults(cfg: PreferConfig) -> Iterator[str]:
+    if not cfg.samples:
+        yield "prefer.samples: name at least one stage that samples"
+    if bool(cfg.function) == bool(cfg.base_url):
+        yield "prefer: set function (a rule) or base_url (a judge), one of the two"
+    if cfg.base_url and not cfg.judge:
+        yield "prefer.judge: name the judge's model"
+    if cfg.function and ":" not in cfg.function:
+        yield f"prefer.function={cfg.function}: expected 'module:function'"
+
+
+def _reward_faults(cfg: RewardTrainConfig) -> Iterator[str]:
+    if not cfg.data.source:
+        yield "reward.data.source: no preference data"
+    if not cfg.steps and not cfg.epochs:
+        yield "reward.steps: set steps or epochs"
+    if not cfg.eval_data.source and not cfg.held_out_share:
+        yield "reward.held_out_share=0: accuracy needs held-out rows; or set reward.eval_data.source"
 
 
 # ------------------------------------------------------------------------------------------------ overrides, json

@@ -10,11 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rl.config import RewardConfig, RewardModelConfig
+from rl.config import MODEL, RewardConfig, RewardModelConfig
 from rl.types import BadInput, Row
-
-MODEL = "model:"
-"""A reward whose function begins with this is a reward model, not a function."""
 
 _RESERVED_NAMES = ("mean", "std")  # metrics of the whole reward: reward/mean, reward/std
 
@@ -39,7 +36,7 @@ def named(rewards: Sequence[RewardConfig]) -> dict[str, RewardConfig]:
     parts: dict[str, RewardConfig] = {}
     for reward in rewards:
         name = reward.name or (
-            Path(model_path(reward)).name if is_model(reward) else reward.function.rpartition(":")[2]
+            Path(model_path(reward)).name.removeprefix("@") if is_model(reward) else reward.function.rpartition(":")[2]
         )
         if not reward.name and (name in parts or name in _RESERVED_NAMES):
             name = reward.function.replace(":", ".").replace("/", ".")

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from rl.config import EvalConfig, RunConfig
+from rl.config import MODEL, EvalConfig, RunConfig
 from rl.recipe import GRPO, SFT, Recipe, Reference, Stage, references, run_config
-from rl.routing import MODEL
 from rl.settings import validate
 from rl.types import BadInput
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from rl.config import RunConfig
+from rl.config import MODEL, RunConfig
 from rl.judge import failed, limit_s
-from rl.routing import MODEL, is_model, model_path, named
+from rl.routing import is_model, model_path, named
 from rl.types import AhaError, BadInput, JudgeReport, RewardPart, RolloutGroup, Verdict
 from rl.workers.remote import QUIET, ActorGone, collect, offline, seen_from_anywhere, unwrap
 
