@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from rl.config import DistillConfig, GRPOConfig, OptimConfig, RunConfig
+import numpy as np
+
+from rl.config import DistillConfig, GRPOConfig, OptimConfig, RewardTrainConfig, RunConfig
 from rl.types import (
     JudgeReport,
     MicroBatch,
@@ -23,7 +25,7 @@ from rl.types import (
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What the learners are set up for: GRPO, or SFT when grpo is None. Paths are Hugging Face folders or ids.
+    """What the learners are set up for: GRPO, a reward model, or else SFT. Paths are Hugging Face folders or ids.
 
     teacher_path: a frozen model to distil from; in SFT as distill says, in GRPO on the policy's own samples.
     """
@@ -35,6 +37,7 @@ class Task:
     reference_path: str = ""
     teacher_path: str = ""
     distill: DistillConfig | None = None
+    reward: RewardTrainConfig | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +99,9 @@ class Backend(Protocol):
 
         The first is resident memory, the second what is in use on the device by all.
         """
+
+    def scores(self, micro_batches_R: list[list[MicroBatch]]) -> list[list[np.ndarray]]:
+        """What a reward model says of each micro-batch of each rank, float32 (M,), without training."""
 
     def save(self, folder: Path) -> None:
         """Write the learners' whole state into an existing folder."""

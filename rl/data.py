@@ -25,13 +25,13 @@ import numpy as np
 
 from rl.config import DataConfig
 from rl.templates import Table, end_token_ids
-from rl.types import BadInput, Example, Prompt, Row
+from rl.types import BadInput, Prompt, Row
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 __all__ = ["PromptStream", "Stream", "all_prompts", "end_token_ids", "fingerprint", "load_rows", "place"]
-ItemT = TypeVar("ItemT", Prompt, Example)
+ItemT = TypeVar("ItemT")
 TASK = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 # ------------------------------------------------------------------------------------------------ rows

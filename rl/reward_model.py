@@ -46,6 +46,14 @@ def summary(completion: str, prompt: str = "") -> str | None:
     return (text if part is None else part).strip()
 
 
+def read_part(response: str, scores: str, opened: bool) -> str:
+    """What a reward model reads of a response: all of it, or its summary, an empty text where the thinking never ends.
+
+    scores: "response" or "summary". opened: the prompt has opened the thinking.
+    """
+    return (summary(response, THINK_OPEN if opened else "") or "") if scores == "summary" else response
+
+
 # ------------------------------------------------------------------------------------------------ tokens
 
 
@@ -114,6 +122,26 @@ class Encoder:
         return text
 
 
+def padding_token(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The token that a classifier takes for padding: its own, else the tokenizer's, unless that is its end token.
+
+    A decoder reads its score off the last token that is not padding: with the end token as padding, off another one.
+    """
+    own = config.get_text_config().pad_token_id
+    if own is not None:
+        return int(own)
+    other = tokenizer.pad_token_id
+    return None if other == tokenizer.eos_token_id else cast("int | None", other)
+
+
+def scored_position(token_ids: Sequence[int], padding: int | None) -> int:
+    """Which token a decoder's score is read off: the last that is not padding; 0 when all are.
+
+    [5, 6, 0], padding 0 -> 1    [5, 6, 0], None -> 2
+    """
+    return next((i for i in range(len(token_ids) - 1, 0, -1) if token_ids[i] != padding), 0)
+
+
 # ------------------------------------------------------------------------------------------------ loading
 
 
@@ -137,7 +165,7 @@ def load_encoder(path: str, *, max_tokens: int = 0, thinking: bool = True) -> En
             f"rewards: model:{path}: expected a sequence classifier with one logit, found {', '.join(kinds) or 'none'} "
             f"with {config.num_labels} labels"
         )
-    own = _own_limit(config, tokenizer)
+    own = token_limit(config, tokenizer)
     if max_tokens > own:
         raise BadInput(
             f"rewards: model:{path}: model.max_tokens={max_tokens}, but it was made for at most {own} tokens"
@@ -151,12 +179,13 @@ def load_encoder(path: str, *, max_tokens: int = 0, thinking: bool = True) -> En
 def check_models(rewards: Sequence[RewardConfig]) -> None:
     """Raise BadInput for a reward model that cannot be used, before anything is started. Reads no weights."""
     for reward in rewards:
-        if is_model(reward):
+        if is_model(reward) and not model_path(reward).startswith("@"):  # that one, an earlier stage will make
             thinking = reward.model.scores == "response"
             load_encoder(model_path(reward), max_tokens=reward.model.max_tokens, thinking=thinking)
 
 
-def _own_limit(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
+def token_limit(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Most tokens that the model was made for."""
     try:
         positions = int(config.get_text_config().max_position_embeddings)
     except AttributeError:  # no such limit in this architecture

@@ -1,7 +1,8 @@
 """Claims put to the test: each with the numbers measured, their standard errors, and whether it held.
 
 An evaluation's numbers lie in its stage's folder as evals/step_NNNNNN.json. "@zero:pass@1" is the last evaluation of
-stage zero, "@zero:before/pass@1" its first. A claim that does not hold is printed as not holding.
+stage zero, "@zero:before/pass@1" its first; "@helpful:accuracy" is a reward model's, on held-out pairs. A claim that
+does not hold is printed as not holding.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from rich.table import Table
 from rl.metrics import mean_and_stderr
 from rl.recipe import Claim, Reference
 from rl.stages.evaluate import EvalResult
+from rl.stages.reward import HeldOut
 from rl.types import BadInput
 
 
@@ -68,11 +70,23 @@ def measure(text: str, folders: Mapping[str, Path]) -> Measurement:
             return Measurement(float(text), 0.0)
         except ValueError:
             raise BadInput(f"claim: {text!r} is neither a number nor @stage:metric") from None
+    first, name = ref.metric.startswith("before/"), ref.metric.removeprefix("before/")
+    of_rewards = sorted((folders[ref.stage] / "held_out").glob("step_*.json"))
+    if of_rewards:
+        return _of_reward_model(HeldOut.read(of_rewards[0 if first else -1]), name, text)
     files = sorted((folders[ref.stage] / "evals").glob("step_*.json"))
     if not files:
         raise BadInput(f"claim: stage {ref.stage} has no evaluation; set its evaluation.data")
-    first, name = ref.metric.startswith("before/"), ref.metric.removeprefix("before/")
     return _of_result(EvalResult.read(files[0 if first else -1]), name, text)
+
+
+def _of_reward_model(result: HeldOut, name: str, text: str) -> Measurement:
+    if name == "accuracy":
+        return Measurement(result.accuracy, result.stderr)
+    known = result.metrics()
+    if name not in known:
+        raise BadInput(f"claim: {text}: not measured; there are {', '.join(sorted(known))}")
+    return Measurement(known[name])
 
 
 def _of_result(result: EvalResult, name: str, text: str) -> Measurement:

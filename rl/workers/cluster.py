@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
@@ -202,7 +203,8 @@ class RayBackend:
             reference_path=seen_from_anywhere(task.reference_path),
         )
         prints = self._on_learners("load", "load the model", task)
-        self._connect_samplers()
+        if task.reward is None:  # no sampler can run a reward model
+            self._connect_samplers()
         return str(prints[0])
 
     def _connect_samplers(self) -> None:
@@ -357,6 +359,10 @@ class RayBackend:
         held = self._wait([h.memory.remote() for h in workers], [*self._ranks, *self._names], bound, "measure memory")
         ranks = len(self.learners)
         return memory_metrics("learner", held[:ranks]) | memory_metrics("sampler", held[ranks:])
+
+    def scores(self, micro_batches_R: list[list[MicroBatch]]) -> list[list[np.ndarray]]:
+        refs = [h.scores.remote(micro_batches_R[rank]) for rank, h in enumerate(self.learners)]
+        return self._wait(refs, self._ranks, self.cfg.cluster.step_timeout_s, "score held-out pairs")
 
     def save(self, folder: Path) -> None:
         self._on_learners("save", f"save into {folder}", str(folder.absolute()))

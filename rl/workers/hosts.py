@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import numpy as np
 import ray
 
 from rl.backend import Task
@@ -48,6 +49,9 @@ class LearnerHost:
 
     def mean_nll(self, micro_batches: list[MicroBatch]) -> float:
         return self.learner.mean_nll(micro_batches)
+
+    def scores(self, micro_batches: list[MicroBatch]) -> list[np.ndarray]:
+        return self.learner.scores(micro_batches)
 
     def save(self, folder: str) -> None:
         self.learner.save(folder)

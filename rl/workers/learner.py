@@ -1,4 +1,6 @@
-"""The learner: one data-parallel rank of a DeepSpeed engine that trains a Policy. The only file that imports deepspeed.
+"""The learner: one data-parallel rank of a DeepSpeed engine that trains a Policy or a reward model.
+
+The only file that imports deepspeed.
 
 Two scalings hide in DeepSpeed: backward() divides by the accumulation steps, and gradients are averaged over ranks.
 Here the packer has put the whole denominator into the loss weights, so the loss is multiplied by the world size,
@@ -23,11 +25,13 @@ from deepspeed.utils import safe_get_full_fp32_param
 from torch import Tensor, nn
 
 from rl.backend import Task
+from rl.classifier import load_trainee
 from rl.config import RunConfig
 from rl.distill import Distillation, hidden_states, teacher_advantage
 from rl.lora import without_adapters
 from rl.loss import nll_loss, policy_loss
-from rl.model import Policy, ScoreInput, load_policy
+from rl.model import Backbone, Policy, ScoreInput, load_policy
+from rl.reward_loss import reward_loss
 from rl.schedule import learning_rate
 from rl.types import AhaError, MicroBatch, StepStats
 from rl.workers import engine_state
@@ -78,7 +82,7 @@ class Learner(Outgoing):
         self.task = task
         dtype = DTYPES[self.cfg.model.dtype]
         # DeepSpeed keeps float32 master weights and casts the module itself.
-        policy = self._load_policy(task.model_path, torch.float32)
+        policy = self._load_trained(torch.float32)
         if self.cfg.learner.zero_stage == 0 and dtype == torch.float32:
             policy = policy.to(dtype)
         self.engine, _, _, _ = deepspeed.initialize(
@@ -87,7 +91,7 @@ class Learner(Outgoing):
             config=engine_config(self.cfg, self.task.optim),
         )
         check_gradients_before_stepping(self.engine, self.cfg.learner.zero_stage)
-        self.policy: Policy = self.engine.module
+        self.policy: Backbone = self.engine.module
         self.updates = 0
         self.reference = None
         self.frozen_engines: list[deepspeed.DeepSpeedEngine] = []
@@ -107,6 +111,11 @@ class Learner(Outgoing):
         for name in ("engine", "policy", "frozen_engines"):
             vars(self).pop(name, None)
         gc.collect()  # an engine and its hooks hold each other
+
+    def _load_trained(self, dtype: torch.dtype) -> Backbone:
+        if self.task.reward is None:
+            return self._load_policy(self.task.model_path, dtype)
+        return load_trainee(self.task.model_path, self.cfg.learner, self.device, dtype=dtype, seed=self.cfg.seed)
 
     def _load_policy(self, path: str, dtype: torch.dtype) -> Policy:
         cfg = self.cfg
@@ -201,7 +210,9 @@ class Learner(Outgoing):
         grpo = self.task.grpo
         with clock("reference"):
             ref_M = self._reference_logprobs(batch)
-        if grpo is None:
+        if self.task.reward is not None:
+            loss, metrics = reward_loss(self.task.reward.kind, self.engine(batch), take(mb.advantages_T), weight_M)
+        elif grpo is None:
             loss, metrics = self._sft_loss(batch, mask_M, weight_M, clock)
         else:
             logprobs_M, entropy_M = self.engine(batch)
@@ -317,6 +328,11 @@ class Learner(Outgoing):
             logprobs_M = self._score(mb)
             totals.add(0.0, nll_loss(logprobs_M, torch.ones_like(logprobs_M), torch.zeros_like(logprobs_M))[1])
         return totals.reduce(self.device)[1].get("nll", 0.0)
+
+    @torch.no_grad()
+    def scores(self, micro_batches: list[MicroBatch]) -> list[np.ndarray]:
+        """A reward model's score of each masked-in token, float32 (M,), for each micro-batch, without training."""
+        return [self.engine(ScoreInput.of(mb, self.device)).float().cpu().numpy() for mb in micro_batches]
 
     def _refresh_is_due(self) -> bool:
         every = self.task.grpo.ref_refresh_steps if self.task.grpo is not None else 0

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from rl.backend import Task
 from rl.config import RunConfig
 from rl.lora import PlainWeight, plain_weights
-from rl.model import ModelWriter, Policy
+from rl.model import Backbone, ModelWriter, Policy
 from rl.types import SyncReport
 from rl.workers.engine_state import full_shape
 from rl.workers.gather import gather_groups
@@ -34,7 +34,7 @@ class Outgoing(ABC):
     task: Task
     rank: int
     device: torch.device
-    policy: Policy
+    policy: Backbone
     reference: Policy | None
     base_is_reference: bool
     sender: WeightSender | None

@@ -14,7 +14,7 @@ import torch
 from transformers.modeling_utils import PreTrainedModel
 
 from rl.config import RewardConfig
-from rl.reward_model import Encoded, Encoder, load_classifier, load_encoder, summary
+from rl.reward_model import Encoded, Encoder, load_classifier, load_encoder, padding_token, summary
 from rl.routing import model_path
 from rl.types import JudgeReport, Prompt, RewardPart, RolloutGroup, Verdict
 
@@ -88,13 +88,9 @@ class RewardModel:
 
 
 def _choose_padding(model: PreTrainedModel, encoder: Encoder) -> None:
-    """Give a model without a padding token the tokenizer's, unless that is its end token.
-
-    A decoder reads its score off the last token that is not padding: with the end token as padding, off another one.
-    """
-    config, tokenizer = model.config.get_text_config(), encoder.tokenizer
-    if config.pad_token_id is None and tokenizer.pad_token_id not in (None, tokenizer.eos_token_id):
-        config.pad_token_id = tokenizer.pad_token_id
+    """Give a model without a padding token the tokenizer's, where it can have that."""
+    config = model.config.get_text_config()
+    config.pad_token_id = padding_token(model.config, encoder.tokenizer)
     if config.pad_token_id is None:
         log.warning("this reward model has no padding token: it reads one response at a time")
 

@@ -1,0 +1,155 @@
+"""Training of a reward model by the learners: the same engine, packing by rows or packed, checkpoints and resuming.
+
+R1 (Nature 10.1038/s41586-025-09422-z, Methods): the helpful model on pairs, the safety model on labelled responses.
+
+    model/                          the reward model, a Hugging Face sequence classifier with one logit
+    held_out/step_NNNNNN.json       held-out accuracy after so many updates, with its standard error
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from rl.backend import Task
+from rl.config import RewardTrainConfig
+from rl.metrics import mean_and_stderr
+from rl.preferences import PreferenceStream, Unit, load_preferences, margins, pack_preferences
+from rl.pretrained import load_config
+from rl.reward_model import Encoder, padding_token, token_limit
+from rl.stages.context import Context
+from rl.track import stats_metrics
+from rl.types import AhaError, BadInput, Stopped
+
+log = logging.getLogger(__name__)
+EVAL_CHUNK = 512
+"""Held-out rows sent to the learners at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """A reward model on held-out rows. accuracy: share of pairs whose chosen response scores higher (of labels that the
+    score's sign gives), a tie half; stderr: its standard error. margin: mean lead, loss: mean, nats. rows: how many."""
+
+    accuracy: float
+    stderr: float
+    margin: float
+    loss: float
+    rows: int
+
+    def metrics(self) -> dict[str, float]:
+        """Flat, as metrics.jsonl has them."""
+        out = {"accuracy": self.accuracy, "accuracy/stderr": self.stderr, "margin": self.margin, "nll": self.loss}
+        return out | {"rows": float(self.rows)}
+
+    def write(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(asdict(self)) + "\n", encoding="utf-8")
+
+    @staticmethod
+    def read(path: Path) -> HeldOut:
+        return HeldOut(**json.loads(path.read_text(encoding="utf-8")))
+
+
+def held_out_path(run_dir: Path, step: int) -> Path:
+    """Where the accuracy after `step` updates is kept."""
+    return run_dir / "held_out" / f"step_{step:06d}.json"
+
+
+def prepare_rows(
+    cfg: RewardTrainConfig, tokenizer: PreTrainedTokenizerBase, model_path: str, seed: int
+) -> tuple[PreferenceStream, list[Unit]]:
+    """(what is trained on, held-out units), in the model's tokens. Raises BadInput for data that cannot be used."""
+    config = load_config(model_path)
+    longest = min(cfg.max_tokens, token_limit(config, tokenizer))
+    try:
+        encoder = Encoder(tokenizer, longest, thinking=cfg.scores == "response")
+    except BadInput as error:
+        raise BadInput(f"model.path={model_path}: its chat template cannot show a response: {error}") from error
+    train, held_out = load_preferences(cfg, encoder, padding_token(config, tokenizer), seed)
+    return PreferenceStream(train, seed, cfg.data.shuffle), held_out.units
+
+
+def train_reward_model(ctx: Context, model_path: str, cfg: RewardTrainConfig) -> Path:
+    """Train from model_path and return the folder with the reward model. Resumes; done once.
+
+    Raises AhaError when a held-out score is not finite. An update with a gradient that is not finite is skipped and
+    counted, as in every stage.
+    """
+    out = ctx.run_dir / "model"
+    if out.is_dir():
+        log.info("the reward model is trained: %s", out)
+        return out
+    stream, held_out = prepare_rows(cfg, ctx.tokenizer, model_path, ctx.cfg.seed)
+    total = cfg.total_steps(len(stream))
+    log.info("%d rows to train on, %d held out, %d updates", len(stream), len(held_out), total)
+    with ctx.timed("load"):
+        fingerprint = ctx.backend.load(Task(model_path, cfg.optim, total, reward=cfg))
+    meta = ctx.resume("reward", fingerprint)
+    start = meta.step if meta else 0
+    if meta:
+        stream.restore(meta.cursor)
+    ctx.tracker.resume({"reward": start, "eval": start + 1 if start else 0})
+    if not start:
+        _measure(ctx, 0, held_out, cfg.kind)
+    ctx.tracker.begin("reward", total, start)
+    for step in range(start, total):
+        done = step + 1
+        with ctx.timed("reward"):
+            batch = pack_preferences(stream.take(cfg.rows_per_step), learner=ctx.cfg.learner, layout=ctx.backend.layout)
+            metrics = stats_metrics(ctx.backend.step([batch]))
+        metrics.pop("learner/tokens")  # this loss counts rows
+        metrics |= {
+            "tokens": float(sum(mb.num_tokens for rank in batch.micro_batches_R for mb in rank)),
+            "epoch": done * cfg.rows_per_step / len(stream),
+        }
+        ctx.tracker.step("reward", step, metrics)
+        if done == total or (cfg.eval_every and done % cfg.eval_every == 0):
+            _measure(ctx, done, held_out, cfg.kind)
+        if done % ctx.cfg.checkpoint.every == 0 or ctx.stop.requested or done == total:
+            ctx.save("reward", done, stream.state(), fingerprint)
+        if ctx.stop.requested and done < total:
+            raise Stopped(f"stopped after update {done} of {total}; the same command goes on from there")
+    partial = out.with_name("model.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    with ctx.timed("export"):
+        ctx.backend.export(partial)
+    partial.rename(out)
+    return out
+
+
+def _measure(ctx: Context, step: int, held_out: Sequence[Unit], kind: str) -> HeldOut:
+    with ctx.timed("evaluate"):
+        result = held_out_accuracy(ctx, held_out, kind)
+    result.write(held_out_path(ctx.run_dir, step))
+    ctx.tracker.step("eval", step, result.metrics())
+    log.info(
+        "held-out accuracy after %d updates: %.1f %% (standard error %.1f) of %d rows",
+        step, 100 * result.accuracy, 100 * result.stderr, result.rows,
+    )  # fmt: skip
+    return result
+
+
+def held_out_accuracy(ctx: Context, held_out: Sequence[Unit], kind: str) -> HeldOut:
+    """Measure with the learners' weights of now. Raises AhaError when a score is not finite."""
+    leads: list[float] = []
+    for at in range(0, len(held_out), EVAL_CHUNK):
+        batch = pack_preferences(held_out[at : at + EVAL_CHUNK], learner=ctx.cfg.learner, layout=ctx.backend.layout)
+        scores_R = ctx.backend.scores(batch.micro_batches_R)
+        for micro_batches, scores in zip(batch.micro_batches_R, scores_R, strict=True):
+            for mb, scores_M in zip(micro_batches, scores, strict=True):
+                labels_M = mb.advantages_T[np.flatnonzero(mb.loss_mask_T)]
+                leads += margins(scores_M, labels_M, kind).tolist()
+    if not all(math.isfinite(lead) for lead in leads):
+        raise AhaError("a held-out score of the reward model is not finite; lower reward.optim.lr")
+    accuracy, stderr = mean_and_stderr([1.0 if lead > 0 else 0.5 if lead == 0 else 0.0 for lead in leads])
+    losses = [math.log1p(math.exp(-abs(lead))) + max(0.0, -lead) for lead in leads]
+    return HeldOut(accuracy, stderr, float(np.mean(leads)), float(np.mean(losses)), len(leads))
