@@ -17,13 +17,14 @@ from pathlib import Path
 
 from rl import provenance
 from rl.backend import Backend
-from rl.config import RunConfig
+from rl.config import MODEL, RewardConfig, RewardTrainConfig, RunConfig
 from rl.export import Sampling, export_folder
 from rl.pipeline import Inputs, export_model, prepare, resolve_model
 from rl.pretrained import load_config
 from rl.progress import Planned, plan, told
 from rl.recipe import (
     GRPO,
+    HAS_MODEL,
     MAKES_MODEL,
     SFT,
     Build,
@@ -31,9 +32,11 @@ from rl.recipe import (
     Evaluate,
     Export,
     Mix,
+    Prefer,
     Recipe,
     Reference,
     Reject,
+    RewardTraining,
     Stage,
     inputs_of,
     recipe_to_json,
@@ -45,7 +48,9 @@ from rl.stages.context import Context, Stop
 from rl.stages.grpo import train_grpo
 from rl.stages.heldout import evaluate_model
 from rl.stages.mix import build, mix
+from rl.stages.prefer import prefer
 from rl.stages.reject import reject
+from rl.stages.reward import prepare_rows, train_reward_model
 from rl.stages.sft import train_sft
 from rl.track import Tracker
 from rl.types import AhaError, BadInput, Stopped
@@ -93,7 +98,7 @@ def run_recipe(
 def check_inputs(recipe: Recipe, planned: list[Planned]) -> None:
     """Load and check all that can be before a stage makes it: models, tokenizers, data, rewards. Raises BadInput."""
     for p in planned:
-        if p.state == "done" or not isinstance(p.stage, SFT | GRPO | Reject | Evaluate):
+        if p.state == "done" or not isinstance(p.stage, HAS_MODEL):
             continue
         cfg = run_config(recipe, p.stage)
         cfg = dataclasses.replace(cfg, model=dataclasses.replace(cfg.model, path=_root_model(recipe, p.stage)))
@@ -107,14 +112,21 @@ def check_inputs(recipe: Recipe, planned: list[Planned]) -> None:
         if cfg.sft.data.source.startswith("@"):
             cfg = dataclasses.replace(cfg, sft=dataclasses.replace(cfg.sft, steps=0, epochs=0, eval_every=0))
         try:
-            prepare(cfg)
+            inputs = prepare(cfg)
+            if isinstance(p.stage, RewardTraining) and not made_by_stages(p.stage.reward):
+                prepare_rows(p.stage.reward, inputs.tokenizer, inputs.model_path, cfg.seed)
         except BadInput as error:
             raise BadInput("\n".join(f"stage {p.stage.name}: {line}" for line in str(error).splitlines())) from error
 
 
+def made_by_stages(cfg: RewardTrainConfig) -> bool:
+    """Whether a stage of the recipe makes its data, so that they are not there yet."""
+    return any(data.source.startswith("@") for data in (cfg.data, cfg.eval_data))
+
+
 def _root_model(recipe: Recipe, stage: Stage) -> str:
     """The model outside the recipe that a stage's model comes from: it has the same tokenizer and shape."""
-    while isinstance(stage, SFT | GRPO | Reject | Evaluate):
+    while isinstance(stage, HAS_MODEL):
         ref = Reference.parse(stage.model)
         if ref is None:
             return stage.model
@@ -192,6 +204,9 @@ class _Runner:
             mix(self.folder, dataclasses.replace(stage.mix, parts=parts, against=against), seed)
         elif isinstance(stage, Build):
             build(self.folder, stage.function, {text: self._path(text, "data.jsonl") for text in stage.sources})
+        elif isinstance(stage, Prefer):
+            files = [self._path(text, "samples.jsonl") for text in stage.prefer.samples]
+            prefer(self.folder, stage.prefer, files, seed, self.stop)
         elif isinstance(stage, Compare):
             compare(self.folder, stage.claims, self.folders)
         elif isinstance(stage, Export):
@@ -226,6 +241,10 @@ class _Runner:
             if not out.is_dir():
                 train_sft(ctx, model, inputs.sft_stream, inputs.sft_held_out).rename(out)
             return
+        if isinstance(stage, RewardTraining):
+            data, held_out = self._resolved(stage.reward.data), self._resolved(stage.reward.eval_data)
+            train_reward_model(ctx, model, dataclasses.replace(stage.reward, data=data, eval_data=held_out))
+            return
         assert inputs.scorer is not None
         if isinstance(stage, GRPO):
             assert inputs.stream is not None
@@ -255,7 +274,7 @@ class _Runner:
             cfg, name=self.folder.name, model=dataclasses.replace(cfg.model, path=path), sft=sft,
             grpo=dataclasses.replace(cfg.grpo, teacher=self._teacher(cfg.grpo.teacher)),
             prompts=self._resolved(cfg.prompts), evaluation=evaluation, rewards=tuple(
-                dataclasses.replace(r, function=self._reward(r.function)) for r in cfg.rewards
+                self._reward(r) for r in cfg.rewards
             ),
         )  # fmt: skip
 
@@ -265,9 +284,13 @@ class _Runner:
     def _teacher(self, path: str) -> str:
         return resolve_model(self._path(path, "model"))
 
-    def _reward(self, function: str) -> str:
-        name = function.removeprefix("model:")
-        return f"model:{self._path(name, 'model')}" if name.startswith("@") else function
+    def _reward(self, reward: RewardConfig) -> RewardConfig:
+        """A reward model of an earlier stage by its path, under the stage's name unless it has one of its own."""
+        ref = Reference.parse(reward.function.removeprefix(MODEL))
+        if ref is None:
+            return reward
+        path = self._path(reward.function.removeprefix(MODEL), "model")
+        return dataclasses.replace(reward, function=MODEL + path, name=reward.name or ref.stage)
 
     def _path(self, text: str, default: str) -> str:
         """The file or folder that a reference names; other texts are left alone."""
@@ -276,7 +299,11 @@ class _Runner:
             return text
         path = self.folders[ref.stage] / (ref.file or default)
         if not path.exists():
-            what = "model" if isinstance(self.recipe[ref.stage], MAKES_MODEL) and not ref.file else path.name
+            what = (
+                "model"
+                if isinstance(self.recipe[ref.stage], (*MAKES_MODEL, RewardTraining)) and not ref.file
+                else path.name
+            )
             raise BadInput(f"stage {self.stage.name}: {text}: stage {ref.stage} has made no {what} in {path.parent}")
         return str(path)
 

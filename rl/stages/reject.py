@@ -16,7 +16,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypedDict
+from typing import TypedDict, cast
 
 from rewards.filters import (
     PASSED,
@@ -64,7 +64,7 @@ class PromptLine(TypedDict):
 def reject(ctx: Context, model_path: str, prompts_P: Sequence[Prompt], scorer: Scorer, cfg: RejectConfig) -> Path:
     """Sample cfg.samples completions of each prompt and keep the good ones. Returns data.jsonl. Resumes."""
     path = ctx.run_dir / "samples.jsonl"
-    done = {line["prompt_id"] for line in _mend(path)}
+    done = {cast(PromptLine, line)["prompt_id"] for line in mend_lines(path)}
     missing_P = [p for p in prompts_P if p.id not in done]
     if done:
         log.info("resuming: %d of %d prompts are sampled", len(done), len(prompts_P))
@@ -93,10 +93,7 @@ def _sample_missing(
             graded_P = sample_and_grade(ctx, scorer, chunk_P, seeds_PG, params, stats)
         scorer.stop_if_silent(graded_P)
         lines = [_line(g, scorer, cfg, ctx.cfg.prompts.prompt_field) for g in graded_P]
-        with path.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(line, default=str) + "\n" for line in lines)
-            file.flush()
-            os.fsync(file.fileno())
+        append_lines(path, lines)
         samples = [s for line in lines for s in line["samples"]]
         kept = sum(not s["reason"] for s in samples) / len(samples)
         first = total - len(missing_P) + at
@@ -221,18 +218,29 @@ def _jaccard(a: set[tuple[str, ...]], b: set[tuple[str, ...]]) -> float:
 
 def read_samples(path: Path) -> Iterator[PromptLine]:
     """The whole lines of a samples.jsonl; one that a kill cut short is left out."""
+    yield from cast(Iterator[PromptLine], _whole_lines(path))
+
+
+def _whole_lines(path: Path) -> Iterator[object]:
     if not path.exists():
         return
     with path.open(encoding="utf-8") as file:
         for text in file:
             if text.endswith("\n"):
-                line: PromptLine = json.loads(text)
-                yield line
+                yield json.loads(text)
 
 
-def _mend(path: Path) -> list[PromptLine]:
-    """Read samples.jsonl and cut off a last line that is not whole, so that the next has a line of its own."""
-    lines = list(read_samples(path))
+def append_lines(path: Path, lines: Sequence[object]) -> None:
+    """Add JSON lines; on return they are on disk."""
+    with path.open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps(line, default=str) + "\n" for line in lines)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def mend_lines(path: Path) -> list[object]:
+    """Read JSON lines and cut off a last one that is not whole, so that the next has a line of its own."""
+    lines = list(_whole_lines(path))
     if path.exists() and not path.read_bytes().endswith(b"\n"):
         whole = path.read_bytes().rpartition(b"\n")
         path.write_bytes(whole[0] + whole[1])

@@ -1,0 +1,271 @@
+"""Preference pairs: two samples of a prompt, and which of them is better, by a judge or by a rule of the recipe.
+
+    judged.jsonl    a line a prompt: the pairs that were compared, each with its fate ("": decided)
+    data.jsonl      a row for each pair kept: the prompt's row with chosen, rejected and their lead
+    yield.json      counts by fate; they add up to the pairs compared
+
+Every pair is asked about in both orders, and one that the order decides is dropped: judges favour a position
+(Zheng et al., 2306.05685, section 4.1). R1 asks four times with the order at random (Nature, Methods).
+Lengths are balanced by sign: as many pairs with a longer chosen response as with a shorter one, the surplus left out by
+the seed; otherwise a reward model learns length (Singhal et al., 2310.03716, section 4, balance their pairs so too).
+
+A prompt's line is written whole; after a kill the prompts that have one are not judged again.
+"""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import json
+import logging
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple, TypedDict, cast
+
+import numpy as np
+
+from rewards.extract import after_thinking, opens_thinking
+from rewards.llm_judge import llm_pairwise
+from rl.config import PreferConfig
+from rl.preferences import OPENED
+from rl.stages.context import Stop, sample_seed
+from rl.stages.reject import PromptLine, append_lines, mend_lines, read_samples, write_rows
+from rl.types import AhaError, BadInput, Row, Stopped
+
+log = logging.getLogger(__name__)
+
+TIE, ORDER, SILENT = "tie", "the order decided", "no verdict"
+
+
+class Pair(NamedTuple):
+    """Two samples of a prompt to compare."""
+
+    prompt_id: int
+    first: str
+    second: str
+    line: PromptLine
+
+
+class JudgedPair(TypedDict):
+    """One pair in judged.jsonl. reason: "" when it was decided, else its fate, a colon, and what was found."""
+
+    chosen: str
+    rejected: str
+    reason: str
+
+
+class JudgedLine(TypedDict):
+    """One line of judged.jsonl. prompt_id: the number of the prompt among those with samples."""
+
+    prompt_id: int
+    row: Row
+    pairs: list[JudgedPair]
+
+
+class Opinion(NamedTuple):
+    """lead: 1 the first is better, -1 the second, 0 neither. reason: why not decided."""
+
+    lead: int
+    reason: str = ""
+
+
+Judge = Callable[[Sequence[Pair]], list[Opinion]]
+
+
+def prefer(folder: Path, cfg: PreferConfig, files: Sequence[str], seed: int, stop: Stop) -> Path:
+    """Compare samples of the prompts in these samples.jsonl and keep balanced pairs. Returns data.jsonl. Resumes.
+
+    Samples of one question in several files are compared with one another. Raises BadInput when no pair is left, and
+    AhaError when the judge has no verdict on most pairs of a chunk, which is then not written.
+    """
+    prompts = _merged(files)
+    path = folder / "judged.jsonl"
+    done = {cast(JudgedLine, line)["prompt_id"] for line in mend_lines(path)}
+    missing = [i for i in range(len(prompts)) if i not in done]
+    if done:
+        log.info("resuming: %d of %d prompts are judged", len(done), len(prompts))
+    judge = _rule(cfg.function) if cfg.function else _llm(cfg)
+    for at in range(0, len(missing), cfg.chunk_prompts):
+        chunk = missing[at : at + cfg.chunk_prompts]
+        append_lines(path, _judge_chunk(cfg, {i: prompts[i] for i in chunk}, judge, seed))
+        log.info("%d of %d prompts are judged", len(done) + at + len(chunk), len(prompts))
+        if stop.requested and at + cfg.chunk_prompts < len(missing):
+            raise Stopped(f"stopped after {len(done) + at + len(chunk)} prompts; the same command goes on from there")
+    return write_pairs(folder, cfg, seed)
+
+
+def _merged(files: Sequence[str]) -> list[PromptLine]:
+    """The prompts of all files, in order; one question's samples together. Raises BadInput when there are none."""
+    found: dict[str, PromptLine] = {}
+    for file in files:
+        for line in sorted(read_samples(Path(file)), key=lambda line: line["prompt_id"]):
+            question = str(line["row"].get("prompt", line["prompt"]))
+            if question in found:
+                found[question]["samples"] += line["samples"]
+            else:
+                found[question] = line
+    if not found:
+        raise BadInput(f"prefer.samples: no samples in {', '.join(files)}")
+    return list(found.values())
+
+
+def _judge_chunk(cfg: PreferConfig, prompts: Mapping[int, PromptLine], judge: Judge, seed: int) -> list[JudgedLine]:
+    pairs = [pair for i, line in prompts.items() for pair in candidates(i, line, cfg.pairs_per_prompt, seed)]
+    opinions = judge(pairs)
+    silent = [o for o in opinions if o.reason.startswith(SILENT)]
+    if 2 * len(silent) > len(opinions):
+        raise AhaError(f"the judge has no verdict on {len(silent)} of {len(opinions)} pairs: {silent[0].reason}")
+    lines: dict[int, JudgedLine] = {
+        i: {"prompt_id": i, "row": line["row"] | _opening(line), "pairs": []} for i, line in prompts.items()
+    }
+    for pair, (lead, reason) in zip(pairs, opinions, strict=True):
+        chosen, rejected = (pair.second, pair.first) if lead < 0 else (pair.first, pair.second)
+        lines[pair.prompt_id]["pairs"].append({"chosen": chosen, "rejected": rejected, "reason": reason})
+    return list(lines.values())
+
+
+def candidates(prompt_id: int, line: PromptLine, count: int, seed: int) -> list[Pair]:
+    """Pairs of the prompt's distinct samples, `count` of them (0: all) drawn by the seed, each in a random order."""
+    texts = list({" ".join(s["text"].split()): s["text"] for s in line["samples"]}.values())
+    dice = np.random.default_rng(sample_seed(seed, "prefer", prompt_id))
+    pairs = list(itertools.combinations(texts, 2))
+    order = dice.permutation(len(pairs))[: count or None]
+    flips = dice.random(len(order)) < 0.5
+    drawn = [pairs[i][::-1] if flip else pairs[i] for i, flip in zip(order, flips, strict=True)]
+    return [Pair(prompt_id, first, second, line) for first, second in drawn]
+
+
+def _opening(line: PromptLine) -> Row:
+    return {OPENED: True} if opens_thinking(line["prompt"]) else {}
+
+
+# ------------------------------------------------------------------------------------------------ who judges
+
+
+def _rule(spec: str) -> Judge:
+    """The recipe's own function, asked in both orders."""
+    module, _, name = spec.partition(":")
+    try:
+        function = vars(importlib.import_module(module))[name]
+    except (ImportError, KeyError) as error:
+        raise BadInput(f"prefer.function={spec}: no such Python function ({error})") from error
+
+    def judge(pairs: Sequence[Pair]) -> list[Opinion]:
+        return [
+            agreed(_sign(ask(p.first, p.second, p)), -_sign(ask(p.second, p.first, p))) for p in pairs
+        ]  # fmt: skip
+
+    def ask(first: str, second: str, pair: Pair) -> float:
+        columns = {**pair.line["row"], "answer": pair.line["answer"]}
+        return float(function(first, second, **columns))
+
+    return judge
+
+
+def _llm(cfg: PreferConfig) -> Judge:
+    """The judge behind the endpoint (rewards/llm_judge.py), which is shown what follows the thinking."""
+
+    def judge(pairs: Sequence[Pair]) -> list[Opinion]:
+        others = [_shown(p.second, p) for p in pairs]
+        asked = [i for i, p in enumerate(pairs) if others[i] and _shown(p.first, p)]
+        scores = llm_pairwise(
+            [pairs[i].line["prompt"] for i in asked], [pairs[i].first for i in asked], [others[i] for i in asked],
+            base_url=cfg.base_url, model=cfg.judge, question=[_question(pairs[i].line) for i in asked],
+            api_key_env=cfg.api_key_env, timeout_s=cfg.timeout_s, retries=cfg.retries, cache=cfg.cache,
+        )  # fmt: skip
+        opinions = [Opinion(0, "no summary: there is nothing after the thinking")] * len(pairs)
+        for i, score in zip(asked, scores, strict=True):
+            opinions[i] = _opinion(score.value, score.reason)
+        return opinions
+
+    return judge
+
+
+def _opinion(value: float, reason: str) -> Opinion:
+    """What llm_pairwise says: 1 and 0 in both orders, .5 a tie, else the two orders differ."""
+    if math.isnan(value):
+        return Opinion(0, f"{SILENT}: {reason}")
+    if reason:
+        return Opinion(0, ORDER)
+    return Opinion(1) if value == 1 else Opinion(-1) if value == 0 else Opinion(0, TIE)
+
+
+def agreed(in_order: int, swapped: int) -> Opinion:
+    """One opinion from the two orders, both told as 1 for the first sample. 1, 1 -> 1; 1, -1 and 1, 0 -> 0."""
+    if in_order != swapped:
+        return Opinion(0, ORDER)
+    return Opinion(in_order, "" if in_order else TIE)
+
+
+def _sign(value: float) -> int:
+    return (value > 0) - (value < 0)
+
+
+def _shown(text: str, pair: Pair) -> str:
+    return (after_thinking(text, opened=opens_thinking(pair.line["prompt"])) or "").strip()
+
+
+def _question(line: PromptLine) -> str:
+    return str(line["row"].get("prompt", line["prompt"]))
+
+
+# ------------------------------------------------------------------------------------------------ what is kept
+
+
+def write_pairs(folder: Path, cfg: PreferConfig, seed: int) -> Path:
+    """data.jsonl and yield.json from judged.jsonl. Raises BadInput when no pair is left."""
+    lines = sorted(
+        (cast(JudgedLine, line) for line in mend_lines(folder / "judged.jsonl")), key=lambda x: x["prompt_id"]
+    )
+    fates: Counter[str] = Counter()
+    rows: list[Row] = []
+    seen: set[tuple[str, ...]] = set()
+    for line in lines:
+        for pair in line["pairs"]:
+            row = line["row"] | {"chosen": pair["chosen"], "rejected": pair["rejected"]}
+            row |= {"domain": cfg.domain} if cfg.domain else {}
+            key = tuple(" ".join(str(row[name]).split()) for name in ("prompt", "chosen", "rejected"))
+            fate = pair["reason"].partition(":")[0] or ("duplicate" if key in seen else "")
+            seen.add(key)
+            if fate:
+                fates[fate] += 1
+            else:
+                rows.append(row)
+    kept = balanced(rows, seed) if cfg.balance_lengths else list(range(len(rows)))
+    fates |= Counter({"surplus in length": len(rows) - len(kept)}) if len(kept) < len(rows) else Counter()
+    fates["kept"] = len(kept)
+    report = {
+        "prompts": len(lines), "pairs": fates.total(), "by_fate": fates,
+        "mean_words": {"before": _mean_words(rows), "kept": _mean_words([rows[i] for i in kept])},
+    }  # fmt: skip
+    (folder / "yield.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    log.info("%d pairs: %s", fates.total(), ", ".join(f"{count} {fate}" for fate, count in fates.items()))
+    if not kept:
+        raise BadInput(f"prefer: no pair is left ({', '.join(f'{n} {fate}' for fate, n in fates.items() if n)})")
+    write_rows(folder / "data.jsonl", [rows[i] for i in kept])
+    return folder / "data.jsonl"
+
+
+def balanced(rows: Sequence[Row], seed: int) -> list[int]:
+    """Numbers of the rows kept: all of equal length, and as many with a longer chosen response as with a shorter one.
+
+    By characters, in each domain. Differences +5, +1, -2, 0 -> one of the first two, and the last two.
+    """
+    kept: list[int] = []
+    domains = list(dict.fromkeys(str(row.get("domain", "")) for row in rows))
+    for number, domain in enumerate(domains):
+        mine = [i for i, row in enumerate(rows) if str(row.get("domain", "")) == domain]
+        lead = {i: len(str(rows[i]["chosen"])) - len(str(rows[i]["rejected"])) for i in mine}
+        sides = [[i for i in mine if lead[i] > 0], [i for i in mine if lead[i] < 0]]
+        count = min(map(len, sides))
+        dice = np.random.default_rng([seed, number])
+        for side in sides:
+            kept += [side[int(j)] for j in dice.permutation(len(side))[:count]]
+        kept += [i for i in mine if lead[i] == 0]
+    return sorted(kept)
+
+
+def _mean_words(rows: Sequence[Row]) -> dict[str, float]:
+    return {n: float(np.mean([len(str(r[n]).split()) for r in rows])) if rows else 0.0 for n in ("chosen", "rejected")}

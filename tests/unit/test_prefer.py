@@ -1,0 +1,283 @@
+"""rl/stages/prefer.py: who is preferred, in both orders; which pairs stay; resuming. And what keys depend on."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from rewards.types import Score
+from rl.config import (
+    DataConfig,
+    GRPOConfig,
+    PreferConfig,
+    RejectConfig,
+    RewardConfig,
+    RewardTrainConfig,
+    RolloutConfig,
+    RunConfig,
+)
+from rl.keys import stage_keys
+from rl.preferences import OPENED
+from rl.recipe import (
+    GRPO,
+    Prefer,
+    Recipe,
+    Reject,
+    RewardTraining,
+    apply_stage_overrides,
+    check,
+    inputs_of,
+    recipe_from_json,
+    recipe_to_json,
+)
+from rl.routing import named
+from rl.stages import prefer as stage
+from rl.stages.context import Stop
+from rl.stages.prefer import agreed, balanced, prefer
+from rl.types import AhaError, BadInput, Stopped
+from rl.workflow import made_by_stages
+
+ASKED: list[str] = []
+
+
+def longer_word(first: str, second: str, *, prompt: str, **columns: object) -> float:
+    """A rule for the tests: the response that has more a's is better."""
+    ASKED.append(prompt)
+    return first.count("a") - second.count("a")
+
+
+def first_always(first: str, second: str, **columns: object) -> float:
+    return 1.0
+
+
+RULE = PreferConfig(function="tests.unit.test_prefer:longer_word", pairs_per_prompt=0, balance_lengths=False)
+
+
+def samples(path: Path, *prompts: tuple[str, list[str]], opening: str = "") -> str:
+    lines = [
+        {
+            "prompt_id": i, "prompt": f"Q: {prompt}{opening}", "answer": "x", "row": {"prompt": prompt, "domain": "chat"},
+            "samples": [{"text": text, "reason": ""} for text in texts],
+        }
+        for i, (prompt, texts) in enumerate(prompts)
+    ]  # fmt: skip
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return str(path)
+
+
+def rows_of(path: Path) -> list[dict]:  # type: ignore[type-arg]
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def fates(folder: Path) -> dict[str, int]:
+    report = json.loads((folder / "yield.json").read_text())
+    assert sum(report["by_fate"].values()) == report["pairs"]
+    return {fate: count for fate, count in report["by_fate"].items() if count}
+
+
+# ------------------------------------------------------------------------------------------------ who is preferred
+
+
+@pytest.mark.parametrize(("orders", "lead"), [((1, 1), 1), ((-1, -1), -1), ((1, -1), 0), ((1, 0), 0), ((0, 0), 0)])
+def test_both_orders_must_agree(orders: tuple[int, int], lead: int) -> None:
+    assert agreed(*orders).lead == lead
+    assert bool(agreed(*orders).reason) == (lead == 0)
+
+
+def test_pairs_of_a_rule_with_ties_duplicates_and_their_counts(tmp_path: Path) -> None:
+    file = samples(tmp_path / "s.jsonl", ("one", ["b a", "b", "b  a", "c"]), ("two", ["aa", "a"]))
+    other = samples(tmp_path / "t.jsonl", ("two", ["b"]))
+    out = rows_of(prefer(tmp_path, RULE, [file, other], 1, Stop()))
+    pairs = {(r["prompt"], " ".join(r["chosen"].split()), r["rejected"]) for r in out}
+    assert pairs == {
+        ("one", "b a", "b"), ("one", "b a", "c"), ("two", "aa", "a"), ("two", "aa", "b"), ("two", "a", "b")
+    }  # fmt: skip
+    assert {r["domain"] for r in out} == {"chat"}
+    assert fates(tmp_path) == {"kept": 5, "tie": 1}
+
+
+def test_a_rule_that_favours_a_position_decides_nothing(tmp_path: Path) -> None:
+    file = samples(tmp_path / "s.jsonl", ("one", ["a", "b"]))
+    cfg = replace(RULE, function="tests.unit.test_prefer:first_always")
+    with pytest.raises(BadInput, match="no pair is left \\(1 the order decided"):
+        prefer(tmp_path, cfg, [file], 1, Stop())
+
+
+def test_a_judge_is_asked_in_its_own_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, list[str]] = {}
+
+    def judge(prompts: list[str], completions: list[str], answer: list[str], **settings: object) -> list[Score]:
+        seen.update(completions=completions, answer=answer, question=settings["question"])  # type: ignore[arg-type]
+        values = {"good": 1.0, "bad": 0.0, "even": 0.5}
+        ours = [
+            next((v for k, v in values.items() if k in c + a), 0.0) for c, a in zip(completions, answer, strict=True)
+        ]
+        return [Score(v if "good" in c else 1 - v, "correct") for v, c in zip(ours, completions, strict=True)]
+
+    monkeypatch.setattr(stage, "llm_pairwise", judge)
+    file = samples(
+        tmp_path / "s.jsonl", ("one", ["a</think>good", "b</think>worse"]), ("two", ["c</think>even", "d</think>so"]),
+        ("three", ["no end", "x</think>y"]), opening="<think>",
+    )  # fmt: skip
+    cfg = PreferConfig(base_url="http://x/v1", judge="m", balance_lengths=False, domain="helpful")
+    (row,) = rows_of(prefer(tmp_path, cfg, [file], 1, Stop()))
+    assert (row["chosen"], row["rejected"], row["domain"], row[OPENED]) == (
+        "a</think>good",
+        "b</think>worse",
+        "helpful",
+        True,
+    )
+    assert sorted(seen["question"]) == ["one", "two"]
+    assert not any("</think>" in text for text in seen["answer"])  # the other response, as the judge is to see it
+    assert fates(tmp_path) == {"kept": 1, "tie": 1, "no summary": 1}
+
+
+def test_a_judge_that_is_mostly_silent_stops_the_stage_and_the_chunk_is_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        stage, "llm_pairwise", lambda prompts, *a, **k: [Score(math.nan, "failed", "refused")] * len(prompts)
+    )
+    file = samples(tmp_path / "s.jsonl", ("one", ["a", "b"]))
+    with pytest.raises(AhaError, match="no verdict on 1 of 1 pairs: no verdict: refused"):
+        prefer(tmp_path, PreferConfig(base_url="http://x/v1", judge="m"), [file], 1, Stop())
+    assert not (tmp_path / "judged.jsonl").exists()
+
+
+# ------------------------------------------------------------------------------------------------ what is kept
+
+
+def test_lengths_are_balanced_by_sign_in_each_domain() -> None:
+    def row(chosen: int, rejected: int, domain: str = "a") -> dict[str, object]:
+        return {"chosen": "x" * chosen, "rejected": "x" * rejected, "domain": domain}
+
+    rows = [row(9, 1), row(5, 1), row(4, 1), row(1, 3), row(2, 2), row(8, 1, "b"), row(1, 2, "b"), row(1, 3, "b")]
+    kept = balanced(rows, 1)
+    signs = Counter(
+        (str(rows[i]["domain"]), (lead > 0) - (lead < 0))
+        for i in kept
+        for lead in [len(str(rows[i]["chosen"])) - len(str(rows[i]["rejected"]))]
+    )
+    assert signs == {("a", 1): 1, ("a", -1): 1, ("a", 0): 1, ("b", 1): 1, ("b", -1): 1}
+    assert kept == sorted(kept)
+    assert kept == balanced(rows, 1)
+    assert any(balanced(rows, seed) != kept for seed in range(2, 9))
+
+
+def test_a_repeated_pair_is_a_duplicate_whatever_its_white_space(tmp_path: Path) -> None:
+    pair = {"chosen": "a  b", "rejected": "c", "reason": ""}
+    lines = [
+        {"prompt_id": 0, "row": {"prompt": "q"}, "pairs": [pair]},
+        {"prompt_id": 1, "row": {"prompt": " q"}, "pairs": [pair | {"chosen": "a b"}, pair | {"rejected": "d"}]},
+    ]
+    (tmp_path / "judged.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    stage.write_pairs(tmp_path, RULE, 1)
+    assert fates(tmp_path) == {"kept": 2, "duplicate": 1}
+
+
+def test_a_stopped_and_a_torn_run_ask_no_prompt_twice_and_end_the_same(tmp_path: Path) -> None:
+    file = samples(tmp_path / "s.jsonl", *((f"q{i}", ["a", "b", "aa"]) for i in range(5)))
+    cfg = replace(RULE, chunk_prompts=2, pairs_per_prompt=1)
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    expected = prefer(tmp_path / "one", cfg, [file], 1, Stop()).read_bytes()
+    stop = Stop()
+    stop.requested = True
+    ASKED.clear()
+    with pytest.raises(Stopped, match="after 2 prompts"):
+        prefer(tmp_path / "two", cfg, [file], 1, stop)
+    with (tmp_path / "two" / "judged.jsonl").open("a") as torn:
+        torn.write('{"prompt_id": 2, "ro')
+    assert prefer(tmp_path / "two", cfg, [file], 1, Stop()).read_bytes() == expected
+    assert Counter(ASKED) == {f"q{i}": 2 for i in range(5)}
+
+
+# ------------------------------------------------------------------------------------------------ in a recipe
+
+
+@pytest.fixture
+def last(tmp_path: Path) -> Recipe:
+    """Samples, pairs of them, a reward model, and RL with it."""
+    (tmp_path / "train.jsonl").write_text('{"prompt": "q", "answer": "1", "domain": "chat"}\n')
+    data, rewards = DataConfig(source=str(tmp_path / "train.jsonl")), (RewardConfig("accuracy"),)
+    return Recipe(
+        "last",
+        RunConfig(),
+        (
+            Reject("picks", "org/base", data, rewards, RolloutConfig(max_new_tokens=8), RejectConfig(keep="all")),
+            Prefer("pairs", replace(RULE, samples=("@picks",))),
+            RewardTraining("helpful", "org/base", RewardTrainConfig(data=DataConfig(source="@pairs"))),
+            GRPO(
+                "final", "org/base", data, (*rewards, RewardConfig("model:@helpful", from_step=-1)),
+                RolloutConfig(max_new_tokens=8), GRPOConfig(steps=3),
+            ),
+        ),
+        out=str(tmp_path / "runs"),
+    )  # fmt: skip
+
+
+def test_a_stage_that_rewards_by_a_model_depends_on_what_made_it(last: Recipe) -> None:
+    check(last)
+    assert recipe_from_json(recipe_to_json(last)) == last
+    assert inputs_of(last["final"]) == ["helpful"]
+    assert made_by_stages(last["helpful"].reward)  # type: ignore[attr-defined]
+    old = stage_keys(last)
+
+    def changed(override: str) -> list[str]:
+        new = stage_keys(apply_stage_overrides(last, [override]))
+        return [name for name in old if old[name].key != new[name].key]
+
+    assert changed("helpful.reward.optim.lr=1e-3") == ["helpful", "final"]
+    assert changed("pairs.prefer.pairs_per_prompt=2") == ["pairs", "helpful", "final"]
+    assert changed("picks.reject.samples=3") == ["picks", "pairs", "helpful", "final"]
+    assert changed("pairs.prefer.chunk_prompts=2") == changed("helpful.reward.eval_every=2") == []
+
+
+def test_a_model_of_a_stage_is_a_part_of_the_reward_under_the_stages_name(last: Recipe) -> None:
+    assert list(named(last["final"].rewards)) == ["accuracy", "helpful"]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        (
+            "final",
+            {"rewards": (RewardConfig("model:@pairs"),)},
+            "final.rewards.0.function=model:@pairs: that stage trains no",
+        ),
+        (
+            "final",
+            {"rewards": (RewardConfig("model:@helpfull"),)},
+            "no earlier stage has that name; did you mean @helpful?",
+        ),
+        ("final", {"model": "@helpful"}, "final.model=@helpful: that stage makes no model"),
+        (
+            "helpful",
+            {"reward": RewardTrainConfig(data=DataConfig(source="@picks"), steps=0, epochs=0)},
+            "set steps or epochs",
+        ),
+        (
+            "helpful",
+            {"reward": RewardTrainConfig(data=DataConfig(source="@picks"), kind="pair")},
+            "helpful.reward.kind=pair",
+        ),
+        ("helpful", {"reward": RewardTrainConfig()}, "helpful.reward.data.source: no preference data"),
+        ("helpful", {"model": ""}, "helpful.model: name a Hugging Face id"),
+        (
+            "pairs",
+            {"prefer": PreferConfig(samples=("@picks",))},
+            "pairs.prefer: set function (a rule) or base_url (a judge)",
+        ),
+        ("pairs", {"prefer": replace(RULE, samples=())}, "pairs.prefer.samples: name at least one stage"),
+    ],
+)
+def test_a_fault_is_named_with_its_stage_and_key(last: Recipe, name: str, change: dict, said: str) -> None:  # type: ignore[type-arg]
+    stages = tuple(replace(s, **change) if s.name == name else s for s in last.stages)
+    with pytest.raises(BadInput) as caught:
+        check(replace(last, stages=stages))
+    assert said in str(caught.value)
