@@ -1,13 +1,16 @@
 """R1's four stages at full scale, on Qwen2.5-32B: cold start, RL, rejection sampling and SFT, RL over all domains.
 
-    aha run recipes/r1.py zero=/path/to/r1-zero/model helpful=/path safety=/path
+    aha run recipes/r1.py zero=/path/to/r1-zero/model judge_url=http://HOST:8000/v1 judge=deepseek-ai/DeepSeek-V3
 
-Source: DeepSeek-R1 (arXiv 2501.12948v2): section 3, B.3 (data), B.4.2 (SFT), Nature's Methods (RL settings). R1 is
-671B; these are its numbers on a 32B model.
+Source: DeepSeek-R1 (arXiv 2501.12948v2): section 3, B.3 (data), B.4.2 (SFT), Nature's Methods (RL settings,
+reward models). R1 is 671B; these are its numbers on a 32B model.
 Hardware: 4 nodes of 8 GPUs of 80 GB. `aha plan` says what fits.
 Deliberately different: prompts are public ones (OpenR1-Math-220k, tulu-3-sft-mixture for what needs no reasoning), not
-R1's; the cold start takes R1-Zero's readable samples as they are, where R1 has them rewritten by a model and by people.
-Undisclosed in R1, chosen here: steps of the first RL stage, thresholds of the filters, how the rewards are scaled.
+R1's; the cold start takes R1-Zero's readable samples as they are, where R1 has them rewritten by a model and by people;
+the helpful model's pairs are of the SFT model's samples, judged once in each order (R1: four times, at random); the
+safety model learns BeaverTails' labels (R1: 106,000 responses of its own); both start from the SFT model.
+Undisclosed in R1, chosen here: steps of the first RL stage, thresholds of the filters, how the rewards are scaled, how
+lengths of pairs are balanced, what share of the preference data is held out.
 """
 
 from dataclasses import replace
@@ -21,15 +24,17 @@ from rl.config import (
     MixPart,
     ModelConfig,
     OptimConfig,
+    PreferConfig,
     RejectConfig,
     RewardConfig,
     RewardModelConfig,
+    RewardTrainConfig,
     RolloutConfig,
     RunConfig,
     SamplerConfig,
     SFTConfig,
 )
-from rl.recipe import GRPO, SFT, Build, Evaluate, Mix, Recipe, Reject
+from rl.recipe import GRPO, SFT, Build, Evaluate, Mix, Prefer, Recipe, Reject, RewardTraining, Stage
 
 BASE = "Qwen/Qwen2.5-32B"
 RULES = (RewardConfig("accuracy"), RewardConfig("format"))
@@ -45,8 +50,16 @@ GENERAL = DataConfig(source="recipes.r1:general_prompts", template="r1_zero", an
 ROLLOUT = RolloutConfig(temperature=1.0, max_new_tokens=32_768)
 
 
-def recipe(zero: str = "runs/r1-zero-32b/model", helpful: str = "", safety: str = "") -> Recipe:
-    """Called by `aha run recipes/r1.py`. zero: the R1-Zero model. helpful, safety: reward models; none: rules alone."""
+def recipe(
+    zero: str = "runs/r1-zero-32b/model", helpful: str = "", safety: str = "", judge_url: str = "", judge: str = ""
+) -> Recipe:
+    """Called by `aha run recipes/r1.py`. zero: the R1-Zero model. helpful, safety: reward models that are there.
+
+    Without them they are trained: the safety model always, the helpful one where judge_url names an OpenAI-compatible
+    endpoint and judge the model there that compares responses; else there is none.
+    """
+    trained = [*([] if helpful or not judge_url else _helpful(judge_url, judge)), *([] if safety else _safety())]
+    helpful = helpful or ("@helpful" if judge_url else "")
     base = RunConfig(
         model=ModelConfig(context_length=32_768 + 1024),
         learner=LearnerConfig(ranks=16, zero_stage=3, micro_batch_tokens=34_816, gradient_checkpointing=True),
@@ -67,7 +80,8 @@ def recipe(zero: str = "runs/r1-zero-32b/model", helpful: str = "", safety: str 
             Build("general", "recipes.r1:general_rows", ()),
             Mix("mixture", _mixture()),
             SFT("sft", BASE, replace(R1_SFT, data=_sft_data("@mixture"))),
-            GRPO("final_rl", "@sft", _final_prompts(), _final_rewards(helpful, safety),
+            *trained,
+            GRPO("final_rl", "@sft", _final_prompts(), _final_rewards(helpful, safety or "@safety"),
                  replace(ROLLOUT, temperature=0.7), last_rl, evaluation),
             Evaluate("result", "@final_rl", (RewardConfig("accuracy"),), ROLLOUT, replace(evaluation, samples=64)),
         ),
@@ -88,6 +102,26 @@ def _mixture() -> MixConfig:
         against=(AIME_ZERO,),
         short="take",
     )
+
+
+def _helpful(judge_url: str, judge: str) -> list[Stage]:
+    """Pairs of the SFT model's answers, and the model trained on them: 66,000 pairs, general prompts only (Methods)."""
+    prompts = replace(GENERAL, limit=66_000)
+    everything = RejectConfig(samples=2, keep="all", correct=False)
+    pairs = PreferConfig(samples=("@general_samples",), base_url=judge_url, judge=judge, domain="helpful")
+    return [
+        Reject("general_samples", "@sft", prompts, RULES[1:], ROLLOUT, everything),
+        Prefer("helpful_pairs", pairs),
+        RewardTraining(
+            "helpful", "@sft", RewardTrainConfig(data=DataConfig(source="@helpful_pairs"), scores="summary")
+        ),
+    ]
+
+
+def _safety() -> list[Stage]:
+    """The model trained on responses labelled safe or unsafe: pointwise, the same settings (Methods)."""
+    data = DataConfig(source="recipes.r1:safety_rows", answer_field="")
+    return [RewardTraining("safety", "@sft", RewardTrainConfig(kind="pointwise", data=data))]
 
 
 def _final_prompts() -> DataConfig:
@@ -125,11 +159,35 @@ def general_rows() -> list[dict[str, object]]:
     return rows
 
 
+def general_prompts() -> list[dict[str, object]]:
+    """The prompts of general_rows, for sampling."""
+    return [{"prompt": row["prompt"], "domain": "helpful"} for row in general_rows()]
+
+
+def safety_rows() -> list[dict[str, object]]:
+    """106,000 distinct responses of PKU-Alignment/BeaverTails (CC BY-NC 4.0), labelled safe (1) or not (0)."""
+    rows: dict[tuple[str, str], dict[str, object]] = {}
+    for row in _beavertails("330k_train"):
+        found = {"prompt": row["prompt"], "response": row["response"], "label": int(bool(row["is_safe"]))}
+        rows.setdefault((str(row["prompt"]), str(row["response"])), found)
+        if len(rows) == 106_000:
+            break
+    return list(rows.values())
+
+
+def _beavertails(split: str) -> list[dict[str, object]]:
+    from datasets import load_dataset
+
+    return list(load_dataset("PKU-Alignment/BeaverTails", split=split))
+
+
 def final_prompts() -> list[dict[str, object]]:
-    """Reasoning prompts with their answers, and as many general ones, which are for the helpful reward."""
+    """Reasoning prompts with their answers, as many general ones (helpful), and up to 12,000 for the safety reward."""
     from datasets import load_dataset
 
     maths = load_dataset("open-r1/OpenR1-Math-220k", split="train")
     rows = [{"prompt": r["problem"], "answer": r["answer"], "domain": "reasoning"} for r in maths]
     general = general_rows()[: len(rows)]
-    return [*rows, *({"prompt": r["prompt"], "answer": "none", "domain": "helpful"} for r in general)]
+    harmless = list(dict.fromkeys(str(row["prompt"]) for row in _beavertails("330k_test")))[:12_000]
+    rows += [{"prompt": r["prompt"], "answer": "none", "domain": "helpful"} for r in general]
+    return [*rows, *({"prompt": prompt, "answer": "none", "domain": "safety"} for prompt in harmless)]

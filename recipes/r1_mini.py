@@ -8,10 +8,12 @@
     mixed -> student; student_base -> student_rl     a smaller model taught by the result, and its twin by RL alone
 
 scale=laptop: SmolLM2-135M on sums, under an hour on two cores. scale=tiny: a million parameters on strings to reverse,
-minutes; what the tests run. ablations=true adds the claims that need runs of their own.
+minutes; what the tests run. ablations=true adds the claims that need runs of their own. reward_model=true adds R1's
+preference model: pairs of greetings by a rule, a model trained on them from sft, and its reward in the last third of
+final, for what needs no reasoning.
 
 Unlike R1: the base is taught the tasks' language first (R1's was pretrained on everything), the rewards of the last
-stage are rules alone, and steps, batches and learning rates fit the size.
+stage are rules alone unless reward_model=true, and steps, batches and learning rates fit the size.
 """
 
 from __future__ import annotations
@@ -27,15 +29,18 @@ from rl.config import (
     MixPart,
     ModelConfig,
     OptimConfig,
+    PreferConfig,
     RejectConfig,
     RewardConfig,
+    RewardModelConfig,
+    RewardTrainConfig,
     RolloutConfig,
     RunConfig,
     SamplerConfig,
     SFTConfig,
     TrackConfig,
 )
-from rl.recipe import GRPO, SFT, Build, Claim, Compare, Evaluate, Mix, Recipe, Reject, Stage
+from rl.recipe import GRPO, SFT, Build, Claim, Compare, Evaluate, Mix, Prefer, Recipe, Reject, RewardTraining, Stage
 
 ACCURACY = RewardConfig("accuracy", domains=("reasoning",))
 FORMAT = RewardConfig("format", weight=0.2, domains=("reasoning",))
@@ -65,6 +70,7 @@ class Scale:
     eval_problems: int
     eval_samples: int
     reject_prompts: int
+    reward: RewardTrainConfig
 
 
 def tiny(seed: int) -> Scale:
@@ -93,6 +99,9 @@ def tiny(seed: int) -> Scale:
         eval_problems=64,
         eval_samples=4,
         reject_prompts=64,
+        reward=RewardTrainConfig(
+            steps=40, rows_per_step=16, max_tokens=128, held_out_share=0.2, optim=OptimConfig(lr=1e-3)
+        ),
     )  # fmt: skip
 
 
@@ -118,17 +127,21 @@ def laptop(seed: int) -> Scale:
         eval_problems=100,
         eval_samples=4,
         reject_prompts=128,
+        reward=RewardTrainConfig(
+            steps=30, rows_per_step=16, max_tokens=128, held_out_share=0.2, optim=OptimConfig(lr=1e-4, warmup_steps=3)
+        ),
     )  # fmt: skip
 
 
-def recipe(scale: str = "laptop", seed: int = 1, ablations: bool = False) -> Recipe:
+def recipe(scale: str = "laptop", seed: int = 1, ablations: bool = False, reward_model: bool = False) -> Recipe:
     """Called by `aha run recipes/r1_mini.py`. scale: laptop or tiny."""
     s = {"laptop": laptop, "tiny": tiny}[scale](seed)
-    stages = [*_zero(s), *_four_stages(s), *_students(s)]
+    stages = [*_zero(s), *_to_sft(s), *(_reward_model(s) if reward_model else []), *_final(s, reward_model)]
+    stages += _students(s)
     if ablations:
         stages += _ablations(s)
-    claims = Compare("claims", (*CLAIMS, *ABLATION_CLAIMS) if ablations else CLAIMS)
-    return Recipe(s.name, s.base, (*stages, claims))
+    claims = (*CLAIMS, *(REWARD_CLAIMS if reward_model else ()), *(ABLATION_CLAIMS if ablations else ()))
+    return Recipe(s.name, s.base, (*stages, Compare("claims", claims)))
 
 
 def _data(s: Scale, name: str, **settings: object) -> DataConfig:
@@ -178,7 +191,7 @@ def _zero(s: Scale) -> list[Stage]:
     ]  # fmt: skip
 
 
-def _four_stages(s: Scale) -> list[Stage]:
+def _to_sft(s: Scale) -> list[Stage]:
     mixture = MixConfig(
         parts=(
             MixPart(_data(s, "@picks"), domain="reasoning"),
@@ -193,8 +206,38 @@ def _four_stages(s: Scale) -> list[Stage]:
         _reject(s, "picks", "reason", READABLE),
         Mix("mixed", mixture),
         _sft(s, "sft", "@base", "@mixed", 2 * s.sft.steps), _eval(s, "sft"), _eval(s, "sft", "chat"),
-        _grpo(s, "final", "@sft", (ACCURACY, FORMAT, LANGUAGE, EXACT), "all"), _eval(s, "final"),
-        _eval(s, "final", "chat"),
+    ]  # fmt: skip
+
+
+def _reward_model(s: Scale) -> list[Stage]:
+    """Greetings of sft's and made-up ones, compared by a rule; a model that learns to tell which is better."""
+    everything = RejectConfig(samples=4, keep="all", correct=False)
+    return [
+        Reject(
+            "chat_samples", "@sft", _data(s, "chat_train", limit=s.reject_prompts), (EXACT,),
+            RolloutConfig(max_new_tokens=s.max_new_tokens), everything,
+        ),
+        Build("greetings", "recipes.r1_preferences:greetings"),
+        Prefer(
+            "chat_pairs",
+            PreferConfig(
+                samples=("@chat_samples", "@greetings/data.jsonl"), function="recipes.r1_preferences:right_greeting",
+                pairs_per_prompt=0, domain="chat",
+            ),
+        ),
+        RewardTraining("chat_rm", "@sft", replace(s.reward, data=_data(s, "@chat_pairs"))),
+    ]  # fmt: skip
+
+
+def _final(s: Scale, reward_model: bool) -> list[Stage]:
+    """RL over all domains; the preference model counts in the last third (R1: in the last 400 of 1,700 updates)."""
+    preference = RewardConfig(
+        "model:@chat_rm", domains=("chat",), from_step=-max(1, s.later_steps // 3),
+        model=RewardModelConfig(output="sigmoid", dtype="float32", max_tokens=s.reward.max_tokens),
+    )  # fmt: skip
+    rewards = (ACCURACY, FORMAT, LANGUAGE, EXACT, *((preference,) if reward_model else ()))
+    return [
+        _grpo(s, "final", "@sft", rewards, "all"), _eval(s, "final"), _eval(s, "final", "chat"),
     ]  # fmt: skip
 
 
@@ -229,6 +272,9 @@ CLAIMS = (
     ),
     Claim("Distillation beats RL on the small student", "@eval_student:pass@1", "@eval_student_rl:pass@1"),
     Claim("Majority vote beats pass@1", "@eval_final:cons", "@eval_final:pass@1"),
+)
+REWARD_CLAIMS = (
+    Claim("The reward model tells the better greeting of held-out pairs", "@chat_rm:accuracy", "0.5", z=3.0),
 )
 ABLATION_CLAIMS = (
     Claim(
