@@ -43,9 +43,10 @@ def plan(recipe: Recipe) -> list[Planned]:
 def told(planned: list[Planned]) -> str:
     """The plan in words, a line a stage."""
     width = max(len(p.stage.name) for p in planned)
+    kinds = max(8, *(len(type(p.stage).__name__) for p in planned))
     marks = {"done": "done, kept", "resume": "goes on", "new": "runs"}
     lines = []
     for i, p in enumerate(planned):
         why = f": {'; '.join(p.because[:3])}" + ("; ..." if len(p.because) > 3 else "") if p.because else ""
-        lines.append(f"{i:2d} {p.stage.name:<{width}}  {type(p.stage).__name__:<8}  {marks[p.state]}{why}")
+        lines.append(f"{i:2d} {p.stage.name:<{width}}  {type(p.stage).__name__:<{kinds}}  {marks[p.state]}{why}")
     return "\n".join(lines)

@@ -102,7 +102,7 @@ class Prefer(Stage):
 class RewardTraining(Stage):
     """Training of a reward model on preference pairs or labels. Output: a reward model, and its held-out accuracy.
 
-    A later stage's reward names it as "model:@stage".
+    A later stage's reward names it as "model:@stage". All its weights are trained: model.lora is for policies.
     """
 
     model: str = knob("", "Model to start from: id, folder or @stage.")

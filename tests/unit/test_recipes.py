@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from launch.recipes import load
-from recipes import countdown, r1_tasks
+from recipes import countdown, r1_preferences, r1_tasks
 from recipes.distill_students import STUDENTS
 from rewards.countdown import countdown as reach
 from rewards.language import language_consistency
@@ -19,12 +19,12 @@ from rl.config import RunConfig
 from rl.recipe import Recipe
 
 ROOT = Path(__file__).parents[2]
-TASKS = {"benchmarks", "r1_tasks", "reasoning", "tasks", "tiny_model"}
+TASKS = {"benchmarks", "r1_preferences", "r1_tasks", "reasoning", "tasks", "tiny_model"}
 VARIANTS = {
     "r1_zero": ["size=7b", "size=32b"],
-    "r1": ["helpful=org/helpful"],
+    "r1": ["helpful=org/helpful", "safety=org/safety", "judge_url=http://127.0.0.1/v1"],
     "distill_students": [f"student={name}" for name in STUDENTS],
-    "r1_mini": ["scale=tiny", "scale=laptop"],
+    "r1_mini": ["scale=tiny", "scale=laptop", "reward_model=true"],
 }
 
 
@@ -102,6 +102,18 @@ def test_the_bases_documents_are_right_and_wrong_with_and_without_form() -> None
     right = [t for t in formed if re.search(r"(\d+)[: ]", t)[1][::-1] == re.search(r"<answer>(\d+)", t)[1]]  # type: ignore[index]
     assert 0.15 < 1 - len(formed) / len(problems) < 0.25
     assert 0.2 < 1 - len(right) / len(formed) < 0.3
+
+
+def test_of_the_greetings_to_compare_one_is_right_and_wrong_ones_are_longer_and_shorter() -> None:
+    leads = []
+    for line in r1_preferences.greetings({}):
+        answer, texts = str(line["answer"]), [sample["text"] for sample in line["samples"]]  # type: ignore[attr-defined]
+        wrong = [t for t in texts if r1_preferences.right_greeting(answer, t, answer=answer) == 1]
+        assert len(wrong) == len(texts) - 1 >= 5
+        assert all(r1_preferences.right_greeting(t, answer, answer=answer) == -1 for t in wrong)
+        leads += [len(answer) - len(t) for t in wrong]
+    longer, shorter = sum(lead > 0 for lead in leads), sum(lead < 0 for lead in leads)
+    assert 0.6 < longer / shorter < 1.6, (longer, shorter)
 
 
 def test_countdown_problems_can_be_solved_and_held_out_ones_are_others() -> None:

@@ -175,6 +175,7 @@ def test_what_cannot_be_read_is_counted_and_what_is_cut_too(tokenizer) -> None: 
             "pointwise",
             "column 'label' is 'safe', not true, false, 1 or 0",
         ),
+        ({"prompt": "q", "response": "a", "label": 2}, "pointwise", "column 'label' is 2, not true"),
     ],
 )
 def test_a_row_that_lacks_something_is_named(row: dict, kind: str, said: str, tokenizer) -> None:  # type: ignore[no-untyped-def,type-arg]
