@@ -1,6 +1,6 @@
 """R1's four stages at full scale, on Qwen2.5-32B: cold start, RL, rejection sampling and SFT, RL over all domains.
 
-    aha run recipes/r1.py zero=/path/to/r1-zero/model judge_url=http://HOST:8000/v1 judge=deepseek-ai/DeepSeek-V3
+    aha run recipes/r1.py zero=/path/to/r1-zero/model judge_url=http://HOST:8000/v1
 
 Source: DeepSeek-R1 (arXiv 2501.12948v2): section 3, B.3 (data), B.4.2 (SFT), Nature's Methods (RL settings,
 reward models). R1 is 671B; these are its numbers on a 32B model.
@@ -51,12 +51,16 @@ ROLLOUT = RolloutConfig(temperature=1.0, max_new_tokens=32_768)
 
 
 def recipe(
-    zero: str = "runs/r1-zero-32b/model", helpful: str = "", safety: str = "", judge_url: str = "", judge: str = ""
+    zero: str = "runs/r1-zero-32b/model",
+    helpful: str = "",
+    safety: str = "",
+    judge_url: str = "",
+    judge: str = "deepseek-ai/DeepSeek-V3",
 ) -> Recipe:
     """Called by `aha run recipes/r1.py`. zero: the R1-Zero model. helpful, safety: reward models that are there.
 
     Without them they are trained: the safety model always, the helpful one where judge_url names an OpenAI-compatible
-    endpoint and judge the model there that compares responses; else there is none.
+    endpoint, with judge the model there that compares responses (R1: DeepSeek-V3); else there is none.
     """
     trained = [*([] if helpful or not judge_url else _helpful(judge_url, judge)), *([] if safety else _safety())]
     helpful = helpful or ("@helpful" if judge_url else "")
