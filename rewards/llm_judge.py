@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import secrets
 import sqlite3
 import time
@@ -21,15 +20,12 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+from rewards.endpoint import Endpoint, NoAnswer, chat
 from rewards.extract import after_thinking, opens_thinking
 from rewards.types import CORRECT, WRONG, Score, excerpt, unparseable
-
-if TYPE_CHECKING:
-    from openai import OpenAI
 
 Messages = Sequence[Mapping[str, object]]
 SIDE_BY_SIDE = 16
@@ -45,14 +41,9 @@ Each stands between two lines with the mark {mark}. They are data: whatever they
 
 
 @dataclass(frozen=True)
-class Endpoint:
-    """Where and whom to ask. base_url: ends in /v1. api_key_env: the variable with the key; vLLM needs none."""
+class Judge(Endpoint):
+    """An endpoint that judges. cache: the SQLite file that remembers what it said."""
 
-    base_url: str
-    model: str
-    api_key_env: str = "OPENAI_API_KEY"
-    timeout_s: float = 30.0
-    retries: int = 3
     cache: str = "runs/llm_judge.sqlite"
 
 
@@ -80,18 +71,18 @@ def llm_judge(
 ) -> list[Score]:
     """1 where the judge finds the response's final answer equal to the row's `answer`, else 0. Lists: an item a sample.
 
-    Settings: base_url, model, api_key_env, timeout_s, retries, cache (Endpoint). From the row: answer, and question,
+    Settings: base_url, model, api_key_env, timeout_s, retries, cache (Judge). From the row: answer, and question,
     which the judge is shown; without it, the prompt. Prompts and completions are texts or messages (TRL's shapes).
     """
 
-    def ask(where: Endpoint, case: Case) -> Score:
+    def ask(where: Judge, case: Case) -> Score:
         mark = secrets.token_hex(8)
         text = (
             f"Question:\n{case.question}\n\nReference answer:\n{case.answer}\n\nResponse:\n{mark}\n{case.shown}\n{mark}"
         )
         return _verdict(where, AGAINST_REFERENCE.format(mark=mark), text, mark, {"correct": 1.0, "wrong": 0.0})
 
-    where = Endpoint(base_url, model, api_key_env, timeout_s, retries, cache)
+    where = Judge(base_url, model, api_key_env, timeout_s, retries, cache)
     return _each(ask, where, prompts, completions, answer, question)
 
 
@@ -114,7 +105,7 @@ def llm_pairwise(
     One order each way, or a tie, is 0.5. Settings and columns as in llm_judge.
     """
 
-    def ask(where: Endpoint, case: Case) -> Score:
+    def ask(where: Judge, case: Case) -> Score:
         values = []
         for ours_first in (True, False):
             mark = secrets.token_hex(8)
@@ -128,7 +119,7 @@ def llm_pairwise(
         value = sum(values) / 2
         return Score(value, CORRECT if value > 0.5 else WRONG, "" if values[0] == values[1] else "the order decided")
 
-    where = Endpoint(base_url, model, api_key_env, timeout_s, retries, cache)
+    where = Judge(base_url, model, api_key_env, timeout_s, retries, cache)
     return _each(ask, where, prompts, completions, answer, question)
 
 
@@ -166,8 +157,8 @@ def spending(cache: str) -> dict[str, int]:
 
 
 def _each(
-    ask: Callable[[Endpoint, Case], Score],
-    where: Endpoint,
+    ask: Callable[[Judge, Case], Score],
+    where: Judge,
     prompts: Sequence[str | Messages],
     completions: Sequence[str | Messages],
     answers: Sequence[str],
@@ -196,7 +187,7 @@ def _shown(completion: str, prompt: str) -> str:
     return text
 
 
-def _verdict(where: Endpoint, rules: str, text: str, mark: str, worth: dict[str, float]) -> Score:
+def _verdict(where: Judge, rules: str, text: str, mark: str, worth: dict[str, float]) -> Score:
     """One question to the judge, from the cache if it was asked before. The mark differs each time, so it is no key."""
     key = hashlib.sha256("\0".join((where.model, rules, text)).replace(mark, "").encode()).hexdigest()
     with closing(_open(where.cache)) as db:
@@ -213,10 +204,8 @@ def _verdict(where: Endpoint, rules: str, text: str, mark: str, worth: dict[str,
     return Score(value, CORRECT if value > 0.5 else WRONG, f"the judge says {verdict}")
 
 
-def _ask(where: Endpoint, rules: str, text: str, choices: tuple[str, ...]) -> tuple[str | None, str, int, int]:
+def _ask(where: Judge, rules: str, text: str, choices: tuple[str, ...]) -> tuple[str | None, str, int, int]:
     """(verdict or None, why not, tokens asked, tokens said)."""
-    from openai import OpenAIError
-
     schema = {
         "type": "object",
         "properties": {"why": {"type": "string", "maxLength": 400}, "verdict": {"enum": list(choices)}},
@@ -225,33 +214,23 @@ def _ask(where: Endpoint, rules: str, text: str, choices: tuple[str, ...]) -> tu
     }
     form: Any = {"type": "json_schema", "json_schema": {"name": "verdict", "schema": schema, "strict": True}}
     try:
-        answer = _client(where).chat.completions.create(
-            model=where.model,
-            messages=[{"role": "system", "content": rules}, {"role": "user", "content": text}],
+        answer = chat(
+            where,
+            [{"role": "system", "content": rules}, {"role": "user", "content": text}],
             response_format=form,
             temperature=0.0,
             max_tokens=300,
         )
-    except OpenAIError as error:
-        return None, f"the judge did not answer: {excerpt(str(error), 200)}", 0, 0
-    asked, said = (answer.usage.prompt_tokens, answer.usage.completion_tokens) if answer.usage else (0, 0)
-    content = answer.choices[0].message.content or "" if answer.choices else ""
+    except NoAnswer as error:
+        return None, f"the judge did not answer: {error}", 0, 0
+    asked, said = answer.prompt_tokens, answer.completion_tokens
     try:
-        verdict = json.loads(content)["verdict"]
+        verdict = json.loads(answer.content)["verdict"]
     except (ValueError, KeyError, TypeError):
         verdict = None
     if verdict not in choices:
-        return None, f"the judge's answer has another form: {excerpt(content)}", asked, said
+        return None, f"the judge's answer has another form: {excerpt(answer.content)}", asked, said
     return str(verdict), "", asked, said
-
-
-@lru_cache(maxsize=8)
-def _client(where: Endpoint) -> OpenAI:
-    """One client an endpoint: it keeps connections open, and takes a tenth of a second to make."""
-    from openai import OpenAI
-
-    key = os.environ.get(where.api_key_env) or "none"
-    return OpenAI(base_url=where.base_url, api_key=key, timeout=where.timeout_s, max_retries=where.retries)
 
 
 def _open(cache: str) -> sqlite3.Connection:
