@@ -158,10 +158,13 @@ def _run_stages(recipe: StagedRecipe, *, check: bool, dry_run: bool) -> None:
     from launch.report.beside import Reports
     from rl.workers.cluster import RayBackend
     from rl.workers.remote import start_ray
+    from rl.workers.reward import LocalJudging
 
     reports = Reports()
     try:
-        workflow.run_recipe(recipe, RayBackend, prepare_machines=lambda: start_ray(recipe.base), progressed=reports)
+        workflow.run_recipe(
+            recipe, RayBackend, LocalJudging, prepare_machines=lambda: start_ray(recipe.base), progressed=reports
+        )
     finally:  # also of a recipe that failed or was stopped: the stages that are done
         reports.wait()
     reports.finish(recipe.folder)

@@ -14,7 +14,7 @@ from launch.plan_hardware import Hardware
 from launch.plan_rollouts import Lengths
 from launch.plan_show import advice, console, duration
 from rl.config import RunConfig
-from rl.recipe import GRPO, SFT, Evaluate, Recipe, Reference, Reject, Stage, run_config
+from rl.recipe import GRPO, SFT, Evaluate, Recipe, Reference, Reject, Stage, is_taught, run_config
 from rl.types import BadInput
 
 
@@ -46,6 +46,10 @@ def plan_stages(
     plans = []
     for stage in recipe.stages:
         if not isinstance(stage, SFT | GRPO | Reject | Evaluate):
+            continue
+        if isinstance(stage, Reject) and is_taught(stage):
+            note = f"time and price are {stage.reject.teacher.url}'s"
+            plans.append(StagePlan(stage.name, "Reject", stage.reject.teacher.model, None, 0.0, 0, note))
             continue
         cfg = run_config(recipe, stage)
         cfg = replace(cfg, model=replace(cfg.model, path=shapes[root_model(recipe, stage)]))

@@ -101,7 +101,7 @@ def models(where: Endpoint) -> list[str]:
 
 @lru_cache(maxsize=8)
 def client(where: Endpoint) -> OpenAI:
-    """One client an endpoint: it keeps connections open, and takes a tenth of a second to make. Threads may share it."""
+    """One client an endpoint: it keeps connections open, takes 0.1 s to make, and threads may share it."""
     from openai import OpenAI
 
     key = os.environ.get(where.api_key_env) or "none"

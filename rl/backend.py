@@ -55,6 +55,16 @@ class SampleParams:
     only: tuple[int, ...] = ()
 
 
+class Judging(Protocol):
+    """Rewards alone, for a stage that starts no machines. rl.workers.reward.LocalJudging implements it."""
+
+    def judge(self, group: RolloutGroup, names: Sequence[str]) -> Callable[[], JudgeReport]:
+        """Ask these rewards about a group; the result waits, within a bound, for what they say."""
+
+    def close(self) -> None:
+        """Stop every worker."""
+
+
 class Backend(Protocol):
     """Learners and samplers. Every wait inside is bounded; a failure raises AhaError and names who did not answer."""
 

@@ -278,6 +278,24 @@ KEEPS = ("all", "first", "shortest", "longest", "diverse")
 
 
 @dataclass(frozen=True)
+class TeacherConfig:
+    """An OpenAI-compatible endpoint that answers in place of the stage's model: rl/stages/teacher.py."""
+
+    url: str = knob("", "Address of the endpoint, as https://host/v1; empty: the stage's own model is sampled.")
+    model: str = knob("", "Its model, by the name in GET /models.")
+    api_key_env: str = knob("OPENAI_API_KEY", "Environment variable with the key; a vLLM server needs none.")
+    concurrency: int = knob(32, "Requests at one time.", lo=1)
+    timeout_s: float = knob(600.0, "One attempt may be silent for so long, seconds.", lo=0.01)
+    retries: int = knob(4, "A request that fails is sent again at most so often.", lo=0)
+    max_failed_share: float = knob(
+        0.1, "More of a chunk's samples without an answer than this share stop the run.", lo=0, hi=1
+    )
+    send_seed: bool = knob(True, "Send each sample's seed; false for endpoints that refuse the field.")
+    prompt_price: float = knob(0.0, "USD per million prompt tokens, for yield.json; 0: not given.", lo=0)
+    completion_price: float = knob(0.0, "USD per million completion tokens, the reasoning's included.", lo=0)
+
+
+@dataclass(frozen=True)
 class RejectConfig:
     """Rejection sampling: how many samples, and which are kept. Filters: rewards/filters.py; 0 leaves one out.
 
@@ -301,6 +319,7 @@ class RejectConfig:
     min_tokens: int = knob(0, "Shortest completion, tokens.", lo=0)
     max_tokens: int = knob(0, "Longest completion, tokens.", lo=0)
     chunk_prompts: int = knob(64, "Prompts sampled between two writes to disk; a kill loses at most these.", lo=1)
+    teacher: TeacherConfig = knob(TeacherConfig, "An endpoint to sample from in place of the stage's model.")
 
 
 @dataclass(frozen=True)

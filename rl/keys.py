@@ -17,9 +17,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from rl.config import MODEL, DataConfig
+from rl.config import MODEL, DataConfig, TeacherConfig
 from rl.data import TASK, fingerprint, load_rows
-from rl.recipe import Build, Recipe, Reference, Stage, references, run_config, stage_to_dict
+from rl.recipe import Build, Recipe, Reference, Stage, is_taught, references, run_config, stage_to_dict
 from rl.types import BadInput
 
 # Of the base: what changes numbers.
@@ -27,7 +27,10 @@ SHARED = ("seed", "model", "learner", "sampler")
 # Settings that change nothing that a stage puts out.
 FREE = (
     "evaluation.every", "reject.chunk_prompts", "reward.eval_every", "prefer.chunk_prompts", "prefer.api_key_env",
-    "prefer.timeout_s", "prefer.retries", "prefer.cache",
+    "prefer.timeout_s", "prefer.retries", "prefer.cache", *(f"reject.teacher.{name}" for name in (
+        "url", "api_key_env", "concurrency", "timeout_s", "retries", "max_failed_share", "prompt_price",
+        "completion_price",
+    )),
 )  # fmt: skip
 CHUNK = 1 << 22
 
@@ -70,7 +73,8 @@ def stage_config(recipe: Recipe, stage: Stage) -> dict[str, str]:
     config = _flat(stage_to_dict(stage))
     if not isinstance(stage, Build):
         shared = dataclasses.asdict(run_config(recipe, stage))
-        config |= _flat({name: shared[name] for name in SHARED}, "base.")
+        names = ("seed", "model") if is_taught(stage) else SHARED  # what machines there are is nothing to a teacher
+        config |= _flat({name: shared[name] for name in names}, "base.")
     return {name: value for name, value in config.items() if name not in FREE and name != "name"}
 
 
@@ -91,6 +95,8 @@ def _outer_inputs(stage: Stage) -> dict[str, str]:
     found: dict[str, str] = {}
 
     def walk(node: object) -> None:
+        if isinstance(node, TeacherConfig):
+            return  # its model is a name at its endpoint
         if isinstance(node, DataConfig):
             if node.source and not node.source.startswith("@"):
                 found[node.source] = _data_hash(node)

@@ -7,6 +7,7 @@ import importlib
 import json
 import logging
 import shutil
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -61,8 +62,11 @@ class Inputs:
     scorer: Scorer | None
 
 
-def prepare(cfg: RunConfig) -> Inputs:
-    """Check the config, the model, the tokenizer, the data and the rewards. Raises BadInput."""
+def prepare(cfg: RunConfig, *, samples_here: bool = True) -> Inputs:
+    """Check the config, the model, the tokenizer, the data and the rewards. Raises BadInput.
+
+    samples_here: False where another's machine samples, so that prompts and completions need not fit into ours.
+    """
     validate(cfg)
     model_path = with_tokens(resolve_model(cfg.model.path), cfg.model.add_tokens)
     limit = context_length(cfg.model, load_config(model_path))
@@ -73,7 +77,7 @@ def prepare(cfg: RunConfig) -> Inputs:
             refuse_other_tokenizer(key, teacher, tokenizer)
     budget = cfg.learner.micro_batch_tokens
     samples = bool(cfg.prompts.source or cfg.grpo.steps or cfg.evaluation.data.source)
-    longest_prompt = _longest_prompt(cfg, limit) if samples else 0
+    longest_prompt = _longest_prompt(cfg, limit) if samples and samples_here else sys.maxsize
     scorer, stream, prompts, eval_prompts = None, None, [], []
     if cfg.rewards:
         scorer = Scorer(cfg.rewards, cfg.grpo, max_unjudged_share=cfg.scoring.max_unjudged_share)

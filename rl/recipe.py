@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import re
 import typing
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -66,7 +67,9 @@ class GRPO(Stage):
 class Reject(Stage):
     """Rejection sampling. Output: a dataset of the samples kept, and every sample with the reason."""
 
-    model: str = knob("", "Model to sample from: id, folder or @stage.")
+    model: str = knob(
+        "", "Model to sample from: id, folder or @stage. With reject.teacher: whose tokenizer and template are used."
+    )
     prompts: DataConfig = knob(DataConfig, "Prompts to sample.")
     rewards: tuple[RewardConfig, ...] = knob((), "What judges the samples; the first says which are correct.")
     rollout: RolloutConfig = knob(RolloutConfig, "How to sample.")
@@ -150,7 +153,8 @@ KINDS: dict[str, type[Stage]] = {
 MAKES_MODEL = (SFT, GRPO)
 MAKES_DATA = (Reject, Mix, Build, Prefer)
 HAS_MODEL = (SFT, GRPO, Reject, RewardTraining, Evaluate)
-"""Stages that run a model on the workers."""
+"""Stages that run a model on the workers; a rejection stage with a teacher only borrows its tokenizer."""
+ADDRESS = re.compile(r"https?://[^\s/:]+(:\d{1,5})?(/\S*)?")
 RUN_FIELDS = ("sft", "prompts", "rewards", "rollout", "grpo", "evaluation")
 
 
@@ -204,6 +208,11 @@ def references(node: object, key: str = "") -> Iterator[tuple[str, str]]:
             yield from references(item, f"{key}.{i}")
     elif isinstance(node, str) and node.removeprefix(MODEL).startswith("@"):
         yield key, node.removeprefix(MODEL)
+
+
+def is_taught(stage: Stage) -> bool:
+    """Whether a teacher's endpoint samples in the stage's place, so that it starts no machines."""
+    return isinstance(stage, Reject) and bool(stage.reject.teacher.url)
 
 
 def inputs_of(stage: Stage) -> list[str]:
@@ -279,6 +288,8 @@ def _own_faults(recipe: Recipe, stage: Stage) -> Iterator[str]:
         yield "grpo.steps: must be at least 1"
     if isinstance(stage, Reject | Evaluate) and not stage.rewards:
         yield "rewards: at least one must say which samples are correct, for example RewardConfig('accuracy')"
+    if isinstance(stage, Reject) and (stage.reject.teacher.url or stage.reject.teacher.model):
+        yield from _teacher_faults(stage)
     if isinstance(stage, Mix) and not stage.mix.parts:
         yield "mix.parts: at least one dataset"
     if isinstance(stage, Prefer):
@@ -307,6 +318,19 @@ def _reward_faults(cfg: RewardTrainConfig) -> Iterator[str]:
         yield "reward.steps: set steps or epochs"
     if not cfg.eval_data.source and not cfg.held_out_share:
         yield "reward.held_out_share=0: accuracy needs held-out rows; or set reward.eval_data.source"
+
+
+def _teacher_faults(stage: Reject) -> Iterator[str]:
+    teacher = stage.reject.teacher
+    if not ADDRESS.fullmatch(teacher.url):
+        yield f"reject.teacher.url={teacher.url}: expected an address, as https://host/v1"
+    if not teacher.model:
+        yield "reject.teacher.model: name the endpoint's model"
+    if stage.rollout.stop:
+        yield "rollout.stop: an endpoint leaves the stop text out of its answer; use none with a teacher"
+    models = [r.function for r in stage.rewards if r.function.startswith("model:")]
+    if models:
+        yield f"rewards: {models[0]}: a reward model needs machines, and a stage with a teacher starts none"
 
 
 # ------------------------------------------------------------------------------------------------ overrides, json

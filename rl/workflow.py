@@ -13,10 +13,11 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 
 from rl import provenance
-from rl.backend import Backend
+from rl.backend import Backend, Judging
 from rl.config import MODEL, RewardConfig, RewardTrainConfig, RunConfig
 from rl.export import Sampling, export_folder
 from rl.pipeline import Inputs, export_model, prepare, resolve_model
@@ -39,6 +40,7 @@ from rl.recipe import (
     RewardTraining,
     Stage,
     inputs_of,
+    is_taught,
     recipe_to_json,
     run_config,
     stage_to_dict,
@@ -52,11 +54,13 @@ from rl.stages.prefer import prefer
 from rl.stages.reject import reject
 from rl.stages.reward import prepare_rows, train_reward_model
 from rl.stages.sft import train_sft
+from rl.stages.teacher import refuse_absent
 from rl.track import Tracker
 from rl.types import AhaError, BadInput, Stopped
 
 log = logging.getLogger(__name__)
 MakeBackend = Callable[[RunConfig], Backend]
+MakeJudging = Callable[[RunConfig], Judging]
 OF_ONE_FILE = ("_name_or_path", "dtype", "torch_dtype", "transformers_version")
 """Settings of a model's config that are about its file: the workers choose their own precision."""
 
@@ -64,12 +68,14 @@ OF_ONE_FILE = ("_name_or_path", "dtype", "torch_dtype", "transformers_version")
 def run_recipe(
     recipe: Recipe,
     make_backend: MakeBackend,
+    make_judging: MakeJudging,
     prepare_machines: Callable[[], object] = lambda: None,
     progressed: Callable[[Path], None] = lambda folder: None,
 ) -> Path:
     """Run or resume every stage that is not done. Returns the last stage's folder.
 
     make_backend(cfg) starts a stage's machines; prepare_machines() what they share, once, when the first is needed.
+    make_judging(cfg) starts the rewards of a stage without machines.
     progressed(recipe.folder) is called after each stage and each evaluation; it must return at once.
     """
     planned = plan(recipe)
@@ -78,7 +84,7 @@ def run_recipe(
     (recipe.folder / "recipe.json").write_text(recipe_to_json(recipe), encoding="utf-8")
     print(told(planned), flush=True)
     folders = {p.stage.name: p.folder for p in planned}
-    machines = _Machines(make_backend, prepare_machines)
+    machines = _Machines(make_backend, make_judging, prepare_machines)
     try:
         with Stop().listening() as stop:
             for i, p in enumerate(planned):
@@ -112,9 +118,11 @@ def check_inputs(recipe: Recipe, planned: list[Planned]) -> None:
         if cfg.sft.data.source.startswith("@"):
             cfg = dataclasses.replace(cfg, sft=dataclasses.replace(cfg.sft, steps=0, epochs=0, eval_every=0))
         try:
-            inputs = prepare(cfg)
+            inputs = prepare(cfg, samples_here=not is_taught(p.stage))
             if isinstance(p.stage, RewardTraining) and not made_by_stages(p.stage.reward):
                 prepare_rows(p.stage.reward, inputs.tokenizer, inputs.model_path, cfg.seed)
+            if isinstance(p.stage, Reject) and is_taught(p.stage):
+                refuse_absent(p.stage.reject.teacher)
         except BadInput as error:
             raise BadInput("\n".join(f"stage {p.stage.name}: {line}" for line in str(error).splitlines())) from error
 
@@ -137,8 +145,8 @@ def _root_model(recipe: Recipe, stage: Stage) -> str:
 class _Machines:
     """The workers, kept while the next stage can use them."""
 
-    def __init__(self, make: MakeBackend, prepare_machines: Callable[[], object]) -> None:
-        self.make, self.prepare_machines = make, prepare_machines
+    def __init__(self, make: MakeBackend, make_judging: MakeJudging, prepare_machines: Callable[[], object]) -> None:
+        self.make, self.make_judging, self.prepare_machines = make, make_judging, prepare_machines
         self.backend: Backend | None = None
         self.signature = ""
 
@@ -223,12 +231,13 @@ class _Runner:
         shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
 
     def _on_machines(self) -> None:
-        cfg = self._config()
-        inputs = prepare(cfg)
+        cfg, taught = self._config(), is_taught(self.stage)
+        inputs = prepare(cfg, samples_here=not taught)
         with Tracker(cfg.run_dir, cfg.track, name=f"{self.recipe.name}-{self.stage.name}") as tracker:
-            backend = self.machines.ready(cfg, inputs)
+            backend = None if taught else self.machines.ready(cfg, inputs)
             tracker.start(stage_to_dict(self.stage))
-            tracker.attach(backend.publish, backend.queue)
+            if backend is not None:
+                tracker.attach(backend.publish, backend.queue)
             ctx = Context(cfg, backend, inputs.tokenizer, tracker, self.stop, inputs.context_length, self.evaluated)
             self._with(ctx, inputs)
             self.seconds = ctx.seconds
@@ -250,6 +259,9 @@ class _Runner:
             assert inputs.stream is not None
             train_grpo(ctx, model, inputs.stream, inputs.eval_prompts, inputs.scorer)
             export_model(ctx)
+        elif isinstance(stage, Reject) and is_taught(stage):
+            with closing(self.machines.make_judging(ctx.cfg)) as judging:
+                reject(ctx, model, inputs.prompts, inputs.scorer, stage.reject, judging)
         elif isinstance(stage, Reject):
             reject(ctx, model, inputs.prompts, inputs.scorer, stage.reject)
         elif isinstance(stage, Evaluate):

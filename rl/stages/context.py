@@ -19,6 +19,7 @@ from rl.checkpoint import CheckpointMeta, CheckpointStore, check_meta
 from rl.config import RunConfig
 from rl.data import end_token_ids
 from rl.track import Tracker
+from rl.types import AhaError
 
 log = logging.getLogger(__name__)
 
@@ -47,16 +48,25 @@ class Stop:
 
 @dataclass
 class Context:
-    """A run under way. seconds: phase -> seconds spent, also before a resume. evaluated: told of each evaluation."""
+    """A run under way. seconds: phase -> seconds spent, also before a resume. evaluated: told of each evaluation.
+
+    machines: None for a stage that starts none; backend is for all others.
+    """
 
     cfg: RunConfig
-    backend: Backend
+    machines: Backend | None
     tokenizer: PreTrainedTokenizerBase
     tracker: Tracker
     stop: Stop
     context_length: int
     evaluated: Callable[[Path], None] = lambda run_dir: None
     seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def backend(self) -> Backend:
+        if self.machines is None:
+            raise AhaError(f"{self.cfg.name}: this stage has no machines of its own")
+        return self.machines
 
     @property
     def run_dir(self) -> Path:

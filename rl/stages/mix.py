@@ -22,7 +22,7 @@ import numpy as np
 from rewards.filters import EvaluationIndex
 from rl.config import DataConfig, MixConfig, MixPart
 from rl.data import fingerprint, load_rows, place
-from rl.stages.reject import write_rows
+from rl.stages.lines import write_rows
 from rl.templates import Table
 from rl.types import BadInput, Row
 

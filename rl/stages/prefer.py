@@ -20,9 +20,9 @@ import json
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypedDict, cast
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 
@@ -31,7 +31,8 @@ from rewards.llm_judge import llm_pairwise
 from rl.config import PreferConfig
 from rl.preferences import OPENED
 from rl.stages.context import Stop, sample_seed
-from rl.stages.reject import PromptLine, append_lines, mend_lines, read_samples, write_rows
+from rl.stages.lines import append_lines, mend, whole_lines, write_rows
+from rl.stages.reject import PromptLine, read_samples
 from rl.types import AhaError, BadInput, Row, Stopped
 
 log = logging.getLogger(__name__)
@@ -82,7 +83,8 @@ def prefer(folder: Path, cfg: PreferConfig, files: Sequence[str], seed: int, sto
     """
     prompts = _merged(files)
     path = folder / "judged.jsonl"
-    done = {cast(JudgedLine, line)["prompt_id"] for line in mend_lines(path)}
+    mend(path)
+    done = {line["prompt_id"] for line in read_judged(path)}
     missing = [i for i in range(len(prompts)) if i not in done]
     if done:
         log.info("resuming: %d of %d prompts are judged", len(done), len(prompts))
@@ -214,11 +216,14 @@ def _question(line: PromptLine) -> str:
 # ------------------------------------------------------------------------------------------------ what is kept
 
 
+def read_judged(path: Path) -> Iterator[JudgedLine]:
+    """The whole lines of a judged.jsonl."""
+    return whole_lines(path)
+
+
 def write_pairs(folder: Path, cfg: PreferConfig, seed: int) -> Path:
     """data.jsonl and yield.json from judged.jsonl. Raises BadInput when no pair is left."""
-    lines = sorted(
-        (cast(JudgedLine, line) for line in mend_lines(folder / "judged.jsonl")), key=lambda x: x["prompt_id"]
-    )
+    lines = sorted(read_judged(folder / "judged.jsonl"), key=lambda line: line["prompt_id"])
     fates: Counter[str] = Counter()
     rows: list[Row] = []
     seen: set[tuple[str, ...]] = set()

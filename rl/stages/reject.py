@@ -2,7 +2,8 @@
 
     samples.jsonl   a line a prompt: its samples, each with text, verdicts, and why it was dropped ("": kept)
     data.jsonl      a row for each kept sample: the prompt's row, with the sample as "target"
-    yield.json      counts by reason; they add up to the samples
+    yield.json      counts by reason; they add up to the samples. With a teacher, its tokens and what they cost
+    answers.jsonl   with a teacher: each answer as it came (rl/stages/teacher.py)
 
 A prompt's line is written whole; after a kill the prompts that have one are not sampled again.
 Axis suffixes: _P prompts, _G samples of a prompt.
@@ -12,32 +13,22 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypedDict, cast
+from typing import Protocol, TypedDict, cast
 
-from rewards.filters import (
-    PASSED,
-    Check,
-    has_length,
-    has_no_code_block,
-    has_short_paragraphs,
-    is_not_repetitive,
-    is_single_language,
-    word_ngrams,
-)
-from rl.backend import Task
+from rl.backend import Judging, SampleParams, Task
 from rl.config import OptimConfig, RejectConfig
 from rl.score import Scorer
 from rl.stages.context import Context, sample_seed
-from rl.stages.rollouts import ScoringStats, sample_and_grade
-from rl.types import GradedGroup, Prompt, Row, Stopped, Verdict
+from rl.stages.decide import decide
+from rl.stages.lines import append_lines, mend, whole_lines, write_rows
+from rl.stages.rollouts import ScoringStats, grade_arriving, sample_and_grade
+from rl.stages.teacher import Teacher, spent
+from rl.types import GradedGroup, Prompt, Row, Stopped
 
 log = logging.getLogger(__name__)
-
-DIVERSE_NGRAM = 3
 
 
 class SampleLine(TypedDict):
@@ -61,27 +52,93 @@ class PromptLine(TypedDict):
     samples: list[SampleLine]
 
 
-def reject(ctx: Context, model_path: str, prompts_P: Sequence[Prompt], scorer: Scorer, cfg: RejectConfig) -> Path:
-    """Sample cfg.samples completions of each prompt and keep the good ones. Returns data.jsonl. Resumes."""
-    path = ctx.run_dir / "samples.jsonl"
-    done = {cast(PromptLine, line)["prompt_id"] for line in mend_lines(path)}
-    missing_P = [p for p in prompts_P if p.id not in done]
-    if done:
-        log.info("resuming: %d of %d prompts are sampled", len(done), len(prompts_P))
-    if missing_P:
+class Source(Protocol):
+    """Where samples come from: our samplers, or a teacher."""
+
+    def sample(
+        self, prompts_P: Sequence[Prompt], seeds_PG: Sequence[list[int]], params: SampleParams, stats: ScoringStats
+    ) -> list[GradedGroup]:
+        """A graded group for each prompt, in order."""
+
+    def failures(self, prompt: Prompt) -> Sequence[str]:
+        """Why samples of the prompt are not in its group, one text each."""
+
+
+class _Samplers:
+    """Our samplers, with the model at model_path."""
+
+    def __init__(self, ctx: Context, model_path: str, scorer: Scorer) -> None:
+        self._ctx, self._scorer = ctx, scorer
         with ctx.timed("load"):
             ctx.backend.load(Task(model_path, OptimConfig(), 0))
         with ctx.timed("sync"):
             ctx.backend.sync_weights(version=0)
+
+    def sample(
+        self, prompts_P: Sequence[Prompt], seeds_PG: Sequence[list[int]], params: SampleParams, stats: ScoringStats
+    ) -> list[GradedGroup]:
+        return sample_and_grade(self._ctx, self._scorer, prompts_P, seeds_PG, params, stats)
+
+    def failures(self, prompt: Prompt) -> Sequence[str]:
+        return ()
+
+
+class _Taught:
+    """A teacher's endpoint, and the rewards without machines."""
+
+    def __init__(self, teacher: Teacher, judging: Judging, scorer: Scorer) -> None:
+        self._teacher, self._judging, self._scorer = teacher, judging, scorer
+
+    def sample(
+        self, prompts_P: Sequence[Prompt], seeds_PG: Sequence[list[int]], params: SampleParams, stats: ScoringStats
+    ) -> list[GradedGroup]:
+        arriving = self._teacher.rollouts(prompts_P, seeds_PG, params)
+        return grade_arriving(self._judging, self._scorer, prompts_P, arriving, stats)
+
+    def failures(self, prompt: Prompt) -> Sequence[str]:
+        return self._teacher.failures.get(prompt.id, ())
+
+
+def reject(
+    ctx: Context,
+    model_path: str,
+    prompts_P: Sequence[Prompt],
+    scorer: Scorer,
+    cfg: RejectConfig,
+    judging: Judging | None = None,
+) -> Path:
+    """Sample cfg.samples completions of each prompt and keep the good ones. Returns data.jsonl. Resumes.
+
+    judging: asks the rewards where cfg.teacher is sampled; no machine of ours is used then.
+    """
+    path = ctx.run_dir / "samples.jsonl"
+    mend(path)
+    done = {line["prompt_id"] for line in read_samples(path)}
+    missing_P = [p for p in prompts_P if p.id not in done]
+    if done:
+        log.info("resuming: %d of %d prompts are sampled", len(done), len(prompts_P))
+    if missing_P:
+        source: Source
+        if cfg.teacher.url:
+            assert judging is not None
+            source = _Taught(Teacher(ctx, cfg.teacher, {p.id for p in missing_P}), judging, scorer)
+        else:
+            source = _Samplers(ctx, model_path, scorer)
         first = -(-len(done) // cfg.chunk_prompts)
         ctx.tracker.resume({"reject": first})
         ctx.tracker.begin("reject", first + -(-len(missing_P) // cfg.chunk_prompts), first)
-        _sample_missing(ctx, missing_P, len(prompts_P), scorer, cfg, path)
-    return write_kept(ctx.run_dir)
+        _sample_missing(ctx, missing_P, len(prompts_P), scorer, source, cfg, path)
+    return write_kept(ctx.run_dir, spent(cfg.teacher, ctx.run_dir) if cfg.teacher.url else None)
 
 
 def _sample_missing(
-    ctx: Context, missing_P: Sequence[Prompt], total: int, scorer: Scorer, cfg: RejectConfig, path: Path
+    ctx: Context,
+    missing_P: Sequence[Prompt],
+    total: int,
+    scorer: Scorer,
+    source: Source,
+    cfg: RejectConfig,
+    path: Path,
 ) -> None:
     roll, seed = ctx.cfg.rollout, ctx.cfg.seed
     params = ctx.sample_params(temperature=roll.temperature, top_p=roll.top_p, max_new_tokens=roll.max_new_tokens)
@@ -90,9 +147,10 @@ def _sample_missing(
         seeds_PG = [[sample_seed(seed, "reject", p.id, i) for i in range(cfg.samples)] for p in chunk_P]
         stats = ScoringStats()
         with ctx.timed("rollout"):
-            graded_P = sample_and_grade(ctx, scorer, chunk_P, seeds_PG, params, stats)
-        scorer.stop_if_silent(graded_P)
-        lines = [_line(g, scorer, cfg, ctx.cfg.prompts.prompt_field) for g in graded_P]
+            graded_P = source.sample(chunk_P, seeds_PG, params, stats)
+        scorer.stop_if_silent([g for g in graded_P if g.group.rollouts_G])
+        field = ctx.cfg.prompts.prompt_field
+        lines = [_line(g, scorer, cfg, field, source.failures(g.group.prompt)) for g in graded_P]
         append_lines(path, lines)
         samples = [s for line in lines for s in line["samples"]]
         kept = sum(not s["reason"] for s in samples) / len(samples)
@@ -107,7 +165,9 @@ def _sample_missing(
             )
 
 
-def _line(graded: GradedGroup, scorer: Scorer, cfg: RejectConfig, prompt_field: str) -> PromptLine:
+def _line(
+    graded: GradedGroup, scorer: Scorer, cfg: RejectConfig, prompt_field: str, failures: Sequence[str]
+) -> PromptLine:
     prompt, rollouts_G = graded.group.prompt, graded.group.rollouts_G
     reasons_G = decide(graded, next(iter(scorer.applying(prompt)), ""), cfg)
     samples: list[SampleLine] = [
@@ -123,94 +183,21 @@ def _line(graded: GradedGroup, scorer: Scorer, cfg: RejectConfig, prompt_field: 
             rollouts_G, graded.rewards_G, graded.valid_G, graded.parts_G, reasons_G, strict=True
         )
     ]
+    samples += [
+        {
+            "text": "",
+            "tokens": 0,
+            "finish_reason": "error",
+            "reward": None,
+            "verdicts": {},
+            "reason": f"no answer: {why}",
+        }
+        for why in failures
+    ]
     row = prompt.row | {"prompt": prompt.row[prompt_field]}
     return {
         "prompt_id": prompt.id, "prompt": prompt.text, "answer": prompt.reference, "row": row, "samples": samples,
     }  # fmt: skip
-
-
-# ------------------------------------------------------------------------------------------------ decisions
-
-
-def decide(graded: GradedGroup, judge: str, cfg: RejectConfig) -> list[str]:
-    """For each sample of a group why it is dropped, "" for those that are kept. judge: the reward that says correct."""
-    rollouts_G = graded.group.rollouts_G
-    verdicts_G = [parts[judge].verdict if judge in parts else None for parts in graded.parts_G]
-    solved = sum(v == Verdict.CORRECT for v in verdicts_G) / max(1, len(verdicts_G))
-    if solved > cfg.max_solve_share:
-        return [f"easy prompt: {solved:.2f} of its samples are correct"] * len(rollouts_G)
-    reasons_G: list[str] = []
-    seen: set[str] = set()
-    for i, rollout in enumerate(rollouts_G):
-        reason = _fault(graded, i, verdicts_G[i], cfg)
-        text = " ".join(rollout.text.split())
-        if not reason and text in seen:
-            reason = "duplicate: of an earlier sample"
-        if not reason:
-            seen.add(text)
-        reasons_G.append(reason)
-    good = [i for i, reason in enumerate(reasons_G) if not reason]
-    for i in set(good) - set(_chosen(good, [r.text for r in rollouts_G], graded, cfg)):
-        reasons_G[i] = f"surplus: keep={cfg.keep}, {cfg.max_kept} of {len(good)}"
-    return reasons_G
-
-
-def _fault(graded: GradedGroup, i: int, verdict: Verdict | None, cfg: RejectConfig) -> str:
-    """What is wrong with one sample by itself."""
-    rollout, prompt = graded.group.rollouts_G[i], graded.group.prompt
-    if not graded.valid_G[i]:
-        return f"no verdict: {verdict or 'no reward applies'}"
-    if cfg.correct and verdict != Verdict.CORRECT:
-        return f"not correct: {verdict}"
-    if graded.rewards_G[i] < cfg.min_score:
-        return f"low score: {graded.rewards_G[i]:.3g}, at least {cfg.min_score:g} wanted"
-    if rollout.truncated and not cfg.truncated:
-        return "truncated: cut at the limit"
-    text = rollout.text
-    checks: dict[str, Check] = {"length": _length(len(rollout.token_ids_T), text, cfg)}
-    if cfg.min_language_share:
-        language = str(prompt.row.get("language", ""))
-        checks["language"] = is_single_language(
-            text, min_share=cfg.min_language_share, prompt=prompt.text, language=language
-        )
-    if cfg.max_paragraph_words:
-        checks["paragraph"] = has_short_paragraphs(text, max_words=cfg.max_paragraph_words)
-    if cfg.no_code:
-        checks["code block"] = has_no_code_block(text)
-    if cfg.max_repeated_share:
-        checks["repetition"] = is_not_repetitive(text, max_share=cfg.max_repeated_share)
-    return next((f"{name}: {check.reason}" for name, check in checks.items() if not check.ok), "")
-
-
-def _length(tokens: int, text: str, cfg: RejectConfig) -> Check:
-    if not cfg.min_tokens and not cfg.max_tokens:
-        return PASSED
-    return has_length(text, at_least=cfg.min_tokens, at_most=cfg.max_tokens or None, completion_tokens=tokens)
-
-
-def _chosen(good: list[int], texts_G: Sequence[str], graded: GradedGroup, cfg: RejectConfig) -> list[int]:
-    lengths = [len(r.token_ids_T) for r in graded.group.rollouts_G]
-    if cfg.keep == "all":
-        return good
-    if cfg.keep == "shortest":
-        return sorted(good, key=lambda i: (lengths[i], i))[: cfg.max_kept]
-    if cfg.keep == "longest":
-        return sorted(good, key=lambda i: (-lengths[i], i))[: cfg.max_kept]
-    return _diverse(good, texts_G, cfg.max_kept) if cfg.keep == "diverse" else good[: cfg.max_kept]
-
-
-def _diverse(good: list[int], texts_G: Sequence[str], count: int) -> list[int]:
-    """The first, then again and again the one that shares the least with its nearest chosen one (trigrams, Jaccard)."""
-    grams = {i: word_ngrams(texts_G[i], DIVERSE_NGRAM) for i in good}
-    chosen = good[:1]
-    while len(chosen) < min(count, len(good)):
-        rest = [i for i in good if i not in chosen]
-        chosen.append(min(rest, key=lambda i: (max(_jaccard(grams[i], grams[j]) for j in chosen), i)))
-    return chosen
-
-
-def _jaccard(a: set[tuple[str, ...]], b: set[tuple[str, ...]]) -> float:
-    return len(a & b) / len(a | b) if a | b else 1.0
 
 
 # ------------------------------------------------------------------------------------------------ files
@@ -218,37 +205,11 @@ def _jaccard(a: set[tuple[str, ...]], b: set[tuple[str, ...]]) -> float:
 
 def read_samples(path: Path) -> Iterator[PromptLine]:
     """The whole lines of a samples.jsonl; one that a kill cut short is left out."""
-    yield from cast(Iterator[PromptLine], _whole_lines(path))
+    return cast(Iterator[PromptLine], whole_lines(path))
 
 
-def _whole_lines(path: Path) -> Iterator[object]:
-    if not path.exists():
-        return
-    with path.open(encoding="utf-8") as file:
-        for text in file:
-            if text.endswith("\n"):
-                yield json.loads(text)
-
-
-def append_lines(path: Path, lines: Sequence[object]) -> None:
-    """Add JSON lines; on return they are on disk."""
-    with path.open("a", encoding="utf-8") as file:
-        file.writelines(json.dumps(line, default=str) + "\n" for line in lines)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def mend_lines(path: Path) -> list[object]:
-    """Read JSON lines and cut off a last one that is not whole, so that the next has a line of its own."""
-    lines = list(_whole_lines(path))
-    if path.exists() and not path.read_bytes().endswith(b"\n"):
-        whole = path.read_bytes().rpartition(b"\n")
-        path.write_bytes(whole[0] + whole[1])
-    return lines
-
-
-def write_kept(folder: Path) -> Path:
-    """data.jsonl and yield.json from samples.jsonl, in the order of the prompts."""
+def write_kept(folder: Path, teacher: Mapping[str, object] | None = None) -> Path:
+    """data.jsonl and yield.json from samples.jsonl, in the order of the prompts. teacher: what it was answered."""
     lines = sorted(read_samples(folder / "samples.jsonl"), key=lambda line: line["prompt_id"])
     reasons: Counter[str] = Counter()
     rows: list[Mapping[str, object]] = []
@@ -260,6 +221,7 @@ def write_kept(folder: Path) -> Path:
     write_rows(folder / "data.jsonl", rows)
     solved = sum(any(not s["reason"] for s in line["samples"]) for line in lines)
     report = {"prompts": len(lines), "prompts_with_a_sample": solved, "samples": reasons.total(), "by_reason": reasons}
+    report |= {"teacher": teacher} if teacher is not None else {}
     (folder / "yield.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     log.info(
         "kept %d of %d samples, of %d of %d prompts; dropped: %s", reasons["kept"], reasons.total(), solved, len(lines),
@@ -273,11 +235,3 @@ def _kept_row(line: PromptLine, sample: SampleLine) -> Row:
     row, answer = line["row"], line["answer"]
     longer = {"original_answer": row["answer"]} if row.get("answer", answer) != answer else {}
     return {**row, **longer, "answer": answer, "target": sample["text"]}
-
-
-def write_rows(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
-    """Rows as JSON lines, whole or not at all."""
-    partial = path.with_suffix(".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
-    partial.replace(path)

@@ -7,14 +7,24 @@ two calls. The reward workers get each group as it arrives, while the samplers w
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from rl.backend import SampleParams
+from rl.backend import Judging, SampleParams
 from rl.data import PromptStream
 from rl.score import Scorer
 from rl.stages.context import Context, sample_seed
-from rl.types import AhaError, GradedGroup, JudgeReport, Prompt, Queue, RolloutGroup, SampleRequest, ScoredGroup
+from rl.types import (
+    AhaError,
+    GradedGroup,
+    JudgeReport,
+    Prompt,
+    Queue,
+    Rollout,
+    RolloutGroup,
+    SampleRequest,
+    ScoredGroup,
+)
 
 
 @dataclass
@@ -59,12 +69,31 @@ def sample_and_grade(
 ) -> list[GradedGroup]:
     """A graded group for each prompt, in order. Raises AhaError for groups that are lost or not from `version`."""
     requests = [SampleRequest(i, p.token_ids, seeds_PG[i]) for i, p in enumerate(prompts_P)]
+
+    def arriving() -> Iterator[tuple[int, list[Rollout]]]:
+        for found in ctx.backend.rollouts(requests, params):
+            yield found
+            stats.saw(ctx.backend.queue())  # the group is with its judges by now
+
+    return grade_arriving(ctx.backend, scorer, prompts_P, arriving(), stats, version)
+
+
+def grade_arriving(
+    judging: Judging,
+    scorer: Scorer,
+    prompts_P: Sequence[Prompt],
+    arriving: Iterable[tuple[int, list[Rollout]]],
+    stats: ScoringStats,
+    version: int | None = None,
+) -> list[GradedGroup]:
+    """The same for groups that arrive from anywhere, as (place of the prompt, rollouts): each is judged at once."""
     waiting: dict[int, tuple[RolloutGroup, Callable[[], JudgeReport]]] = {}
-    for i, rollouts_G in ctx.backend.rollouts(requests, params):
+    for i, rollouts_G in arriving:
         group = RolloutGroup(prompts_P[i], rollouts_G)
         _refuse_strange(group, version)
-        waiting[i] = (group, ctx.backend.judge(group, scorer.applying(group.prompt, version)))
-        stats.saw(ctx.backend.queue())
+        # A teacher may leave a prompt without any answer.
+        asked = judging.judge(group, scorer.applying(group.prompt, version)) if rollouts_G else _nothing_to_say
+        waiting[i] = (group, asked)
     missing = len(prompts_P) - len(waiting)
     if missing:
         raise AhaError(f"{missing} of {len(prompts_P)} groups never came back from the samplers; prompts lost")
@@ -121,3 +150,7 @@ def _refuse_strange(group: RolloutGroup, version: int | None) -> None:
         raise AhaError(
             f"prompt {group.prompt.id}: rollouts of policy version {sorted(strange)}, but the loop sent {version}"
         )
+
+
+def _nothing_to_say() -> JudgeReport:
+    return JudgeReport([])

@@ -19,18 +19,19 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 
-from rl.config import RewardConfig, ScoringConfig
+from rl.config import RewardConfig, RunConfig, ScoringConfig
 from rl.judge import Judges, failed, merge
 from rl.types import AhaError, JudgeReport, RewardPart, RolloutGroup, Verdict
 
 log = logging.getLogger(__name__)
 
 START_LIMIT_S = 120.0
+GROUPS_AT_ONCE = 8
 PR_SET_PDEATHSIG = 1
 
 
@@ -172,6 +173,24 @@ class Judge:
         self._threads.shutdown(wait=False, cancel_futures=True)
         for process in list(self._all):
             self._kill(process)
+
+
+class LocalJudging:
+    """A Judge in this process, for a stage that starts no machines. Implements rl.backend.Judging, without models."""
+
+    def __init__(self, cfg: RunConfig) -> None:
+        self._judge = Judge(cfg.rewards, cfg.scoring)
+        self._judge.start()
+        self._groups = ThreadPoolExecutor(GROUPS_AT_ONCE, thread_name_prefix="judging")
+
+    def judge(self, group: RolloutGroup, names: Sequence[str]) -> Callable[[], JudgeReport]:
+        """The result waits for the rewards, each call of which has its limit."""
+        return self._groups.submit(self._judge.judge, group, list(names)).result
+
+    def close(self) -> None:
+        """Kill every process."""
+        self._groups.shutdown(wait=False, cancel_futures=True)
+        self._judge.close()
 
 
 # ------------------------------------------------------------------------------------------------ the child

@@ -169,13 +169,13 @@ def test_an_export_stage_makes_the_folder_and_is_done_again_when_it_was_cut_shor
         raise AssertionError("an export needs no machines")
 
     recipe = Recipe("r", RunConfig(), (Export(name="out", model=str(run)),), out=str(tmp_path))
-    folder = run_recipe(recipe, no_machines)
+    folder = run_recipe(recipe, no_machines, no_machines)
     assert {"README.md", "Modelfile", "model.safetensors", "chat_template.jinja"} <= {
         p.name for p in (folder / "model").iterdir()
     }
     (folder / "provenance.json").unlink()
     (folder / "model" / "README.md").unlink()
-    assert (run_recipe(recipe, no_machines) / "model" / "README.md").exists()
+    assert (run_recipe(recipe, no_machines, no_machines) / "model" / "README.md").exists()
 
 
 # ------------------------------------------------------------------------------------------------ Ollama

@@ -13,9 +13,10 @@ from rl.config import DataConfig, MixConfig, MixPart, RejectConfig
 from rl.recipe import Claim
 from rl.stages.claims import Measurement, measure
 from rl.stages.claims import put_to_test as outcome
+from rl.stages.decide import decide
 from rl.stages.evaluate import EvalResult
 from rl.stages.mix import build, mix
-from rl.stages.reject import decide, read_samples, write_kept
+from rl.stages.reject import read_samples, write_kept
 from rl.types import BadInput, GradedGroup, Prompt, RewardPart, Rollout, RolloutGroup, Verdict
 
 RIGHT, WRONG = RewardPart(1.0, Verdict.CORRECT), RewardPart(0.0, Verdict.WRONG)

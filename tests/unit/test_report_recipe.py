@@ -247,7 +247,7 @@ def test_a_recipe_reports_after_every_stage(tmp_path: Path) -> None:
     def progressed(folder: Path) -> None:
         states.append([s.state for s in read_recipe(folder).stages])
 
-    run_recipe(two_builds(tmp_path), no_machines, progressed=progressed)
+    run_recipe(two_builds(tmp_path), no_machines, no_machines, progressed=progressed)
     assert states == [["done", "new"], ["done", "done"]]
 
 
@@ -256,7 +256,7 @@ def test_the_report_is_written_beside_the_run_and_at_its_end(
 ) -> None:
     reports = Reports()
     recipe = two_builds(tmp_path)
-    run_recipe(recipe, no_machines, progressed=reports)
+    run_recipe(recipe, no_machines, no_machines, progressed=reports)
     reports.wait()
     assert page_of(recipe.folder / "report.html")[1]["finished"] is True
     (recipe.folder / "report.html").unlink()
@@ -272,7 +272,7 @@ def test_a_report_that_cannot_be_written_is_said_once_and_ends_no_run(
     (recipe.folder / "report.html").mkdir(parents=True)
     reports = Reports()
     with caplog.at_level(logging.WARNING, logger="launch.report.beside"):
-        run_recipe(recipe, no_machines, progressed=reports)
+        run_recipe(recipe, no_machines, no_machines, progressed=reports)
         reports.finish(recipe.folder)
     (said,) = [r.getMessage() for r in caplog.records if r.name == "launch.report.beside"]
     assert said.startswith(f"no report of {recipe.folder} was written (")

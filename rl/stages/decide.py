@@ -1,0 +1,101 @@
+"""Which samples of a prompt are kept, and why the others are not. Axis suffix: _G samples of a prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rewards.filters import (
+    PASSED,
+    Check,
+    has_length,
+    has_no_code_block,
+    has_short_paragraphs,
+    is_not_repetitive,
+    is_single_language,
+    word_ngrams,
+)
+from rl.config import RejectConfig
+from rl.types import GradedGroup, Verdict
+
+DIVERSE_NGRAM = 3
+
+
+def decide(graded: GradedGroup, judge: str, cfg: RejectConfig) -> list[str]:
+    """For each sample of a group why it is dropped, "" for those that are kept. judge: the reward that says correct."""
+    rollouts_G = graded.group.rollouts_G
+    verdicts_G = [parts[judge].verdict if judge in parts else None for parts in graded.parts_G]
+    solved = sum(v == Verdict.CORRECT for v in verdicts_G) / max(1, len(verdicts_G))
+    if solved > cfg.max_solve_share:
+        return [f"easy prompt: {solved:.2f} of its samples are correct"] * len(rollouts_G)
+    reasons_G: list[str] = []
+    seen: set[str] = set()
+    for i, rollout in enumerate(rollouts_G):
+        reason = _fault(graded, i, verdicts_G[i], cfg)
+        text = " ".join(rollout.text.split())
+        if not reason and text in seen:
+            reason = "duplicate: of an earlier sample"
+        if not reason:
+            seen.add(text)
+        reasons_G.append(reason)
+    good = [i for i, reason in enumerate(reasons_G) if not reason]
+    for i in set(good) - set(_chosen(good, [r.text for r in rollouts_G], graded, cfg)):
+        reasons_G[i] = f"surplus: keep={cfg.keep}, {cfg.max_kept} of {len(good)}"
+    return reasons_G
+
+
+def _fault(graded: GradedGroup, i: int, verdict: Verdict | None, cfg: RejectConfig) -> str:
+    """What is wrong with one sample by itself."""
+    rollout, prompt = graded.group.rollouts_G[i], graded.group.prompt
+    if not graded.valid_G[i]:
+        return f"no verdict: {verdict or 'no reward applies'}"
+    if cfg.correct and verdict != Verdict.CORRECT:
+        return f"not correct: {verdict}"
+    if graded.rewards_G[i] < cfg.min_score:
+        return f"low score: {graded.rewards_G[i]:.3g}, at least {cfg.min_score:g} wanted"
+    if rollout.truncated and not cfg.truncated:
+        return "truncated: cut at the limit"
+    text = rollout.text
+    checks: dict[str, Check] = {"length": _length(len(rollout.token_ids_T), text, cfg)}
+    if cfg.min_language_share:
+        language = str(prompt.row.get("language", ""))
+        checks["language"] = is_single_language(
+            text, min_share=cfg.min_language_share, prompt=prompt.text, language=language
+        )
+    if cfg.max_paragraph_words:
+        checks["paragraph"] = has_short_paragraphs(text, max_words=cfg.max_paragraph_words)
+    if cfg.no_code:
+        checks["code block"] = has_no_code_block(text)
+    if cfg.max_repeated_share:
+        checks["repetition"] = is_not_repetitive(text, max_share=cfg.max_repeated_share)
+    return next((f"{name}: {check.reason}" for name, check in checks.items() if not check.ok), "")
+
+
+def _length(tokens: int, text: str, cfg: RejectConfig) -> Check:
+    if not cfg.min_tokens and not cfg.max_tokens:
+        return PASSED
+    return has_length(text, at_least=cfg.min_tokens, at_most=cfg.max_tokens or None, completion_tokens=tokens)
+
+
+def _chosen(good: list[int], texts_G: Sequence[str], graded: GradedGroup, cfg: RejectConfig) -> list[int]:
+    lengths = [len(r.token_ids_T) for r in graded.group.rollouts_G]
+    if cfg.keep == "all":
+        return good
+    if cfg.keep == "shortest":
+        return sorted(good, key=lambda i: (lengths[i], i))[: cfg.max_kept]
+    if cfg.keep == "longest":
+        return sorted(good, key=lambda i: (-lengths[i], i))[: cfg.max_kept]
+    return _diverse(good, texts_G, cfg.max_kept) if cfg.keep == "diverse" else good[: cfg.max_kept]
+
+
+def _diverse(good: list[int], texts_G: Sequence[str], count: int) -> list[int]:
+    """The first, then again and again the one that shares the least with its nearest chosen one (trigrams, Jaccard)."""
+    grams = {i: word_ngrams(texts_G[i], DIVERSE_NGRAM) for i in good}
+    chosen = good[:1]
+    while len(chosen) < min(count, len(good)):
+        rest = [i for i in good if i not in chosen]
+        chosen.append(min(rest, key=lambda i: (max(_jaccard(grams[i], grams[j]) for j in chosen), i)))
+    return chosen
+
+
+def _jaccard(a: set[tuple[str, ...]], b: set[tuple[str, ...]]) -> float:
+    return len(a & b) / len(a | b) if a | b else 1.0
