@@ -45,6 +45,7 @@ class SampleParams:
     """How to sample. temperature 0 is greedy; stop_token_ids end a completion and belong to it.
 
     only: tokens that may be sampled; empty: all. `aha doctor` forces the end token with it.
+    top_logprobs: so many of each token's likeliest alternatives come back in Rollout.top; 0: none.
     """
 
     temperature: float
@@ -53,6 +54,7 @@ class SampleParams:
     stop: tuple[str, ...]
     stop_token_ids: tuple[int, ...]
     only: tuple[int, ...] = ()
+    top_logprobs: int = 0
 
 
 class Judging(Protocol):

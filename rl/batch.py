@@ -27,7 +27,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rl.config import GRPOConfig, LearnerConfig
-from rl.types import Example, MicroBatch, PackedBatch, Prompt, Rollout, ScoredGroup
+from rl.types import Example, MicroBatch, PackedBatch, Prompt, Rollout, ScoredGroup, TopLogprobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class _Counted:
 
 @dataclass(frozen=True, slots=True)
 class Packable:
-    """One sequence to compute. loss_mask_T (T,) of 0 and 1; sampler_logprobs: one a masked-in token, or none."""
+    """One sequence to compute. loss_mask_T (T,) of 0 and 1; sampler_logprobs, teacher: one a learnt token or none."""
 
     token_ids: Sequence[int] | np.ndarray
     loss_mask_T: np.ndarray
@@ -49,6 +49,7 @@ class Packable:
     advantage: float = 0.0
     temperature: float = 1.0
     sampler_logprobs: np.ndarray | None = None
+    teacher: TopLogprobs | None = None
 
     def __len__(self) -> int:
         return len(self.token_ids)
@@ -101,8 +102,12 @@ def pack_examples(examples: Sequence[Example], *, learner: LearnerConfig, layout
             continue
         if example.loss_mask_T[0]:
             raise ValueError(f"example {i}: its first token cannot be learnt, nothing precedes it")
+        if example.teacher is not None and len(example.teacher.ids_NK) != sum(example.loss_mask_T):
+            raise ValueError(
+                f"example {i}: {sum(example.loss_mask_T)} learnt tokens, {len(example.teacher.ids_NK)} in teacher"
+            )
         mask_T = np.asarray(example.loss_mask_T, np.float32)
-        sequences.append(Packable(example.token_ids, mask_T, weight=1.0 / total))
+        sequences.append(Packable(example.token_ids, mask_T, weight=1.0 / total, teacher=example.teacher))
     return PackedBatch(
         micro_batches_R=schedule([[s] for s in sequences], learner, layout),
         num_loss_tokens=total,
@@ -307,4 +312,11 @@ def _assemble(sequences: Sequence[Packable]) -> MicroBatch:
         advantages_T=at_mask([s.advantage for s in sequences], 0.0),
         sampler_logprobs_T=sampler_logprobs_T,
         temperature_T=at_mask([s.temperature for s in sequences], 1.0),  # 1 elsewhere: logits are divided by it
+        teacher=_joined_teacher([s.teacher for s in sequences if s.teacher is not None]),
     )
+
+
+def _joined_teacher(teachers: Sequence[TopLogprobs]) -> TopLogprobs | None:
+    if not teachers:
+        return None
+    return TopLogprobs(np.concatenate([t.ids_NK for t in teachers]), np.concatenate([t.logprobs_NK for t in teachers]))

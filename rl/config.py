@@ -217,6 +217,9 @@ class DistillConfig:
         "forward", "From the teacher's distribution: forward KL, reverse KL, or Jensen-Shannon.",
         choices=DIVERGENCES,
     )  # fmt: skip
+    cached: bool = knob(
+        False, "Learn the teacher's top logprobs that the rows carry (rl/cached.py), without a teacher; forward only."
+    )
     jsd_beta: float = knob(0.5, "jsd: the teacher's share in the mixture (GKD).", lo=0.01, hi=0.99)
     nll_coef: float = knob(0.0, "Weight of the examples' own NLL beside the divergence.", lo=0)
 
@@ -319,6 +322,9 @@ class RejectConfig:
     min_tokens: int = knob(0, "Shortest completion, tokens.", lo=0)
     max_tokens: int = knob(0, "Longest completion, tokens.", lo=0)
     chunk_prompts: int = knob(64, "Prompts sampled between two writes to disk; a kill loses at most these.", lo=1)
+    top_logprobs: int = knob(
+        0, "Store so many logprobs at each token of kept samples, for sft.distill.cached; 0: none.", lo=0, hi=20
+    )
     teacher: TeacherConfig = knob(TeacherConfig, "An endpoint to sample from in place of the stage's model.")
 
 

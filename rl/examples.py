@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rl.cached import refuse_other_tokenizers, refuse_ragged, target_ids, top_logprobs
 from rl.config import DataConfig
 from rl.data import Stream, place
 from rl.templates import CHAT, Message, Table, check_template, end_token_ids, open_answer, prompt_prefix, tokenise
-from rl.types import BadInput, Example, Row
+from rl.types import BadInput, Example, Row, TopLogprobs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -29,6 +30,7 @@ ASSISTANT = "assistant"
 class ExampleStream(Stream[Example]):
     """SFT examples in a seeded order.
 
+    cached: the rows carry a teacher's logprobs, which become Example.teacher (rl/cached.py).
     dropped: rows left out by overlong="drop". split: documents cut into more than one piece.
     Raises BadInput when a row lacks a field, is longer than max_tokens (overlong="error"), or no row is left.
     """
@@ -41,6 +43,8 @@ class ExampleStream(Stream[Example]):
         seed: int,
         max_tokens: int,
         overlong: str = "error",
+        *,
+        cached: bool = False,
     ) -> None:
         if cfg.messages_field and cfg.text_field:
             raise BadInput(
@@ -48,13 +52,14 @@ class ExampleStream(Stream[Example]):
             )
         table = Table(rows, cfg, functools.partial(place, cfg.source))
         self.dropped = self.split = 0
+        self._teachers: list[TopLogprobs] = []
         if cfg.text_field:
             self._pieces, self.split = _document_pieces(table, tokenizer, max_tokens)
             # Pieces of another length are other examples: the fingerprint has to tell them apart.
             identity: list[Row] = [*rows, {"piece tokens": max_tokens}]
             super().__init__(identity, seed, cfg.shuffle, size=len(self._pieces))
             return
-        pieces = _conversations(table, tokenizer) if cfg.messages_field else _answers(table, tokenizer)
+        pieces = _conversations(table, tokenizer) if cfg.messages_field else _answers(table, tokenizer, cached=cached)
         lengths = [len(ids) for ids, _ in pieces]
         if overlong == "error" or min(lengths) > max_tokens:
             remedy = "raise model.context_length, or set overlong=drop to leave the longest out"
@@ -63,6 +68,10 @@ class ExampleStream(Stream[Example]):
         kept = [i for i, length in enumerate(lengths) if length <= max_tokens]
         self.dropped = len(rows) - len(kept)
         self._pieces = [pieces[i] for i in kept]
+        if cached:
+            teachers = [top_logprobs(table, i, ids[learnt]) for i, (ids, learnt) in enumerate(pieces)]
+            refuse_ragged(table, teachers)
+            self._teachers = [teachers[i] for i in kept]
         super().__init__([rows[i] for i in kept], seed, cfg.shuffle)
 
     def all(self) -> list[Example]:
@@ -71,7 +80,7 @@ class ExampleStream(Stream[Example]):
 
     def _item(self, index: int, draw: int) -> Example:
         ids, learnt = self._pieces[index]
-        return Example(ids.tolist(), learnt.astype(int).tolist())
+        return Example(ids.tolist(), learnt.astype(int).tolist(), self._teachers[index] if self._teachers else None)
 
 
 Piece = tuple[np.ndarray, np.ndarray]
@@ -94,14 +103,20 @@ def _refuse_second_think(where: str, opening: str, answer: str) -> None:
         raise BadInput(f"{where}: the template already opens <think>; begin the target after it")
 
 
-def _answers(table: Table, tokenizer: PreTrainedTokenizerBase) -> list[Piece]:
-    """Prompt, target, end token, tokenised apart and joined: the prompt's tokens are what sampling starts from."""
+def _answers(table: Table, tokenizer: PreTrainedTokenizerBase, *, cached: bool = False) -> list[Piece]:
+    """Prompt, target, end token, tokenised apart and joined: the prompt's tokens are what sampling starts from.
+
+    cached: the target's tokens are those that the row's logprobs belong to.
+    """
     targets, (texts, prompt_ids) = table.texts(table.cfg.target_field), table.prompts(tokenizer)
     for i, (text, target) in enumerate(zip(texts, targets, strict=True)):
         _refuse_second_think(table.where(i), text, target)
     end = end_token_ids(tokenizer)[0]
-    target_ids = tokenise(targets, tokenizer, table.where)
-    return [_piece([(p, False), (_with_end(t, end), True)]) for p, t in zip(prompt_ids, target_ids, strict=True)]
+    learnt = [_with_end(ids, end) for ids in tokenise(targets, tokenizer, table.where)]
+    if cached:
+        refuse_other_tokenizers(table, tokenizer)
+        learnt = [target_ids(table, i, tokenizer, ids) for i, ids in enumerate(learnt)]
+    return [_piece([(p, False), (ids, True)]) for p, ids in zip(prompt_ids, learnt, strict=True)]
 
 
 def _conversations(table: Table, tokenizer: PreTrainedTokenizerBase) -> list[Piece]:

@@ -97,7 +97,8 @@ def prepare(cfg: RunConfig, *, samples_here: bool = True) -> Inputs:
         check_run(cfg)
     sft_stream, sft_held_out = None, []
     if cfg.sft.enabled:
-        sft_stream = _examples(cfg, cfg.sft.data, tokenizer, min(limit, budget))
+        cached = cfg.sft.distill.cached
+        sft_stream = _examples(cfg, cfg.sft.data, tokenizer, min(limit, budget), cached=cached)
         if cfg.sft.eval_data.source:
             sft_held_out = _examples(cfg, cfg.sft.eval_data, tokenizer, min(limit, budget)).all()
     return Inputs(model_path, tokenizer, limit, stream, prompts, eval_prompts, sft_stream, sft_held_out, scorer)
@@ -121,8 +122,10 @@ def _longest_prompt(cfg: RunConfig, limit: int) -> int:
     return longest
 
 
-def _examples(cfg: RunConfig, data: DataConfig, tokenizer: PreTrainedTokenizerBase, limit: int) -> ExampleStream:
-    return ExampleStream(load_rows(data), data, tokenizer, cfg.seed, limit, cfg.sft.overlong)
+def _examples(
+    cfg: RunConfig, data: DataConfig, tokenizer: PreTrainedTokenizerBase, limit: int, *, cached: bool = False
+) -> ExampleStream:
+    return ExampleStream(load_rows(data), data, tokenizer, cfg.seed, limit, cfg.sft.overlong, cached=cached)
 
 
 def _judgeable(cfg: RunConfig, data: DataConfig) -> list[Row]:

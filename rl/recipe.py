@@ -290,6 +290,12 @@ def _own_faults(recipe: Recipe, stage: Stage) -> Iterator[str]:
         yield "rewards: at least one must say which samples are correct, for example RewardConfig('accuracy')"
     if isinstance(stage, Reject) and (stage.reject.teacher.url or stage.reject.teacher.model):
         yield from _teacher_faults(stage)
+    if (
+        isinstance(stage, Reject)
+        and stage.reject.top_logprobs
+        and (stage.rollout.temperature, stage.rollout.top_p) != (1, 1)
+    ):
+        yield "reject.top_logprobs: what a student learns is the distribution at rollout.temperature=1 and top_p=1"
     if isinstance(stage, Mix) and not stage.mix.parts:
         yield "mix.parts: at least one dataset"
     if isinstance(stage, Prefer):
@@ -328,6 +334,8 @@ def _teacher_faults(stage: Reject) -> Iterator[str]:
         yield "reject.teacher.model: name the endpoint's model"
     if stage.rollout.stop:
         yield "rollout.stop: an endpoint leaves the stop text out of its answer; use none with a teacher"
+    if stage.reject.top_logprobs:
+        yield "reject.top_logprobs: an endpoint's logprobs are not stored; sample a model of your own for them"
     models = [r.function for r in stage.rewards if r.function.startswith("model:")]
     if models:
         yield f"rewards: {models[0]}: a reward model needs machines, and a stage with a teacher starts none"

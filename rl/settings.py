@@ -124,6 +124,15 @@ def validate(cfg: RunConfig) -> None:
         faults.append(f"sft.steps={cfg.sft.steps} and sft.epochs={cfg.sft.epochs:g}: set one of the two")
     if cfg.sft.eval_every and not cfg.sft.eval_data.source:
         faults.append(f"sft.eval_every={cfg.sft.eval_every} needs held-out examples; set sft.eval_data.source")
+    d = cfg.sft.distill
+    if d.cached and d.teacher:
+        faults.append(f"sft.distill.cached=true needs no teacher, but teacher={d.teacher}; drop one of the two")
+    if d.cached and d.divergence != "forward":
+        faults.append(
+            f"sft.distill.divergence={d.divergence}: cached logprobs say nothing of the student's; use forward"
+        )
+    if d.cached and (cfg.sft.data.messages_field or cfg.sft.data.text_field):
+        faults.append("sft.distill.cached=true needs rows of prompt and target, not messages_field or text_field")
     if g.steps and not cfg.rewards:
         faults.append("rewards: GRPO needs at least one reward, for example RewardConfig('accuracy')")
     if g.steps and g.group_size == 1 and g.advantage not in ("batch_std",):

@@ -4,6 +4,7 @@ Axis suffixes, for ragged containers too:
     _P  prompts of a step            _G  samples of one group (one prompt)
     _T  tokens                       _S  sequences of a micro-batch
     _R  learner ranks                _U  optimiser updates of a step
+    _N  tokens that have cached logprobs, _K of them each
 """
 
 from __future__ import annotations
@@ -72,6 +73,14 @@ class SampleRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class TopLogprobs:
+    """A model's K likeliest next tokens at each of N tokens. ids_NK: int32. logprobs_NK: float32, nats."""
+
+    ids_NK: np.ndarray
+    logprobs_NK: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
 class Rollout:
     """One sampled completion, exactly as the sampler emitted it.
 
@@ -79,6 +88,7 @@ class Rollout:
     logprobs_T: float32 (T,), of the sampled tokens after temperature (and top-p), nats.
     finish_reason: "stop" or "length" (cut at the limit).
     policy_version: version of the weights that sampled the first token.
+    top: the likeliest tokens at each one, where SampleParams.top_logprobs asks for them.
     """
 
     token_ids_T: np.ndarray
@@ -88,6 +98,7 @@ class Rollout:
     temperature: float
     policy_version: int
     seed: int
+    top: TopLogprobs | None = None
 
     @property
     def truncated(self) -> bool:
@@ -159,10 +170,14 @@ class ScoredGroup:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One SFT example. loss_mask_T is 1 on the tokens that are learnt (answer and stop token), else 0."""
+    """One SFT example. loss_mask_T is 1 on the tokens that are learnt (answer and stop token), else 0.
+
+    teacher: a teacher's cached logprobs, one position a learnt token (rl/cached.py).
+    """
 
     token_ids: list[int]
     loss_mask_T: list[int]
+    teacher: TopLogprobs | None = None
 
 
 @dataclass(slots=True)
@@ -175,6 +190,7 @@ class MicroBatch:
         the loss's denominator, counted once by the packer. 0 where loss_mask_T is 0.
     advantages_T, sampler_logprobs_T: at sampled tokens, else 0. temperature_T: of the sampler, 1 for SFT.
     completion_lengths_S: masked-in tokens of each sequence.
+    teacher: cached logprobs, one position a masked-in token, in their order.
     """
 
     token_ids_T: np.ndarray
@@ -186,6 +202,7 @@ class MicroBatch:
     advantages_T: np.ndarray
     sampler_logprobs_T: np.ndarray
     temperature_T: np.ndarray
+    teacher: TopLogprobs | None = None
 
     @property
     def num_tokens(self) -> int:

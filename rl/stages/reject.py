@@ -15,10 +15,13 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Protocol, TypedDict, cast
+from typing import NotRequired, Protocol, TypedDict, cast
 
+from rl import cached
 from rl.backend import Judging, SampleParams, Task
+from rl.cached import vocabulary_hash
 from rl.config import OptimConfig, RejectConfig
 from rl.score import Scorer
 from rl.stages.context import Context, sample_seed
@@ -26,13 +29,16 @@ from rl.stages.decide import decide
 from rl.stages.lines import append_lines, mend, whole_lines, write_rows
 from rl.stages.rollouts import ScoringStats, grade_arriving, sample_and_grade
 from rl.stages.teacher import Teacher, spent
-from rl.types import GradedGroup, Prompt, Row, Stopped
+from rl.types import AhaError, GradedGroup, Prompt, Row, Stopped
 
 log = logging.getLogger(__name__)
 
 
 class SampleLine(TypedDict):
-    """One sample in samples.jsonl. reason: "" when it was kept, else its category, a colon, and what was found."""
+    """One sample in samples.jsonl. reason: "" when it was kept, else its category, a colon, and what was found.
+
+    cached: of a kept one with cfg.top_logprobs, the columns that rl/cached.py reads.
+    """
 
     text: str
     tokens: int
@@ -40,6 +46,7 @@ class SampleLine(TypedDict):
     reward: float | None
     verdicts: dict[str, str]
     reason: str
+    cached: NotRequired[dict[str, object]]
 
 
 class PromptLine(TypedDict):
@@ -142,6 +149,8 @@ def _sample_missing(
 ) -> None:
     roll, seed = ctx.cfg.rollout, ctx.cfg.seed
     params = ctx.sample_params(temperature=roll.temperature, top_p=roll.top_p, max_new_tokens=roll.max_new_tokens)
+    params = replace(params, top_logprobs=cfg.top_logprobs)
+    vocabulary = vocabulary_hash(ctx.tokenizer) if cfg.top_logprobs else ""
     for at in range(0, len(missing_P), cfg.chunk_prompts):
         chunk_P = missing_P[at : at + cfg.chunk_prompts]
         seeds_PG = [[sample_seed(seed, "reject", p.id, i) for i in range(cfg.samples)] for p in chunk_P]
@@ -151,6 +160,9 @@ def _sample_missing(
         scorer.stop_if_silent([g for g in graded_P if g.group.rollouts_G])
         field = ctx.cfg.prompts.prompt_field
         lines = [_line(g, scorer, cfg, field, source.failures(g.group.prompt)) for g in graded_P]
+        if cfg.top_logprobs:
+            for line, graded in zip(lines, graded_P, strict=True):
+                _add_cached(line, graded, vocabulary)
         append_lines(path, lines)
         samples = [s for line in lines for s in line["samples"]]
         kept = sum(not s["reason"] for s in samples) / len(samples)
@@ -200,6 +212,22 @@ def _line(
     }  # fmt: skip
 
 
+def _add_cached(line: PromptLine, graded: GradedGroup, vocabulary: str) -> None:
+    """Give the kept samples what the sampler said of each token's alternatives: about 14 bytes a logprob as text."""
+    for sample, rollout in zip(line["samples"], graded.group.rollouts_G, strict=True):
+        if sample["reason"]:
+            continue
+        if rollout.top is None:
+            raise AhaError(
+                f"prompt {line['prompt_id']}: the sampler sent no top logprobs, though it was asked for them"
+            )
+        logprobs = [[round(float(x), 5) for x in row] for row in rollout.top.logprobs_NK]
+        sample["cached"] = {
+            cached.TARGET_IDS: rollout.token_ids_T.tolist(), cached.IDS: rollout.top.ids_NK.tolist(),
+            cached.LOGPROBS: logprobs, cached.TOKENIZER: vocabulary,
+        }  # fmt: skip
+
+
 # ------------------------------------------------------------------------------------------------ files
 
 
@@ -234,4 +262,4 @@ def _kept_row(line: PromptLine, sample: SampleLine) -> Row:
     """The row with the sample as target. A longer text that answer_after took the answer from stays too."""
     row, answer = line["row"], line["answer"]
     longer = {"original_answer": row["answer"]} if row.get("answer", answer) != answer else {}
-    return {**row, **longer, "answer": answer, "target": sample["text"]}
+    return {**row, **longer, "answer": answer, "target": sample["text"], **sample.get("cached", {})}

@@ -24,7 +24,7 @@ from typing import Any, TypedDict
 
 import numpy as np
 
-from rewards.endpoint import Answer, Endpoint, NoAnswer, chat, models
+from rewards.endpoint import Answer, Endpoint, NoAnswer, chat, client, models
 from rl.backend import SampleParams
 from rl.config import TeacherConfig
 from rl.stages.context import Context, Stop
@@ -69,6 +69,7 @@ class Job:
 
 
 def endpoint(cfg: TeacherConfig) -> Endpoint:
+    """Where the samples are asked for."""
     return Endpoint(cfg.url, cfg.model, cfg.api_key_env, cfg.timeout_s, cfg.retries)
 
 
@@ -104,13 +105,14 @@ def joined(answer: AnswerLine, *, opened: bool) -> str:
 
 
 class Teacher:
-    """What a stage has been answered, and the asking for the rest. folder: of answers.jsonl. wanted: prompt ids.
+    """What a stage has been answered, and the asking for the rest. wanted: ids of the prompts that have no line yet.
 
     failures: prompt id -> why its samples have no answer.
     """
 
     def __init__(self, ctx: Context, cfg: TeacherConfig, wanted: Iterable[int]) -> None:
         self._ctx, self._cfg, self._where = ctx, cfg, endpoint(cfg)
+        client(self._where)  # made here: the first request's time is not for loading a library
         self._path = ctx.run_dir / "answers.jsonl"
         self.failures: defaultdict[int, list[str]] = defaultdict(list)
         self._answered: dict[tuple[int, int], AnswerLine] = {}

@@ -33,7 +33,8 @@ from rl.loss import nll_loss, policy_loss
 from rl.model import Backbone, Policy, ScoreInput, load_policy
 from rl.reward_loss import reward_loss
 from rl.schedule import learning_rate
-from rl.types import AhaError, MicroBatch, StepStats
+from rl.top_k import CachedDistillation
+from rl.types import AhaError, MicroBatch, StepStats, TopLogprobs
 from rl.workers import engine_state
 from rl.workers.engine_state import check_gradients_before_stepping, copy_shards, engine_config, full_shape, shard
 from rl.workers.meter import Clock, Totals
@@ -213,7 +214,7 @@ class Learner(Outgoing):
         if self.task.reward is not None:
             loss, metrics = reward_loss(self.task.reward.kind, self.engine(batch), take(mb.advantages_T), weight_M)
         elif grpo is None:
-            loss, metrics = self._sft_loss(batch, mask_M, weight_M, clock)
+            loss, metrics = self._sft_loss(batch, mb.teacher, mask_M, weight_M, clock)
         else:
             logprobs_M, entropy_M = self.engine(batch)
             sampler_M = take(mb.sampler_logprobs_T)
@@ -239,17 +240,21 @@ class Learner(Outgoing):
         return float(loss.detach()), metrics
 
     def _sft_loss(
-        self, batch: ScoreInput, mask_M: Tensor, weight_M: Tensor, clock: Clock
+        self, batch: ScoreInput, cached: TopLogprobs | None, mask_M: Tensor, weight_M: Tensor, clock: Clock
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The NLL of the learnt tokens, or how far the policy is from the teacher at them."""
-        if self.teacher is None:
+        distill = self.task.distill
+        if distill is not None and distill.cached:
+            loss, parts_2M = self.engine(batch, CachedDistillation.of(distill, cached, weight_M))
+        elif self.teacher is None:
             return nll_loss(self.engine(batch)[0], mask_M, weight_M)
-        assert self.task.distill is not None
-        with clock("teacher"), torch.no_grad():
-            hidden_ME = self.teacher(batch, hidden_states)[0]
-        head = self.teacher.hf.get_output_embeddings().weight
-        with self._gathered([head]):
-            loss, parts_2M = self.engine(batch, Distillation(self.task.distill, hidden_ME, head.data, weight_M))
+        else:
+            assert distill is not None
+            with clock("teacher"), torch.no_grad():
+                hidden_ME = self.teacher(batch, hidden_states)[0]
+            head = self.teacher.hf.get_output_embeddings().weight
+            with self._gathered([head]):
+                loss, parts_2M = self.engine(batch, Distillation(distill, hidden_ME, head.data, weight_M))
         sums = parts_2M.sum(dim=1)
         return loss, {"tokens": mask_M.sum().float(), "divergence": sums[0], "nll": sums[1]}
 

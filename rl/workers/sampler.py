@@ -10,7 +10,7 @@ import numpy as np
 
 from rl.backend import SampleParams
 from rl.config import RunConfig
-from rl.types import AhaError, Rollout, SampleRequest, SamplerReport
+from rl.types import AhaError, Rollout, SampleRequest, SamplerReport, TopLogprobs
 
 
 @dataclass(slots=True)
@@ -20,6 +20,7 @@ class _Group:
     temperature: float
     policy_version: int
     seeds_G: list[int]
+    top_logprobs: int
 
 
 class Sampler:
@@ -102,7 +103,12 @@ class Sampler:
             raise AhaError(f"sampler {self.index}: asked to sample before any weights arrived")
         for request in requests:
             self.groups[request.group] = _Group(
-                [None] * len(request.seeds_G), len(request.seeds_G), params.temperature, self.version, request.seeds_G
+                [None] * len(request.seeds_G),
+                len(request.seeds_G),
+                params.temperature,
+                self.version,
+                request.seeds_G,
+                params.top_logprobs,
             )
             for i, seed in enumerate(request.seeds_G):
                 sampling = SamplingParams(
@@ -110,7 +116,7 @@ class Sampler:
                     top_p=params.top_p,
                     max_tokens=params.max_new_tokens,
                     seed=seed,
-                    logprobs=0,
+                    logprobs=params.top_logprobs,
                     stop=list(params.stop) or None,
                     stop_token_ids=list(params.stop_token_ids),
                     allowed_token_ids=list(params.only) or None,
@@ -149,6 +155,7 @@ class Sampler:
             temperature=group.temperature,
             policy_version=group.policy_version,
             seed=group.seeds_G[sample],
+            top=_top(completion.logprobs, group.top_logprobs) if group.top_logprobs else None,
         )
         self.tokens_generated += len(token_ids)
         group.missing -= 1
@@ -164,3 +171,11 @@ class Sampler:
     def ping(self) -> int:
         """The sampler's process id."""
         return os.getpid()
+
+
+def _top(steps_T, count: int) -> TopLogprobs:  # type: ignore[no-untyped-def]
+    """vLLM's {token: Logprob} of each token. It adds the sampled token where that is not among the likeliest."""
+    best_T = [sorted(step.items(), key=lambda item: -item[1].logprob)[:count] for step in steps_T]
+    ids = np.array([[token for token, _ in best] for best in best_T], np.int32)
+    logprobs = np.array([[found.logprob for _, found in best] for best in best_T], np.float32)
+    return TopLogprobs(ids.reshape(len(best_T), -1), logprobs.reshape(len(best_T), -1))

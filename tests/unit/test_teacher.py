@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from transformers import LlamaConfig
 
+from rewards.endpoint import Endpoint, client
 from rl.config import (
     DataConfig,
     ModelConfig,
@@ -141,7 +142,7 @@ class Stage:
 
     def run(self, samples: int = 2, *, keep: str = "all", chunk: int = 64, **teacher: Any) -> dict[str, Any]:
         """yield.json."""
-        settings = {"url": self.server.url, "model": "big-teacher", "timeout_s": 60.0, "retries": 0} | teacher
+        settings = {"url": self.server.url, "model": "big-teacher", "timeout_s": 300.0, "retries": 0} | teacher
         chosen = RejectConfig(samples=samples, keep=keep, chunk_prompts=chunk, teacher=TeacherConfig(**settings))
         cfg = RunConfig(
             name="run", out=str(self.folder), track=TrackConfig(wandb="off"), prompts=self.data,
@@ -163,6 +164,7 @@ class Stage:
 
 @pytest.fixture
 def stage(server: Server, tmp_path: Path, tokenizer: Any) -> Stage:
+    client(Endpoint(server.url, "none"))  # loads openai, which a slow machine may take long for
     return Stage(server, tmp_path, tokenizer)
 
 
@@ -335,7 +337,7 @@ def test_a_stage_killed_in_the_middle_asks_for_nothing_twice(server, stage):
     slow = threading.Semaphore(7)  # after 7 answers the server waits
 
     def reply(request: Request) -> dict[str, Any]:
-        slow.acquire(timeout=120)
+        slow.acquire(timeout=300)
         return {"content": rf"\boxed{{2}} {request['seed']}"}
 
     server.reply = reply
@@ -343,7 +345,7 @@ def test_a_stage_killed_in_the_middle_asks_for_nothing_twice(server, stage):
         target=stage.run, kwargs={"samples": 3, "chunk": 2, "concurrency": 2}
     )
     child.start()
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while len(stage.lines("answers.jsonl")) < 7:
         assert time.monotonic() < deadline
         time.sleep(0.02)
