@@ -9,13 +9,14 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
+import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rl import pipeline
 from rl.backend import Task
 from rl.batch import pack_examples
 from rl.config import DIVERGENCES, DistillConfig, LoraConfig, RunConfig
-from rl.types import Example, PackedBatch
+from rl.types import Example, PackedBatch, TopLogprobs
 from rl.workers.cluster import RayBackend
 from tests.integration.test_learner import (
     GRPO,
@@ -250,6 +251,32 @@ def test_distillation_is_the_same_under_zero_3_and_packing(teacher: str, zero_st
     want = distillation(tiny_learner(LoraConfig()), teacher, "forward")
     cfg = tiny_learner(LoraConfig(), zero_stage=zero_stage, layout=layout, micro_batch_tokens=tokens)
     assert distillation(cfg, teacher, "forward") == pytest.approx(want, abs=2e-5)
+
+
+def with_cached(examples: list[Example], teacher: str) -> list[Example]:
+    """The examples with the teacher's logprobs of its whole vocabulary, the likeliest first."""
+    model = AutoModelForCausalLM.from_pretrained(teacher, dtype=torch.float32)
+    made = []
+    for example in examples:
+        with torch.no_grad():
+            logprobs_TV = torch.log_softmax(model(torch.tensor([example.token_ids])).logits[0], dim=-1)
+        at_N = np.flatnonzero(example.loss_mask_T) - 1
+        logprobs_NK, ids_NK = logprobs_TV[at_N].topk(logprobs_TV.shape[1])
+        top = TopLogprobs(ids_NK.numpy().astype(np.int32), logprobs_NK.numpy())
+        made.append(dataclasses.replace(example, teacher=top))
+    return made
+
+
+@pytest.mark.parametrize(("zero_stage", "layout", "tokens"), [(0, "rows", 80), (3, "packed", 80)])
+def test_cached_logprobs_of_the_whole_vocabulary_train_as_the_teacher_does(teacher, zero_stage, layout, tokens) -> None:
+    want = distillation(tiny_learner(LoraConfig()), teacher, "forward")
+    cfg = tiny_learner(LoraConfig(), zero_stage=zero_stage, layout=layout, micro_batch_tokens=tokens)
+    task = dataclasses.replace(sft_task(cfg), distill=DistillConfig(cached=True))
+    batch = pack_examples(with_cached(examples(16, 0), teacher), learner=cfg.learner, layout=layout)
+    with learners(cfg, task) as backend:
+        stats = [backend.step([batch]) for _ in range(6)]
+    assert [s.metrics["divergence"] for s in stats] == pytest.approx(want, abs=2e-5)
+    assert want[-1] < 0.5 * want[0]
 
 
 def test_on_policy_distillation_adds_the_teachers_log_ratio_to_each_tokens_advantage(teacher: str) -> None:
