@@ -32,6 +32,12 @@ FREE = (
         "completion_price",
     )),
 )  # fmt: skip
+# Settings that are younger than folders on disk, with the value that does what was done before them. At that value
+# they are no part of the hash, so that what was done stays done.
+LATER = {
+    "reject.teacher.model": "", "reject.teacher.send_seed": "True", "reject.top_logprobs": "0",
+    "sft.distill.cached": "False",
+}  # fmt: skip
 CHUNK = 1 << 22
 
 
@@ -63,7 +69,8 @@ def stage_keys(recipe: Recipe) -> dict[str, StageKey]:
         config = stage_config(recipe, stage)
         inputs = {text: keys[ref.stage].key for text in _texts(stage) if (ref := Reference.parse(text)) is not None}
         inputs |= _outer_inputs(stage)
-        digest = hashlib.sha256(json.dumps([config, inputs], sort_keys=True).encode()).hexdigest()
+        hashed = {name: value for name, value in config.items() if LATER.get(name) != value}
+        digest = hashlib.sha256(json.dumps([hashed, inputs], sort_keys=True).encode()).hexdigest()
         keys[stage.name] = StageKey(digest, config, inputs)
     return keys
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from rl.config import (
     RunConfig,
     SFTConfig,
 )
-from rl.keys import folder_name, stage_keys
+from rl.keys import LATER, folder_name, stage_keys
 from rl.progress import plan, told
 from rl.recipe import (
     GRPO,
@@ -150,6 +151,16 @@ def test_a_knob_changes_the_keys_of_its_stage_and_of_what_follows_from_it_alone(
 def test_where_and_how_often_change_no_key(four: Recipe) -> None:
     free = ["cluster.start_timeout_s=99", "checkpoint.every=3", "track.wandb=off", "picks.reject.chunk_prompts=3"]
     assert changed(four, apply_stage_overrides(four, [*free, "out=elsewhere"])) == []
+
+
+def test_a_younger_setting_at_its_default_is_no_part_of_a_key(four: Recipe) -> None:
+    keys = stage_keys(four)
+    assert LATER.items() <= (keys["picks"].config | keys["cold"].config).items()
+    for key in keys.values():
+        older = {name: value for name, value in key.config.items() if name not in LATER}
+        assert key.key == hashlib.sha256(json.dumps([older, key.inputs], sort_keys=True).encode()).hexdigest()
+    for override in ("picks.reject.top_logprobs=5", "picks.reject.teacher.model=m", "cold.sft.distill.cached=true"):
+        assert changed(four, apply_stage_overrides(four, [override]))[0] == override.partition(".")[0]
 
 
 def test_what_is_shared_changes_all_that_uses_it(four: Recipe) -> None:
