@@ -34,7 +34,7 @@ def _line(number: int, row: Row, replies: dict[str, list[str]], names: list[str]
     other = names[(names.index(name) + 1) % len(names)]
     twice, half = f"{answer} {answer}", answer[: len(answer) // 2]
     texts = dict.fromkeys([answer, *replies[name], answer.replace(name, other), twice, half])
-    samples = [{"text": text, "reason": ""} for text in texts]
+    samples = [{"text": text, "reason": "kept: all"} for text in texts]
     return {"prompt_id": number, "prompt": row["prompt"], "answer": answer, "row": row, "samples": samples}
 
 

@@ -28,7 +28,7 @@ def faults(folder: Path) -> list[str]:
     twice = Counter((row["prompt"], " ".join(row["target"].split())) for row in rows)
     found += [f"{count} times: {prompt!r} {target!r}" for (prompt, target), count in twice.items() if count > 1]
     told = json.loads((folder / "yield.json").read_text(encoding="utf-8"))
-    reasons = Counter(sample["reason"].split(":")[0] or "kept" for prompt in prompts for sample in prompt["samples"])
+    reasons = Counter(sample["reason"].split(":")[0] for prompt in prompts for sample in prompt["samples"])
     if dict(reasons) != told["by_reason"]:
         found.append(f"yield.json says {told['by_reason']}, samples.jsonl {dict(reasons)}")
     if sum(reasons.values()) != told["samples"] or reasons["kept"] != len(rows):

@@ -1,4 +1,4 @@
-"""Which samples of a prompt are kept, and why the others are not. Axis suffix: _G samples of a prompt."""
+"""Which samples of a prompt are kept, and why; and why the others are not. Axis suffix: _G samples of a prompt."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from rl.config import RejectConfig
 from rl.types import GradedGroup, Verdict
 
 DIVERSE_NGRAM = 3
+KEPT = "kept"
 
 
 def decide(graded: GradedGroup, judge: str, cfg: RejectConfig) -> list[str]:
-    """For each sample of a group why it is dropped, "" for those that are kept. judge: the reward that says correct."""
+    """For each sample of a group why it is kept ("kept: shortest") or dropped. judge: the reward that says correct."""
     rollouts_G = graded.group.rollouts_G
     verdicts_G = [parts[judge].verdict if judge in parts else None for parts in graded.parts_G]
     solved = sum(v == Verdict.CORRECT for v in verdicts_G) / max(1, len(verdicts_G))
@@ -38,9 +39,21 @@ def decide(graded: GradedGroup, judge: str, cfg: RejectConfig) -> list[str]:
             seen.add(text)
         reasons_G.append(reason)
     good = [i for i, reason in enumerate(reasons_G) if not reason]
-    for i in set(good) - set(_chosen(good, [r.text for r in rollouts_G], graded, cfg)):
-        reasons_G[i] = f"surplus: keep={cfg.keep}, {cfg.max_kept} of {len(good)}"
+    chosen = set(_chosen(good, [r.text for r in rollouts_G], graded, cfg))
+    for i in good:
+        surplus = f"surplus: keep={cfg.keep}, {cfg.max_kept} of {len(good)}"
+        reasons_G[i] = f"{KEPT}: {cfg.keep}" if i in chosen else surplus
     return reasons_G
+
+
+def category(reason: str) -> str:
+    """What is before the colon: "kept: shortest" -> "kept". Files of before the policy was written say "" for kept."""
+    return reason.partition(":")[0] or KEPT
+
+
+def is_kept(reason: str) -> bool:
+    """Whether a sample with this reason was kept."""
+    return category(reason) == KEPT
 
 
 def _fault(graded: GradedGroup, i: int, verdict: Verdict | None, cfg: RejectConfig) -> str:

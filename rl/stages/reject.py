@@ -1,6 +1,6 @@
 """Rejection sampling: sample, judge, filter, keep. Every sample stays on disk with the reason for its fate.
 
-    samples.jsonl   a line a prompt: its samples, each with text, verdicts, and why it was dropped ("": kept)
+    samples.jsonl   a line a prompt: its samples, each with text, verdicts, and why it was kept or dropped
     data.jsonl      a row for each kept sample: the prompt's row, with the sample as "target"
     yield.json      counts by reason; they add up to the samples. With a teacher, its tokens and what they cost
     answers.jsonl   with a teacher: each answer as it came (rl/stages/teacher.py)
@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NotRequired, Protocol, TypedDict, cast
+from typing import NotRequired, Protocol, TypedDict
 
 from rl import cached
 from rl.backend import Judging, SampleParams, Task
@@ -25,7 +25,7 @@ from rl.cached import vocabulary_hash
 from rl.config import OptimConfig, RejectConfig
 from rl.score import Scorer
 from rl.stages.context import Context, sample_seed
-from rl.stages.decide import decide
+from rl.stages.decide import KEPT, category, decide, is_kept
 from rl.stages.lines import append_lines, mend, whole_lines, write_rows
 from rl.stages.rollouts import ScoringStats, grade_arriving, sample_and_grade
 from rl.stages.teacher import Teacher, spent
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 
 class SampleLine(TypedDict):
-    """One sample in samples.jsonl. reason: "" when it was kept, else its category, a colon, and what was found.
+    """One sample in samples.jsonl. reason: "kept: " and the policy, or another category, a colon, and what was found.
 
     cached: of a kept one with cfg.top_logprobs, the columns that rl/cached.py reads.
     """
@@ -165,7 +165,7 @@ def _sample_missing(
                 _add_cached(line, graded, vocabulary)
         append_lines(path, lines)
         samples = [s for line in lines for s in line["samples"]]
-        kept = sum(not s["reason"] for s in samples) / len(samples)
+        kept = sum(is_kept(s["reason"]) for s in samples) / len(samples)
         first = total - len(missing_P) + at
         tokens = float(sum(s["tokens"] for s in samples))
         ctx.tracker.step(
@@ -215,7 +215,7 @@ def _line(
 def _add_cached(line: PromptLine, graded: GradedGroup, vocabulary: str) -> None:
     """Give the kept samples what the sampler said of each token's alternatives: about 14 bytes a logprob as text."""
     for sample, rollout in zip(line["samples"], graded.group.rollouts_G, strict=True):
-        if sample["reason"]:
+        if not is_kept(sample["reason"]):
             continue
         if rollout.top is None:
             raise AhaError(
@@ -233,7 +233,7 @@ def _add_cached(line: PromptLine, graded: GradedGroup, vocabulary: str) -> None:
 
 def read_samples(path: Path) -> Iterator[PromptLine]:
     """The whole lines of a samples.jsonl; one that a kill cut short is left out."""
-    return cast(Iterator[PromptLine], whole_lines(path))
+    return whole_lines(path)
 
 
 def write_kept(folder: Path, teacher: Mapping[str, object] | None = None) -> Path:
@@ -243,17 +243,17 @@ def write_kept(folder: Path, teacher: Mapping[str, object] | None = None) -> Pat
     rows: list[Mapping[str, object]] = []
     for line in lines:
         for sample in line["samples"]:
-            reasons[sample["reason"].partition(":")[0] or "kept"] += 1
-            if not sample["reason"]:
+            reasons[category(sample["reason"])] += 1
+            if is_kept(sample["reason"]):
                 rows.append(_kept_row(line, sample))
     write_rows(folder / "data.jsonl", rows)
-    solved = sum(any(not s["reason"] for s in line["samples"]) for line in lines)
+    solved = sum(any(is_kept(s["reason"]) for s in line["samples"]) for line in lines)
     report = {"prompts": len(lines), "prompts_with_a_sample": solved, "samples": reasons.total(), "by_reason": reasons}
     report |= {"teacher": teacher} if teacher is not None else {}
     (folder / "yield.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     log.info(
-        "kept %d of %d samples, of %d of %d prompts; dropped: %s", reasons["kept"], reasons.total(), solved, len(lines),
-        ", ".join(f"{count} {why}" for why, count in reasons.most_common() if why != "kept") or "none",
+        "kept %d of %d samples, of %d of %d prompts; dropped: %s", reasons[KEPT], reasons.total(), solved, len(lines),
+        ", ".join(f"{count} {why}" for why, count in reasons.most_common() if why != KEPT) or "none",
     )  # fmt: skip
     return folder / "data.jsonl"
 

@@ -130,7 +130,8 @@ def work(recipe: Recipe, number: int, folder: Path) -> None:
         with tracker(folder) as track:
             track.step("reject", 0, {"kept_share": 0.25, "rollout/tokens": 60.0})
         samples = [
-            {"text": f"<think>{i}</think> {i}", "tokens": 5, "reason": r} for i, r in enumerate(("", "not correct: 3"))
+            {"text": f"<think>{i}</think> {i}", "tokens": 5, "reason": r}
+            for i, r in enumerate(("kept: shortest", "not correct: 3"))
         ]
         lines = [
             {"prompt_id": i, "prompt": f"{i}?", "answer": str(i), "row": {"prompt": f"{i}?", "answer": str(i)},

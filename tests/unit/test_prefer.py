@@ -62,7 +62,7 @@ def samples(path: Path, *prompts: tuple[str, list[str]], opening: str = "") -> s
     lines = [
         {
             "prompt_id": i, "prompt": f"Q: {prompt}{opening}", "answer": "x", "row": {"prompt": prompt, "domain": "chat"},
-            "samples": [{"text": text, "reason": ""} for text in texts],
+            "samples": [{"text": text, "reason": "kept: all"} for text in texts],
         }
         for i, (prompt, texts) in enumerate(prompts)
     ]  # fmt: skip

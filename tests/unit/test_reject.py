@@ -34,7 +34,7 @@ def group(*samples: tuple[str, RewardPart], finish: str = "stop", valid: bool = 
 
 
 def fates(graded: GradedGroup, **settings: object) -> list[str]:
-    """Why each sample is dropped, by category; "" for the kept ones."""
+    """Each sample's fate, by category."""
     return [r.partition(":")[0] for r in decide(graded, "accuracy", RejectConfig(**settings))]  # type: ignore[arg-type]
 
 
@@ -42,7 +42,7 @@ def test_wrong_samples_and_those_without_a_verdict_are_dropped() -> None:
     silent = RewardPart(math.nan, Verdict.TIMED_OUT)
     graded = group(("a b", WRONG), ("c d", RIGHT), ("e f", silent))
     graded = GradedGroup(graded.group, graded.rewards_G, graded.parts_G, [True, True, False])
-    assert fates(graded, keep="all") == ["not correct", "", "no verdict"]
+    assert fates(graded, keep="all") == ["not correct", "kept", "no verdict"]
 
 
 @pytest.mark.parametrize(
@@ -56,12 +56,21 @@ def test_wrong_samples_and_those_without_a_verdict_are_dropped() -> None:
 def test_a_policy_keeps_its_own_of_the_good_samples(keep: str, count: int, kept: list[int]) -> None:
     good = ("one two three four five six", "x y z u v", "one two three four", "one two three four five")
     got = fates(group(*((text, RIGHT) for text in good)), keep=keep, max_kept=count)
-    assert [i for i, reason in enumerate(got) if not reason] == kept
+    assert [i for i, reason in enumerate(got) if reason == "kept"] == kept
     assert {reason for i, reason in enumerate(got) if i not in kept} <= {"surplus"}
 
 
+def test_every_sample_has_a_reason_and_a_kept_one_names_its_policy() -> None:
+    good = group(("a b c", RIGHT), ("a b", RIGHT), ("a", WRONG))
+    shortest, everything = RejectConfig(keep="shortest"), RejectConfig(keep="all")
+    assert decide(good, "accuracy", shortest) == [
+        "surplus: keep=shortest, 1 of 2", "kept: shortest", f"not correct: {Verdict.WRONG}",
+    ]  # fmt: skip
+    assert decide(good, "accuracy", everything)[:2] == ["kept: all"] * 2
+
+
 def test_a_repeated_sample_is_a_duplicate_whatever_its_white_space() -> None:
-    assert fates(group(("a  b", RIGHT), ("a b\n", RIGHT)), keep="all") == ["", "duplicate"]
+    assert fates(group(("a  b", RIGHT), ("a b\n", RIGHT)), keep="all") == ["kept", "duplicate"]
 
 
 def test_filters_name_themselves() -> None:
@@ -80,17 +89,18 @@ def test_filters_name_themselves() -> None:
 
 def test_a_prompt_that_is_always_solved_is_too_easy_when_asked() -> None:
     assert fates(group(("a", RIGHT), ("b", RIGHT)), max_solve_share=0.9) == ["easy prompt"] * 2
-    assert fates(group(("a", RIGHT), ("b", WRONG)), max_solve_share=0.9) == ["", "not correct"]
+    assert fates(group(("a", RIGHT), ("b", WRONG)), max_solve_share=0.9) == ["kept", "not correct"]
 
 
-def test_kept_rows_and_counts_add_up_and_a_cut_line_is_left_out(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kept", ["kept: all", ""])  # "": as older folders have it, which may be half done
+def test_kept_rows_and_counts_add_up_and_a_cut_line_is_left_out(tmp_path: Path, kept: str) -> None:
     def sample(text: str, reason: str) -> dict[str, object]:
         return {"text": text, "tokens": 1, "finish_reason": "stop", "reward": 1.0, "verdicts": {}, "reason": reason}
 
     lines = [
-        {"prompt_id": 1, "prompt": "b", "answer": "2", "row": {"prompt": "b", "level": 3}, "samples": [sample("y", "")]},
+        {"prompt_id": 1, "prompt": "b", "answer": "2", "row": {"prompt": "b", "level": 3}, "samples": [sample("y", "kept: all")]},
         {"prompt_id": 0, "prompt": "a", "answer": "1", "row": {"prompt": "a"},
-         "samples": [sample("x", ""), sample("z", "not correct: wrong")]},
+         "samples": [sample("x", kept), sample("z", "not correct: wrong")]},
     ]  # fmt: skip
     text = "".join(json.dumps(line) + "\n" for line in lines) + '{"prompt_id": 2, "pro'
     (tmp_path / "samples.jsonl").write_text(text)

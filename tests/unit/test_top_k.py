@@ -320,7 +320,7 @@ def line(*fates: tuple[str, str]) -> Any:
 
 
 def test_what_a_rejection_stage_stores_is_what_sft_learns(tokenizer, tmp_path: Path):
-    written = line(("ab", "surplus: keep=first, 1 of 2"), ("xyz", ""))
+    written = line(("ab", "surplus: keep=first, 1 of 2"), ("xyz", "kept: first"))
     group = graded(tokenizer, "ab", "xyz")
     _add_cached(written, group, vocabulary_hash(tokenizer))
     append_lines(tmp_path / "samples.jsonl", [written])
