@@ -200,7 +200,6 @@ def test_the_miniature_is_planned_though_its_models_are_not_made_yet(scale):
     assert "student_rl" in done.stdout
 
 
-
 def test_a_pipe_gets_plain_text_with_the_whole_plan(command):
     done = command("recipes/tiny.py", "--gpu", "cpu")
     assert done.returncode == 0, done.stderr

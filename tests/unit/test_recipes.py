@@ -138,7 +138,9 @@ def _solves(expression: str, row: dict) -> bool:  # type: ignore[type-arg]
     return score.value == 1.0
 
 
-def test_a_student_of_smollm_keeps_two_layers_in_three_and_still_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_student_of_smollm_keeps_two_layers_in_three_and_still_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import torch
     from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
