@@ -77,7 +77,7 @@ function claimsTable(rows) {
   return table(["Claim", "measured", "against", "difference", "held"], rows.map((r) => {
     const form = claimForm(r.left && typeof r.left === "object" ? r.left.name : "");
     const side = (v) => el("td", null, v && typeof v === "object" ? [figure(v, form, false), el("div", { class: "small soft" }, measure(v.name))] : "–");
-    const verdict = el("td", { class: r.holds ? "held" : "failed" }, r.holds ? "✓ held" : "✗ did not hold", "z" in r ? el("div", { class: "small soft" }, wanted(r, form)) : null);
+    const verdict = el("td", { class: r.holds ? "held" : "failed" }, r.holds ? "✓ held" : "✗ did not hold", "z" in r ? el("div", { class: "small soft" }, wanted(r, form), r.stderr === null ? "; the error is not known" : null) : null);
     return el("tr", null, el("td", null, visible(String(r.claim))), side(r.left), side(r.right), el("td", null, figure({ value: r.difference, stderr: r.stderr }, form, true)), verdict);
   }), { class: "claims" });
 }
