@@ -58,7 +58,8 @@ def main() -> None:
         slow.load(Task(cfg.model.path, cfg.grpo.optim, 100, cfg.grpo))
         slow.sync_weights(0)
         steps = Steps(cfg, slow)
-        steps.run(waits=False)  # warm-up
+        for waits in (False, True):  # warm-up: of the workers, and of the processes that judge, which start once a run
+            steps.run(waits=waits)
         seconds: dict[bool, list[float]] = {False: [], True: []}
         for _ in range(args.steps):
             for waits in (False, True):
