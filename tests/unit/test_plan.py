@@ -194,7 +194,7 @@ def test_it_answers_in_under_two_processor_seconds_and_loads_no_torch():
 
 
 @pytest.mark.parametrize("scale", ["tiny", "laptop"])
-def test_the_miniature_is_planned_though_its_models_are_not_made_yet(scale):
+def test_the_miniature_is_planned_though_its_models_are_not_made_yet(command, scale):
     done = command("recipes/r1_mini.py", f"scale={scale}", "--gpu", "cpu")
     assert done.returncode == 0, done.stderr
     assert "student_rl" in done.stdout
