@@ -59,7 +59,7 @@ def main() -> None:
         found = alone(lambda text: language_consistency(text, target="en"), texts)
         report("language_consistency, MGSM", found, 1500, len(texts))
     if shutil.which("bwrap"):
-        report("code_accuracy, four at once", sandbox(60), 30, 60)
+        report("code_accuracy, four at once", sandbox(120), 30, 120)
 
 
 def report(name: str, found: float, wanted: float | None, cases: int) -> None:
@@ -97,6 +97,7 @@ def through_worker(cases: list[Case]) -> float:
 def sandbox(runs: int) -> float:
     program = "Here it is.\n```python\nprint(int(input()) + 1)\n```"
     tests = [{"input": "1", "output": "2"}, {"input": "41", "output": "42"}]
+    code_accuracy(program, tests=tests)  # finds what to show of this machine, once a process
     with ThreadPoolExecutor(4) as threads:
         start = time.perf_counter()
         scores = list(threads.map(lambda _: code_accuracy(program, tests=tests), range(runs)))
