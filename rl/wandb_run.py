@@ -11,6 +11,7 @@ import logging
 import os
 import secrets
 import struct
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TABLE_EVERY = 10
+WRITTEN_S = 20.0
 TABLE_ROWS = 32
 GROUPS = (
     ("reward", ("reward/", "accuracy")),
@@ -127,8 +129,29 @@ class WandbRun:
             self._run = None
 
     def finish(self, failed: bool) -> None:
-        if self._run is not None:
-            self._run.finish(exit_code=1 if failed else 0)
+        if self._run is None:
+            return
+        file = Path(self._run.settings.sync_file) if self._run.settings._offline else None
+        self._run.finish(exit_code=1 if failed else 0)
+        deadline = time.monotonic() + WRITTEN_S
+        # W&B's own process writes on after finish(); a run that goes on reads the file to send no step twice.
+        while file is not None and not _is_whole(file):
+            if time.monotonic() > deadline:
+                log.warning("W&B did not end %s within %g s", file, WRITTEN_S)
+                return
+            time.sleep(0.02)
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether an offline file has its last record, which says how the run ended."""
+    from wandb.proto import wandb_internal_pb2
+
+    frames = list(_frames(path.read_bytes())) if path.exists() else []
+    if not frames:
+        return False
+    record = wandb_internal_pb2.Record()
+    record.ParseFromString(frames[-1])
+    return bool(record.WhichOneof("record_type") == "exit")
 
 
 def rollout_table(step: int, groups_P: Sequence[ScoredGroup | GradedGroup]) -> tuple[list[str], list[list[object]]]:
