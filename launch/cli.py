@@ -165,8 +165,9 @@ def _run_stages(recipe: StagedRecipe, *, check: bool, dry_run: bool) -> None:
         workflow.run_recipe(
             recipe, RayBackend, LocalJudging, prepare_machines=lambda: start_ray(recipe.base), progressed=reports
         )
-    finally:  # also of a recipe that failed or was stopped: the stages that are done
+    except AhaError:  # a recipe that failed or was stopped has a page of the stages that are done
         reports.wait()
+        raise
     reports.finish(recipe.folder)
 
 

@@ -109,7 +109,7 @@ class Backend(Protocol):
     def memory(self) -> dict[str, float]:
         """memory/learner_gib and memory/sampler_gib, of the largest of each; with a device also memory/..._device_gib.
 
-        The first is resident memory, the second what is in use on the device by all.
+        The first is resident memory, the second what is in use on the device by all. Empty when a worker is gone.
         """
 
     def scores(self, micro_batches_R: list[list[MicroBatch]]) -> list[list[np.ndarray]]:

@@ -10,6 +10,7 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -18,6 +19,9 @@ from rl.config import LearnerConfig, RewardTrainConfig
 from rl.data import Stream, load_rows, place
 from rl.reward_model import Encoder, read_part, scored_position
 from rl.types import BadInput, PackedBatch, Row
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 log = logging.getLogger(__name__)
 
@@ -173,9 +177,17 @@ def _packable(scored: Scored, weight: float) -> Packable:
     return Packable(scored.token_ids, mask_T, weight, advantage=scored.label)
 
 
-def margins(scores_M: np.ndarray, labels_M: np.ndarray, kind: str) -> np.ndarray:
+Numbers = TypeVar("Numbers", np.ndarray, "Tensor")
+
+
+def margins(scores_M: Numbers, labels_M: Numbers, kind: str) -> Numbers:
     """By how much each unit of a micro-batch is right: chosen - rejected, or the score's lead over 0 for its label.
 
-    Scores [2, 1, 0, 3], pairwise -> [1, -3]; [2, 1], labels [1, 0], pointwise -> [2, -1].
+    Scores [2, 1, 0, 3], pairwise -> [1, -3]; [2, 1], labels [1, 0], pointwise -> [2, -1]. Raises ValueError for
+    another kind.
     """
-    return scores_M[0::2] - scores_M[1::2] if kind == "pairwise" else scores_M * (2 * labels_M - 1)
+    if kind == "pairwise":
+        return scores_M[0::2] - scores_M[1::2]
+    if kind == "pointwise":
+        return scores_M * (2 * labels_M - 1)
+    raise ValueError(f"unknown reward loss {kind!r}")

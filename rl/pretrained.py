@@ -41,7 +41,7 @@ CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 def refuse_head_size(path: str) -> None:
     """Raise BadInput for a model whose attention a CPU sampler cannot compute: vLLM says so only at the first token."""
     config = load_config(path).get_text_config()
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    size = config.to_dict().get("head_dim") or config.hidden_size // config.num_attention_heads
     if size not in CPU_HEAD_SIZES:
         raise BadInput(
             f"model.path={path}: its attention heads have {size} values, and vLLM on a CPU can decode "

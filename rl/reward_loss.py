@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rl.preferences import margins
+
 
 def reward_loss(kind: str, scores_M: Tensor, labels_M: Tensor, weight_M: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     """(loss, metric sums). weight_M: 1 / rows of the update, so that the micro-batches' losses add up to its mean.
@@ -21,13 +23,8 @@ def reward_loss(kind: str, scores_M: Tensor, labels_M: Tensor, weight_M: Tensor)
     Metrics, as sums over `tokens`, which here counts rows: accuracy (a tie is half right), margin (the score's lead
     over the rejected one, or over 0, in favour of the label).
     """
-    scores_M = scores_M.float()
-    if kind == "pairwise":
-        margin_N, weight_N = scores_M[0::2] - scores_M[1::2], weight_M[0::2]
-    elif kind == "pointwise":
-        margin_N, weight_N = scores_M * (2 * labels_M - 1), weight_M
-    else:
-        raise ValueError(f"unknown reward loss {kind!r}")
+    margin_N = margins(scores_M.float(), labels_M, kind)
+    weight_N = weight_M[0::2] if kind == "pairwise" else weight_M
     loss = -(weight_N * F.logsigmoid(margin_N)).sum()
     margin_N = margin_N.detach()
     right_N = (margin_N > 0).float() + 0.5 * (margin_N == 0).float()

@@ -131,7 +131,7 @@ class WandbRun:
     def finish(self, failed: bool) -> None:
         if self._run is None:
             return
-        file = Path(self._run.settings.sync_file) if self._run.settings._offline else None
+        file = Path(self._run.settings.sync_file) if self._run.offline else None
         self._run.finish(exit_code=1 if failed else 0)
         deadline = time.monotonic() + WRITTEN_S
         # W&B's own process writes on after finish(); a run that goes on reads the file to send no step twice.
@@ -147,10 +147,8 @@ def _is_whole(path: Path) -> bool:
     from wandb.proto import wandb_internal_pb2
 
     frames = list(_frames(path.read_bytes())) if path.exists() else []
-    if not frames:
-        return False
     record = wandb_internal_pb2.Record()
-    record.ParseFromString(frames[-1])
+    record.ParseFromString(frames[-1] if frames else b"")
     return bool(record.WhichOneof("record_type") == "exit")
 
 

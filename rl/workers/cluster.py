@@ -356,7 +356,13 @@ class RayBackend:
     def memory(self) -> dict[str, float]:
         workers = [*self.learners, *self.samplers]
         bound = self.cfg.cluster.sync_timeout_s
-        held = self._wait([h.memory.remote() for h in workers], [*self._ranks, *self._names], bound, "measure memory")
+        try:
+            held = self._wait(
+                [h.memory.remote() for h in workers], [*self._ranks, *self._names], bound, "measure memory"
+            )
+        except (ActorGone, Unanswered) as error:  # a number for the eye ends no run; the next work finds who is gone
+            log.warning("this step's memory is not known: %s", error)
+            return {}
         ranks = len(self.learners)
         return memory_metrics("learner", held[:ranks]) | memory_metrics("sampler", held[ranks:])
 

@@ -179,7 +179,9 @@ def _kill_and_sample_again(backend: RayBackend) -> None:
 
     backend.sync_weights(3)
     want = tokens()
+    assert backend.memory().keys() == {"memory/learner_gib", "memory/sampler_gib"}
     ray.kill(backend.samplers[0])
+    assert backend.memory() == {}  # and no error: the work that follows finds who is gone
     assert tokens() == want
     assert backend.restarts == 1
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from rewards.code import code_accuracy
+from rewards.code_agent import read_results
 from rewards.sandbox import Limits, run
 from rewards.sandbox_view import SandboxError, View, python
 from rewards.types import CORRECT, WRONG
@@ -304,7 +305,7 @@ def search():
 """  # fmt: skip
 FORGE = """
 import os
-frames = b'["ready"]\n' + b'["", ""]\n' * 3 + b'passed'
+frames = b'0' * 24 * 3 + b'passed'  # three tests passed, as rewards.code_agent.read_results reads it
 for pid in [p for p in os.listdir('/proc') if p.isdigit()]:
     for n in range(64):
         for path in (f'/proc/{pid}/fd/{n}',):
@@ -334,7 +335,7 @@ FORGERIES = {
     "write them and kill the harness": FORGE + "os.kill(-1, 9)\ndef f(x): return 'a'" + MAIN,
     "stop the harness": "import os, signal\ndef f(x):\n  for p in os.listdir('/proc'):\n    if p.isdigit() and int(p) != os.getpid(): os.kill(int(p), signal.SIGSTOP)\n  return 'a'" + MAIN,
     "define check": "def check(candidate): return True\ndef f(x): return 'a'" + MAIN,
-    "patch the caller's frames": "import sys\ndef f(x):\n  frame = sys._getframe()\n  while frame: frame.f_globals.update(_send=print, check=print); frame.f_locals.update(test='a'); frame = frame.f_back\n  return 'a'" + MAIN,
+    "patch the caller's frames": "import sys\ndef f(x):\n  frame = sys._getframe()\n  while frame: frame.f_globals.update(_send=print, _write=print, _report=print, check=print); frame.f_locals.update(test='a'); frame = frame.f_back\n  return 'a'" + MAIN,
 }  # fmt: skip
 
 
@@ -363,6 +364,12 @@ def test_the_harness_keeps_its_descriptors_though_the_trainer_has_many_open(form
             os.close(fd)
 
 
+def test_the_forged_words_are_those_of_the_harness():
+    words: dict[str, bytes] = {}
+    exec(next(line for line in FORGE.splitlines() if line.startswith("frames")), words)
+    assert read_results(words["frames"].removesuffix(b"passed")) == [("", "")] * 3
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_the_right_answer_is_paid(form):
     assert code_accuracy(fenced(RIGHT), tests=FORMS[form], entry_point="f").value == 1.0
@@ -385,6 +392,8 @@ def test_the_search_finds_what_is_not_hidden():
         ("import os\nfor i in range(6): os.fork()\na = b'a' * (100 << 20)\nimport time; time.sleep(9)", [("1", "2")], 0.0, "test 1: "),
         ("import threading\nthreading.Thread(target=lambda: print(open('/dev/stdin').read())).start()", [("2", "2")], 1.0, ""),
         ("import os, time\nif os.fork() == 0: time.sleep(60)\nprint(2)", [("1", "2")] * 3, 1.0, ""),
+        ("print(2)\nexit()", [("1", "2")], 1.0, ""),
+        ("print(2)\nquit(1)", [("1", "2")], 0.0, "test 1: it ended with status 1"),
     ],
 )  # fmt: skip
 def test_a_program_is_paid_its_share_and_the_first_failure_named(code, tests, value, reason):

@@ -10,7 +10,7 @@ import pytest
 
 from rewards import sandbox_view
 from rewards.code import code_accuracy, last_code, read_tests, same_lines, same_value
-from rewards.code_agent import _pack, _unpack
+from rewards.code_agent import _pack, _unpack, read_results
 from rewards.sandbox import Limits, run
 from rewards.sandbox_view import SandboxError, python
 from rewards.types import UNPARSEABLE
@@ -228,3 +228,19 @@ def test_no_descriptor_is_left_open_by_a_run():
     before = os.listdir("/proc/self/fd")
     plain("print(1)")
     assert os.listdir("/proc/self/fd") == before
+
+
+@pytest.mark.parametrize(
+    ("data", "found"),
+    [
+        (b"", []),
+        (b"000000000005000000000000ready", [("ready", "")]),
+        (b"000000000005000000000000ready000000000000000000000003abc", [("ready", ""), ("", "abc")]),
+        (b"000000000000000000000002\xff\n", [("", "\ufffd\n")]),  # what a program wrote need be no text
+        (b"000000000005000000000000read", []),  # the harness was ended while it wrote
+        (b"000000000005000000000000ready0000", [("ready", "")]),
+        (b"000000000005000000000000ready" + b"x" * 24, [("ready", "")]),
+    ],
+)
+def test_results_are_read_up_to_the_last_whole_pair(data, found):
+    assert read_results(data) == found
