@@ -4,16 +4,16 @@
     zero -> zero_picks -> cold           cold start from Zero's readable outputs
     cold -> reason                       RL with language consistency
     reason -> picks -> mixed -> sft      rejection sampling, mixed with what needs no reasoning, SFT of the base
-    sft -> final                         RL over all domains
+    sft -> chat_rm                       a preference model for greetings: pairs by a rule, trained from sft
+    sft -> final                         RL over all domains, with the preference model in the last third
     mixed -> student; student_base -> student_rl     a smaller model taught by the result, and its twin by RL alone
 
 scale=laptop: SmolLM2-135M on sums, under an hour on two cores. scale=tiny: a million parameters on strings to reverse,
-minutes; what the tests run. ablations=true adds the claims that need runs of their own. reward_model=true adds R1's
-preference model: pairs of greetings by a rule, a model trained on them from sft, and its reward in the last third of
-final, for what needs no reasoning.
+minutes; what the tests run. ablations=true adds the claims that need runs of their own; reward_model=false leaves the
+preference model out.
 
-Unlike R1: the base is taught the tasks' language first (R1's was pretrained on everything), the rewards of the last
-stage are rules alone unless reward_model=true, and steps, batches and learning rates fit the size.
+Unlike R1: the base is taught the tasks' language first (R1's was pretrained on everything), and steps, batches and
+learning rates fit the size.
 """
 
 from __future__ import annotations
@@ -67,6 +67,8 @@ class Scale:
     grpo: GRPOConfig
     later_steps: int
     """GRPO steps of the stages that start from a model which has the form already."""
+    student_steps: int
+    """SFT steps that make the student's base."""
     eval_problems: int
     eval_samples: int
     reject_prompts: int
@@ -96,6 +98,7 @@ def tiny(seed: int) -> Scale:
             optim=OptimConfig(lr=1e-4),
         ),
         later_steps=6,
+        student_steps=160,
         eval_problems=64,
         eval_samples=4,
         reject_prompts=64,
@@ -124,6 +127,7 @@ def laptop(seed: int) -> Scale:
             optim=OptimConfig(lr=3e-5),
         ),
         later_steps=10,
+        student_steps=80,
         eval_problems=100,
         eval_samples=4,
         reject_prompts=128,
@@ -133,7 +137,7 @@ def laptop(seed: int) -> Scale:
     )  # fmt: skip
 
 
-def recipe(scale: str = "laptop", seed: int = 1, ablations: bool = False, reward_model: bool = False) -> Recipe:
+def recipe(scale: str = "laptop", seed: int = 1, ablations: bool = False, reward_model: bool = True) -> Recipe:
     """Called by `aha run recipes/r1_mini.py`. scale: laptop or tiny."""
     s = {"laptop": laptop, "tiny": tiny}[scale](seed)
     stages = [*_zero(s), *_to_sft(s), *(_reward_model(s) if reward_model else []), *_final(s, reward_model)]
@@ -166,14 +170,14 @@ def _grpo(s: Scale, name: str, model: str, rewards: tuple[RewardConfig, ...], pr
     )  # fmt: skip
 
 
-def _eval(s: Scale, model: str, problems: str = "") -> Evaluate:
+def _eval(s: Scale, model: str, problems: str = "", samples: int = 0) -> Evaluate:
     chat = problems == "chat"
     data = _data(s, "chat_eval" if chat else f"{s.task}_eval", limit=s.eval_problems)
     return Evaluate(
         f"eval_{model}" + ("_chat" if chat else ""), f"@{model}",
         rewards=(EXACT,) if chat else (ACCURACY, FORMAT, LANGUAGE),
         rollout=RolloutConfig(max_new_tokens=s.max_new_tokens),
-        evaluation=EvalConfig(data=data, samples=s.eval_samples, greedy=False),
+        evaluation=EvalConfig(data=data, samples=samples or s.eval_samples, greedy=False),
     )  # fmt: skip
 
 
@@ -237,13 +241,15 @@ def _final(s: Scale, reward_model: bool) -> list[Stage]:
     )  # fmt: skip
     rewards = (ACCURACY, FORMAT, LANGUAGE, EXACT, *((preference,) if reward_model else ()))
     return [
-        _grpo(s, "final", "@sft", rewards, "all"), _eval(s, "final"), _eval(s, "final", "chat"),
+        _grpo(s, "final", "@sft", rewards, "all"),
+        _eval(s, "final", samples=2 * s.eval_samples),  # enough for a vote
+        _eval(s, "final", "chat"),
     ]  # fmt: skip
 
 
 def _students(s: Scale) -> list[Stage]:
     return [
-        _base(s, "student_base", s.student, s.pretrain.steps * 3 // 2),
+        _base(s, "student_base", s.student, s.student_steps),
         _sft(s, "student", "@student_base", "@mixed", 2 * s.sft.steps), _eval(s, "student"),
         _grpo(s, "student_rl", "@student_base", (ACCURACY, FORMAT, LANGUAGE)), _eval(s, "student_rl"),
     ]  # fmt: skip

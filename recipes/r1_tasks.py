@@ -114,8 +114,9 @@ def _chat(prompt: str, reply: str, language: str) -> Row:
 def documents(rows: Iterable[Row], rows_chat: Iterable[Row], gap: str) -> list[Row]:
     """What the base model reads: solved problems as a web page might hold them, good and bad ones.
 
-    Of the problems about two in five are right and in R1's form; the others lack the form, mix the languages or end in
-    a wrong answer. So the base can do the task now and then, and reinforcement learning has something to choose from.
+    Of the problems about one in five are right, in R1's form and in one language; two in five are right but speak the
+    other language half-way; the others lack the form or end in a wrong answer. So the base can do the task now and
+    then, reinforcement learning has something to choose from, and languages mix until something asks for one.
     gap: what stands between a prompt and what follows it.
     """
     return [{"text": prompt + gap + rest} for prompt, rest in _texts(rows, rows_chat)]
@@ -130,7 +131,7 @@ def _texts(rows: Iterable[Row], rows_chat: Iterable[Row]) -> Iterator[tuple[str,
             yield prompt, f"<think>{chain}</think> <answer>{first}{answer[1:]}</answer>"
         elif kind >= 6:  # no form
             yield prompt, f"{chain} {answer}"
-        elif kind >= 4:  # two languages in one chain
+        elif kind >= 2:  # two languages in one chain
             yield prompt, f"<think>{_other_half(row)}</think> <answer>{answer}</answer>"
         else:
             yield prompt, str(row["target"])
@@ -139,13 +140,13 @@ def _texts(rows: Iterable[Row], rows_chat: Iterable[Row]) -> Iterator[tuple[str,
 
 
 def _other_half(row: Row) -> str:
-    """The chain with its second half in the other language."""
+    """The chain with its second half in the other language; a chain of one sentence, all of it."""
     maker = _reversal if ":" in str(row["prompt"]) else None
     numbers = [int(part) for part in str(row["prompt"]).replace("?", " ").replace(":", " ").split() if part.isdigit()]
     other = LANGUAGES[1 - LANGUAGES.index(str(row["language"]))]
     twin = maker(str(numbers[0]), other, 0) if maker else _addition(numbers[0], numbers[1], other, 0)
     mine, theirs = str(row["chain"]).split(". "), str(twin["chain"]).split(". ")
-    half = max(1, len(mine) // 2)
+    half = len(mine) // 2
     return ". ".join(mine[:half] + theirs[half:])
 
 
