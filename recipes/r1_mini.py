@@ -127,7 +127,7 @@ def laptop(seed: int) -> Scale:
             optim=OptimConfig(lr=3e-5),
         ),
         later_steps=10,
-        student_steps=80,
+        student_steps=60,
         eval_problems=100,
         eval_samples=4,
         reject_prompts=128,

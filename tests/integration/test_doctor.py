@@ -241,6 +241,25 @@ def test_a_checkpoint_of_the_run_with_a_flipped_byte_is_named(rounds: Rounds) ->
     assert file.name in check.measured
 
 
+def test_a_load_that_puts_nothing_back_is_named(rounds: Rounds) -> None:
+    def forget(host):  # type: ignore[no-untyped-def]
+        host.learner.restore = lambda folder: None
+
+    def remember(host):  # type: ignore[no-untyped-def]
+        del host.learner.restore
+
+    rounds.exam.load()
+    rounds.exam.sync()
+    rounds.exam.sample_groups()
+    numbers.take_update(rounds.exam)
+    saved = lasting.save(rounds.exam)
+    with planted(backend(rounds).learners, forget, remember):
+        check = failed(lasting.loads_equal(rounds.exam, saved))
+    assert "not those that were saved" in check.measured
+    again = lasting.loads_equal(rounds.exam, saved)
+    assert again.outcome is Outcome.PASSED, again.measured
+
+
 def test_a_sound_reward_scores_its_golden_cases_inside_the_real_workers(rounds: Rounds) -> None:
     part = named(rounds.cfg.rewards)["accuracy"]
     check = judged.reward(rounds.exam, "accuracy", part)

@@ -21,9 +21,10 @@ ROOT = Path(__file__).parents[2]
 SHORT = [  # a few steps of everything: what is tested is the machinery
     "base.sft.steps=40", "zero.grpo.steps=2", "reason.grpo.steps=2", "final.grpo.steps=2", "student_rl.grpo.steps=2",
     "student_base.sft.steps=20", "cold.sft.steps=6", "sft.sft.steps=6", "student.sft.steps=6", "checkpoint.every=1",
+    "chat_rm.reward.steps=4",
     "zero_picks.reject.min_score=-9", "zero_picks.reject.correct=false", "picks.reject.min_score=-9",
     "picks.reject.correct=false", "zero_picks.reject.min_language_share=0", "picks.reject.min_language_share=0",
-    "zero_picks.prompts.limit=32", "picks.prompts.limit=32", "learner.threads=1", "track.wandb=off",
+    "zero_picks.prompts.limit=32", "picks.prompts.limit=32", "chat_samples.prompts.limit=32", "learner.threads=1", "track.wandb=off",
 ]  # fmt: skip
 
 
@@ -60,7 +61,7 @@ def test_the_recipe_killed_three_times_ends_with_the_numbers_of_one_left_alone(t
     finish(start(alone, tmp_path), alone, tmp_path)
     rng = random.Random(3)
     finished: dict[str, float] = {}
-    for number in (2, 9, 15):  # so many stages are done, and then a moment more
+    for number in (2, 9, 19):  # so many stages are done, and then a moment more
         process = start(killed, tmp_path)
         deadline = time.monotonic() + 500
         while sum(p.state == "done" for p in plan(killed)) < number:
@@ -77,7 +78,7 @@ def test_the_recipe_killed_three_times_ends_with_the_numbers_of_one_left_alone(t
     finish(start(killed, tmp_path), killed, tmp_path)
     mine, theirs = (_claims(made) for made in (killed, alone))
     assert mine == theirs
-    assert len(mine) == 9
+    assert len(mine) == 10
     for name, when in finished.items():
         folder = next(p.folder for p in plan(killed) if p.stage.name == name)
         assert (folder / "provenance.json").stat().st_mtime == when, f"{name} ran twice"
