@@ -77,7 +77,7 @@ class Bar:
         self._seconds.append(record["seconds"])
         self._phases = phases(record["seconds"], record)
         self._last = dict(record)
-        line = "  ".join([f"{_duration(self._pace() * (self._total - self._done))} left", *numbers])
+        line = "  ".join([f"{duration(self._pace() * (self._total - self._done))} left", *numbers])
         step_log.info(
             f"{stage} {self._done}/{self._total}  {line}  {self._pace():.1f} s/step",
             extra={"live": self._live is not None},
@@ -89,7 +89,7 @@ class Bar:
     def view(self) -> RenderableType:
         """The live view: how far, each number with its trend, where the last step's time went, queue, memory."""
         head = Table.grid(padding=(0, 2))
-        left = f"{_duration(self._pace() * (self._total - self._done))} left, {self._pace():.1f} s/step"
+        left = f"{duration(self._pace() * (self._total - self._done))} left, {self._pace():.1f} s/step"
         bar = ProgressBar(total=max(1, self._total), completed=self._done, width=30)
         head.add_row(
             Text(f"{self._stage} {self._done}/{self._total}", style="bold"),
@@ -137,7 +137,7 @@ def sparkline(values: Sequence[float]) -> str:
     return "".join("▁▂▃▄▅▆▇█"[round((v - low) / (high - low) * 7)] for v in values)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """90 -> "1 min 30 s", 7320 -> "2 h 2 min"."""
     whole = max(0, round(seconds))
     if whole < 60:

@@ -55,6 +55,7 @@ from rl.stages.reject import reject
 from rl.stages.reward import prepare_rows, train_reward_model
 from rl.stages.sft import train_sft
 from rl.stages.teacher import refuse_absent
+from rl.terminal import duration
 from rl.track import Tracker
 from rl.types import AhaError, BadInput, Stopped
 
@@ -85,19 +86,22 @@ def run_recipe(
     print(told(planned), flush=True)
     folders = {p.stage.name: p.folder for p in planned}
     machines = _Machines(make_backend, make_judging, prepare_machines)
+    started = time.monotonic()
     try:
         with Stop().listening() as stop:
             for i, p in enumerate(planned):
                 if p.state == "done":
                     continue
-                print(f"\n=== {i + 1} of {len(planned)}: {p.stage.name} ({type(p.stage).__name__})", flush=True)
+                so_far = duration(time.monotonic() - started)
+                kind = type(p.stage).__name__
+                print(f"\n=== {i + 1} of {len(planned)}: {p.stage.name} ({kind}), {so_far} so far", flush=True)
                 _Runner(recipe, p, folders, machines, stop, lambda run_dir: progressed(recipe.folder)).run()
                 progressed(recipe.folder)
                 if stop.requested and p is not planned[-1]:
                     raise Stopped(f"stopped after stage {p.stage.name}; the same command goes on from there")
     finally:
         machines.close()
-    print(f"\nEverything is in {recipe.folder}")
+    print(f"\n{duration(time.monotonic() - started)}. Everything is in {recipe.folder}")
     return planned[-1].folder
 
 
