@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -211,10 +212,15 @@ def load_policy(
     dtype: torch.dtype,
     lora: LoraConfig | None = None,
     seed: int = 0,
+    loading: AbstractContextManager[object] = nullcontext(),  # noqa: B008 (it may be entered again and again)
 ) -> Policy:
-    """A Policy from a Hugging Face folder or id, on the device; with adapters (random by seed) where lora asks."""
+    """A Policy from a Hugging Face folder or id, on the device; with adapters (random by seed) where lora asks.
+
+    The weights, but not the adapters, are loaded inside loading, which may shard them (rl/workers/sharded.py).
+    """
     layout = resolve_layout(learner.layout, device)
-    hf = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation=attention_name(layout, device))
+    with loading:
+        hf = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation=attention_name(layout, device))
     if lora is not None and lora.rank:
         add_adapters(hf, lora, seed)
     return make_ready(Policy(hf, layout, learner.logprob_chunk_tokens), learner, device)

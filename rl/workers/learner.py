@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from rl.backend import Task
 from rl.classifier import load_trainee
-from rl.config import RunConfig
+from rl.config import LoraConfig, RunConfig
 from rl.distill import Distillation, hidden_states, teacher_advantage
 from rl.lora import without_adapters
 from rl.loss import nll_loss, policy_loss
@@ -39,6 +39,7 @@ from rl.workers import engine_state
 from rl.workers.engine_state import check_gradients_before_stepping, copy_shards, engine_config, full_shape, shard
 from rl.workers.meter import Clock, Totals
 from rl.workers.outgoing import DTYPES, Outgoing
+from rl.workers.sharded import cast_shards, refuse_whole_parameters, sharded_loading
 
 
 class Learner(Outgoing):
@@ -98,11 +99,11 @@ class Learner(Outgoing):
         self.frozen_engines: list[deepspeed.DeepSpeedEngine] = []
         self.base_is_reference = self._needs_reference() and self._base_stays_reference()
         if self._needs_reference() and not self.base_is_reference:
-            self.reference = self._freeze(self._load_policy(task.reference_path or task.model_path, dtype))
+            path = task.reference_path or task.model_path
+            self.reference = self._freeze(self._load_policy(path, dtype, self.cfg.model.lora))
         self.teacher = None
         if task.teacher_path:
-            teacher = load_policy(task.teacher_path, self.cfg.learner, self.device, dtype=dtype)
-            self.teacher = self._freeze(teacher)
+            self.teacher = self._freeze(self._load_policy(task.teacher_path, dtype, LoraConfig()))
         self.reference_version = 0
         return self.fingerprint()
 
@@ -115,12 +116,21 @@ class Learner(Outgoing):
 
     def _load_trained(self, dtype: torch.dtype) -> Backbone:
         if self.task.reward is None:
-            return self._load_policy(self.task.model_path, dtype)
+            return self._load_policy(self.task.model_path, dtype, self.cfg.model.lora)
         return load_trainee(self.task.model_path, self.cfg.learner, self.device, dtype=dtype, seed=self.cfg.seed)
 
-    def _load_policy(self, path: str, dtype: torch.dtype) -> Policy:
+    def _load_policy(self, path: str, dtype: torch.dtype, lora: LoraConfig) -> Policy:
+        """A Policy on the device; under ZeRO-3 this rank's shards of it, in the model's dtype at once."""
         cfg = self.cfg
-        return load_policy(path, cfg.learner, self.device, dtype=dtype, lora=cfg.model.lora, seed=cfg.seed)
+        sharded = cfg.learner.zero_stage == 3
+        policy = load_policy(
+            path, cfg.learner, self.device, dtype=dtype, lora=lora, seed=cfg.seed,
+            loading=sharded_loading() if sharded else nullcontext(),
+        )  # fmt: skip
+        if sharded:
+            refuse_whole_parameters(policy, path)
+            cast_shards(policy, DTYPES[cfg.model.dtype])
+        return policy
 
     def _needs_reference(self) -> bool:
         return self.task.grpo is not None and self.task.grpo.kl_coef > 0
