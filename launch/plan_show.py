@@ -85,7 +85,8 @@ def _memory_table(plan: Plan) -> Table:
     table.add_column("what")
     _rows(table, f"a learner rank, ZeRO-{plan.shape.zero_stage}, {plan.shape.ranks} ranks", plan.learner.terms,
           plan.learner.training, "its peak in training")  # fmt: skip
-    table.add_row("  while loading", gib(plan.learner.loading), "whole in float32, before it is sharded")
+    table.add_row("  while loading", gib(plan.learner.loading), "in float32, " + (
+        "shard by shard" if plan.shape.zero_stage == 3 else "whole"))  # fmt: skip
     if plan.step is not None:
         s = plan.sampler
         _rows(table, f"a sampler, 1 of {plan.cfg.sampler.count}", s.terms, s.peak,
@@ -157,12 +158,10 @@ def advice(plan: Plan) -> list[str]:
     found = changes_that_fit(plan.arch, plan.shape, plan.hw, longest=longest, rollouts_per_update=rollouts)
     if found:
         return [change.sentence() for change in found]
-    if plan.learner.loading > plan.learner.limit:
-        return [
-            f"no learner setting helps: each rank loads the whole model in float32, {gib(plan.learner.loading)} GiB; "
-            "take a device with more memory, or a smaller model"
-        ]
-    return ["no setting of stage, ranks, micro-batches and checkpointing helps: shorter completions or larger devices"]
+    return [
+        "no setting of stage, ranks, micro-batches and checkpointing helps: shorter completions, larger devices, or a "
+        "smaller model"
+    ]
 
 
 # ------------------------------------------------------------------------------------------------ json

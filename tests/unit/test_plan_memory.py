@@ -64,9 +64,20 @@ def test_a_gpu_allocates_the_whole_reduction_bucket():
     assert of(zero_stage=2)["DeepSpeed's buffers"] == 2 * 500_000_000
 
 
-def test_loading_holds_the_whole_model_in_float32_whatever_the_stage():
-    memory = learner_memory(QWEN_7B, replace(SHAPE, zero_stage=3, ranks=64), H100)
+def test_loading_holds_the_whole_model_in_float32():
+    memory = learner_memory(QWEN_7B, replace(SHAPE, zero_stage=2, ranks=64), H100)
     assert memory.loading == pytest.approx(4 * P + 1.8 * GIB)
+
+
+def test_zero_3_loads_shards_and_one_tensor_at_a_time_so_that_a_70b_model_can_be_loaded():
+    shape = replace(SHAPE, zero_stage=3, ranks=64)
+    embedding = 152_064 * 3584
+    assert learner_memory(QWEN_7B, shape, H100).loading == pytest.approx(4 * P / 64 + 8 * embedding + 1.8 * GIB)
+    large = find_architecture("meta-llama/Llama-3.1-70B")
+    with_reference = learner_memory(large, replace(shape, reference=True), H100)
+    assert with_reference.loading == pytest.approx(12 * large.parameters / 64 + 8 * 128_256 * 8192 + 1.8 * GIB)
+    assert with_reference.loading < with_reference.limit
+    assert learner_memory(large, replace(shape, zero_stage=2), H100).loading > 200 * GIB
 
 
 def test_activations_grow_with_the_tokens_and_recomputing_keeps_little():
@@ -166,9 +177,12 @@ def test_more_ranks_are_offered_when_only_they_help():
     assert not learner_memory(arch, half, H100).fits
 
 
-def test_nothing_is_offered_when_the_model_cannot_even_be_loaded():
+def test_nothing_is_offered_when_no_number_of_ranks_can_hold_the_model():
     arch = find_architecture("meta-llama/Llama-3.1-70B")
-    assert changes_that_fit(arch, replace(SHAPE, zero_stage=3), H100, longest=2000, rollouts_per_update=4096) == []
+    assert changes_that_fit(arch, replace(SHAPE, zero_stage=3), H100, longest=2000, rollouts_per_update=8) == []
+    found = changes_that_fit(arch, SHAPE, H100, longest=2000, rollouts_per_update=4096)
+    assert all("learner.zero_stage=3" in change.knobs for change in found)
+    assert found
 
 
 def test_micro_batches_are_not_cut_below_a_sequence():
