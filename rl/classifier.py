@@ -8,7 +8,7 @@ from transformers import AutoModelForSequenceClassification
 from transformers.modeling_utils import PreTrainedModel
 
 from rl.config import LearnerConfig
-from rl.model import Backbone, ScoreInput, attention_name, make_ready, resolve_layout
+from rl.model import WHOLE, Backbone, Loading, ScoreInput, attention_name, make_ready, resolve_layout
 from rl.pretrained import load_config
 from rl.types import BadInput
 
@@ -33,7 +33,13 @@ class Classifier(Backbone):
 
 
 def load_trainee(
-    path: str, learner: LearnerConfig, device: torch.device, *, dtype: torch.dtype, seed: int
+    path: str,
+    learner: LearnerConfig,
+    device: torch.device,
+    *,
+    dtype: torch.dtype,
+    seed: int,
+    loading: Loading = WHOLE,
 ) -> Classifier:
     """A Classifier from a causal LM (with a new head) or a classifier (with its own), all weights trained.
 
@@ -48,13 +54,14 @@ def load_trainee(
     ):
         raise BadInput(f"{path}: a classifier with {config.num_labels} logits; a reward model has one")
     try:
-        hf, found = AutoModelForSequenceClassification.from_pretrained(
-            path,
-            num_labels=1,
-            dtype=dtype,
-            attn_implementation=attention_name(layout, device),
-            output_loading_info=True,
-        )
+        with loading.block():
+            hf, found = AutoModelForSequenceClassification.from_pretrained(
+                path,
+                num_labels=1,
+                dtype=dtype,
+                attn_implementation=attention_name(layout, device),
+                output_loading_info=True,
+            )
     except ValueError as error:
         raise BadInput(f"{path}: no reward model can be made of it ({str(error).splitlines()[0]})") from error
     model = Classifier(hf, layout)
@@ -64,7 +71,11 @@ def load_trainee(
     if missing:
         width = hf.config.get_text_config().hidden_size
         draw = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            hf.get_submodule(HEAD).weight.copy_(torch.randn(1, width, generator=draw) / (width + 1) ** 0.5)
+        weight = hf.get_submodule(HEAD).weight
+        assert isinstance(weight, nn.Parameter)
+        with torch.no_grad(), loading.filling(weight):
+            weight.copy_(torch.randn(1, width, generator=draw) / (width + 1) ** 0.5)
     hf.config.architectures = [type(hf).__name__]
-    return make_ready(model, learner, device)
+    make_ready(model, learner, device)
+    loading.finish(model, path)
+    return model

@@ -199,6 +199,24 @@ class Policy(Backbone):
 BackboneT = TypeVar("BackboneT", bound=Backbone)
 
 
+class Loading:
+    """How a model's weights come into memory: here each of them whole. rl/workers/sharded.py has the other way."""
+
+    def block(self) -> AbstractContextManager[object]:
+        """from_pretrained runs inside it."""
+        return nullcontext()
+
+    def filling(self, parameter: nn.Parameter) -> AbstractContextManager[object]:
+        """Inside the block the parameter is whole, and what is written into it stays."""
+        return nullcontext()
+
+    def finish(self, model: Backbone, path: str) -> None:
+        """Called once with the model, adapters and all."""
+
+
+WHOLE = Loading()
+
+
 def resolve_layout(layout: str, device: torch.device) -> str:
     """'auto' becomes 'packed' on a GPU and 'rows' on a CPU, whose kernels do not skip what a mask excludes."""
     return layout if layout != "auto" else ("packed" if device.type == "cuda" else "rows")
@@ -212,18 +230,17 @@ def load_policy(
     dtype: torch.dtype,
     lora: LoraConfig | None = None,
     seed: int = 0,
-    loading: AbstractContextManager[object] = nullcontext(),  # noqa: B008 (it may be entered again and again)
+    loading: Loading = WHOLE,
 ) -> Policy:
-    """A Policy from a Hugging Face folder or id, on the device; with adapters (random by seed) where lora asks.
-
-    The weights, but not the adapters, are loaded inside loading, which may shard them (rl/workers/sharded.py).
-    """
+    """A Policy from a Hugging Face folder or id, on the device; with adapters (random by seed) where lora asks."""
     layout = resolve_layout(learner.layout, device)
-    with loading:
+    with loading.block():
         hf = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation=attention_name(layout, device))
     if lora is not None and lora.rank:
         add_adapters(hf, lora, seed)
-    return make_ready(Policy(hf, layout, learner.logprob_chunk_tokens), learner, device)
+    policy = make_ready(Policy(hf, layout, learner.logprob_chunk_tokens), learner, device)
+    loading.finish(policy, path)
+    return policy
 
 
 def attention_name(layout: str, device: torch.device) -> str:

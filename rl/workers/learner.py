@@ -1,6 +1,6 @@
 """The learner: one data-parallel rank of a DeepSpeed engine that trains a Policy or a reward model.
 
-The only file that imports deepspeed.
+With sharded.py the only file that imports deepspeed.
 
 Two scalings hide in DeepSpeed: backward() divides by the accumulation steps, and gradients are averaged over ranks.
 Here the packer has put the whole denominator into the loss weights, so the loss is multiplied by the world size,
@@ -30,7 +30,7 @@ from rl.config import LoraConfig, RunConfig
 from rl.distill import Distillation, hidden_states, teacher_advantage
 from rl.lora import without_adapters
 from rl.loss import nll_loss, policy_loss
-from rl.model import Backbone, Policy, ScoreInput, load_policy
+from rl.model import WHOLE, Backbone, Policy, ScoreInput, load_policy
 from rl.reward_loss import reward_loss
 from rl.schedule import learning_rate
 from rl.top_k import CachedDistillation
@@ -39,7 +39,7 @@ from rl.workers import engine_state
 from rl.workers.engine_state import check_gradients_before_stepping, copy_shards, engine_config, full_shape, shard
 from rl.workers.meter import Clock, Totals
 from rl.workers.outgoing import DTYPES, Outgoing
-from rl.workers.sharded import cast_shards, refuse_whole_parameters, sharded_loading
+from rl.workers.sharded import Sharded
 
 
 class Learner(Outgoing):
@@ -47,6 +47,7 @@ class Learner(Outgoing):
 
     def __init__(self, cfg: RunConfig, rank: int, device: str, threads: int) -> None:
         self.cfg, self.rank = cfg, rank
+        self.loading = Sharded(DTYPES[cfg.model.dtype]) if cfg.learner.zero_stage == 3 else WHOLE
         self.device = torch.device("cuda", 0) if device == "gpu" else torch.device("cpu")
         torch.set_num_threads(max(1, threads))
         torch.manual_seed(cfg.seed)
@@ -117,20 +118,14 @@ class Learner(Outgoing):
     def _load_trained(self, dtype: torch.dtype) -> Backbone:
         if self.task.reward is None:
             return self._load_policy(self.task.model_path, dtype, self.cfg.model.lora)
-        return load_trainee(self.task.model_path, self.cfg.learner, self.device, dtype=dtype, seed=self.cfg.seed)
+        path, learner = self.task.model_path, self.cfg.learner
+        return load_trainee(path, learner, self.device, dtype=dtype, seed=self.cfg.seed, loading=self.loading)
 
     def _load_policy(self, path: str, dtype: torch.dtype, lora: LoraConfig) -> Policy:
-        """A Policy on the device; under ZeRO-3 this rank's shards of it, in the model's dtype at once."""
         cfg = self.cfg
-        sharded = cfg.learner.zero_stage == 3
-        policy = load_policy(
-            path, cfg.learner, self.device, dtype=dtype, lora=lora, seed=cfg.seed,
-            loading=sharded_loading() if sharded else nullcontext(),
+        return load_policy(
+            path, cfg.learner, self.device, dtype=dtype, lora=lora, seed=cfg.seed, loading=self.loading
         )  # fmt: skip
-        if sharded:
-            refuse_whole_parameters(policy, path)
-            cast_shards(policy, DTYPES[cfg.model.dtype])
-        return policy
 
     def _needs_reference(self) -> bool:
         return self.task.grpo is not None and self.task.grpo.kl_coef > 0

@@ -1,40 +1,57 @@
 """Loads a model cut into ZeRO-3 shards from its first tensor on, so that no rank ever holds the whole.
 
-Inside sharded_loading transformers builds each module under deepspeed.zero.Init, which keeps this rank's share of every
+Inside Sharded.block transformers builds each module under deepspeed.zero.Init, which keeps this rank's share of every
 parameter, and then fills one module after the other: rank 0 reads its tensors from the memory-mapped checkpoint, sends
 them to all, and each keeps its share again. What is whole at a time is one module's own parameters: at most the
 embedding. Adapters are added afterwards, small and whole; deepspeed.initialize cuts them up beside the others.
 
+All that a learner loads comes this way: policy, reference, teacher, and a reward model in training. A reward model that
+scores (rl/workers/reward_model.py) has a process of its own without DeepSpeed, and is loaded whole.
 A checkpoint whose tensors transformers has to merge (experts of a mixture) is merged in host memory on every rank.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
+import deepspeed
 import torch
 from torch import nn
 from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
 
+from rl.model import Backbone, Loading
 from rl.types import AhaError
 from rl.workers.engine_state import shard
 
 
-@contextmanager
-def sharded_loading() -> Iterator[None]:
-    """Inside the block from_pretrained makes ZeRO-3 shards in float32. Every rank must load the same, in one order.
+class Sharded(Loading):
+    """Loads ZeRO-3 shards in float32, then casts the parameters to the model's dtype. Every rank must load the same
+    models in the same order.
 
     In float32 whatever the model's precision: asked for bfloat16, zero.Init rounds every tensor that is made while the
-    model is built, the rotary embedding's frequencies among them. cast_shards rounds the parameters alone.
+    model is built, the rotary embedding's frequencies among them.
     """
-    # transformers keeps only a weak reference: the setting must have a name until the block ends.
-    setting = HfDeepSpeedConfig({"train_micro_batch_size_per_gpu": 1, "zero_optimization": {"stage": 3}})
-    assert setting.is_zero3()
-    try:
-        yield
-    finally:
-        unset_hf_deepspeed_config()
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+
+    @contextmanager
+    def block(self) -> Iterator[None]:
+        # transformers keeps only a weak reference: the setting must have a name until the block ends.
+        setting = HfDeepSpeedConfig({"train_micro_batch_size_per_gpu": 1, "zero_optimization": {"stage": 3}})
+        assert setting.is_zero3()
+        try:
+            yield
+        finally:
+            unset_hf_deepspeed_config()
+
+    def filling(self, parameter: nn.Parameter) -> AbstractContextManager[object]:
+        return deepspeed.zero.GatheredParameters([parameter], modifier_rank=0)
+
+    def finish(self, model: Backbone, path: str) -> None:
+        refuse_whole_parameters(model, path)
+        cast_shards(model, self.dtype)
 
 
 @torch.no_grad()
