@@ -205,15 +205,16 @@ def _malloc_keeps(arch: Architecture, shape: LearnerShape, hw: Hardware) -> bool
 
 def _loading(arch: Architecture, shape: LearnerShape, hw: Hardware) -> float:
     """The whole model in float32, and then the reference beside what the policy has left. Under ZeRO-3 float32 shards
-    of each, and twice the largest tensor: whole, and as it is gathered (rl/workers/sharded.py).
+    of each (a tied head's own until it is tied) and three times the largest tensor, as it is gathered and sent: what
+    tests/bench/load_memory.py found (rl/workers/sharded.py).
     """
     base = hw.memory.base_gib * GIB
     mapped = 0.0 if hw.on_gpu else 2.0 * arch.parameters  # the checkpoint's pages, in bfloat16 as most are
     share = 1.0 / max(1, shape.ranks)
     if shape.zero_stage == 3:
-        shards = 4.0 * arch.parameters * share
-        held = 2 * shards if shape.reference else 0.0
-        return base + mapped + held + shards + 8.0 * arch.largest_tensor
+        shards = 4.0 * (arch.parameters + (arch.embedding if arch.tied else 0)) * share
+        held = 8.0 * arch.parameters * share if shape.reference else 0.0
+        return base + mapped + held + shards + 12.0 * arch.largest_tensor
     policy = base + mapped + 4.0 * arch.parameters
     if not shape.reference:
         return policy

@@ -3,7 +3,8 @@
 Inside Sharded.block transformers builds each module under deepspeed.zero.Init, which keeps this rank's share of every
 parameter, and then fills one module after the other: rank 0 reads its tensors from the memory-mapped checkpoint, sends
 them to all, and each keeps its share again. What is whole at a time is one module's own parameters: at most the
-embedding. Adapters are added afterwards, small and whole; deepspeed.initialize cuts them up beside the others.
+embedding, which takes up to three times its size while it is gathered and sent (tests/bench/load_memory.py). Adapters
+are added afterwards, small and whole; deepspeed.initialize cuts them up beside the others.
 
 All that a learner loads comes this way: policy, reference, teacher, and a reward model in training. A reward model that
 scores (rl/workers/reward_model.py) has a process of its own without DeepSpeed, and is loaded whole.

@@ -72,12 +72,19 @@ def test_loading_holds_the_whole_model_in_float32():
 def test_zero_3_loads_shards_and_one_tensor_at_a_time_so_that_a_70b_model_can_be_loaded():
     shape = replace(SHAPE, zero_stage=3, ranks=64)
     embedding = 152_064 * 3584
-    assert learner_memory(QWEN_7B, shape, H100).loading == pytest.approx(4 * P / 64 + 8 * embedding + 1.8 * GIB)
+    assert learner_memory(QWEN_7B, shape, H100).loading == pytest.approx(4 * P / 64 + 12 * embedding + 1.8 * GIB)
     large = find_architecture("meta-llama/Llama-3.1-70B")
     with_reference = learner_memory(large, replace(shape, reference=True), H100)
-    assert with_reference.loading == pytest.approx(12 * large.parameters / 64 + 8 * 128_256 * 8192 + 1.8 * GIB)
+    assert with_reference.loading == pytest.approx(12 * large.parameters / 64 + 12 * 128_256 * 8192 + 1.8 * GIB)
     assert with_reference.loading < with_reference.limit
     assert learner_memory(large, replace(shape, zero_stage=2), H100).loading > 200 * GIB
+
+
+def test_a_tied_head_has_shards_of_its_own_while_zero_3_loads_it():
+    tied, apart = (replace(QWEN_7B, tied=tied, given_parameters=P) for tied in (True, False))
+    shape = replace(SHAPE, zero_stage=3, ranks=64)
+    more = learner_memory(tied, shape, H100).loading - learner_memory(apart, shape, H100).loading
+    assert more == pytest.approx(4 * 152_064 * 3584 / 64)
 
 
 def test_activations_grow_with_the_tokens_and_recomputing_keeps_little():
