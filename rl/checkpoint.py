@@ -28,7 +28,8 @@ MANIFEST = "manifest.json"
 class CheckpointMeta:
     """What a checkpoint knows beside the learners' state.
 
-    step: finished steps. cursor: the data stream's. fingerprint: of the model's parameter names and shapes.
+    step: finished steps. cursor: the data stream's. fingerprint: of the model's parameter names and shapes and of
+    the values of those that are not trained, which no checkpoint holds.
     score: held-out pass@1, or None when it was not measured. seconds: phase -> seconds spent so far.
     ranks, zero_stage: how the learners' state is cut.
     """
@@ -154,10 +155,13 @@ def _sync_folder(folder: Path) -> None:
 
 def check_meta(meta: CheckpointMeta, where: Path, *, fingerprint: str, ranks: int, zero_stage: int) -> None:
     """Raise BadInput when a checkpoint cannot be loaded into these learners."""
-    if meta.fingerprint != fingerprint:
-        raise BadInput(f"checkpoint {where} is of another model; use its model.path, or another run name")
     if (meta.ranks, meta.zero_stage) != (ranks, zero_stage):
         raise BadInput(
             f"checkpoint {where} was saved by {meta.ranks} ranks with ZeRO {meta.zero_stage}; resume with "
             f"learner.ranks={meta.ranks} learner.zero_stage={meta.zero_stage}, or use another run name"
+        )
+    if meta.fingerprint != fingerprint:
+        raise BadInput(
+            f"checkpoint {where} is of another model, or with adapters of another base; use its model.path, "
+            "model.dtype and model.lora, or another run name"
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,9 +26,12 @@ SHARDS_ONLY = {
 class Engine(Protocol):
     """What is asked of a DeepSpeed engine here."""
 
+    module: nn.Module
     optimizer: Any
 
-    def save_checkpoint(self, save_dir: str, tag: str, *, save_latest: bool) -> object: ...
+    def save_checkpoint(
+        self, save_dir: str, tag: str, *, save_latest: bool, exclude_frozen_parameters: bool
+    ) -> object: ...
 
     def load_checkpoint(self, load_dir: str, tag: str) -> tuple[str | None, object]: ...
 
@@ -51,26 +56,69 @@ def engine_config(cfg: RunConfig, optim: OptimConfig | None) -> dict[str, object
 
 
 def save(engine: Engine, folder: Path, rank: int, counters: dict[str, int], reference: nn.Module | None) -> None:
-    """Write engine and optimiser, the counters, the random state and a reference that has moved (reference_version)."""
-    engine.save_checkpoint(str(folder), "engine", save_latest=False)
+    """Write engine and optimiser, the counters, the random state and a reference that has moved (reference_version).
+
+    Of the engine's model and of the reference only what is trained: the base under adapters is in the model's folder.
+    """
+    with _only_trained(engine.module):
+        engine.save_checkpoint(str(folder), "engine", save_latest=False, exclude_frozen_parameters=True)
     state: dict[str, object] = {**counters, "rng": torch.get_rng_state()}
     if reference is not None and counters["reference_version"]:
+        frozen = _frozen_names(engine.module)
         # A clone: DeepSpeed hangs objects of its own on its tensors.
-        state["reference"] = {n: shard(p).detach().clone().cpu() for n, p in reference.named_parameters()}
+        state["reference"] = {
+            n: shard(p).detach().clone().cpu() for n, p in reference.named_parameters() if n not in frozen
+        }
     torch.save(state, folder / f"rank_{rank}.pt")
 
 
 def restore(engine: Engine, folder: Path, rank: int, reference: nn.Module | None) -> dict[str, int]:
-    """Load what save wrote; returns the counters. Raises AhaError when there is no checkpoint of this rank."""
-    path, _ = engine.load_checkpoint(str(folder), "engine")
+    """Load what save wrote; returns the counters. Raises AhaError when there is no checkpoint of this rank.
+
+    The frozen parameters stay as they are: that the base is the one of the save shows in the model's fingerprint.
+    """
+    with _only_trained(engine.module):
+        path, _ = engine.load_checkpoint(str(folder), "engine")
     if path is None:
         raise AhaError(f"{folder}: DeepSpeed found no checkpoint of rank {rank} there")
     state = torch.load(folder / f"rank_{rank}.pt", weights_only=True)
     torch.set_rng_state(state.pop("rng"))
     copies = state.pop("reference", {})
     if reference is not None and state["reference_version"]:
-        copy_shards(copies, reference)
+        # A reference that was refreshed stands on the policy's base.
+        frozen = _frozen_names(engine.module)
+        base = {n: shard(p) for n, p in engine.module.named_parameters() if n in frozen}
+        copy_shards(base | copies, reference)
     return state
+
+
+def _frozen_names(module: nn.Module) -> set[str]:
+    """Names of the parameters that are not trained, under every name that a shared one has."""
+    return {n for n, p in module.named_parameters(remove_duplicate=False) if not p.requires_grad}
+
+
+@contextmanager
+def _only_trained(module: nn.Module) -> Iterator[None]:
+    """Inside the block the module's state dict has no frozen parameter, and loading one, still strict, misses none.
+
+    DeepSpeed's own exclude_frozen_parameters leaves in a shared parameter's second name, a tied head, and loads what
+    it wrote only without looking for missing names at all.
+    """
+    frozen = _frozen_names(module)
+
+    def drop(module: nn.Module, state: dict[str, Tensor], prefix: str, metadata: object) -> None:
+        for name in frozen:
+            state.pop(prefix + name, None)
+
+    def allow(module: nn.Module, incompatible: Any) -> None:
+        incompatible.missing_keys[:] = [name for name in incompatible.missing_keys if name not in frozen]
+
+    hooks = [module.register_state_dict_post_hook(drop), module.register_load_state_dict_post_hook(allow)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 @torch.no_grad()

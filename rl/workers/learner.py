@@ -38,7 +38,7 @@ from rl.types import AhaError, MicroBatch, StepStats, TopLogprobs
 from rl.workers import engine_state
 from rl.workers.engine_state import check_gradients_before_stepping, copy_shards, engine_config, full_shape, shard
 from rl.workers.meter import Clock, Totals
-from rl.workers.outgoing import DTYPES, Outgoing
+from rl.workers.outgoing import DTYPES, Outgoing, add_to_hash
 from rl.workers.sharded import Sharded
 
 
@@ -148,9 +148,15 @@ class Learner(Outgoing):
         return policy
 
     def fingerprint(self) -> str:
-        """Hash of the parameters' names and shapes: tells one architecture from another."""
+        """Hash of the parameters' names and shapes, and of what is in the frozen ones: checkpoints do not hold those.
+
+        It tells one architecture from another, and under adapters one base from another.
+        """
         shapes = [(name, tuple(full_shape(p))) for name, p in self.policy.hf.named_parameters()]
-        return hashlib.sha256(repr(shapes).encode()).hexdigest()[:16]
+        digest = hashlib.sha256(repr(shapes).encode())
+        for name, tensor in self.frozen_parameters():
+            add_to_hash(digest, name, tensor)
+        return digest.hexdigest()[:16]
 
     # -------------------------------------------------------------------------------------------- training
 

@@ -47,6 +47,12 @@ class Outgoing(ABC):
         """(Hugging Face name, full tensor, adapters merged), gathered by layer group under ZeRO-3. On every rank."""
         yield from gather_groups(plain_weights(self.policy.hf), self._gathered)
 
+    def frozen_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """full_parameters without the trained ones, and without adapters: the base under those. On every rank."""
+        weights = plain_weights(self.policy.hf)
+        frozen = [PlainWeight(weight.name, weight.base) for weight in weights if not weight.base.requires_grad]
+        yield from gather_groups(frozen, self._gathered)
+
     def connect_samplers(self, client: SyncClient, kind: str, address: str, port: int, num_sampler_ranks: int) -> None:
         """Open the way to the samplers through vLLM's weight-transfer interface."""
         self.sender = WeightSender(
@@ -86,8 +92,7 @@ class Outgoing(ABC):
         """sha256 over the full parameters, in order."""
         digest = hashlib.sha256()
         for name, tensor in self.full_parameters():
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+            add_to_hash(digest, name, tensor)
         return digest.hexdigest()
 
     def parameter_sums(self) -> dict[str, float]:
@@ -101,3 +106,9 @@ class Outgoing(ABC):
         else:
             weights = plain_weights(self.reference.hf) if self.reference is not None else []
         return {n: float(tensor.detach().double().abs().sum()) for n, tensor in gather_groups(weights, self._gathered)}
+
+
+def add_to_hash(digest: hashlib._Hash, name: str, tensor: Tensor) -> None:
+    """Feed a parameter's name and bytes into the digest."""
+    digest.update(name.encode())
+    digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)

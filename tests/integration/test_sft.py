@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -142,19 +143,67 @@ def test_what_a_learner_with_adapters_exports_is_a_plain_model_that_scores_the_s
         assert mean_nll(backend, batch_of(cfg, 9)) == pytest.approx(want, abs=1e-5)
 
 
-@pytest.mark.parametrize(("zero_stage", "ranks"), [(1, 1), (3, 2)])
-def test_a_restored_learner_with_adapters_goes_on_bit_for_bit(tmp_path, zero_stage: int, ranks: int) -> None:
+def bytes_in(folder: Path, pattern: str = "*") -> int:
+    return sum(p.stat().st_size for p in folder.rglob(pattern) if p.is_file())
+
+
+@pytest.mark.parametrize(
+    ("zero_stage", "ranks", "dtype"),
+    [(0, 1, "float32"), (1, 1, "bfloat16"), (2, 1, "float32"), (3, 1, "bfloat16"), (3, 2, "float32")],
+)
+def test_a_restored_learner_with_adapters_goes_on_bit_for_bit_from_a_checkpoint_without_its_base(
+    tmp_path, zero_stage: int, ranks: int, dtype: str
+) -> None:
     cfg = tiny_learner(LORA, zero_stage=zero_stage, ranks=ranks)
+    cfg = dataclasses.replace(cfg, model=dataclasses.replace(cfg.model, dtype=dtype))
     with learners(cfg, sft_task(cfg)) as backend:
         for seed in range(2):
             backend.step([batch_of(cfg, seed)])
         backend.save(tmp_path)
-        backend.step([batch_of(cfg, 2)])
-        want = backend.weights_hash()
+        want = backend.step([batch_of(cfg, 2)]).loss, backend.step([batch_of(cfg, 3)]).loss, backend.weights_hash()
+    base = bytes_in(Path(model_folder(cfg)), "*.safetensors")  # in float32: in bfloat16 half of it
+    assert bytes_in(tmp_path) < 0.25 * base
+    for file in tmp_path.rglob("*model_states.pt"):  # the tied head, frozen too, has a second name
+        held = torch.load(file, weights_only=False)["module"]
+        assert held
+        assert all(".lora_" in name for name in held), held.keys()
     with learners(cfg, sft_task(cfg)) as backend:
         backend.restore(tmp_path)
-        backend.step([batch_of(cfg, 2)])
-        assert backend.weights_hash() == want
+        got = backend.step([batch_of(cfg, 2)]).loss, backend.step([batch_of(cfg, 3)]).loss, backend.weights_hash()
+    assert got == want
+
+
+def test_the_fingerprint_of_a_model_with_adapters_tells_its_base_under_every_zero_stage(teacher: str) -> None:
+    def fingerprint(path: str, **changes: object) -> str:
+        lora = LORA if changes.pop("lora", True) else LoraConfig()
+        return InProcess(cfg := tiny_learner(lora, **changes)).load(Task(path or model_folder(cfg), OPTIM, 10))
+
+    assert fingerprint("", zero_stage=1) == fingerprint("", zero_stage=3)
+    assert fingerprint("", zero_stage=1) != fingerprint(teacher, zero_stage=1)
+    assert fingerprint("", zero_stage=3) != fingerprint(teacher, zero_stage=3)
+    assert fingerprint("", lora=False) == fingerprint(teacher, lora=False)  # all of it is in the checkpoint
+
+
+@pytest.mark.parametrize("zero_stage", [1, 3])
+def test_a_refreshed_reference_of_a_learner_with_adapters_is_restored_on_the_policys_base(
+    tmp_path, teacher: str, zero_stage: int
+) -> None:
+    grpo = dataclasses.replace(GRPO, kl_coef=0.1, ref_refresh_steps=2)
+    cfg = dataclasses.replace(tiny_learner(LORA, zero_stage=zero_stage), grpo=grpo)
+    task = Task(model_folder(cfg), OPTIM, 10, grpo, teacher)  # it starts from another model than the policy
+
+    def kl(backend: InProcess, seed: int) -> float:
+        return backend.step(packed(cfg, grpo, scored_groups(8, seed=seed))).metrics["kl"]
+
+    with learners(cfg, task) as backend:
+        first = [kl(backend, seed) for seed in range(3)]
+        backend.save(tmp_path)
+        want = kl(backend, 3)
+    with learners(cfg, task) as backend:
+        backend.restore(tmp_path)
+        assert kl(backend, 3) == want
+    assert want < 0.1 * first[0]
+    assert bytes_in(tmp_path) < 0.3 * bytes_in(Path(model_folder(cfg)), "*.safetensors")
 
 
 @pytest.mark.parametrize("zero_stage", [1, 3])

@@ -72,7 +72,7 @@ def test_the_last_n_and_the_best_are_kept(tmp_path: Path) -> None:
 
 def test_a_checkpoint_of_another_model_or_cut_is_refused(tmp_path: Path) -> None:
     check_meta(meta(1), tmp_path, fingerprint="abc", ranks=1, zero_stage=1)
-    with pytest.raises(BadInput, match="another model"):
+    with pytest.raises(BadInput, match=r"another model, or with adapters of another base; use its model.path"):
         check_meta(meta(1), tmp_path, fingerprint="xyz", ranks=1, zero_stage=1)
     with pytest.raises(BadInput, match=r"learner.ranks=1 learner.zero_stage=1"):
         check_meta(meta(1), tmp_path, fingerprint="abc", ranks=2, zero_stage=3)
