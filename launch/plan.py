@@ -140,29 +140,33 @@ def plan_run(
 
 
 def is_packed(cfg: RunConfig, hw: Hardware) -> bool:
-    return cfg.learner.layout == "packed" or (cfg.learner.layout == "auto" and hw.on_gpu)
+    return cfg.learner.layout_on(gpu=hw.on_gpu) == "packed"
 
 
 def learner_shape(
     cfg: RunConfig, arch: Architecture, hw: Hardware, lengths: Lengths, sft_tokens: float
 ) -> LearnerShape:
-    """What a rank holds at worst: a full micro-batch, unless an update's longest rollouts would not fill one."""
+    """What a rank holds at worst: a full micro-batch, unless an update's longest rollouts would not fill one.
+
+    Ranks that share their sequences hold a part of it each.
+    """
     g, learner = cfg.grpo, cfg.learner
     longest = lengths.prompt + lengths.limit
     updated = g.rollouts_per_step / g.updates_per_step * longest if g.steps else 0.0
     examples = cfg.sft.examples_per_step * sft_tokens if cfg.sft.enabled else 0.0
-    tokens = int(min(learner.micro_batch_tokens, max(1.0, max(updated, examples) / learner.ranks)))
+    tokens = int(min(learner.micro_batch_tokens, max(1.0, max(updated, examples) / learner.data_parallel)))
     return LearnerShape(
         dtype=cfg.model.dtype,
         zero_stage=learner.zero_stage,
         ranks=learner.ranks,
-        tokens=tokens,
-        scored=int(tokens * (lengths.limit / longest if g.steps else 1.0)),
+        tokens=-(-tokens // learner.sequence_parallel),
+        scored=int(tokens / learner.sequence_parallel * (lengths.limit / longest if g.steps else 1.0)),
         chunk=learner.logprob_chunk_tokens,
         checkpointing=learner.gradient_checkpointing,
         reference=g.steps > 0 and g.kl_coef > 0,
         packed=is_packed(cfg, hw),
         lora=cfg.model.lora.rank,
+        shared_by=learner.sequence_parallel,
     )
 
 
@@ -260,7 +264,7 @@ def _cost(
     g, e = cfg.grpo, cfg.evaluation
     a_step = 0.0 if step is None else step.asynchronous_s if cfg.rollout.staleness > 0 else step.synchronous_s
     tokens = cfg.sft.examples_per_step * sft_tokens
-    micro_batches = int(np.ceil(tokens / cfg.learner.micro_batch_tokens / cfg.learner.ranks))
+    micro_batches = int(np.ceil(tokens / cfg.learner.micro_batch_tokens / cfg.learner.data_parallel))
     work = Passes(tokens, tokens, sft_tokens, forwards=0, updates=1, micro_batches=micro_batches)
     sft_s = sft_steps * update_time(arch, shape, work, hw).seconds if sft_steps else 0.0
     evaluation_s = 0.0

@@ -10,6 +10,8 @@ from launch.plan_memory import LearnerMemory, LearnerShape, SamplerMemory
 from launch.plan_model import Architecture
 from launch.plan_rollouts import Lengths
 from rl.config import RunConfig
+from rl.sequence import check_heads
+from rl.types import BadInput
 
 
 def transfer_way(cfg: RunConfig, hw: Hardware) -> str:
@@ -32,6 +34,10 @@ def find_problems(
     sampler: SamplerMemory, lengths: Lengths,
 ) -> list[str]:  # fmt: skip
     found = []
+    try:
+        check_heads(arch.heads, arch.kv_heads, cfg.learner.sequence_parallel)
+    except BadInput as error:
+        found.append(str(error))
     if not learner.fits:
         what = "while it loads the model in float32" if learner.loading > learner.training else "in training"
         found.append(f"a learner rank needs {gib(learner.peak)} of {gib(learner.limit)} GiB {what}")

@@ -60,7 +60,7 @@ def _candidates(
 ) -> Iterator[Change]:
     stages = range(shape.zero_stage, 4)
     recomputed = (False, True) if not shape.checkpointing else (True,)
-    halvings = range(1 + max(0, int(math.log2(max(1.0, shape.tokens / max(1, longest))))))
+    halvings = range(1 + max(0, int(math.log2(max(1.0, shape.tokens * shape.shared_by / max(1, longest))))))
     doublings = range(MOST_DOUBLINGS + 1) if hw.on_gpu else range(1)
     for stage, recompute, halved, doubled in itertools.product(stages, recomputed, halvings, doublings):
         ranks = shape.ranks * 2**doubled
@@ -92,7 +92,7 @@ def _knobs(old: LearnerShape, new: LearnerShape, halved: int) -> tuple[str, ...]
     if new.ranks != old.ranks:
         knobs.append(f"learner.ranks={new.ranks}")
     if halved:
-        knobs.append(f"learner.micro_batch_tokens={new.tokens}")
+        knobs.append(f"learner.micro_batch_tokens={new.tokens * new.shared_by}")
     if new.checkpointing != old.checkpointing:
         knobs.append("learner.gradient_checkpointing=true")
     return tuple(knobs)
@@ -105,7 +105,8 @@ def _words(old: LearnerShape, new: LearnerShape) -> str:
     elif new.zero_stage != old.zero_stage:
         parts.append(f"ZeRO-{new.zero_stage} instead of {old.zero_stage}")
     if new.tokens != old.tokens:
-        parts.append(f"micro-batches of {new.tokens:,} tokens instead of {old.tokens:,}")
+        now, before = new.tokens * new.shared_by, old.tokens * old.shared_by
+        parts.append(f"micro-batches of {now:,} tokens instead of {before:,}")
     if new.checkpointing != old.checkpointing:
         parts.append("gradient checkpointing")
     return " with ".join(parts[:2]) + (f" and {parts[2]}" if len(parts) > 2 else "")

@@ -21,7 +21,10 @@ MALLOC_RETURNS_ABOVE = 32 << 20
 
 @dataclass(frozen=True)
 class LearnerShape:
-    """What decides a rank's memory. tokens: T, padding included; scored: M; chunk: C. lora: adapters' rank, 0 none."""
+    """What decides a rank's memory. tokens: T, padding included; scored: M; chunk: C. lora: adapters' rank, 0 none.
+
+    shared_by: ranks of which each has its part of a micro-batch; tokens and scored are of one part.
+    """
 
     dtype: str
     zero_stage: int
@@ -33,6 +36,7 @@ class LearnerShape:
     reference: bool
     packed: bool
     lora: int = 0
+    shared_by: int = 1
 
     @property
     def width(self) -> int:

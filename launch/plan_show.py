@@ -83,7 +83,8 @@ def _memory_table(plan: Plan) -> Table:
     table.add_column("", style="bold")
     table.add_column("GiB", justify="right")
     table.add_column("what")
-    _rows(table, f"a learner rank, ZeRO-{plan.shape.zero_stage}, {plan.shape.ranks} ranks", plan.learner.terms,
+    shared = f", {plan.shape.shared_by} to a micro-batch" if plan.shape.shared_by > 1 else ""
+    _rows(table, f"a learner rank, ZeRO-{plan.shape.zero_stage}, {plan.shape.ranks} ranks{shared}", plan.learner.terms,
           plan.learner.training, "its peak in training")  # fmt: skip
     table.add_row("  while loading", gib(plan.learner.loading), "in float32, " + (
         "shard by shard" if plan.shape.zero_stage == 3 else "whole"))  # fmt: skip

@@ -113,6 +113,7 @@ def pack_examples(examples: Sequence[Example], *, learner: LearnerConfig, layout
         num_loss_tokens=total,
         num_sequences=len(examples),
         num_skipped=len(examples) - len(sequences),
+        shared_by=learner.sequence_parallel,
     )
 
 
@@ -188,16 +189,18 @@ def _pack_update(
 def schedule(units: Sequence[Sequence[Packable]], learner: LearnerConfig, layout: str) -> list[list[MicroBatch]]:
     """Micro-batches for each rank, the same number for all. The sequences of a unit stay together, in order.
 
-    Bins for all ranks together are made a multiple of the ranks, then dealt so that ranks have equal work.
+    Bins for all ranks together are made a multiple of the ranks, then dealt so that ranks have equal work. Ranks that
+    share their sequences (learner.sequence_parallel) count as one, and each has the list.
     Raises ValueError on a unit that is larger than learner.micro_batch_tokens.
     """
     lengths = [_unit_tokens(unit, layout) for unit in units]
     bins = bin_lengths(lengths, learner.micro_batch_tokens, layout)
     if not bins:
         return [[] for _ in range(learner.ranks)]
-    bins = _to_multiple(bins, lengths, learner.ranks)
+    bins = _to_multiple(bins, lengths, learner.data_parallel)
     micro_batches = [_assemble([s for i in members for s in units[i]] or [_DUMMY]) for members in bins]
-    return _deal(micro_batches, learner.ranks, layout)
+    dealt = _deal(micro_batches, learner.data_parallel, layout)
+    return [mine for mine in dealt for _ in range(learner.sequence_parallel)]
 
 
 def _unit_tokens(unit: Sequence[Packable], layout: str) -> int:

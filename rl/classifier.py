@@ -8,7 +8,7 @@ from transformers import AutoModelForSequenceClassification
 from transformers.modeling_utils import PreTrainedModel
 
 from rl.config import LearnerConfig
-from rl.model import WHOLE, Backbone, Loading, ScoreInput, attention_name, make_ready, resolve_layout
+from rl.model import UNSHARDED, Backbone, Loading, ScoreInput, attention_name, make_ready, resolve_layout
 from rl.pretrained import load_config
 from rl.types import BadInput
 
@@ -39,14 +39,14 @@ def load_trainee(
     *,
     dtype: torch.dtype,
     seed: int,
-    loading: Loading = WHOLE,
+    loading: Loading = UNSHARDED,
 ) -> Classifier:
     """A Classifier from a causal LM (with a new head) or a classifier (with its own), all weights trained.
 
     A new head is drawn by seed from N(0, 1 / (D + 1)), so that scores begin near 0 (Stiennon et al., 2009.01325).
     Raises BadInput for a model that is no decoder, or has another number of logits.
     """
-    layout = resolve_layout(learner.layout, device)
+    layout = resolve_layout(learner, device)
     config = load_config(path)
     if (
         any(kind.endswith("ForSequenceClassification") for kind in config.architectures or [])

@@ -422,6 +422,20 @@ class LearnerConfig:
     logprob_chunk_tokens: int = knob(1024, "Tokens whose logits exist at once.", lo=1)
     gradient_checkpointing: bool = knob(False, "Recompute activations in backward: less memory, a third more work.")
     threads: int = knob(0, "CPU threads of a rank; 0 shares the node's cores among its ranks.", lo=0)
+    sequence_parallel: int = knob(
+        1, "SFT only: neighbouring ranks that share each micro-batch, a slice of its tokens each (Ulysses).", lo=1
+    )
+
+    @property
+    def data_parallel(self) -> int:
+        """Groups of ranks that have micro-batches of their own."""
+        return self.ranks // self.sequence_parallel
+
+    def layout_on(self, *, gpu: bool) -> str:
+        """rows or packed. CPU kernels do not skip what a mask excludes; sequences that ranks share are packed."""
+        if self.layout != "auto":
+            return self.layout
+        return "packed" if gpu or self.sequence_parallel > 1 else "rows"
 
 
 @dataclass(frozen=True)

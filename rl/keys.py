@@ -36,7 +36,7 @@ FREE = (
 # they are no part of the hash, so that what was done stays done.
 LATER = {
     "reject.teacher.model": "", "reject.teacher.send_seed": "True", "reject.top_logprobs": "0",
-    "sft.distill.cached": "False",
+    "sft.distill.cached": "False", "base.learner.sequence_parallel": "1",
 }  # fmt: skip
 CHUNK = 1 << 22
 

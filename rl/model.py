@@ -29,10 +29,13 @@ from transformers.modeling_utils import AttentionInterface, PreTrainedModel
 from rl.config import LearnerConfig, LoraConfig
 from rl.logprobs import HeadWork, LogprobHead
 from rl.lora import add_adapters
-from rl.pretrained import load_tokenizer
+from rl.pretrained import load_config, load_tokenizer, refuse_heads
+from rl.sequence import WHOLE, Share
 from rl.types import BadInput, MicroBatch
 
 PACKED_ATTENTION, ROWS_ATTENTION = "aha_packed", "aha_rows"
+SEQUENCE_ATTENTION = "aha_sequence"
+"""Of ranks that share their sequences; rl/workers/ulysses.py registers it."""
 # Scalings of the logits that an output head of ours would leave out without a word.
 UNSUPPORTED_LOGIT_SETTINGS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 
@@ -104,6 +107,7 @@ AttentionInterface.register(PACKED_ATTENTION, packed_attention)
 AttentionInterface.register(ROWS_ATTENTION, rows_attention)
 AttentionMaskInterface.register(PACKED_ATTENTION, _no_mask)
 AttentionMaskInterface.register(ROWS_ATTENTION, _no_mask)
+AttentionMaskInterface.register(SEQUENCE_ATTENTION, _no_mask)
 
 
 # ------------------------------------------------------------------------------------------------ the models
@@ -111,21 +115,34 @@ AttentionMaskInterface.register(ROWS_ATTENTION, _no_mask)
 
 @dataclass(frozen=True, slots=True)
 class ScoreInput:
-    """A MicroBatch as tensors on the learner's device."""
+    """A MicroBatch as tensors on the learner's device.
+
+    bounds: the slice of its tokens that this rank runs, whose masked-in tokens are in index_M; None: all of them.
+    """
 
     token_ids_T: Tensor
     positions_T: Tensor
     lengths_S: Tensor
     index_M: Tensor
     temperature_M: Tensor
+    bounds: tuple[int, int] | None = None
 
     @staticmethod
-    def of(batch: MicroBatch, device: torch.device) -> ScoreInput:
+    def of(batch: MicroBatch, device: torch.device, share: Share = WHOLE) -> ScoreInput:
         index_M = np.flatnonzero(batch.loss_mask_T)
         if (batch.positions_T[index_M] == 0).any():
             raise ValueError("loss_mask_T is set on the first token of a sequence, which nothing predicts")
-        tensors = (batch.token_ids_T, batch.positions_T, batch.lengths_S, index_M, batch.temperature_T[index_M])
-        return ScoreInput(*(torch.from_numpy(np.ascontiguousarray(x)).to(device) for x in tensors))
+        ids_T, positions_T, lengths_S, bounds = batch.token_ids_T, batch.positions_T, batch.lengths_S, None
+        if share.size > 1:
+            if padding := share.padding(len(ids_T)):
+                ids_T = np.append(ids_T, np.zeros(padding, ids_T.dtype))
+                positions_T = np.append(positions_T, np.arange(padding, dtype=positions_T.dtype))
+                lengths_S = np.append(lengths_S, np.asarray([padding], lengths_S.dtype))
+            index_M = share.learnt(index_M, len(ids_T))
+            bounds = share.bounds(len(ids_T))
+        put = lambda x: torch.from_numpy(np.ascontiguousarray(x)).to(device)  # noqa: E731
+        temperature_M = batch.temperature_T[index_M]
+        return ScoreInput(put(ids_T), put(positions_T), put(lengths_S), put(index_M), put(temperature_M), bounds)
 
 
 class Backbone(nn.Module):
@@ -142,11 +159,13 @@ class Backbone(nn.Module):
         if self.layout == "packed":
             cu_seq_lens = F.pad(batch.lengths_S.cumsum(0), (1, 0)).to(torch.int32)
             longest = int(batch.lengths_S.max())
+            start, stop = batch.bounds or (0, len(batch.token_ids_T))
             hidden_TD = backbone(
-                input_ids=batch.token_ids_T[None], position_ids=batch.positions_T[None], use_cache=False,
+                input_ids=batch.token_ids_T[None, start:stop], position_ids=batch.positions_T[None, start:stop],
+                use_cache=False,
                 cu_seq_lens_q=cu_seq_lens, cu_seq_lens_k=cu_seq_lens, max_length_q=longest, max_length_k=longest,
             ).last_hidden_state[0]  # fmt: skip
-            at_M = batch.index_M + offset
+            at_M = batch.index_M + offset - start
         else:
             # Padding stands right of the tokens and attention is causal, so no token sees it and no mask is needed.
             longest = int(batch.lengths_S.max())
@@ -214,12 +233,12 @@ class Loading:
         """Called once with the model, adapters and all."""
 
 
-WHOLE = Loading()
+UNSHARDED = Loading()
 
 
-def resolve_layout(layout: str, device: torch.device) -> str:
-    """'auto' becomes 'packed' on a GPU and 'rows' on a CPU, whose kernels do not skip what a mask excludes."""
-    return layout if layout != "auto" else ("packed" if device.type == "cuda" else "rows")
+def resolve_layout(learner: LearnerConfig, device: torch.device) -> str:
+    """learner.layout, with 'auto' decided for this device."""
+    return learner.layout_on(gpu=device.type == "cuda")
 
 
 def load_policy(
@@ -230,12 +249,16 @@ def load_policy(
     dtype: torch.dtype,
     lora: LoraConfig | None = None,
     seed: int = 0,
-    loading: Loading = WHOLE,
+    loading: Loading = UNSHARDED,
 ) -> Policy:
     """A Policy from a Hugging Face folder or id, on the device; with adapters (random by seed) where lora asks."""
-    layout = resolve_layout(learner.layout, device)
+    layout = resolve_layout(learner, device)
+    attention = attention_name(layout, device)
+    if learner.sequence_parallel > 1:
+        refuse_heads(load_config(path), learner.sequence_parallel)
+        attention = SEQUENCE_ATTENTION
     with loading.block():
-        hf = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation=attention_name(layout, device))
+        hf = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation=attention)
     if lora is not None and lora.rank:
         add_adapters(hf, lora, seed)
     policy = make_ready(Policy(hf, layout, learner.logprob_chunk_tokens), learner, device)

@@ -22,7 +22,7 @@ from rl.examples import ExampleStream
 from rl.judge import unjudgeable
 from rl.metrics import paired_difference
 from rl.prepare import refuse_other_tokenizer, with_tokens
-from rl.pretrained import context_length, load_config, load_tokenizer
+from rl.pretrained import context_length, load_config, load_tokenizer, refuse_heads
 from rl.reward_model import check_models
 from rl.routing import named, refuse_unused
 from rl.score import Scorer
@@ -69,7 +69,9 @@ def prepare(cfg: RunConfig, *, samples_here: bool = True) -> Inputs:
     """
     validate(cfg)
     model_path = with_tokens(resolve_model(cfg.model.path), cfg.model.add_tokens)
-    limit = context_length(cfg.model, load_config(model_path))
+    model_config = load_config(model_path)
+    limit = context_length(cfg.model, model_config)
+    refuse_heads(model_config, cfg.learner.sequence_parallel)
     tokenizer = load_tokenizer(model_path)
     end_token_ids(tokenizer)
     for key, teacher in (("sft.distill.teacher", cfg.sft.distill.teacher), ("grpo.teacher", cfg.grpo.teacher)):

@@ -7,6 +7,7 @@ from transformers.configuration_utils import PretrainedConfig
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from rl.config import ModelConfig
+from rl.sequence import check_heads
 from rl.types import BadInput
 
 
@@ -32,6 +33,13 @@ def context_length(model: ModelConfig, config: PretrainedConfig) -> int:
     if model.context_length > own:
         raise BadInput(f"model.context_length={model.context_length}: the model was made for at most {own} tokens")
     return model.context_length or own
+
+
+def refuse_heads(config: PretrainedConfig, sequence_parallel: int) -> None:
+    """Raise BadInput for a model whose attention heads do not divide among the ranks that share its sequences."""
+    text = config.get_text_config()
+    heads = text.num_attention_heads
+    check_heads(heads, text.to_dict().get("num_key_value_heads") or heads, sequence_parallel)
 
 
 CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)

@@ -156,6 +156,7 @@ def validate(cfg: RunConfig) -> None:
             "learner.zero_stage=0: DeepSpeed keeps no float32 copy of bfloat16 weights there and does not start; use "
             "learner.zero_stage=1, or model.dtype=float32"
         )
+    faults += _sequence_faults(cfg)
     e = cfg.evaluation
     if any(not 1 <= k <= e.samples for k in e.pass_at):
         faults.append(f"evaluation.pass_at={e.pass_at}: each k is at least 1 and at most samples={e.samples}")
@@ -167,6 +168,24 @@ def validate(cfg: RunConfig) -> None:
         faults.append(f"name={cfg.name!r}: must be a folder name without '/'")
     if faults:
         raise BadInput("\n".join(faults))
+
+
+def _sequence_faults(cfg: RunConfig) -> list[str]:
+    """What does not go with learner.sequence_parallel. The model's heads are checked when it is loaded."""
+    learner, distill = cfg.learner, cfg.sft.distill
+    set_to = f"learner.sequence_parallel={learner.sequence_parallel}"
+    if learner.sequence_parallel < 2:
+        return []
+    faults = []
+    if learner.ranks % learner.sequence_parallel:
+        faults.append(f"{set_to} does not divide learner.ranks={learner.ranks}; use a multiple of it")
+    if cfg.grpo.steps:
+        faults.append(f"{set_to} is for SFT alone; use grpo.steps=0 with it, or 1")
+    if distill.teacher or distill.cached:
+        faults.append(f"{set_to} does not go with sft.distill; use 1")
+    if learner.layout == "rows":
+        faults.append(f"{set_to} needs whole sequences in one row; use learner.layout=packed, or auto")
+    return faults
 
 
 def value_faults(node: object) -> list[str]:

@@ -226,22 +226,24 @@ class PackedBatch:
     """The data of one optimiser update: the same number of micro-batches on every rank.
 
     num_loss_tokens: masked-in tokens in all micro-batches. num_sequences: rollouts (or examples) that the
-    denominator counts, those left out of the computation for having no gradient included.
+    denominator counts, those left out of the computation for having no gradient included. shared_by: neighbouring
+    ranks that have the same micro-batches, and each a slice of their tokens.
     """
 
     micro_batches_R: list[list[MicroBatch]]
     num_loss_tokens: int
     num_sequences: int
     num_skipped: int = 0
+    shared_by: int = 1
 
     @property
     def num_tokens(self) -> int:
-        return sum(mb.num_tokens for rank in self.micro_batches_R for mb in rank)
+        return sum(mb.num_tokens for rank in self.micro_batches_R[:: self.shared_by] for mb in rank)
 
     @property
     def padding_share(self) -> float:
         """Share of the computed tokens that are padding, when each sequence is a row of its own."""
-        rows = sum(mb.row_tokens for rank in self.micro_batches_R for mb in rank)
+        rows = sum(mb.row_tokens for rank in self.micro_batches_R[:: self.shared_by] for mb in rank)
         return 1.0 - self.num_tokens / rows if rows else 0.0
 
 

@@ -62,9 +62,7 @@ class RayBackend:
         self.num_ranks = cfg.learner.ranks
         self.started_ray = start_ray(cfg)
         self.device = find_device(cfg)
-        self.layout = (
-            cfg.learner.layout if cfg.learner.layout != "auto" else ("packed" if self.device == "gpu" else "rows")
-        )
+        self.layout = cfg.learner.layout_on(gpu=self.device == "gpu")
         self.transfer = self._transfer()
         self.learners: list[ray.actor.ActorHandle] = []
         self.samplers: list[ray.actor.ActorHandle] = []

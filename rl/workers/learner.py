@@ -1,6 +1,6 @@
 """The learner: one data-parallel rank of a DeepSpeed engine that trains a Policy or a reward model.
 
-With sharded.py the only file that imports deepspeed.
+With sharded.py and ulysses.py the only file that imports deepspeed.
 
 Two scalings hide in DeepSpeed: backward() divides by the accumulation steps, and gradients are averaged over ranks.
 Here the packer has put the whole denominator into the loss weights, so the loss is multiplied by the world size,
@@ -30,11 +30,12 @@ from rl.config import LoraConfig, RunConfig
 from rl.distill import Distillation, hidden_states, teacher_advantage
 from rl.lora import without_adapters
 from rl.loss import nll_loss, policy_loss
-from rl.model import WHOLE, Backbone, Policy, ScoreInput, load_policy
+from rl.model import UNSHARDED, Backbone, Policy, ScoreInput, load_policy
 from rl.reward_loss import reward_loss
 from rl.schedule import learning_rate
+from rl.sequence import WHOLE
 from rl.top_k import CachedDistillation
-from rl.types import AhaError, MicroBatch, StepStats, TopLogprobs
+from rl.types import AhaError, BadInput, MicroBatch, StepStats, TopLogprobs
 from rl.workers import engine_state
 from rl.workers.engine_state import check_gradients_before_stepping, copy_shards, engine_config, full_shape, shard
 from rl.workers.meter import Clock, Totals
@@ -47,7 +48,7 @@ class Learner(Outgoing):
 
     def __init__(self, cfg: RunConfig, rank: int, device: str, threads: int) -> None:
         self.cfg, self.rank = cfg, rank
-        self.loading = Sharded(DTYPES[cfg.model.dtype]) if cfg.learner.zero_stage == 3 else WHOLE
+        self.loading = Sharded(DTYPES[cfg.model.dtype]) if cfg.learner.zero_stage == 3 else UNSHARDED
         self.device = torch.device("cuda", 0) if device == "gpu" else torch.device("cpu")
         torch.set_num_threads(max(1, threads))
         torch.manual_seed(cfg.seed)
@@ -56,6 +57,7 @@ class Learner(Outgoing):
         self.reference_version = 0
         self.teacher: Policy | None = None
         self.sender = None
+        self.share = WHOLE
 
     def connect(self, address: str, port: int) -> None:
         """Join the learners' process group. Bounded by cluster.start_timeout_s."""
@@ -76,12 +78,19 @@ class Learner(Outgoing):
             timeout=timedelta(seconds=self.cfg.cluster.step_timeout_s),
             verbose=False,
         )
+        if self.cfg.learner.sequence_parallel > 1:
+            from rl.workers.ulysses import join_sequence_group
+
+            self.share = join_sequence_group(self.cfg.learner.sequence_parallel, self.cfg.cluster.step_timeout_s)
 
     # -------------------------------------------------------------------------------------------- set-up
 
     def load(self, task: Task) -> str:
         """Build the engine (and the reference, when the KL needs one). Returns the model's fingerprint."""
         self._release()
+        cached = task.distill is not None and task.distill.cached
+        if self.share.size > 1 and (task.grpo or task.reward or task.teacher_path or cached):
+            raise BadInput(f"learner.sequence_parallel={self.share.size} is for SFT without a teacher; use 1")
         self.task = task
         dtype = DTYPES[self.cfg.model.dtype]
         # DeepSpeed keeps float32 master weights and casts the module itself.
@@ -216,7 +225,7 @@ class Learner(Outgoing):
 
     def _accumulate(self, mb: MicroBatch, old_M: Tensor | None, clock: Clock) -> tuple[float, dict[str, Tensor]]:
         """Forward and backward of one micro-batch. Returns its share of the loss and its metric sums."""
-        batch = ScoreInput.of(mb, self.device)
+        batch = ScoreInput.of(mb, self.device, self.share)
         take = lambda x: torch.from_numpy(np.ascontiguousarray(x)).to(self.device)[batch.index_M]  # noqa: E731
         weight_M, mask_M = take(mb.loss_weight_T), take(mb.loss_mask_T)
         grpo = self.task.grpo
@@ -323,7 +332,7 @@ class Learner(Outgoing):
 
     @torch.no_grad()
     def _score(self, mb: MicroBatch) -> Tensor:
-        return self.engine(ScoreInput.of(mb, self.device))[0].detach()
+        return self.engine(ScoreInput.of(mb, self.device, self.share))[0].detach()
 
     def measure_gap(self, micro_batches: list[MicroBatch]) -> tuple[float, float]:
         """Mean and largest |sampler - learner logprob| on these micro-batches, nats, without training."""

@@ -44,7 +44,7 @@ def run_rank(how: str, rank: int, ranks: int, port: int, args: argparse.Namespac
 
     from recipes.tiny import recipe
     from rl.config import LoraConfig
-    from rl.model import WHOLE
+    from rl.model import UNSHARDED
     from rl.pipeline import resolve_model
     from rl.workers.learner import Learner
 
@@ -58,7 +58,7 @@ def run_rank(how: str, rank: int, ranks: int, port: int, args: argparse.Namespac
     learner = Learner(cfg, rank, "cpu", 1)
     learner.connect("127.0.0.1", port)
     if how == "whole":
-        learner.loading = WHOLE
+        learner.loading = UNSHARDED
     plain = LoraConfig()
     learner._load_policy(resolve_model("recipes.tiny_model:tied"), torch.float32, plain)  # loads the libraries' code
     ctypes.CDLL(None).malloc_trim(0)  # what was freed so far would otherwise hide what is taken now

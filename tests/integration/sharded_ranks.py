@@ -21,7 +21,7 @@ from torch import nn
 from rl.backend import Task
 from rl.batch import pack_examples
 from rl.config import LoraConfig, RewardTrainConfig, RunConfig
-from rl.model import WHOLE, Backbone
+from rl.model import UNSHARDED, Backbone
 from rl.pipeline import resolve_model
 from rl.preferences import encode, pack_preferences
 from rl.pretrained import load_tokenizer
@@ -111,7 +111,7 @@ def load(cfg: RunConfig, task: Task, rank: int, port: int) -> dict[str, object]:
         "share": sum(p.ds_tensor.numel() for p in base.values()),
     }
     torch.set_rng_state(random)
-    learner.loading = WHOLE
+    learner.loading = UNSHARDED
     want = learner._load_trained(torch.float32)
     return found | {
         "random_state_is_that_of_a_whole_load": torch.equal(after, torch.get_rng_state()),
@@ -169,7 +169,7 @@ def run(
     def loaded() -> Learner:
         learner = learner_of(cfg, rank, port)
         if not sharded:
-            learner.loading = WHOLE
+            learner.loading = UNSHARDED
         learner.load(task)
         return learner
 

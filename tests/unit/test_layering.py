@@ -24,7 +24,7 @@ ONLY_IN = {
         "rl/workers/scorers.py",
         "launch/submit.py",
     },
-    "deepspeed": {"rl/workers/learner.py", "rl/workers/sharded.py"},
+    "deepspeed": {"rl/workers/learner.py", "rl/workers/sharded.py", "rl/workers/ulysses.py"},
     "vllm": {"rl/workers/sampler.py", "rl/workers/precision.py", "rl/workers/weights.py"},
 }
 

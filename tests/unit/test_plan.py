@@ -284,6 +284,21 @@ def test_every_stage_of_a_recipe_is_planned_and_summed(command):
     assert all(plan["run"]["seconds"] > 0 for plan in plans)
 
 
+def test_ranks_that_share_their_sequences_hold_a_part_of_the_activations_each():
+    words = ["grpo.steps=0", "sft.steps=10", "sft.examples_per_step=8", "learner.micro_batch_tokens=32768"]
+    cfg = apply_overrides(run_of(), [*words, "learner.ranks=8"])
+    alone = plan_of(cfg, sft_tokens=32768)
+    shared = plan_of(apply_overrides(cfg, ["learner.sequence_parallel=4"]), sft_tokens=32768)
+    assert (alone.shape.tokens, shared.shape.tokens) == (32768, 32768 // 4)
+    activations = [next(t.num_bytes for t in p.learner.terms if t.name == "activations") for p in (alone, shared)]
+    assert activations[1] == pytest.approx(activations[0] / 4)
+    weights = [next(t.num_bytes for t in p.learner.terms if t.name == "weights") for p in (alone, shared)]
+    assert weights[0] == weights[1]  # sharded over all ranks as before
+    assert shared.problems == ()
+    refused = plan_of(apply_overrides(cfg, ["learner.sequence_parallel=8"]), sft_tokens=32768)
+    assert "28 attention heads and 4 key-value heads" in "\n".join(refused.problems)
+
+
 def test_the_time_of_epochs_needs_the_number_of_examples():
     cfg = apply_overrides(run_of(), ["grpo.steps=0", "sft.epochs=2", "sft.examples_per_step=128"])
     assert plan_of(cfg).cost.sft_s == 0

@@ -1,0 +1,87 @@
+"""Who has which tokens of a shared micro-batch."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from rl.batch import pack_examples
+from rl.config import LearnerConfig
+from rl.model import ScoreInput
+from rl.sequence import Share, check_heads
+from rl.settings import validate
+from rl.types import BadInput, Example, MicroBatch
+
+
+def micro_batch(lengths: list[int]) -> MicroBatch:
+    made = [Example(list(range(10, 10 + n)), [0] + [1] * (n - 1)) for n in lengths]
+    batch = pack_examples(made, learner=LearnerConfig(micro_batch_tokens=512), layout="packed")
+    return batch.micro_batches_R[0][0]
+
+
+@pytest.mark.parametrize(("lengths", "size"), [([5, 4, 2], 2), ([5, 4, 2], 4), ([9], 4), ([2], 4), ([8, 8], 3)])
+def test_slices_make_up_the_micro_batch_and_each_learnt_token_has_one_owner(lengths: list[int], size: int) -> None:
+    batch = micro_batch(lengths)
+    parts = [ScoreInput.of(batch, torch.device("cpu"), Share(rank, size)) for rank in range(size)]
+    total = len(parts[0].token_ids_T)
+    assert total % size == 0
+    assert total - batch.num_tokens < size
+    assert int(parts[0].lengths_S.sum()) == total
+    assert parts[0].token_ids_T[: batch.num_tokens].tolist() == batch.token_ids_T.tolist()
+    assert parts[0].positions_T[: batch.num_tokens].tolist() == batch.positions_T.tolist()
+    assert [part.bounds for part in parts] == [(r * total // size, (r + 1) * total // size) for r in range(size)]
+    owned = [i for part in parts for i in part.index_M.tolist()]
+    assert owned == np.flatnonzero(batch.loss_mask_T).tolist()
+    for part in parts:
+        start, stop = part.bounds
+        assert all(start <= i - 1 < stop for i in part.index_M.tolist())
+
+
+def test_a_rank_alone_has_all_of_the_micro_batch() -> None:
+    batch = micro_batch([5, 4])
+    whole = ScoreInput.of(batch, torch.device("cpu"))
+    assert whole.bounds is None
+    assert len(whole.token_ids_T) == 9
+
+
+def test_heads_that_do_not_divide_by_the_ranks_of_a_group_are_refused() -> None:
+    check_heads(4, 2, 2)
+    with pytest.raises(BadInput, match=r"sequence_parallel=4: the model's 4 attention heads and 2 key-value heads"):
+        check_heads(4, 2, 4)
+
+
+def test_ranks_of_a_group_have_the_same_micro_batches_and_tokens_count_once() -> None:
+    made = [Example(list(range(n)), [0] + [1] * (n - 1)) for n in (30, 25, 20, 9, 7)]
+    shared, alone = (
+        pack_examples(made, learner=LearnerConfig(micro_batch_tokens=40, ranks=r, sequence_parallel=s), layout="packed")
+        for r, s in [(4, 2), (2, 1)]
+    )
+    a, b, c, d = shared.micro_batches_R
+    assert a is b
+    assert c is d
+    assert shared.num_tokens == alone.num_tokens == sum(mb.num_tokens for mb in a + c)
+    assert shared.padding_share == alone.padding_share
+
+
+@pytest.mark.parametrize(
+    ("section", "changes", "fault"),
+    [
+        ("learner", {"ranks": 3}, "does not divide learner.ranks=3"),
+        ("learner", {"layout": "rows"}, "use learner.layout=packed"),
+        ("grpo", {"steps": 1}, "is for SFT alone"),
+    ],
+)
+def test_what_does_not_go_with_shared_sequences_is_refused(
+    section: str, changes: dict[str, object], fault: str
+) -> None:
+    from recipes.tiny import recipe
+
+    cfg = recipe()
+    learner = dataclasses.replace(cfg.learner, ranks=2, sequence_parallel=2)
+    cfg = dataclasses.replace(cfg, learner=learner, grpo=dataclasses.replace(cfg.grpo, steps=0))
+    validate(cfg)
+    with pytest.raises(BadInput, match=fault):
+        validate(dataclasses.replace(cfg, **{section: dataclasses.replace(getattr(cfg, section), **changes)}))
