@@ -223,5 +223,8 @@ def test_a_recipe_that_returns_something_else_is_refused(tmp_path: Path) -> None
 def test_touching_the_fourth_stage_of_the_miniature_reruns_what_follows_from_it_and_nothing_before() -> None:
     made = load("recipes/r1_mini.py", ["scale=tiny"])
     assert isinstance(made, Recipe)
-    names = ["sft", "eval_sft", "eval_sft_chat", "final", "eval_final", "eval_final_chat", "claims"]
+    names = [
+        "sft", "eval_sft", "eval_sft_chat", "chat_samples", "chat_pairs", "chat_rm", "final", "eval_final",
+        "eval_final_chat", "claims",
+    ]  # fmt: skip
     assert changed(made, apply_stage_overrides(made, ["sft.sft.steps=7"])) == names
