@@ -23,7 +23,9 @@ from tests.unit.classifiers import llama_causal
 Seen: TypeAlias = list[dict[str, dict[str, Any]]]
 
 
-@pytest.fixture(scope="module", params=[1, 2], ids=["one_rank", "two_ranks"])
+@pytest.fixture(
+    scope="module", params=[pytest.param(1, id="one_rank", marks=pytest.mark.slow), pytest.param(2, id="two_ranks")]
+)
 def seen(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Seen:
     """For each rank, case -> what it saw."""
     ranks: int = request.param
