@@ -50,12 +50,12 @@ def start(made: Recipe, folder: Path) -> subprocess.Popen[bytes]:
 
 
 def finish(process: subprocess.Popen[bytes], made: Recipe, folder: Path) -> None:
-    code = process.wait(timeout=600)
+    code = process.wait(timeout=1200)
     assert code == 0, (folder / f"{Path(made.out).name}.log").read_text()[-3000:]
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 def test_the_recipe_killed_three_times_ends_with_the_numbers_of_one_left_alone(tmp_path: Path) -> None:
     alone, killed = recipe(tmp_path / "alone"), recipe(tmp_path / "killed")
     finish(start(alone, tmp_path), alone, tmp_path)
@@ -63,7 +63,7 @@ def test_the_recipe_killed_three_times_ends_with_the_numbers_of_one_left_alone(t
     finished: dict[str, float] = {}
     for number in (2, 9, 19):  # so many stages are done, and then a moment more
         process = start(killed, tmp_path)
-        deadline = time.monotonic() + 500
+        deadline = time.monotonic() + 900
         while sum(p.state == "done" for p in plan(killed)) < number:
             assert process.poll() is None, (tmp_path / "killed.log").read_text()[-3000:]
             assert time.monotonic() < deadline
