@@ -11,7 +11,7 @@ from rl.records import phases
 
 MOST_POINTS = 600
 MOST_COLUMNS = 160
-STAGES = {"sft": "SFT", "grpo": "GRPO", "eval": "evaluation"}
+STAGES = {"sft": "SFT", "grpo": "GRPO", "eval": "evaluation", "reward": "reward model"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +163,16 @@ SFT: list[Spec] = [
     ("SFT", "Gradient norm (SFT)", "number", "Before clipping.", [("norm", "grad_norm")]),
     ("SFT", "Learning rate (SFT)", "number", "", [("rate", "lr")]),
 ]
+REWARD_MODEL: list[Spec] = [
+    ("Reward model", "Loss (reward model)", "number", "Minus the log-sigmoid of the margin.", [("loss", "loss")]),
+    ("Reward model", "Margin (reward model)", "number", "By how much the better one is ahead.", [("margin", "margin")]),
+    ("Reward model", "Gradient norm (reward model)", "number", "Before clipping.", [("norm", "grad_norm")]),
+    ("Reward model", "Learning rate (reward model)", "number", "", [("rate", "lr")]),
+]
+JUDGEMENT = Chart(
+    "Accuracy", "Pairs or rows told right. Dots are held-out ones, with one standard error.", "share",
+    [Curve("training", "reward:accuracy"), Curve("held-out", "eval:accuracy", "eval:accuracy/stderr")],
+)  # fmt: skip
 ACCURACY = Chart(
     "Accuracy", "Dots are held-out problems, with one standard error.", "share",
     [Curve("training", "grpo:accuracy"), Curve("held-out pass@1", "eval:pass@1", "eval:stderr"),
@@ -176,8 +186,8 @@ def sections(runs: Sequence[Run]) -> list[Section]:
         s: _varying([r for run in runs for r in run.of(s)]) for s in {r.stage for run in runs for r in run.records}
     }
     out: dict[str, list[Chart]] = {}
-    taken: set[str] = {"grpo:accuracy", "grpo:samples/count"}
-    for stage, specs in (("grpo", GRPO), ("sft", SFT)):
+    taken: set[str] = {"grpo:accuracy", "grpo:samples/count", "reward:accuracy"}
+    for stage, specs in (("grpo", GRPO), ("sft", SFT), ("reward", REWARD_MODEL)):
         literal = {pattern for *_, wanted in specs for _, pattern in wanted if "*" not in pattern}
         literal -= {"reward/language_consistency"}  # it is a part of the reward too
         for title, chart, form, hint, wanted in specs:
@@ -249,8 +259,9 @@ def steady(runs: Sequence[Run]) -> list[Steady]:
 
 
 def points(run: Run, all_sections: Sequence[Section], most: int = MOST_POINTS) -> dict[str, Points]:
-    """key -> Points, at most `most` a curve, of every curve of the sections and of ACCURACY that the run has."""
-    curves = [c for section in all_sections for chart in section.charts for c in chart.curves] + ACCURACY.curves
+    """key -> Points, at most `most` a curve, of every curve of the sections, ACCURACY and JUDGEMENT it has."""
+    curves = [c for section in all_sections for chart in section.charts for c in chart.curves]
+    curves += ACCURACY.curves + JUDGEMENT.curves
     keys = {key for c in curves for key in (c.key, c.error) if ":" in key}
     out = {key: _series(run, key, most) for key in sorted(keys)}
     return {key: found for key, found in out.items() if found.x}

@@ -23,9 +23,11 @@ from rl.recipe import (
     Compare,
     Evaluate,
     Mix,
+    Prefer,
     Recipe,
     Reference,
     Reject,
+    RewardTraining,
     Stage,
     recipe_from_json,
     references,
@@ -87,10 +89,13 @@ class StageRun:
 
     def steps(self) -> tuple[int, int]:
         """(steps recorded, steps in all; 0: not known before the data are counted)."""
-        stage, trains = self.stage, "grpo" if isinstance(self.stage, GRPO) else "sft"
+        stage = self.stage
+        trains = "grpo" if isinstance(stage, GRPO) else "reward" if isinstance(stage, RewardTraining) else "sft"
         done = len(self.run.of(trains)) if self.run else 0
         if isinstance(stage, GRPO):
             return done, stage.grpo.steps
+        if isinstance(stage, RewardTraining):
+            return done, stage.reward.steps
         return (done, stage.sft.steps) if isinstance(stage, SFT) else (0, 0)
 
     def inputs(self) -> list[Input]:
@@ -212,4 +217,5 @@ def evaluated_on(stage: Stage) -> str:
 
 def details_of(stage: Stage) -> str:
     """The file in which a stage that trains nothing counts what it did; "" for the others."""
-    return {Reject: "yield.json", Mix: "manifest.json", Build: "manifest.json"}.get(type(stage), "")
+    made = {Reject: "yield.json", Prefer: "yield.json", Mix: "manifest.json", Build: "manifest.json"}
+    return made.get(type(stage), "")

@@ -9,18 +9,30 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from launch.report.charts import ACCURACY, MOST_POINTS, Chart, Points, Section, Steady, points, sections, steady
+from launch.report.charts import (
+    ACCURACY,
+    JUDGEMENT,
+    MOST_POINTS,
+    Chart,
+    Points,
+    Section,
+    Steady,
+    points,
+    sections,
+    steady,
+)
 from launch.report.html import Shown, write_page
 from launch.report.reading import Json, Run
 from launch.report.recipe import Claims, Input, RecipeRun, StageRun, claims_of, details_of, evaluated_on, read_recipe
 from launch.report.results import Fact, Value, duration, thousands, value_of
-from rl.recipe import GRPO, SFT
+from rl.recipe import GRPO, SFT, RewardTraining
 
 SCRIPTS = (
     "dom.js", "chart.js", "overview.js", "timeline.js", "config.js", "frame.js", "chain.js", "stages.js", "recipe.js",
 )  # fmt: skip
 FIRST = ("Mean reward", "Length", "Cut at the limit", "Entropy", "Loss")
-"""Charts of a GRPO stage that are open; the others are one click away. Of an SFT stage all of its own are open."""
+"""Charts of a GRPO stage that are open; the others are one click away. Other stages that train show all their own."""
+TRAINS = (SFT, GRPO, RewardTraining)
 LEAST_POINTS = 20
 
 
@@ -167,14 +179,14 @@ def _model(s: StageRun) -> str:
 
 
 def _has_section(s: StageRun) -> bool:
-    return isinstance(s.stage, SFT | GRPO) or bool(details_of(s.stage))
+    return isinstance(s.stage, TRAINS) or bool(details_of(s.stage))
 
 
 def _part(s: StageRun, run: Run, most_points: int) -> StagePart:
     found = sections([run])
     charts = [_plain(c) for x in found for c in x.charts if _is_first(s, x, c)]
     more = [Section(x.title, [_plain(c) for c in x.charts if not _is_first(s, x, c)]) for x in found]
-    trains = isinstance(s.stage, SFT | GRPO)
+    trains = isinstance(s.stage, TRAINS)
     file = details_of(s.stage)
     rejected = run.of("reject")
     kept = [r.metrics["kept_share"] for r in rejected if "kept_share" in r.metrics]
@@ -184,7 +196,7 @@ def _part(s: StageRun, run: Run, most_points: int) -> StagePart:
         state=s.state,
         folder=run.folder.name,
         facts=_stage_facts(s),
-        charts=(_accuracy(run) if isinstance(s.stage, GRPO) else []) + charts if trains else [],
+        charts=_accuracy(s, run) + charts if trains else [],
         more=[section for section in more if section.charts] if trains else [],
         steady=steady([run]),
         points=points(run, found, most_points) if trains else {},
@@ -194,11 +206,17 @@ def _part(s: StageRun, run: Run, most_points: int) -> StagePart:
 
 
 def _is_first(s: StageRun, section: Section, chart: Chart) -> bool:
-    return section.title == "SFT" if isinstance(s.stage, SFT) else chart.title in FIRST
+    if isinstance(s.stage, GRPO):
+        return chart.title in FIRST
+    return section.title in ("SFT", "Reward model")
 
 
-def _accuracy(run: Run) -> list[Chart]:
-    """Without the word on its dots where nothing was held out."""
+def _accuracy(s: StageRun, run: Run) -> list[Chart]:
+    """Without the word on its dots where nothing was held out; none of a stage that has none."""
+    if isinstance(s.stage, RewardTraining):
+        return [JUDGEMENT]
+    if not isinstance(s.stage, GRPO):
+        return []
     return [
         ACCURACY if run.of("eval") else dataclasses.replace(ACCURACY, hint="Share of the samples that are correct.")
     ]
@@ -206,7 +224,7 @@ def _accuracy(run: Run) -> list[Chart]:
 
 def _plain(chart: Chart) -> Chart:
     """Without the stage's kind behind the title, which the section says."""
-    return dataclasses.replace(chart, title=chart.title.removesuffix(" (SFT)"))
+    return dataclasses.replace(chart, title=chart.title.removesuffix(" (SFT)").removesuffix(" (reward model)"))
 
 
 def _stage_facts(s: StageRun) -> list[Fact]:

@@ -60,7 +60,8 @@ def start_ray(cfg: RunConfig) -> bool:
         if address:
             ray.init(address=address, **common)
         else:
-            ray.init(include_dashboard=False, num_cpus=os.cpu_count(), object_store_memory=2 << 30, **common)
+            # "local": not the cluster that somebody else started on this machine, which Ray would join by itself.
+            ray.init("local", include_dashboard=False, num_cpus=os.cpu_count(), object_store_memory=2 << 30, **common)
     except Exception as error:  # Ray raises no narrower one for a node that does not come up in time
         raise BadInput(f"cluster.address={address or 'local'}: Ray did not start or answer ({error})") from error
     # Ray has put its own handler there, which would end the run without a checkpoint.

@@ -23,7 +23,20 @@ from rl.config import (
     TrackConfig,
 )
 from rl.keys import folder_name, stage_keys
-from rl.recipe import GRPO, SFT, Claim, Compare, Evaluate, Mix, Recipe, Reject, inputs_of, recipe_to_json
+from rl.recipe import (
+    GRPO,
+    SFT,
+    Claim,
+    Compare,
+    Evaluate,
+    Mix,
+    Prefer,
+    Recipe,
+    Reject,
+    RewardTraining,
+    inputs_of,
+    recipe_to_json,
+)
 from rl.stages.claims import compare
 from rl.stages.evaluate import EvalResult
 from rl.stages.mix import mix
@@ -140,6 +153,19 @@ def work(recipe: Recipe, number: int, folder: Path) -> None:
         ]  # fmt: skip
         (folder / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         write_kept(folder)
+    elif isinstance(stage, Prefer):
+        (folder / "yield.json").write_text(json.dumps({"prompts": 6, "pairs": 9, "by_fate": {"kept": 5, "tie": 4}}))
+    elif isinstance(stage, RewardTraining):
+        with tracker(folder) as track:
+            for step in range(stage.reward.steps):
+                track.step("eval", step, {"accuracy": 0.5 + step / 4, "accuracy/stderr": 0.1, "margin": 0.1 + step})
+                metrics = {
+                    "loss": 0.7 - step / 10,
+                    "accuracy": 0.6 + step / 10,
+                    "margin": 0.2 + step,
+                    "lr": 1 / (step + 1),
+                }
+                track.step("reward", step, metrics | {"grad_norm": 3.0 - step, "tokens": 120.0})
     elif isinstance(stage, Mix):
         parts = tuple(
             MixPart(DataConfig(source=str(folders(recipe)["picks"] / "data.jsonl"))) if p.data.source == "@picks" else p

@@ -18,8 +18,8 @@ from launch.report.reading import read_run
 from launch.report.recipe import read_recipe
 from launch.report.recipe_page import RecipePage, recipe_page
 from rl import provenance
-from rl.config import RunConfig
-from rl.recipe import Build, Recipe, recipe_to_json
+from rl.config import DataConfig, PreferConfig, RewardTrainConfig, RunConfig, TrackConfig
+from rl.recipe import Build, Prefer, Recipe, RewardTraining, recipe_to_json
 from rl.types import AhaError, BadInput
 from rl.workflow import run_recipe
 from tests.unit.recipe_runs import BROKEN, HELD, PROBLEMS, begin, end, folders, made_up, work, write_recipe
@@ -126,6 +126,24 @@ def test_each_stage_that_trains_has_its_curves_and_each_rejection_its_yield(page
         "prompts": 6, "prompts_with_a_sample": 3, "samples": 12, "by_reason": {"not correct": 9, "kept": 3},
     }  # fmt: skip
     assert stages["mixed"].counted["rows"] == 9  # type: ignore[index, call-overload]
+
+
+def test_a_reward_model_has_its_curves_and_its_pairs_their_fates(tmp_path: Path) -> None:
+    samples = tmp_path / "samples.jsonl"
+    samples.touch()
+    stages = (
+        Prefer("pairs", PreferConfig(samples=(str(samples),), function="recipes.r1_preferences:right_greeting")),
+        RewardTraining("judge", "org/base", RewardTrainConfig(steps=3, data=DataConfig(source="@pairs"))),
+    )
+    made = Recipe("judged", RunConfig(track=TrackConfig(wandb="off")), stages, out=str(tmp_path))
+    page = recipe_page(read_recipe(write_recipe(made)))
+    pairs, judge = page.stages
+    assert pairs.counted["by_fate"] == {"kept": 5, "tie": 4}  # type: ignore[index, call-overload]
+    assert [c.title for c in judge.charts] == ["Accuracy", "Loss", "Margin", "Gradient norm", "Learning rate"]
+    assert judge.points["reward:accuracy"].y == [0.6, 0.7, 0.8]
+    assert judge.points["eval:accuracy"].y == [0.5, 0.75, 1.0]
+    assert judge.points["eval:accuracy/stderr"].y == [0.1] * 3
+    assert ("Steps", "3") in [(f.label, f.value) for f in judge.facts]
 
 
 def test_the_provenance_is_that_of_the_last_model(recipe: Recipe, page: RecipePage) -> None:
