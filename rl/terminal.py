@@ -138,13 +138,15 @@ def sparkline(values: Sequence[float]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """90 -> "1 min 30 s", 7320 -> "2 h 2 min"."""
+    """90 -> "1 min 30 s", 7320 -> "2 h 2 min", 180000 -> "2 d 2 h". Less than nothing is 0 s."""
     whole = max(0, round(seconds))
     if whole < 60:
         return f"{whole} s"
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"
 
 
 def _spoken(name: str) -> str:

@@ -24,8 +24,9 @@ from launch.report.charts import (
 from launch.report.html import Shown, write_page
 from launch.report.reading import Json, Run
 from launch.report.recipe import Claims, Input, RecipeRun, StageRun, claims_of, details_of, evaluated_on, read_recipe
-from launch.report.results import Fact, Value, duration, thousands, value_of
+from launch.report.results import Fact, Value, thousands, value_of
 from rl.recipe import GRPO, SFT, RewardTraining
+from rl.terminal import duration
 
 SCRIPTS = (
     "dom.js", "chart.js", "overview.js", "timeline.js", "config.js", "frame.js", "chain.js", "stages.js", "recipe.js",

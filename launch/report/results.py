@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from launch.report.reading import Record, Run
+from rl.terminal import duration
 
 LABELS = {
     "pass@1": "Held-out accuracy, sampled (pass@1)",
@@ -180,18 +181,6 @@ def thousands(count: float) -> str:
     if count < 1e6:
         return f"{count:,.0f}"
     return f"{count / 1e9:.3g} billion" if count >= 1e9 else f"{count / 1e6:.3g} million"
-
-
-def duration(seconds: float) -> str:
-    """90 -> "1 min 30 s", 7320 -> "2 h 2 min", 180000 -> "2 d 2 h"."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    if whole < 86400:
-        return f"{whole // 3600} h {whole % 3600 // 60} min"
-    return f"{whole // 86400} d {whole % 86400 // 3600} h"
 
 
 def differences(runs: Sequence[Run]) -> list[Difference]:

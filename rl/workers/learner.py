@@ -132,9 +132,7 @@ class Learner(Outgoing):
 
     def _load_policy(self, path: str, dtype: torch.dtype, lora: LoraConfig) -> Policy:
         cfg = self.cfg
-        return load_policy(
-            path, cfg.learner, self.device, dtype=dtype, lora=lora, seed=cfg.seed, loading=self.loading
-        )  # fmt: skip
+        return load_policy(path, cfg.learner, self.device, dtype=dtype, lora=lora, seed=cfg.seed, loading=self.loading)
 
     def _needs_reference(self) -> bool:
         return self.task.grpo is not None and self.task.grpo.kl_coef > 0

@@ -104,6 +104,15 @@ def test_the_bases_documents_are_right_and_wrong_with_and_without_form() -> None
     assert 0.2 < 1 - len(right) / len(formed) < 0.3
 
 
+def test_two_in_five_of_the_bases_problems_mix_its_languages() -> None:
+    problems = [str(row["text"]) for row in r1_tasks.mini_documents() if "plus" in str(row["text"])]
+    english, german = [{i for i, t in enumerate(problems) if word in t} for word in ("What is", "Was ist")]
+    says_english, says_german = [{i for i, t in enumerate(problems) if word in t} for word in ("First we", "Zuerst")]
+    assert len(english) + len(german) == len(problems)
+    mixed = (english & says_german) | (german & says_english)
+    assert len(mixed) / len(problems) == pytest.approx(0.4, abs=0.03)
+
+
 def test_of_the_greetings_to_compare_one_is_right_and_wrong_ones_are_longer_and_shorter() -> None:
     leads = []
     for line in r1_preferences.greetings({}):

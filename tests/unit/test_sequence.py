@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
@@ -12,7 +10,7 @@ from rl.batch import pack_examples
 from rl.config import LearnerConfig
 from rl.model import ScoreInput
 from rl.sequence import Share, check_heads
-from rl.settings import validate
+from rl.settings import apply_overrides, validate
 from rl.types import BadInput, Example, MicroBatch
 
 
@@ -67,21 +65,17 @@ def test_ranks_of_a_group_have_the_same_micro_batches_and_tokens_count_once() ->
 
 
 @pytest.mark.parametrize(
-    ("section", "changes", "fault"),
+    ("override", "fault"),
     [
-        ("learner", {"ranks": 3}, "does not divide learner.ranks=3"),
-        ("learner", {"layout": "rows"}, "use learner.layout=packed"),
-        ("grpo", {"steps": 1}, "is for SFT alone"),
+        ("learner.ranks=3", "does not divide learner.ranks=3"),
+        ("learner.layout=rows", "use learner.layout=packed"),
+        ("grpo.steps=1", "is for SFT alone"),
     ],
 )
-def test_what_does_not_go_with_shared_sequences_is_refused(
-    section: str, changes: dict[str, object], fault: str
-) -> None:
+def test_what_does_not_go_with_shared_sequences_is_refused(override: str, fault: str) -> None:
     from recipes.tiny import recipe
 
-    cfg = recipe()
-    learner = dataclasses.replace(cfg.learner, ranks=2, sequence_parallel=2)
-    cfg = dataclasses.replace(cfg, learner=learner, grpo=dataclasses.replace(cfg.grpo, steps=0))
+    cfg = apply_overrides(recipe(), ["learner.ranks=2", "learner.sequence_parallel=2", "grpo.steps=0"])
     validate(cfg)
     with pytest.raises(BadInput, match=fault):
-        validate(dataclasses.replace(cfg, **{section: dataclasses.replace(getattr(cfg, section), **changes)}))
+        validate(apply_overrides(cfg, [override]))

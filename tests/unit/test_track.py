@@ -25,7 +25,7 @@ import rl.track
 from rl.config import TrackConfig
 from rl.records import read_metrics, rollouts_path, write_rollouts
 from rl.summary import Curve, Measured, smooth, text_curve, write_summary
-from rl.terminal import Bar, sparkline
+from rl.terminal import Bar, duration, sparkline
 from rl.track import Tracker, stats_metrics
 from rl.types import (
     AhaError,
@@ -652,3 +652,11 @@ def test_the_terminal_curve_puts_each_point_where_it_belongs():
 def test_smoothing_takes_the_mean_of_the_neighbours_that_there_are():
     assert smooth([(0, 0), (1, 6), (2, 0)], 3) == [(0, 3), (1, 2), (2, 3)]
     assert smooth([(0, 0), (1, 6)], 1) == [(0, 0), (1, 6)]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(-1, "0 s"), (59.6, "1 min 0 s"), (90, "1 min 30 s"), (7320, "2 h 2 min"), (180000, "2 d 2 h")],
+)
+def test_a_duration_has_its_two_largest_units(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
