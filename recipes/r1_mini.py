@@ -127,7 +127,7 @@ def laptop(seed: int) -> Scale:
             optim=OptimConfig(lr=3e-5),
         ),
         later_steps=10,
-        student_steps=60,
+        student_steps=45,
         eval_problems=100,
         eval_samples=4,
         reject_prompts=128,
@@ -201,7 +201,8 @@ def _to_sft(s: Scale) -> list[Stage]:
             MixPart(_data(s, "@picks"), domain="reasoning"),
             MixPart(_data(s, "chat_train"), domain="chat"),
         ),
-        against=(_data(s, f"{s.task}_eval"), _data(s, "chat_eval")),
+        # The held-out questions. Their chains are no secret: "30 to the number 93" is a step of many sums.
+        against=(_data(s, f"{s.task}_eval", target_field=""), _data(s, "chat_eval", target_field="")),
     )
     return [
         _reject(s, "zero_picks", "zero", READABLE),

@@ -6,12 +6,17 @@ Used as model.path="recipes.tiny_model:tied" or ":untied". Torch is imported onl
 
 from __future__ import annotations
 
+import functools
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
-from rl.types import BadInput
+from filelock import FileLock, Timeout
+
+from rl.types import AhaError, BadInput
 
 CHARACTERS = "0123456789 abcdefghijklmnopqrstuvwxyz:,.?+=<>/"
+WAIT_S = 600.0
 END, PAD = "<|end|>", "<|pad|>"
 
 
@@ -42,8 +47,10 @@ def student_of_smollm() -> Path:
     is a model that has to learn its language again.)
     """
     source, folder = Path("models/SmolLM2-135M-Instruct"), Path("models/SmolLM2-22-layers")
-    if (folder / "model.safetensors").exists():
-        return folder
+    return _once(folder, functools.partial(_without_middle_layers, source))
+
+
+def _without_middle_layers(source: Path):  # type: ignore[no-untyped-def]
     if not source.is_dir():
         raise BadInput(f"{source}: no such folder; bash launch/quickstart.sh fetches it")
     import torch
@@ -56,18 +63,19 @@ def student_of_smollm() -> Path:
         layer.self_attn.layer_idx = place
     model.model.layers = torch.nn.ModuleList(kept)
     model.config.num_hidden_layers = len(kept)
-    _write(model, AutoTokenizer.from_pretrained(source), folder)
-    return folder
+    return model, AutoTokenizer.from_pretrained(source)
 
 
 def make(folder: Path, *, tie: bool, layers: int = 4, hidden: int = 128, wide: bool = False) -> Path:
-    """Write the model into folder, once. The weights depend on nothing but this code.
+    """The folder, with the model written into it. The weights depend on nothing but this code.
 
     wide: weights as large as their fan-in asks for (std 1/sqrt(hidden)), and embeddings as large as what the layers
     add to them. Llama's own 0.02 is for far wider models: with it, one of this size takes many times as long to learn.
     """
-    if (folder / "model.safetensors").exists():
-        return folder
+    return _once(folder, functools.partial(_llama, tie=tie, layers=layers, hidden=hidden, wide=wide))
+
+
+def _llama(*, tie: bool, layers: int, hidden: int, wide: bool):  # type: ignore[no-untyped-def]
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -93,17 +101,31 @@ def make(folder: Path, *, tie: bool, layers: int = 4, hidden: int = 128, wide: b
                 if weight.dim() == 2:
                     torch.nn.init.normal_(weight, std=hidden**-0.5)
             torch.nn.init.normal_(model.model.embed_tokens.weight, std=0.5)
-    _write(model, tokenizer, folder)
+    return model, tokenizer
+
+
+def _once(folder: Path, build: Callable[[], tuple]) -> Path:  # type: ignore[type-arg]
+    """The folder, whole or not at all, with what build() makes: (model, tokenizer).
+
+    Of processes that want it at the same time one makes it and the others wait, at most WAIT_S; then AhaError.
+    """
+    made = folder / "model.safetensors"
+    if made.exists():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder.with_name(f".{folder.name}.lock"), timeout=WAIT_S):
+            if not made.exists():
+                partial = folder.with_name(folder.name + ".partial")
+                shutil.rmtree(partial, ignore_errors=True)
+                for part in build():
+                    part.save_pretrained(partial)
+                partial.rename(folder)
+    except Timeout as error:
+        raise AhaError(
+            f"{folder}: another process has been making this model for {WAIT_S:g} s; look what it does"
+        ) from error
     return folder
-
-
-def _write(model, tokenizer, folder: Path) -> None:  # type: ignore[no-untyped-def]
-    """The model's folder, whole or not at all."""
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    model.save_pretrained(partial)
-    tokenizer.save_pretrained(partial)
-    partial.rename(folder)
 
 
 def make_tokenizer():  # type: ignore[no-untyped-def]

@@ -8,7 +8,8 @@ none here has a default. Evaluation sets are kept out by 10-gram match against q
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence, Set
 from typing import NamedTuple
 
 from rewards.accuracy import accuracy
@@ -20,6 +21,8 @@ from rewards.types import CORRECT, excerpt
 
 CONTAMINATION_NGRAM = 10
 """R1, V2 D.1: 10-gram match. Its authors note that paraphrases are not caught."""
+COMMON_TEXTS, COMMON_SHARE = 5, 0.02
+"""An n-gram of so many evaluation texts, and of more than this share of them, is the wording of their task."""
 
 _PARAGRAPH_END = re.compile(r"\n[ \t\r\f\v]*\n")
 _FENCE = re.compile(r"^[ \t>]{0,8}(?:```|~~~)", re.MULTILINE)
@@ -101,25 +104,26 @@ def has_length(
 class EvaluationIndex:
     """The n-grams of evaluation texts, to keep training data free of them (R1, V2 D.1: n = 10).
 
-    texts: questions and solutions. Words are compared without case and outer punctuation; in scripts without spaces a
-    word is a character. A text shorter than n words has no n-gram, and is found only as a whole.
+    Words are compared without case and outer punctuation; in scripts without spaces a word is a character. A question
+    shorter than n words has no n-gram, and is found only as a whole; a solution so short ("yes") is nobody's own, and
+    is not looked for. The wording that many texts share does not count (telling_ngrams).
 
         index = EvaluationIndex(["Janet's ducks lay 16 eggs per day. She eats three"])
         is_uncontaminated("... ducks lay 16 eggs per day she eats three ...", index) -> dropped
     """
 
-    def __init__(self, texts: Iterable[str], *, ngram: int = CONTAMINATION_NGRAM) -> None:
+    def __init__(
+        self, questions: Iterable[str], solutions: Iterable[str] = (), *, ngram: int = CONTAMINATION_NGRAM
+    ) -> None:
         if ngram < 1:
             raise ValueError(f"ngram is {ngram}; it is a number of words, at least 1")
         self._ngram = ngram
-        self._seen: set[tuple[str, ...]] = set()
-        for text in texts:
-            words = _bare_words(text)
-            # A short text is kept whole, as an n-gram of its own length.
-            self._seen.update(_ngrams(words, min(ngram, len(words))) if words else ())
+        found_Q = [word_ngrams(text, ngram) for text in questions]
+        found_S = [set(_ngrams(_bare_words(text), ngram)) for text in solutions]
+        self._seen = telling_ngrams([*found_Q, *found_S])
 
     def __len__(self) -> int:
-        """n-grams in the index, short texts included."""
+        """n-grams in the index, short questions included."""
         return len(self._seen)
 
     def overlap(self, text: str) -> str:
@@ -131,7 +135,7 @@ class EvaluationIndex:
 
 
 def is_uncontaminated(text: str, index: EvaluationIndex) -> Check:
-    """It shares no n-gram with an evaluation text. Check the prompt as well as the completion."""
+    """It shares no n-gram with an evaluation text. Check the prompt as well as the completion, each by itself."""
     shared = index.overlap(text)
     return Check(False, f"also in an evaluation text: {excerpt(shared)}") if shared else PASSED
 
@@ -143,6 +147,16 @@ def word_ngrams(text: str, ngram: int = CONTAMINATION_NGRAM) -> set[tuple[str, .
     """
     words = _bare_words(text)
     return set(_ngrams(words, min(ngram, len(words)))) if words else set()
+
+
+def telling_ngrams(ngrams_T: Sequence[Set[tuple[str, ...]]]) -> set[tuple[str, ...]]:
+    """The n-grams that tell one of T evaluation texts from another; ngrams_T: those of each.
+
+    What many share is the wording of the task ("Using the numbers ..., write an equation"), not a problem.
+    """
+    counts = Counter(ngram for ngrams in ngrams_T for ngram in ngrams)
+    common = max(COMMON_TEXTS, COMMON_SHARE * len(ngrams_T) + 1)
+    return {ngram for ngram, count in counts.items() if count < common}
 
 
 def _bare_words(text: str) -> list[str]:

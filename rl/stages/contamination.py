@@ -6,18 +6,15 @@ The n-grams kept are the problems', which are few; the training rows, which are 
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from rewards.filters import CONTAMINATION_NGRAM, word_ngrams
+from rewards.filters import CONTAMINATION_NGRAM, telling_ngrams, word_ngrams
 from rl.config import DataConfig, RunConfig
 from rl.data import load_rows
 from rl.types import BadInput, Row
 
 log = logging.getLogger(__name__)
-
-COMMON_PROBLEMS, COMMON_SHARE = 5, 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +50,12 @@ class Contamination:
 def find_contamination(problems: Sequence[str], training: Iterable[str]) -> Contamination:
     """Match the problems' n-grams with the training texts'. Works in the memory of the problems' n-grams.
 
-    What many problems share is the wording of the task ("Using the numbers ..., write an equation"), not a problem:
-    n-grams of at least COMMON_PROBLEMS problems and of more than COMMON_SHARE of them do not count.
+    The wording that many problems share is no contamination (rewards.filters.telling_ngrams).
 
     ["What is 1 + 2?"], ["what is 1 + 2"] -> problem 0
     """
     ngrams_P = [word_ngrams(problem) for problem in problems]
-    counts = Counter(ngram for ngrams in ngrams_P for ngram in ngrams)
-    common = max(COMMON_PROBLEMS, COMMON_SHARE * len(problems) + 1)
-    telling = {ngram for ngram, count in counts.items() if count < common}
+    telling = telling_ngrams(ngrams_P)
     shared: set[tuple[str, ...]] = set()
     num_rows = hits = 0
     for text in training:

@@ -51,11 +51,13 @@ def mix(folder: Path, cfg: MixConfig, seed: int) -> Path:
 
 def evaluation_index(against: Sequence[DataConfig]) -> EvaluationIndex:
     """The n-grams of evaluation questions. Worked solutions count too where their column is there."""
-    texts: list[str] = []
+    questions: list[str] = []
+    solutions: list[str] = []
     for data in against:
         for row in load_rows(data):
-            texts += [str(row[f]) for f in (data.prompt_field, data.target_field) if row.get(f)]
-    return EvaluationIndex(texts)
+            questions.append(str(row.get(data.prompt_field) or ""))
+            solutions.append(str(row.get(data.target_field) or ""))
+    return EvaluationIndex(questions, solutions)
 
 
 def _take(
@@ -75,7 +77,7 @@ def _take(
             continue
         row = _common(table, found[i], i, part, where)
         key = (_bare(row["prompt"]), _bare(row.get("messages", row.get("target", ""))))
-        if len(index) and index.overlap(" ".join(key)):
+        if any(index.overlap(text) for text in _texts(row)):
             counts["contaminated"] += 1
         elif cfg.deduplicate and key in seen:
             counts["duplicate"] += 1
@@ -109,6 +111,13 @@ def _common(table: Table, row: Row, i: int, part: MixPart, where: Callable[[int]
     if part.domain:
         out["domain"] = part.domain
     return out
+
+
+def _texts(row: Row) -> list[str]:
+    """What the row would show a model, each text by itself, so that a short question is found as a whole."""
+    if "messages" in row:
+        return [str(message.get("content", "")) for message in cast(list[Row], row["messages"])]
+    return [str(row["prompt"]), str(row["target"])]
 
 
 def _bare(value: object) -> str:

@@ -6,6 +6,9 @@ import json
 import re
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -165,7 +168,8 @@ def test_a_student_of_smollm_lacks_layers_of_the_middle_and_still_runs(
         num_attention_heads=2,
         num_key_value_heads=1,
     )
-    tiny_model._write(LlamaForCausalLM(config), tiny_model.make_tokenizer(), folder)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tiny_model.make_tokenizer().save_pretrained(folder)
     student = AutoModelForCausalLM.from_pretrained(tiny_model.student_of_smollm())
     teacher = AutoModelForCausalLM.from_pretrained(folder)
     assert len(student.model.layers) == 4
@@ -174,3 +178,36 @@ def test_a_student_of_smollm_lacks_layers_of_the_middle_and_still_runs(
     ids = torch.tensor([[3, 4, 5]])
     cached = student.generate(ids, max_new_tokens=3, do_sample=False, use_cache=True)
     assert torch.equal(cached, student.generate(ids, max_new_tokens=3, do_sample=False, use_cache=False))
+
+
+def test_a_model_that_several_want_at_once_is_made_by_one_of_them(tmp_path: Path) -> None:
+    from recipes import tiny_model
+
+    folder = tmp_path / "models" / "tiny"
+    made = []
+    together = threading.Barrier(4)
+
+    def build() -> tuple[_Slow, _Slow]:
+        made.append(threading.get_ident())
+        return _Slow("config.json"), _Slow("model.safetensors")
+
+    def want(_: int) -> Path:
+        together.wait(timeout=60)
+        return tiny_model._once(folder, build)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(want, range(4))) == [folder] * 4
+    assert len(made) == 1
+    assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors"}
+
+
+class _Slow:
+    """Takes a while to write its file."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def save_pretrained(self, folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
+        time.sleep(0.05)
+        (folder / self.name).write_text("{}")

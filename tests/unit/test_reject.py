@@ -155,6 +155,18 @@ def test_rows_that_are_in_an_evaluation_set_are_left_out(tmp_path: Path) -> None
     assert manifest["parts"][0]["contaminated"] == 1
 
 
+def test_a_short_question_of_an_evaluation_set_is_found_beside_a_long_target(tmp_path: Path) -> None:
+    a = dataset(tmp_path / "a.jsonl", ("what is 6 x 7", "six times seven is 42"), ("What is 6 x 8?", "It is 48."))
+    held_out = dataset(tmp_path / "eval.jsonl", ("What is 6 x 7?", "42"))
+    talk = tmp_path / "talk.jsonl"
+    asked = [{"role": "user", "content": "What is 6 x 7?"}, {"role": "assistant", "content": "It is 42."}]
+    talk.write_text(json.dumps({"messages": asked}) + "\n")
+    parts = (MixPart(a), MixPart(DataConfig(source=str(talk), messages_field="messages")))
+    rows, manifest = mixed(tmp_path, MixConfig(parts=parts, against=(held_out,)))
+    assert [row["prompt"] for row in rows] == ["What is 6 x 8?"]
+    assert [part["contaminated"] for part in manifest["parts"]] == [1, 1]
+
+
 def test_a_part_too_small_for_its_quota_is_an_error_unless_short_is_take(tmp_path: Path) -> None:
     part = MixPart(dataset(tmp_path / "a.jsonl", ("a", "t"), ("a", "t")), 2)
     with pytest.raises(BadInput, match=r"gives 1 rows \(1 duplicates .* but its quota is 2"):

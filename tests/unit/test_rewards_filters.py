@@ -162,6 +162,21 @@ def test_the_number_of_words_is_a_setting():
         EvaluationIndex([QUESTION], ngram=0)
 
 
+def test_a_short_solution_is_nobodys_own():
+    index = EvaluationIndex(["Is the sky blue?"], ["yes", " ".join("abcdefghij")])
+    assert index.overlap("is the sky blue") == "is the sky blue"
+    assert index.overlap("Yes.") == ""
+    assert index.overlap("x a b c d e f g h i j") == "a b c d e f g h i j"
+
+
+def test_the_wording_that_many_texts_share_is_no_contamination():
+    questions = [f"How many of these {i} apples are left over when each child has had one?" for i in range(5)]
+    index = EvaluationIndex(questions)
+    assert is_uncontaminated(questions[0].replace("0", "70"), index).ok
+    assert not is_uncontaminated(questions[0], index).ok
+    assert not is_uncontaminated(questions[0].replace("0", "70"), EvaluationIndex(questions[:4])).ok
+
+
 @pytest.mark.parametrize("flood", ["a ", "好", "\n\n", "```", "\n \n", "~", "9"])
 def test_a_megabyte_is_filtered_in_linear_time(flood):
     mass = flood * (1_000_000 // len(flood.encode()))
