@@ -423,7 +423,7 @@ class LearnerConfig:
     gradient_checkpointing: bool = knob(False, "Recompute activations in backward: less memory, a third more work.")
     threads: int = knob(0, "CPU threads of a rank; 0 shares the node's cores among its ranks.", lo=0)
     sequence_parallel: int = knob(
-        1, "SFT only: neighbouring ranks that share each micro-batch, a slice of its tokens each (Ulysses).", lo=1
+        1, "Neighbouring ranks that share each micro-batch, a slice of its tokens each (Ulysses); in SFT alone.", lo=1
     )
 
     @property

@@ -222,11 +222,24 @@ def inputs_of(stage: Stage) -> list[str]:
 
 
 def run_config(recipe: Recipe, stage: Stage) -> RunConfig:
-    """The stage as a run of its own, with the base's machines. Its references are left as they are."""
+    """The stage as a run of its own, with the base's machines. Its references are left as they are.
+
+    Ranks share their sequences in those stages only that can (shares_sequences).
+    """
     values = {f.name: getattr(stage, f.name) for f in dataclasses.fields(stage)}
     parts = {name: values.get(name, vars(_NOTHING)[name]) for name in RUN_FIELDS}
     model = dataclasses.replace(recipe.base.model, path=str(values.get("model", "")))
-    return dataclasses.replace(recipe.base, name=stage.name, out=str(recipe.folder), model=model, **parts)
+    base = recipe.base if shares_sequences(stage) else _unshared(recipe.base)
+    return dataclasses.replace(base, name=stage.name, out=str(recipe.folder), model=model, **parts)
+
+
+def shares_sequences(stage: Stage) -> bool:
+    """Whether learner.sequence_parallel is for the stage: SFT that asks no teacher."""
+    return isinstance(stage, SFT) and not (stage.sft.distill.teacher or stage.sft.distill.cached)
+
+
+def _unshared(cfg: RunConfig) -> RunConfig:
+    return dataclasses.replace(cfg, learner=dataclasses.replace(cfg.learner, sequence_parallel=1))
 
 
 _NOTHING = RunConfig(grpo=GRPOConfig(steps=0))
@@ -241,6 +254,9 @@ def check(recipe: Recipe) -> None:
     earlier: dict[str, Stage] = {}
     if not recipe.name or "/" in recipe.name:
         faults.append(f"name={recipe.name!r}: must be a folder name without '/'")
+    shared = recipe.base.learner.sequence_parallel
+    if shared > 1 and not any(shares_sequences(stage) for stage in recipe.stages):
+        faults.append(f"learner.sequence_parallel={shared}: no stage is SFT without a teacher, which it is for; use 1")
     for stage in recipe.stages:
         if not stage.name.replace("_", "").replace("-", "").isalnum():
             faults.append(f"stage {stage.name!r}: a name has letters, digits, - and _ only")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
 from rl.batch import pack_examples
-from rl.config import LearnerConfig
+from rl.config import DistillConfig, LearnerConfig, SFTConfig
 from rl.model import ScoreInput
+from rl.recipe import apply_stage_overrides, check, run_config
 from rl.sequence import Share, check_heads
 from rl.settings import apply_overrides, validate
 from rl.types import BadInput, Example, MicroBatch
@@ -79,3 +82,25 @@ def test_what_does_not_go_with_shared_sequences_is_refused(override: str, fault:
     validate(cfg)
     with pytest.raises(BadInput, match=fault):
         validate(apply_overrides(cfg, [override]))
+
+
+def test_in_a_recipe_sequences_are_shared_by_the_stages_that_are_sft() -> None:
+    from recipes.r1_mini import recipe
+
+    mini = apply_stage_overrides(recipe(), ["learner.ranks=4", "learner.sequence_parallel=2"])
+    check(mini)
+    shared = {stage.name: run_config(mini, stage).learner.sequence_parallel for stage in mini.stages}
+    assert {name for name, size in shared.items() if size == 2} == {
+        "base", "cold", "sft", "student_base", "student"
+    }  # fmt: skip
+    taught = dataclasses.replace(mini["student"], sft=SFTConfig(steps=1, distill=DistillConfig(teacher="@sft")))
+    assert run_config(mini, taught).learner.sequence_parallel == 1
+
+
+def test_a_recipe_without_sft_does_not_share_sequences() -> None:
+    from recipes.r1_mini import recipe
+
+    mini = apply_stage_overrides(recipe(), ["learner.ranks=2", "learner.sequence_parallel=2"])
+    zero = dataclasses.replace(mini["zero"], model="models/base")
+    with pytest.raises(BadInput, match="sequence_parallel=2: no stage is SFT without a teacher"):
+        check(dataclasses.replace(mini, stages=(zero,)))
