@@ -160,8 +160,9 @@ class RayBackend:
         same = (cfg.rewards, cfg.scoring) == (self.cfg.rewards, self.cfg.scoring)
         self.cfg = cfg
         if not same or not self.scorers.parts:
-            self.scorers.close()
-            self.scorers = Scorers(cfg, self.device)
+            old, self.scorers = self.scorers, Scorers(cfg, self.device)
+            self.scorers.take_over(old)
+            old.close()
             self._refuse_too_small(cfg, self.bundles)
             if cfg.rewards:
                 self.start_rewards()

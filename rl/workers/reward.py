@@ -43,6 +43,14 @@ class _Died(Exception):
     """The process ended in the middle of a call."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """What a child is asked; anything else that it is sent are the rewards to answer by."""
+
+    reward: str
+    group: RolloutGroup
+
+
 class _Process:
     """One child that answers calls, one at a time, over a socket."""
 
@@ -57,14 +65,24 @@ class _Process:
                 start_new_session=True,  # so that what a reward started dies with it
             )
         self._connection = Connection(ours.detach())
-        self._connection.send((list(rewards), memory_gib))
-        self.call(None, START_LIMIT_S)
+        self._connection.send(memory_gib)
+        self._rewards: tuple[RewardConfig, ...] | None = None
+        try:
+            self.learn(rewards)
+        except (AhaError, _TooLong, _Died):
+            self.kill()
+            raise
+
+    def learn(self, rewards: Sequence[RewardConfig]) -> None:
+        """Answer by these rewards from now on. Raises what Judges does, and as call()."""
+        if self._rewards != tuple(rewards):
+            self.call(tuple(rewards), START_LIMIT_S)
+            self._rewards = tuple(rewards)
 
     def call(self, message: object, limit_s: float) -> list[RewardPart | None]:
         """Raises _TooLong or _Died; then only kill() may follow."""
         try:
-            if message is not None:
-                self._connection.send(message)
+            self._connection.send(message)
             if not self._connection.poll(limit_s):
                 raise _TooLong
             answer = self._connection.recv()
@@ -96,7 +114,7 @@ class Judge:
     """Judges groups, several samples at once. Any number of threads may call judge()."""
 
     def __init__(self, rewards: Sequence[RewardConfig], scoring: ScoringConfig) -> None:
-        self._rewards, self._scoring = rewards, scoring
+        self._rewards, self._scoring = tuple(rewards), scoring
         self._judges = Judges(rewards)
         self._idle: queue.LifoQueue[_Process] = queue.LifoQueue()
         processes = scoring.processes or 2 * (os.cpu_count() or 1)
@@ -104,13 +122,37 @@ class Judge:
         self._all: set[_Process] = set()
         self._lock = threading.Lock()
 
-    def start(self) -> int:
-        """Start the first process, so that a reward that cannot be imported here shows now. Returns our pid."""
-        self._idle.put(self._new())
+    def start(self, rewards: Sequence[RewardConfig] | None = None) -> int:
+        """Make a process ready, so that a reward that cannot be imported here shows now. Returns our pid.
+
+        rewards: to go on with in place of those before, in the processes that there are: what they have imported they
+        need not import again. Raises BadInput for one that cannot be found, and keeps those before.
+        """
+        if rewards is not None:
+            self._agree(tuple(rewards))
+        process = self._take()
+        try:
+            process.learn(self._rewards)
+        except (_TooLong, _Died):
+            self._kill(process)
+            process = self._new()
+        self._idle.put(process)
         return os.getpid()
 
-    def judge(self, group: RolloutGroup, names: Sequence[str]) -> JudgeReport:
-        """The named rewards of every sample, within the limits."""
+    def _agree(self, rewards: tuple[RewardConfig, ...]) -> None:
+        with self._lock:
+            if rewards != self._rewards:
+                self._judges, self._rewards = Judges(rewards), rewards
+
+    def judge(
+        self, group: RolloutGroup, names: Sequence[str], rewards: tuple[RewardConfig, ...] | None = None
+    ) -> JudgeReport:
+        """The named rewards of every sample, within the limits.
+
+        rewards: those of today, for an actor that Ray started again: it knows its first ones only.
+        """
+        if rewards is not None:
+            self._agree(rewards)
         counters = _Counters()
         size = len(group.rollouts_G)
         calls = [(name, unit) for name in names for unit in self._judges.units(name, size)]
@@ -131,7 +173,8 @@ class Judge:
         for _ in range(2):
             process = self._take()
             try:
-                result = process.call((name, part), limit)
+                process.learn(self._rewards)
+                result = process.call(_Question(name, part), limit)
             except _TooLong:
                 self._kill(process)
                 with self._lock:
@@ -200,21 +243,24 @@ def _serve(descriptor: int) -> None:
     """Answer calls until the other end closes."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # a killed actor must not leave its children behind
     connection = Connection(descriptor)
-    rewards, memory_gib = connection.recv()
-    limit = int(memory_gib * 2**30)
+    limit = int(connection.recv() * 2**30)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    try:
-        judges = Judges(rewards)
-    except AhaError as error:
-        connection.send(error)
-        return
-    connection.send([])
+    judges: Judges | None = None
     while True:
         try:
-            name, group = connection.recv()
+            message = connection.recv()
         except EOFError:
             return
-        connection.send(judges.judge(name, group))
+        if isinstance(message, _Question):
+            assert judges is not None  # rewards are the first thing that _Process sends
+            connection.send(judges.judge(message.reward, message.group))
+            continue
+        try:
+            judges = Judges(message)
+        except AhaError as error:
+            connection.send(error)
+        else:
+            connection.send([])
 
 
 if __name__ == "__main__":

@@ -48,6 +48,11 @@ class Scorers:
         self.unanswered = 0
         self._open: list[list[Asked]] = []
 
+    def take_over(self, old: Scorers) -> None:
+        """Go on with the other's reward workers, where they are set up alike. To be called before start()."""
+        if old.cfg.scoring == self.cfg.scoring:
+            self.judges, old.judges = old.judges, []
+
     def resources(self) -> list[dict[str, float]]:
         """What each reward model reserves in Ray."""
         return [
@@ -92,12 +97,20 @@ class Scorers:
         return handles
 
     def _start_judges(self) -> None:
+        """Start them, or tell those that were taken over of the rewards."""
+        self.judges = self.judges or self._make_judges()
+        names = [f"reward worker {i}" for i in range(len(self.judges))]
+        told = [handle.start.remote(self.cfg.rewards) for handle in self.judges]
+        pids = collect(told, names, self.cfg.cluster.start_timeout_s, "start")
+        self.judge_pids = dict(enumerate(pids))
+
+    def _make_judges(self) -> list[ray.actor.ActorHandle]:
         """One reward worker a node unless told otherwise. Ray restarts one that dies, and its calls."""
         from rl.workers.reward import Judge
 
         cfg = self.cfg
         nodes = sorted(node["NodeID"] for node in ray.nodes() if node["Alive"])
-        self.judges = [
+        return [
             ray.remote(Judge)
             .options(
                 num_cpus=0,
@@ -110,9 +123,6 @@ class Scorers:
             .remote(cfg.rewards, cfg.scoring)
             for i in range(cfg.scoring.workers or len(nodes))
         ]
-        names = [f"reward worker {i}" for i in range(len(self.judges))]
-        pids = collect([h.start.remote() for h in self.judges], names, cfg.cluster.start_timeout_s, "start")
-        self.judge_pids = dict(enumerate(pids))
 
     def judge(self, group: RolloutGroup, names: Sequence[str] | None = None) -> Callable[[], JudgeReport]:
         """Ask these rewards (None: all) about a group: the functions at the next reward worker, each model at its own.
@@ -155,7 +165,8 @@ class Scorers:
     def _ask_functions(self, group: RolloutGroup, names: list[str]) -> Asked:
         i = self._groups_judged % len(self.judges)
         self._groups_judged += 1
-        ref = self.judges[i].judge.remote(group, names)
+        # With the rewards: a worker that Ray started again knows those of its own start.
+        ref = self.judges[i].judge.remote(group, names, self.cfg.rewards)
 
         def result() -> JudgeReport:
             bound = self.cfg.cluster.reward_timeout_s

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from rl.config import RewardConfig, ScoringConfig
-from rl.types import AhaError, JudgeReport, Prompt, Rollout, RolloutGroup, Verdict
+from rl.types import AhaError, BadInput, JudgeReport, Prompt, Rollout, RolloutGroup, Verdict
 from rl.workers.reward import Judge
 
 MODULE = """
@@ -84,6 +84,24 @@ def scores(report, name: str = "tell") -> list[float | str]:  # type: ignore[no-
     """The score of each sample, or the verdict where there is none."""
     parts = [parts[name] for parts in report.parts_G]
     return [part.score if part.verdict.is_judgement else str(part.verdict) for part in parts]
+
+
+def test_other_rewards_are_taken_up_by_the_processes_that_there_are(start, tmp_path):
+    judge = start(processes=1)
+    (process,) = judge._all
+    both = (RewardConfig("worker_rewards:tell"), RewardConfig("worker_rewards:in_lists"))
+    assert judge.start(both) == os.getpid()
+    report = ask(judge, group(tmp_path, "a", "abc"))
+    assert scores(report) == [1.0, 3.0]
+    assert scores(report, "in_lists") == [1.0, 1.0]
+    assert judge._all == {process}
+    with pytest.raises(BadInput, match="no function 'nobody'"):
+        judge.start((RewardConfig("worker_rewards:nobody"),))
+    assert scores(ask(judge, group(tmp_path, "ab")), "in_lists") == [1.0]
+    # An actor that was started again is told with the question.
+    later = judge.judge(group(tmp_path, "ab"), ["with_alarm"], (RewardConfig("worker_rewards:with_alarm"),))
+    assert scores(later, "with_alarm") == [1.0]
+    assert judge._all == {process}
 
 
 @pytest.mark.parametrize("text", ["hang", "hang with alarms off"])
