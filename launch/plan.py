@@ -2,13 +2,13 @@
 
 plan_run() puts the parts together: memory (plan_memory.py), rollouts (plan_rollouts.py), time (plan_time.py) on a
 stated hardware (plan_hardware.py, gpus.toml), for the shapes of a model (plan_model.py). What it assumes is in
-Plan.assumptions; nothing is measured unless the hardware was calibrated.
+Plan.assumptions; nothing is measured unless the hardware was calibrated: then plan_trial.py trains a few layers here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from launch.plan_memory import LearnerMemory, LearnerShape, SamplerMemory, learn
 from launch.plan_model import Architecture, find_architecture
 from launch.plan_rollouts import Lengths, RolloutTime, assumed_lengths, make_decoder, simulate
 from launch.plan_time import Passes, SyncTime, UpdateTime, sync_time, update_time
+from launch.plan_trial import spec_of, train_here
 from rl.batch import bin_lengths
 from rl.config import RunConfig
 
@@ -124,6 +125,7 @@ def plan_run(
         step = _step(cfg, arch, hw, lengths, shape, sampler, work)
     sft_steps = cfg.sft.steps or (cfg.sft.total_steps(sft_examples) if sft_examples else 0)
     cost = _cost(cfg, arch, hw, shape, lengths, step, price, sft_tokens, sft_steps)
+    tried = spec_of(arch, shape, lengths.prompt + lengths.mean(), 1.0, hw) is not None
     return Plan(
         cfg, arch, hw, lengths, shape, learner, sampler,
         tokens_per_step=cfg.grpo.rollouts_per_step * (lengths.prompt + lengths.mean()) if cfg.grpo.steps else 0.0,
@@ -132,7 +134,7 @@ def plan_run(
         step=step,
         cost=cost,
         problems=tuple(find_problems(cfg, arch, hw, shape, learner, sampler, lengths)),
-        assumptions=tuple(assumptions_of(cfg, arch, hw, lengths, sft_tokens, sft_steps)),
+        assumptions=tuple(assumptions_of(cfg, arch, hw, lengths, sft_tokens, sft_steps, tried)),
     )  # fmt: skip
 
 
@@ -245,7 +247,13 @@ def _step(
         samplers=cfg.sampler.count * cfg.sampler.tensor_parallel,
     )  # fmt: skip
     # What the last rollouts of the queue add is shared by all its steps.
-    return Step(rollout, update_time(arch, shape, work, hw), sync, continuous.seconds / QUEUED_STEPS)
+    return Step(rollout, _update(arch, shape, work, hw), sync, continuous.seconds / QUEUED_STEPS)
+
+
+def _update(arch: Architecture, shape: LearnerShape, work: Passes, hw: Hardware) -> UpdateTime:
+    """From a trial on this machine where the hardware is measured and the plan can be tried here, else from rates."""
+    spec = spec_of(arch, shape, work.mean_length, work.scored / work.tokens, hw) if work.tokens else None
+    return update_time(arch, shape, work, hw, train_here(spec) if spec else None)
 
 
 def sampling_seconds(
@@ -266,7 +274,8 @@ def _cost(
     tokens = cfg.sft.examples_per_step * sft_tokens
     micro_batches = int(np.ceil(tokens / cfg.learner.micro_batch_tokens / cfg.learner.data_parallel))
     work = Passes(tokens, tokens, sft_tokens, forwards=0, updates=1, micro_batches=micro_batches)
-    sft_s = sft_steps * update_time(arch, shape, work, hw).seconds if sft_steps else 0.0
+    shape = replace(shape, reference=False)
+    sft_s = sft_steps * _update(arch, shape, work, hw).seconds if sft_steps else 0.0
     evaluation_s = 0.0
     if g.steps and e.data.source and e.data.limit:
         times = 2 + (max(0, (g.steps - 1) // e.every) if e.every else 0)

@@ -73,9 +73,14 @@ def find_problems(
 
 
 def assumptions_of(
-    cfg: RunConfig, arch: Architecture, hw: Hardware, lengths: Lengths, sft_tokens: float, sft_steps: int
+    cfg: RunConfig, arch: Architecture, hw: Hardware, lengths: Lengths, sft_tokens: float, sft_steps: int, tried: bool
 ) -> list[str]:
+    """tried: the learner's time is from a trial on this machine (plan_trial.py)."""
     said = [f"architecture: {arch.source}", f"hardware: {hw.name} ({hw.source})"]
+    if tried:
+        said.append("a learner's time: the real learner trained models of 1 and 3 layers here; the rest is multiplied")
+    elif hw.measured:
+        said.append("a learner's time: from the rates; layers of this model, or so many ranks, cannot be tried here")
     if not arch.exact:
         said.append(
             f"layers of model type {arch.model_type or 'unknown'} are counted as a Llama's: activations are rough"

@@ -65,6 +65,8 @@ class Hardware:
     efficiency: Efficiency
     memory: MemoryModel
     cores: int = 0
+    measured: bool = False
+    """The rates were measured now, and what else a plan needs may be."""
 
     @property
     def on_gpu(self) -> bool:
@@ -186,6 +188,7 @@ def calibrated(machine: Hardware) -> Hardware:
         fp32=rates["fp32"],
         memory_bandwidth=rates["copy"],
         link_bandwidth=rates["copy"],
+        measured=True,
     )
 
 

@@ -1,4 +1,4 @@
-"""How long a step takes, phase by phase, from the rates in gpus.toml. Seconds."""
+"""How long a step takes, phase by phase: from the rates in gpus.toml, or from a trial on this machine. Seconds."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from launch.plan_hardware import Hardware
 from launch.plan_memory import LearnerShape, layer_bytes_per_token
 from launch.plan_model import Architecture
+from launch.plan_trial import Trial
 
 ACTIVATION_PASSES = 6.0
 """On a CPU: how often what a layer keeps of a token goes through memory (written and read forward, both backward)."""
@@ -45,8 +46,13 @@ class UpdateTime:
         return self.gradient_s + self.forward_only_s + self.optimiser_s + self.communication_s
 
 
-def update_time(arch: Architecture, shape: LearnerShape, work: Passes, hw: Hardware) -> UpdateTime:
-    """One step on all ranks, which share the tokens evenly. On a CPU the ranks of a node share its cores."""
+def update_time(
+    arch: Architecture, shape: LearnerShape, work: Passes, hw: Hardware, trial: Trial | None = None
+) -> UpdateTime:
+    """One step on all ranks, which share the tokens evenly. On a CPU the ranks of a node share its cores.
+
+    trial: what a few layers took here, reference and messages included; the rest is multiplied.
+    """
     ranks = max(1, shape.ranks)
     devices = ranks if hw.on_gpu else min(ranks, hw.nodes)
     rate = hw.flops(shape.dtype) * hw.efficiency.train_flops * devices
@@ -56,6 +62,11 @@ def update_time(arch: Architecture, shape: LearnerShape, work: Passes, hw: Hardw
     gradient = 3.0 * forward + arch.head_flops(work.scored)
     if shape.checkpointing:
         gradient += arch.layer_flops(work.tokens, work.mean_length)
+    if trial is not None and work.micro_batches:
+        full = work.tokens / (ranks * trial.tokens)
+        seconds = full * trial.micro_batch(arch.layers)
+        others = (work.forwards - int(shape.reference)) * forward / (gradient + int(shape.reference) * forward)
+        return UpdateTime(seconds, others * seconds, work.updates * trial.update(arch.layers), 0.0)
     gradient_s, forward_s = gradient / rate, work.forwards * forward / rate
     if not hw.on_gpu:
         activations = arch.layers * layer_bytes_per_token(arch, shape.dtype, on_gpu=False) * work.tokens

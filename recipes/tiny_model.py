@@ -104,7 +104,7 @@ def _llama(*, tie: bool, layers: int, hidden: int, wide: bool):  # type: ignore[
     return model, tokenizer
 
 
-def _once(folder: Path, build: Callable[[], tuple]) -> Path:  # type: ignore[type-arg]
+def _once(folder: Path, build: Callable[[], tuple]) -> Path:
     """The folder, whole or not at all, with what build() makes: (model, tokenizer).
 
     Of processes that want it at the same time one makes it and the others wait, at most WAIT_S; then AhaError.

@@ -32,6 +32,7 @@ from launch.plan_hardware import GIB, Hardware, calibrated, this_machine  # noqa
 from launch.plan_memory import LearnerShape, learner_memory  # noqa: E402
 from launch.plan_model import read_config  # noqa: E402
 from launch.plan_time import Passes, update_time  # noqa: E402
+from launch.plan_trial import spec_of, train_here  # noqa: E402
 from rl.backend import Task  # noqa: E402
 from rl.batch import pack  # noqa: E402
 from rl.config import (  # noqa: E402
@@ -218,7 +219,9 @@ def predict(case: Case, cfg: RunConfig, hw: Hardware) -> tuple[float, float]:
         tokens=total, scored=total * scored_share, mean_length=PROMPT + COMPLETION, forwards=int(case.kl > 0),
         updates=1, micro_batches=case.micro_batches,
     )  # fmt: skip
-    return learner_memory(arch, shape, hw).peak, update_time(arch, shape, work, hw).seconds
+    spec = spec_of(arch, shape, work.mean_length, scored_share, hw)
+    trial = train_here(spec) if spec else None
+    return learner_memory(arch, shape, hw).peak, update_time(arch, shape, work, hw, trial).seconds
 
 
 # ------------------------------------------------------------------------------------------------ main
