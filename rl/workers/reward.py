@@ -43,14 +43,6 @@ class _Died(Exception):
     """The process ended in the middle of a call."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Question:
-    """What a child is asked; anything else that it is sent are the rewards to answer by."""
-
-    reward: str
-    group: RolloutGroup
-
-
 class _Process:
     """One child that answers calls, one at a time, over a socket."""
 
@@ -76,10 +68,10 @@ class _Process:
     def learn(self, rewards: Sequence[RewardConfig]) -> None:
         """Answer by these rewards from now on. Raises what Judges does, and as call()."""
         if self._rewards != tuple(rewards):
-            self.call(tuple(rewards), START_LIMIT_S)
+            self.call((None, tuple(rewards)), START_LIMIT_S)
             self._rewards = tuple(rewards)
 
-    def call(self, message: object, limit_s: float) -> list[RewardPart | None]:
+    def call(self, message: tuple[object, object], limit_s: float) -> list[RewardPart | None]:
         """Raises _TooLong or _Died; then only kill() may follow."""
         try:
             self._connection.send(message)
@@ -174,7 +166,7 @@ class Judge:
             process = self._take()
             try:
                 process.learn(self._rewards)
-                result = process.call(_Question(name, part), limit)
+                result = process.call((name, part), limit)
             except _TooLong:
                 self._kill(process)
                 with self._lock:
@@ -240,7 +232,7 @@ class LocalJudging:
 
 
 def _serve(descriptor: int) -> None:
-    """Answer calls until the other end closes."""
+    """Answer (reward, group) by the rewards of the last (None, rewards), until the other end closes."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # a killed actor must not leave its children behind
     connection = Connection(descriptor)
     limit = int(connection.recv() * 2**30)
@@ -248,12 +240,12 @@ def _serve(descriptor: int) -> None:
     judges: Judges | None = None
     while True:
         try:
-            message = connection.recv()
+            name, message = connection.recv()
         except EOFError:
             return
-        if isinstance(message, _Question):
+        if name is not None:
             assert judges is not None  # rewards are the first thing that _Process sends
-            connection.send(judges.judge(message.reward, message.group))
+            connection.send(judges.judge(name, message))
             continue
         try:
             judges = Judges(message)
