@@ -8,7 +8,7 @@
     sft -> final                         RL over all domains, with the preference model in the last third
     mixed -> student; student_base -> student_rl     a smaller model taught by the result, and its twin by RL alone
 
-scale=laptop: SmolLM2-135M on sums, an hour or two on two cores. scale=tiny: a million parameters on strings to reverse,
+scale=laptop: SmolLM2-135M on sums, about an hour on two cores. scale=tiny: a million parameters on strings to reverse,
 minutes; what the tests run. ablations=true adds the claims that need runs of their own; reward_model=false leaves the
 preference model out.
 
