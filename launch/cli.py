@@ -257,7 +257,10 @@ def plan(
     nodes: Annotated[int, typer.Option("--nodes", help="Machines; 0: as many as it needs.")] = 0,
     gpus_per_node: Annotated[int, typer.Option("--gpus-per-node", help="GPUs of each.")] = 8,
     price: Annotated[float, typer.Option("--price", help="Of one GPU and hour.")] = 2.5,
-    calibrate: Annotated[bool, typer.Option("--calibrate", help="Measure this machine first: seconds.")] = False,
+    calibrate: Annotated[
+        bool,
+        typer.Option("--calibrate", help="First measure this machine, with a few layers."),
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Numbers as JSON: bytes, seconds, tokens.")] = False,
     median_tokens: Annotated[float, typer.Option("--median-tokens", help="Median completion length.")] = 0.0,
     sigma: Annotated[float, typer.Option("--sigma", help="Spread of the lengths' logarithm.")] = 0.0,

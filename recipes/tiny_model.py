@@ -120,6 +120,10 @@ def _once(folder: Path, build: Callable[[], tuple]) -> Path:
                 shutil.rmtree(partial, ignore_errors=True)
                 for part in build():
                     part.save_pretrained(partial)
+                if not (partial / made.name).exists():  # transformers saves a model on rank 0 alone
+                    raise AhaError(
+                        f"{folder}: nothing was written here; make the model before a process group is joined"
+                    )
                 partial.rename(folder)
     except Timeout as error:
         raise AhaError(

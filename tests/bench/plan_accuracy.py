@@ -229,14 +229,14 @@ def predict(case: Case, cfg: RunConfig, hw: Hardware) -> tuple[float, float]:
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--only", default="", help="part of a case's name, for example 45M")
+    options.add_argument("--only", default="", help="how a case's name begins, for example 45M")
     options.add_argument("--steps", type=int, default=3)
     options.add_argument("--no-calibrate", action="store_true", help="take the rates of launch/gpus.toml")
     args = options.parse_args()
     os.chdir(REPO)
     hw = this_machine() if args.no_calibrate else calibrated(this_machine())
     print(f"{hw.name}: {hw.source}; load {os.getloadavg()[0]:.1f}", flush=True)
-    chosen = [case for case in cases() if args.only in case.name]
+    chosen = [case for case in cases() if case.name.startswith(args.only)]
     worst_memory, worst_time, rows = 0.0, 0.0, []
     print(f"{'':16}{'memory, MiB':>31}{'step, s':>44}\n{'case':16}{'predicted':>10}{'measured':>10}{'ratio':>8}{'base':>8}"
           f"{'predicted':>12}{'measured':>10}{'ratio':>8}{'processor':>11}{'ratio':>8}{'load':>7}", flush=True)  # fmt: skip

@@ -197,6 +197,9 @@ def main() -> None:
     rank, ranks, port = (int(text) for text in sys.argv[1:4])
     reward_base, folder = sys.argv[4], Path(sys.argv[5])
     seen: dict[str, dict[str, object]] = {}
+    for path, *_ in LOADS.values():
+        if path:  # before the ranks have joined: after that transformers saves on rank 0 alone
+            resolve_model(path)
     for name, (path, *case) in LOADS.items():
         cfg = config(path or reward_base, *case, ranks)
         task = Task(resolve_model(cfg.model.path), OPTIM, 1, reward=None if path else RewardTrainConfig())

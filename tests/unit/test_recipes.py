@@ -20,6 +20,7 @@ from rewards.countdown import countdown as reach
 from rewards.language import language_consistency
 from rl.config import RunConfig
 from rl.recipe import Recipe
+from rl.types import AhaError
 
 ROOT = Path(__file__).parents[2]
 TASKS = {"benchmarks", "r1_preferences", "r1_tasks", "reasoning", "tasks", "tiny_model"}
@@ -199,6 +200,15 @@ def test_a_model_that_several_want_at_once_is_made_by_one_of_them(tmp_path: Path
         assert list(pool.map(want, range(4))) == [folder] * 4
     assert len(made) == 1
     assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors"}
+
+
+def test_a_model_that_was_not_written_leaves_no_folder(tmp_path: Path) -> None:
+    from recipes import tiny_model
+
+    folder = tmp_path / "tiny"
+    with pytest.raises(AhaError, match="nothing was written here; make the model before a process group is joined"):
+        tiny_model._once(folder, lambda: (_Slow("config.json"), _Slow("tokenizer.json")))
+    assert not folder.exists()
 
 
 class _Slow:
