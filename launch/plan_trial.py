@@ -93,7 +93,7 @@ def train_here(spec: TrialSpec) -> Trial:
     """Make the trial: a minute or two. Raises AhaError when a rank fails or TIMEOUT_S pass."""
     print(
         f"calibrating: training {' and '.join(map(str, LAYERS))} layers of {spec.arch.name} here, "
-        f"{spec.shape.ranks} rank(s), micro-batches of {spec.rows} x {spec.prompt + spec.completion} tokens (up to a "
+        f"{spec.shape.ranks} rank(s), micro-batches of {spec.rows} x {spec.prompt + spec.completion} tokens (a "
         "minute or two)", file=sys.stderr, flush=True,
     )  # fmt: skip
     begin = time.monotonic()
