@@ -259,7 +259,7 @@ def plan(
     price: Annotated[float, typer.Option("--price", help="Of one GPU and hour.")] = 2.5,
     calibrate: Annotated[
         bool,
-        typer.Option("--calibrate", help="First measure this machine, with a few layers."),
+        typer.Option("--calibrate", help="Measure this machine first, training a few layers on it: minutes."),
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Numbers as JSON: bytes, seconds, tokens.")] = False,
     median_tokens: Annotated[float, typer.Option("--median-tokens", help="Median completion length.")] = 0.0,

@@ -18,7 +18,7 @@ from launch.plan_memory import LearnerMemory, LearnerShape, SamplerMemory, learn
 from launch.plan_model import Architecture, find_architecture
 from launch.plan_rollouts import Lengths, RolloutTime, assumed_lengths, make_decoder, simulate
 from launch.plan_time import Passes, SyncTime, UpdateTime, sync_time, update_time
-from launch.plan_trial import spec_of, train_here
+from launch.plan_trial import can_be_tried, spec_of, train_here
 from rl.batch import bin_lengths
 from rl.config import RunConfig
 
@@ -125,7 +125,7 @@ def plan_run(
         step = _step(cfg, arch, hw, lengths, shape, sampler, work)
     sft_steps = cfg.sft.steps or (cfg.sft.total_steps(sft_examples) if sft_examples else 0)
     cost = _cost(cfg, arch, hw, shape, lengths, step, price, sft_tokens, sft_steps)
-    tried = spec_of(arch, shape, lengths.prompt + lengths.mean(), 1.0, hw) is not None
+    tried = can_be_tried(arch, shape, hw)
     return Plan(
         cfg, arch, hw, lengths, shape, learner, sampler,
         tokens_per_step=cfg.grpo.rollouts_per_step * (lengths.prompt + lengths.mean()) if cfg.grpo.steps else 0.0,

@@ -69,6 +69,15 @@ class Trial:
         return self.update_s + layers * self.update_a_layer_s
 
 
+def can_be_tried(arch: Architecture, shape: LearnerShape, hw: Hardware) -> bool:
+    """Whether a trial can stand for these learners: on this machine, whose memory it fits into, with padded rows."""
+    here = hw.measured and not hw.on_gpu and hw.nodes == 1 and arch.exact
+    if not here or shape.packed or shape.shared_by > 1:
+        return False
+    few = replace(arch, layers=min(arch.layers, max(LAYERS)))
+    return shape.ranks * learner_memory(few, shape, hw).peak <= MEMORY_SHARE * hw.memory_gib * GIB
+
+
 def spec_of(
     arch: Architecture, shape: LearnerShape, mean_length: float, scored_share: float, hw: Hardware
 ) -> TrialSpec | None:
@@ -76,11 +85,7 @@ def spec_of(
 
     mean_length: of a prompt and its completion, tokens. scored_share: of the tokens, those that the head sees.
     """
-    here = hw.measured and not hw.on_gpu and hw.nodes == 1 and arch.exact
-    if not here or shape.packed or shape.shared_by > 1:
-        return None
-    few = replace(arch, layers=min(arch.layers, max(LAYERS)))
-    if shape.ranks * learner_memory(few, shape, hw).peak > MEMORY_SHARE * hw.memory_gib * GIB:
+    if not can_be_tried(arch, shape, hw):
         return None
     length = max(2, min(round(mean_length), shape.tokens))
     completion = max(1, min(length - 1, round(length * scored_share)))

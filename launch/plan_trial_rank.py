@@ -81,17 +81,31 @@ def config_of(spec: TrialSpec) -> RunConfig:
 
 
 def batches_of(spec: TrialSpec, cfg: RunConfig, micro_batches: int, seed: int) -> list[PackedBatch]:
-    """Random rollouts, all of one length, as many as fill so many micro-batches of every rank."""
-    rng = np.random.default_rng(seed)
-    vocab = spec.arch.vocab
-    groups = []
-    for p in range(spec.rows * micro_batches * spec.shape.ranks):
-        prompt = Prompt(p, p, rng.integers(0, vocab, spec.prompt).tolist(), "", "", {})
-        logprobs = np.full(spec.completion, -math.log(vocab), np.float32)
-        tokens = rng.integers(0, vocab, spec.completion).astype(np.int32)
-        group = RolloutGroup(prompt, [Rollout(tokens, logprobs, "", "stop", 1.0, 0, 0)])
-        groups.append(ScoredGroup(group, [0.0], [{}], rng.normal(size=1).tolist(), [True], False))
+    """As many rollouts as fill so many micro-batches of every rank."""
+    groups = random_groups(
+        spec.rows * micro_batches * spec.shape.ranks, 1, spec.prompt, spec.completion, spec.arch.vocab, seed
+    )
     return pack(groups, grpo=cfg.grpo, learner=cfg.learner, max_new_tokens=spec.completion, layout="rows", seed=0)
+
+
+def random_groups(groups: int, size: int, prompt: int, completion: int, vocab: int, seed: int) -> list[ScoredGroup]:
+    """So many groups of `size` rollouts: random tokens, all prompts and all completions of one length, in tokens.
+
+    Micro-batches of them are full, and nothing of a step is left to chance.
+    """
+    rng = np.random.default_rng(seed)
+    logprobs = np.full(completion, -math.log(vocab), np.float32)
+    made = []
+    for p in range(groups):
+        asked = Prompt(p, p, rng.integers(0, vocab, prompt).tolist(), "", "", {})
+        samples = [
+            Rollout(rng.integers(0, vocab, completion).astype(np.int32), logprobs, "", "stop", 1.0, 0, 0)
+            for _ in range(size)
+        ]
+        advantages = rng.normal(size=size).tolist()
+        group = RolloutGroup(asked, samples)
+        made.append(ScoredGroup(group, [0.0] * size, [{}] * size, advantages, [True] * size, False))
+    return made
 
 
 def write_model(arch: Architecture, folder: Path) -> None:

@@ -92,16 +92,17 @@ def check_run(cfg: RunConfig) -> Contamination | None:
 
 
 def training_texts(data: DataConfig) -> Iterator[str]:
-    """What a training row shows the model: its prompt and target, its conversation, or its document."""
-    for row in load_rows(data):
-        messages = row.get(data.messages_field) if data.messages_field else None
-        if isinstance(messages, list | tuple):
-            yield "\n".join(str(m.get("content", "")) for m in messages if isinstance(m, dict))
-        elif data.text_field:
-            yield _text(row, data.text_field)
-        else:
-            # Each by itself, so that a short problem is found as a whole.
-            yield from (text for field in (data.prompt_field, data.target_field) if (text := _text(row, field)))
+    """What the training rows show the model."""
+    return (text for row in load_rows(data) for text in shown_texts(row, data))
+
+
+def shown_texts(row: Row, data: DataConfig) -> list[str]:
+    """What a training row shows the model, each text by itself, so that a short problem is found as a whole."""
+    messages = row.get(data.messages_field) if data.messages_field else None
+    if isinstance(messages, list | tuple):
+        return [str(m.get("content", "")) for m in messages if isinstance(m, dict)]
+    fields = (data.text_field,) if data.text_field else (data.prompt_field, data.target_field)
+    return [text for field in fields if (text := _text(row, field))]
 
 
 def _text(row: Row, field: str) -> str:

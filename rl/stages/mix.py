@@ -22,6 +22,7 @@ import numpy as np
 from rewards.filters import EvaluationIndex
 from rl.config import DataConfig, MixConfig, MixPart
 from rl.data import fingerprint, load_rows, place
+from rl.stages.contamination import shown_texts
 from rl.stages.lines import write_rows
 from rl.templates import Table
 from rl.types import BadInput, Row
@@ -77,7 +78,7 @@ def _take(
             continue
         row = _common(table, found[i], i, part, where)
         key = (_bare(row["prompt"]), _bare(row.get("messages", row.get("target", ""))))
-        if any(index.overlap(text) for text in _texts(row)):
+        if len(index) and any(index.overlap(text) for text in shown_texts(found[i], part.data)):
             counts["contaminated"] += 1
         elif cfg.deduplicate and key in seen:
             counts["duplicate"] += 1
@@ -111,13 +112,6 @@ def _common(table: Table, row: Row, i: int, part: MixPart, where: Callable[[int]
     if part.domain:
         out["domain"] = part.domain
     return out
-
-
-def _texts(row: Row) -> list[str]:
-    """What the row would show a model, each text by itself, so that a short question is found as a whole."""
-    if "messages" in row:
-        return [str(message.get("content", "")) for message in cast(list[Row], row["messages"])]
-    return [str(row["prompt"]), str(row["target"])]
 
 
 def _bare(value: object) -> str:

@@ -122,13 +122,7 @@ class Judge:
         """
         if rewards is not None:
             self._agree(tuple(rewards))
-        process = self._take()
-        try:
-            process.learn(self._rewards)
-        except (_TooLong, _Died):
-            self._kill(process)
-            process = self._new()
-        self._idle.put(process)
+        self._idle.put(self._take())
         return os.getpid()
 
     def _agree(self, rewards: tuple[RewardConfig, ...]) -> None:
@@ -165,7 +159,6 @@ class Judge:
         for _ in range(2):
             process = self._take()
             try:
-                process.learn(self._rewards)
                 result = process.call((name, part), limit)
             except _TooLong:
                 self._kill(process)
@@ -184,10 +177,20 @@ class Judge:
         return [failed(f"its process died twice ({ended})")] * len(unit)
 
     def _take(self) -> _Process:
+        """A process that knows today's rewards."""
         try:
-            return self._idle.get_nowait()
+            process = self._idle.get_nowait()
         except queue.Empty:
             return self._new()  # there are no more calls at once than threads, so no more processes either
+        try:
+            process.learn(self._rewards)
+        except (_TooLong, _Died):
+            self._kill(process)
+            return self._new()
+        except AhaError:  # it still answers by those before
+            self._idle.put(process)
+            raise
+        return process
 
     def _new(self) -> _Process:
         try:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import math
 import os
 import statistics
 import sys
@@ -22,7 +21,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import psutil
 
 REPO = Path(__file__).resolve().parents[2]
@@ -30,9 +28,10 @@ sys.path.insert(0, str(REPO))
 
 from launch.plan_hardware import GIB, Hardware, calibrated, this_machine  # noqa: E402
 from launch.plan_memory import LearnerShape, learner_memory  # noqa: E402
-from launch.plan_model import read_config  # noqa: E402
+from launch.plan_model import Architecture, read_config  # noqa: E402
 from launch.plan_time import Passes, update_time  # noqa: E402
 from launch.plan_trial import spec_of, train_here  # noqa: E402
+from launch.plan_trial_rank import random_groups, write_model  # noqa: E402
 from rl.backend import Task  # noqa: E402
 from rl.batch import pack  # noqa: E402
 from rl.config import (  # noqa: E402
@@ -43,46 +42,41 @@ from rl.config import (  # noqa: E402
     OptimConfig,
     RunConfig,
 )
-from rl.types import PackedBatch, Prompt, Rollout, RolloutGroup, ScoredGroup  # noqa: E402
+from rl.types import PackedBatch  # noqa: E402
 
 MEMORY_BOUND, TIME_BOUND = 0.15, 0.25
 PROMPT, COMPLETION, GROUP = 32, 96, 4
-"""Every rollout has these lengths, so that micro-batches are full and nothing of the step is left to chance."""
+"""Every rollout has these lengths."""
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 
 
-@dataclass(frozen=True)
-class Model:
-    name: str
-    vocab: int
-    hidden: int
-    intermediate: int
-    layers: int
-    heads: int
-    kv_heads: int
-    micro_batch_tokens: int = 2048
+def llama(
+    name: str, vocab: int, hidden: int, intermediate: int, layers: int, heads: int, kv_heads: int
+) -> Architecture:
+    """Its head is its embedding."""
+    return Architecture(
+        name, "this bench", "llama", hidden, intermediate, layers, heads, kv_heads, hidden // heads, vocab, tied=True
+    )
 
 
+# Each with the tokens of its micro-batches.
 MODELS = (
-    Model("3M", 2048, 192, 512, 6, 3, 3),
-    Model("45M", 16384, 512, 1536, 12, 8, 2),
-    Model("303M", 32000, 1024, 2816, 24, 16, 4, micro_batch_tokens=512),
+    (llama("3M", 2048, 192, 512, 6, 3, 3), 2048),
+    (llama("45M", 16384, 512, 1536, 12, 8, 2), 2048),
+    (llama("303M", 32000, 1024, 2816, 24, 16, 4), 512),
 )
 
 
 @dataclass(frozen=True)
 class Case:
-    """micro_batches: of each rank in a step."""
+    """tokens: of a micro-batch. micro_batches: of each rank in a step."""
 
-    model: Model
+    model: Architecture
+    tokens: int
     stage: int
     ranks: int
     kl: float
     micro_batches: int = 2
-
-    @property
-    def tokens(self) -> int:
-        return self.model.micro_batch_tokens
 
     @property
     def name(self) -> str:
@@ -90,39 +84,8 @@ class Case:
 
 
 def cases() -> list[Case]:
-    return [Case(m, stage, ranks, kl) for m in MODELS for stage, ranks, kl in ((1, 1, 0.0), (3, 2, 0.001))]
-
-
-def write_model(model: Model, folder: Path) -> None:
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=model.vocab, hidden_size=model.hidden, intermediate_size=model.intermediate,
-        num_hidden_layers=model.layers, num_attention_heads=model.heads, num_key_value_heads=model.kv_heads,
-        max_position_embeddings=2048, tie_word_embeddings=True,
-    )  # fmt: skip
-    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
-
-
-def rollouts(case: Case, seed: int) -> list[ScoredGroup]:
-    """As many groups as fill every rank's micro-batches."""
-    rng = np.random.default_rng(seed)
-    vocab = case.model.vocab
-    per_rank = case.micro_batches * case.tokens // (PROMPT + COMPLETION)
-    groups = []
-    for p in range(per_rank * case.ranks // GROUP):
-        prompt = Prompt(p, p, rng.integers(2, vocab, PROMPT).tolist(), "", "", {})
-        logprobs = np.full(COMPLETION, -math.log(vocab), np.float32)
-        samples = [
-            Rollout(rng.integers(2, vocab, COMPLETION).astype(np.int32), logprobs, "", "stop", 1.0, 0, 0)
-            for _ in range(GROUP)
-        ]
-        advantages = rng.normal(size=GROUP).tolist()
-        group = RolloutGroup(prompt, samples)
-        groups.append(ScoredGroup(group, [0.0] * GROUP, [{}] * GROUP, advantages, [True] * GROUP, False))
-    return groups
+    both = ((1, 1, 0.0), (3, 2, 0.001))
+    return [Case(model, tokens, stage, ranks, kl) for model, tokens in MODELS for stage, ranks, kl in both]
 
 
 def config_of(case: Case, folder: Path) -> RunConfig:
@@ -135,9 +98,9 @@ def config_of(case: Case, folder: Path) -> RunConfig:
 
 
 def batch(case: Case, cfg: RunConfig, seed: int) -> list[PackedBatch]:
-    return pack(
-        rollouts(case, seed), grpo=cfg.grpo, learner=cfg.learner, max_new_tokens=COMPLETION, layout="rows", seed=0
-    )
+    count = case.micro_batches * case.tokens // (PROMPT + COMPLETION) * case.ranks // GROUP
+    groups = random_groups(count, GROUP, PROMPT, COMPLETION, case.model.vocab, seed)
+    return pack(groups, grpo=cfg.grpo, learner=cfg.learner, max_new_tokens=COMPLETION, layout="rows", seed=0)
 
 
 # ------------------------------------------------------------------------------------------------ measuring

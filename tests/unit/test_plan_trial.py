@@ -1,4 +1,4 @@
-"""What `aha plan --calibrate` makes of a trial on this machine: which are made, what lines they give, what a plan does."""
+"""What `aha plan --calibrate` makes of a trial on this machine: which are made, the lines they give, a step of them."""
 
 from __future__ import annotations
 

@@ -104,6 +104,17 @@ def test_other_rewards_are_taken_up_by_the_processes_that_there_are(start, tmp_p
     assert judge._all == {process}
 
 
+def test_a_process_that_is_gone_when_rewards_change_is_replaced_and_costs_no_sample(start, tmp_path):
+    judge = start(processes=1)
+    (process,) = judge._all
+    os.kill(process._child.pid, signal.SIGKILL)
+    process._child.wait(timeout=30)
+    report = judge.judge(group(tmp_path, "a"), ["in_lists"], (RewardConfig("worker_rewards:in_lists"),))
+    assert scores(report, "in_lists") == [1.0]
+    assert (report.killed, report.replaced) == (0, 0)
+    assert process not in judge._all
+
+
 @pytest.mark.parametrize("text", ["hang", "hang with alarms off"])
 def test_a_call_that_hangs_is_killed_at_its_limit_and_the_others_keep_their_scores(start, tmp_path, text):
     judge = start(timeout_s=0.5)
