@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from recipes.targets import CLAIMS, TARGETS
 from rl.config import (
     DataConfig,
     EvalConfig,
@@ -29,13 +30,12 @@ from rl.config import (
     SamplerConfig,
     SFTConfig,
 )
-from rl.recipe import SFT, Build, Claim, Compare, Evaluate, Recipe, Reject
+from rl.recipe import SFT, Build, Compare, Evaluate, Recipe, Reject
 
 GSM8K = DataConfig(
     source="openai/gsm8k", subset="main", prompt_field="question", answer_field="answer", answer_after="####",
     template="chat",
 )  # fmt: skip
-TARGETS = ("answers", "human_chains", "teacher_chains")
 
 
 def recipe(
@@ -60,52 +60,9 @@ def recipe(
         stage
         for name in TARGETS
         for stage in (
-            Build(name, f"recipes.gsm8k_targets:{name}", ("@teacher_samples",)),
+            Build(name, f"recipes.targets:{name}", ("@teacher_samples",)),
             SFT(f"student_{name}", student, replace(sft, data=DataConfig(source=f"@{name}", template="chat"))),
             Evaluate(f"eval_{name}", f"@student_{name}", rewards, rollout, test),
         )
     ]
     return Recipe("gsm8k-targets", base, (samples, *stages, Compare("claims", CLAIMS)))
-
-
-CLAIMS = (
-    Claim("A human's chain teaches more than the answer", "@eval_human_chains:pass@1", "@eval_answers:pass@1"),
-    Claim("The teacher's chain teaches more still", "@eval_teacher_chains:pass@1", "@eval_human_chains:pass@1"),
-    Claim(
-        "The teacher's chain is longer than a human's (it costs more)",
-        "@eval_teacher_chains:thought/length_mean", "@eval_human_chains:thought/length_mean",
-    ),
-)  # fmt: skip
-
-Rows = list[dict[str, object]]
-
-
-def answers(sources: dict[str, Rows]) -> Rows:
-    """The answer only."""
-    return [_row(row, "") for row in _solved(sources)]
-
-
-def human_chains(sources: dict[str, Rows]) -> Rows:
-    """GSM8K's own worked solution, for the problems that the teacher solved too."""
-    return [_row(row, str(row["original_answer"]).rpartition("####")[0].strip()) for row in _solved(sources)]
-
-
-def teacher_chains(sources: dict[str, Rows]) -> Rows:
-    """The teacher's chain of thought."""
-    chains = ((row, str(row["target"]).partition("</think>")[0]) for row in _solved(sources))
-    return [_row(row, chain.removeprefix("<think>").strip()) for row, chain in chains]
-
-
-def _solved(sources: dict[str, Rows]) -> Rows:
-    """Every problem once, so that all three students see the same ones."""
-    found: dict[str, dict[str, object]] = {}
-    for rows in sources.values():
-        for row in rows:
-            found.setdefault(str(row["prompt"]), row)
-    return list(found.values())
-
-
-def _row(row: dict[str, object], chain: str) -> dict[str, object]:
-    answer = row["answer"]
-    thought = f"<think>{chain}</think> " if chain else ""
-    return {"prompt": row["prompt"], "answer": answer, "target": f"{thought}<answer>{answer}</answer>"}

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from recipes import targets
 from rl.config import (
     DataConfig,
     EvalConfig,
@@ -264,7 +265,15 @@ def _ablations(s: Scale) -> list[Stage]:
         Build("shortcuts", "recipes.r1_tasks:shortcuts", ("@all_samples/samples.jsonl",)),
         _sft(s, "journey", "@base", "@journeys"), _eval(s, "journey"),
         _sft(s, "shortcut", "@base", "@shortcuts"), _eval(s, "shortcut"),
+        *(stage for target in targets.TARGETS for stage in _target(s, target)),
     ]  # fmt: skip
+
+
+def _target(s: Scale, name: str) -> list[Stage]:
+    """A student of the solved problems, taught one of three targets; it starts where the distilled one does."""
+    student = _sft(s, f"student_{name}", "@student_base", f"@{name}", 2 * s.sft.steps)
+    measured = replace(_eval(s, student.name), name=f"eval_{name}")
+    return [Build(name, f"recipes.targets:{name}", ("@picks",)), student, measured]
 
 
 CLAIMS = (
@@ -289,4 +298,5 @@ ABLATION_CLAIMS = (
     ),
     Claim("The language reward costs accuracy", "@eval_reason_any_language:pass@1", "@eval_reason:pass@1"),
     Claim("Journeys teach more than shortcuts", "@eval_journey:pass@1", "@eval_shortcut:pass@1"),
+    *targets.CLAIMS,
 )

@@ -276,6 +276,11 @@ class EvalConfig:
         choices=("warn", "error", "off"),
     )  # fmt: skip
 
+    @property
+    def ask(self) -> AskConfig:
+        """How its questions are put."""
+        return AskConfig(self.instruction, self.shots, self.shots_data, self.shot)
+
 
 KEEPS = ("all", "first", "shortest", "longest", "diverse")
 
@@ -296,6 +301,23 @@ class TeacherConfig:
     send_seed: bool = knob(True, "Send each sample's seed; false for endpoints that refuse the field.")
     prompt_price: float = knob(0.0, "USD per million prompt tokens, for yield.json; 0: not given.", lo=0)
     completion_price: float = knob(0.0, "USD per million completion tokens, the reasoning's included.", lo=0)
+
+
+@dataclass(frozen=True)
+class AskConfig:
+    """How a question is put to the model that is sampled. The rows that are kept hold the bare question.
+
+    R1's cold start collects long chains so, from worked examples and from an instruction to reflect and verify
+    (V1 2.3.1).
+    """
+
+    instruction: str = knob("", "Put after each question on a line of its own.")
+    shots: int = knob(0, "Worked examples before each question.", lo=0)
+    shots_data: DataConfig = knob(DataConfig, "Where they are drawn from, by the run's seed.")
+    shot: str = knob(
+        "Question: {prompt}\nAnswer: {target}",
+        "One example; the question is put the same way, up to {target} or {answer}.",
+    )
 
 
 @dataclass(frozen=True)
@@ -325,6 +347,7 @@ class RejectConfig:
     top_logprobs: int = knob(
         0, "Store so many logprobs at each token of kept samples, for sft.distill.cached; 0: none.", lo=0, hi=20
     )
+    ask: AskConfig = knob(AskConfig, "An instruction and worked examples that the model gets with each question.")
     teacher: TeacherConfig = knob(TeacherConfig, "An endpoint to sample from in place of the stage's model.")
 
 

@@ -17,10 +17,20 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from rl.config import MODEL, DataConfig, TeacherConfig
+from rl.config import MODEL, AskConfig, DataConfig, TeacherConfig
 from rl.data import TASK, fingerprint, load_rows
 from rl.recipe import Build, Recipe, Reference, Stage, is_taught, references, run_config, stage_to_dict
 from rl.types import BadInput
+
+
+def flat(node: object, prefix: str = "") -> dict[str, str]:
+    """A tree of settings as dotted name -> value, as text."""
+    if isinstance(node, dict):
+        return {k: v for name, item in node.items() for k, v in flat(item, f"{prefix}{name}.").items()}
+    if isinstance(node, list | tuple) and node and isinstance(node[0], dict):
+        return {k: v for i, item in enumerate(node) for k, v in flat(item, f"{prefix}{i}.").items()}
+    return {prefix.rstrip("."): str(node)}
+
 
 # Of the base: what changes numbers.
 SHARED = ("seed", "model", "learner", "sampler")
@@ -37,6 +47,7 @@ FREE = (
 LATER = {
     "reject.teacher.model": "", "reject.teacher.send_seed": "True", "reject.top_logprobs": "0",
     "sft.distill.cached": "False", "base.learner.sequence_parallel": "1",
+    **{f"reject.ask.{name}": value for name, value in flat(dataclasses.asdict(AskConfig())).items()},
 }  # fmt: skip
 CHUNK = 1 << 22
 
@@ -77,20 +88,12 @@ def stage_keys(recipe: Recipe) -> dict[str, StageKey]:
 
 def stage_config(recipe: Recipe, stage: Stage) -> dict[str, str]:
     """Dotted setting -> value, as text, of all that changes what the stage puts out. Reads no file."""
-    config = _flat(stage_to_dict(stage))
+    config = flat(stage_to_dict(stage))
     if not isinstance(stage, Build):
         shared = dataclasses.asdict(run_config(recipe, stage))
         names = ("seed", "model") if is_taught(stage) else SHARED  # what machines there are is nothing to a teacher
-        config |= _flat({name: shared[name] for name in names}, "base.")
+        config |= flat({name: shared[name] for name in names}, "base.")
     return {name: value for name, value in config.items() if name not in FREE and name != "name"}
-
-
-def _flat(node: object, prefix: str = "") -> dict[str, str]:
-    if isinstance(node, dict):
-        return {k: v for name, item in node.items() for k, v in _flat(item, f"{prefix}{name}.").items()}
-    if isinstance(node, list | tuple) and node and isinstance(node[0], dict):
-        return {k: v for i, item in enumerate(node) for k, v in _flat(item, f"{prefix}{i}.").items()}
-    return {prefix.rstrip("."): str(node)}
 
 
 def _texts(stage: Stage) -> list[str]:

@@ -16,8 +16,8 @@ from pathlib import Path
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from rl.backend import Backend
-from rl.config import DataConfig, RunConfig
-from rl.data import TASK, PromptStream, all_prompts, end_token_ids, load_rows, place
+from rl.config import AskConfig, DataConfig, RunConfig
+from rl.data import TASK, PromptStream, end_token_ids, load_rows, place
 from rl.examples import ExampleStream
 from rl.judge import unjudgeable
 from rl.metrics import paired_difference
@@ -27,7 +27,7 @@ from rl.reward_model import check_models
 from rl.routing import named, refuse_unused
 from rl.score import Scorer
 from rl.settings import from_json, to_json, validate
-from rl.shots import evaluation_prompts
+from rl.shots import asked_prompts, evaluation_prompts
 from rl.stages.contamination import check_run
 from rl.stages.context import Context, Stop
 from rl.stages.grpo import train_grpo
@@ -62,10 +62,11 @@ class Inputs:
     scorer: Scorer | None
 
 
-def prepare(cfg: RunConfig, *, samples_here: bool = True) -> Inputs:
+def prepare(cfg: RunConfig, *, samples_here: bool = True, ask: AskConfig | None = None) -> Inputs:
     """Check the config, the model, the tokenizer, the data and the rewards. Raises BadInput.
 
     samples_here: False where another's machine samples, so that prompts and completions need not fit into ours.
+    ask: how the prompts are put where they are sampled without GRPO.
     """
     validate(cfg)
     model_path = with_tokens(resolve_model(cfg.model.path), cfg.model.add_tokens)
@@ -91,7 +92,8 @@ def prepare(cfg: RunConfig, *, samples_here: bool = True) -> Inputs:
         if cfg.grpo.steps:
             stream = PromptStream(rows, cfg.prompts, tokenizer, cfg.seed, longest_prompt)
         else:
-            prompts = all_prompts(rows, cfg.prompts, tokenizer, longest_prompt)
+            put = ask or AskConfig()
+            prompts = asked_prompts(rows, cfg.prompts, put, tokenizer, longest_prompt, cfg.seed, "reject.ask")
     held_out = cfg.evaluation.data
     if held_out.source:
         rows = _judgeable(cfg, held_out)

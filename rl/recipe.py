@@ -306,6 +306,8 @@ def _own_faults(recipe: Recipe, stage: Stage) -> Iterator[str]:
         yield "rewards: at least one must say which samples are correct, for example RewardConfig('accuracy')"
     if isinstance(stage, Reject) and (stage.reject.teacher.url or stage.reject.teacher.model):
         yield from _teacher_faults(stage)
+    if isinstance(stage, Reject) and stage.reject.ask.shots:
+        yield from _shot_faults(stage.reject)
     if (
         isinstance(stage, Reject)
         and stage.reject.top_logprobs
@@ -320,6 +322,13 @@ def _own_faults(recipe: Recipe, stage: Stage) -> Iterator[str]:
         yield from _reward_faults(stage.reward)
     if isinstance(stage, Build) and ":" not in stage.function:
         yield f"function={stage.function}: expected 'module:function'"
+
+
+def _shot_faults(cfg: RejectConfig) -> Iterator[str]:
+    if not cfg.ask.shots_data.source:
+        yield f"reject.ask.shots={cfg.ask.shots}: name the rows to draw them from in reject.ask.shots_data.source"
+    if cfg.top_logprobs:
+        yield "reject.top_logprobs: with reject.ask.shots a sample's text ends before its tokens do; use one of the two"
 
 
 def _prefer_faults(cfg: PreferConfig) -> Iterator[str]:

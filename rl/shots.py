@@ -1,4 +1,4 @@
-"""How an evaluation puts its questions: an instruction after them, worked examples before them. Text, then Prompts.
+"""How questions are put: an instruction after them, worked examples before them. Text, then Prompts.
 
 R1's protocol is zero-shot with an instruction (V2 D.1: few-shot prompting hurts R1).
 """
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rl.config import DataConfig, EvalConfig
+from rl.config import AskConfig, DataConfig, EvalConfig
 from rl.data import all_prompts, load_rows, place
 from rl.templates import Table
 from rl.types import BadInput, Prompt, Row
@@ -50,38 +50,34 @@ def fill(shot: str, question: str, target: str, answer: str) -> str:
     return "".join(out).rstrip()
 
 
-def shot_stop(cfg: EvalConfig) -> tuple[str, ...]:
+def shot_stop(cfg: AskConfig) -> tuple[str, ...]:
     r"""What ends a completion in few-shot prompting: the beginning of one more example ("\n\nQuestion:")."""
     opening = cfg.shot.split("{prompt}")[0].rstrip()
     return ("\n\n" + opening,) if cfg.shots and opening else ()
 
 
-def worked_examples(cfg: EvalConfig, prompts: DataConfig, seed: int, avoid: Sequence[str]) -> list[str]:
-    """cfg.shots examples, drawn by the seed, the same for every problem. avoid: questions that they must not hold.
+def worked_examples(cfg: AskConfig, count: int, seed: int, avoid: Sequence[str], key: str) -> list[tuple[str, str]]:
+    """`count` examples of cfg.shots_data, drawn by the seed: (its question, the example filled in).
 
-    They come from cfg.shots_data, else from the training prompts. Raises BadInput when there are too few.
+    avoid: questions that they must not hold. Raises BadInput when there are too few; key: the setting that asks.
     """
-    if not cfg.shots:
-        return []
-    data = cfg.shots_data if cfg.shots_data.source else prompts
+    data = cfg.shots_data
     rows, held_out = load_rows(data), {text.strip() for text in avoid}
     table = Table(rows, data, functools.partial(place, data.source))
     order = np.random.default_rng([seed, cfg.shots]).permutation(len(rows)).tolist()
-    chosen = [i for i in order if table.text(i, data.prompt_field).strip() not in held_out][: cfg.shots]
-    if len(chosen) < cfg.shots:
+    chosen = [i for i in order if table.text(i, data.prompt_field).strip() not in held_out][:count]
+    if len(chosen) < count:
         raise BadInput(
-            f"evaluation.shots={cfg.shots}: {data.source} has {len(chosen)} rows that are not evaluated on themselves; "
-            "lower it, or name more rows in evaluation.shots_data"
+            f"{key}.shots={cfg.shots}: {data.source} has {len(chosen)} rows that are not asked themselves, and "
+            f"{count} are needed; lower it, or name more rows in {key}.shots_data"
         )
-    return [
-        fill(
-            cfg.shot,
-            table.text(i, data.prompt_field),
-            table.text(i, data.target_field) if "{target}" in cfg.shot else "",
-            table.reference(i) if "{answer}" in cfg.shot else "",
-        )
-        for i in chosen
-    ]
+    found = []
+    for i in chosen:
+        question = table.text(i, data.prompt_field)
+        target = table.text(i, data.target_field) if "{target}" in cfg.shot else ""
+        answer = table.reference(i) if "{answer}" in cfg.shot else ""
+        found.append((question, fill(cfg.shot, question, target, answer)))
+    return found
 
 
 def evaluation_prompts(
@@ -96,14 +92,36 @@ def evaluation_prompts(
 
     prompts: the training prompts, where worked examples come from by default. Raises BadInput as all_prompts does.
     """
+    shots_data = cfg.shots_data if cfg.shots_data.source else prompts
+    put = dataclasses.replace(cfg.ask, shots_data=shots_data)
+    return asked_prompts(rows, cfg.data, put, tokenizer, max_prompt_tokens, seed, "evaluation", held_out=True)
+
+
+def asked_prompts(
+    rows: Sequence[Row],
+    data: DataConfig,
+    cfg: AskConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    max_prompt_tokens: int,
+    seed: int,
+    key: str,
+    *,
+    held_out: bool = False,
+) -> list[Prompt]:
+    """Every row's question once, put as cfg says; the rows stay as they were. key: the setting that holds cfg.
+
+    held_out: no example is one of the questions, and all get the same ones. Else a question is not its own example: in
+    place of that it gets one more. Raises BadInput as all_prompts and worked_examples do.
+    """
     if not (cfg.instruction or cfg.shots):
-        return all_prompts(rows, cfg.data, tokenizer, max_prompt_tokens)
-    field = cfg.data.prompt_field
-    questions = Table(rows, cfg.data, functools.partial(place, cfg.data.source)).texts(field)
-    examples = worked_examples(cfg, prompts, seed, questions)
-    asked = [
-        {**row, field: ask(question, cfg.instruction, cfg.shot, examples)}
-        for row, question in zip(rows, questions, strict=True)
-    ]
-    found = all_prompts(asked, cfg.data, tokenizer, max_prompt_tokens)
+        return all_prompts(rows, data, tokenizer, max_prompt_tokens)
+    field = data.prompt_field
+    questions = Table(rows, data, functools.partial(place, data.source)).texts(field)
+    count = cfg.shots + (0 if held_out or not cfg.shots else 1)
+    examples = worked_examples(cfg, count, seed, questions if held_out else (), key) if count else []
+    asked = []
+    for row, question in zip(rows, questions, strict=True):
+        others = [text for of, text in examples if of.strip() != question.strip()][: cfg.shots]
+        asked.append({**row, field: ask(question, cfg.instruction, cfg.shot, others)})
+    found = all_prompts(asked, data, tokenizer, max_prompt_tokens)
     return [dataclasses.replace(p, row=row) for p, row in zip(found, rows, strict=True)]

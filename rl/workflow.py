@@ -18,7 +18,7 @@ from pathlib import Path
 
 from rl import provenance
 from rl.backend import Backend, Judging
-from rl.config import MODEL, RewardConfig, RewardTrainConfig, RunConfig
+from rl.config import MODEL, AskConfig, RewardConfig, RewardTrainConfig, RunConfig
 from rl.export import Sampling, export_folder
 from rl.pipeline import Inputs, export_model, prepare, resolve_model
 from rl.pretrained import load_config
@@ -122,7 +122,10 @@ def check_inputs(recipe: Recipe, planned: list[Planned]) -> None:
         if cfg.sft.data.source.startswith("@"):
             cfg = dataclasses.replace(cfg, sft=dataclasses.replace(cfg.sft, steps=0, epochs=0, eval_every=0))
         try:
-            inputs = prepare(cfg, samples_here=not is_taught(p.stage))
+            ask = p.stage.reject.ask if isinstance(p.stage, Reject) else None
+            if ask and ask.shots_data.source.startswith("@"):
+                ask = dataclasses.replace(ask, shots=0)
+            inputs = prepare(cfg, samples_here=not is_taught(p.stage), ask=ask)
             if isinstance(p.stage, RewardTraining) and not made_by_stages(p.stage.reward):
                 prepare_rows(p.stage.reward, inputs.tokenizer, inputs.model_path, cfg.seed)
             if isinstance(p.stage, Reject) and is_taught(p.stage):
@@ -236,7 +239,7 @@ class _Runner:
 
     def _on_machines(self) -> None:
         cfg, taught = self._config(), is_taught(self.stage)
-        inputs = prepare(cfg, samples_here=not taught)
+        inputs = prepare(cfg, samples_here=not taught, ask=self._ask())
         with Tracker(cfg.run_dir, cfg.track, name=f"{self.recipe.name}-{self.stage.name}") as tracker:
             backend = None if taught else self.machines.ready(cfg, inputs)
             tracker.start(stage_to_dict(self.stage))
@@ -293,6 +296,13 @@ class _Runner:
                 self._reward(r) for r in cfg.rewards
             ),
         )  # fmt: skip
+
+    def _ask(self) -> AskConfig | None:
+        """How a rejection stage puts its questions, its references replaced by paths; None for other stages."""
+        if not isinstance(self.stage, Reject):
+            return None
+        ask = self.stage.reject.ask
+        return dataclasses.replace(ask, shots_data=self._resolved(ask.shots_data))
 
     def _resolved(self, data):  # type: ignore[no-untyped-def]
         return dataclasses.replace(data, source=self._path(data.source, "data.jsonl"))

@@ -14,13 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from rl.metrics import mean_and_stderr
 from rl.recipe import Claim, Reference
 from rl.stages.evaluate import EvalResult
 from rl.stages.reward import HeldOut
 from rl.types import BadInput
+
+BEFORE = "before/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +72,20 @@ def measure(text: str, folders: Mapping[str, Path]) -> Measurement:
             return Measurement(float(text), 0.0)
         except ValueError:
             raise BadInput(f"claim: {text!r} is neither a number nor @stage:metric") from None
-    first, name = ref.metric.startswith("before/"), ref.metric.removeprefix("before/")
-    of_rewards = sorted((folders[ref.stage] / "held_out").glob("step_*.json"))
+    name = ref.metric.removeprefix(BEFORE)
+    of_rewards = _file(ref, folders, "held_out")
     if of_rewards:
-        return _of_reward_model(HeldOut.read(of_rewards[0 if first else -1]), name, text)
-    files = sorted((folders[ref.stage] / "evals").glob("step_*.json"))
-    if not files:
+        return _of_reward_model(HeldOut.read(of_rewards), name, text)
+    file = _file(ref, folders, "evals")
+    if file is None:
         raise BadInput(f"claim: stage {ref.stage} has no evaluation; set its evaluation.data")
-    return _of_result(EvalResult.read(files[0 if first else -1]), name, text)
+    return _of_result(EvalResult.read(file), name, text)
+
+
+def _file(ref: Reference, folders: Mapping[str, Path], kind: str) -> Path | None:
+    """The last of its stage, or the first."""
+    files = sorted((folders[ref.stage] / kind).glob("step_*.json"))
+    return (files[0] if ref.metric.startswith(BEFORE) else files[-1]) if files else None
 
 
 def _of_reward_model(result: HeldOut, name: str, text: str) -> Measurement:
@@ -101,7 +109,13 @@ def _of_result(result: EvalResult, name: str, text: str) -> Measurement:
     if name not in known:
         raise BadInput(f"claim: {text}: not measured; there are {', '.join(sorted(known))}")
     value = known[name]
-    values_P = {"format_share": result.format_P, "language": result.language_P}.get(name)
+    values_P = {
+        "format_share": result.format_P,
+        "language": result.language_P,
+        "thought/length_mean": result.thought_P,
+        "answer/length_mean": [a - b for a, b in zip(result.length_P, result.thought_P, strict=True)],
+        "rollout/length_mean": result.length_P,
+    }.get(name)
     if values_P:
         return Measurement(value, mean_and_stderr(values_P)[1], tuple(values_P))
     count = len(result.correct_P) * max(1, result.samples)
@@ -111,7 +125,7 @@ def _of_result(result: EvalResult, name: str, text: str) -> Measurement:
 
 
 def compare(folder: Path, claims: Sequence[Claim], folders: Mapping[str, Path]) -> Path:
-    """Test every claim; write claims.json and claims.txt into folder and print the table. Returns claims.json."""
+    """Test every claim; write claims.json and claims.txt into folder and print the tables. Returns claims.json."""
     findings = [put_to_test(c, measure(c.left, folders), measure(c.right, folders)) for c in claims]
     tree = [
         {
@@ -128,26 +142,65 @@ def compare(folder: Path, claims: Sequence[Claim], folders: Mapping[str, Path]) 
     ]
     path = folder / "claims.json"
     path.write_text(json.dumps(tree, indent=2) + "\n", encoding="utf-8")
+    tables = [evaluations_table(_evaluations(claims, folders)), claims_table(findings)]
     with (folder / "claims.txt").open("w", encoding="utf-8") as file:
-        Console(file=file, width=120).print(claims_table(findings))
-    Console().print(claims_table(findings))
+        Console(file=file, width=120).print(*tables)
+    Console().print(*tables)
     return path
+
+
+def _evaluations(claims: Sequence[Claim], folders: Mapping[str, Path]) -> dict[str, EvalResult]:
+    """Every evaluation that a claim reads, in the order of the stages."""
+    refs = [ref for c in claims for text in (c.left, c.right) if (ref := Reference.parse(text))]
+    out: dict[str, EvalResult] = {}
+    for stage in folders:
+        for ref in sorted((r for r in refs if r.stage == stage), key=lambda r: not r.metric.startswith(BEFORE)):
+            if file := _file(ref, folders, "evals"):
+                out[stage + (", before" if ref.metric.startswith(BEFORE) else "")] = EvalResult.read(file)
+    return out
+
+
+def evaluations_table(results: Mapping[str, EvalResult]) -> Table:
+    """Accuracy beside what it costs in tokens."""
+    columns = ("pass@1", "form", "language", "thought", "answer", "cut off")
+    table = Table(
+        Column("evaluation", overflow="fold"), *(Column(c, justify="right", no_wrap=True) for c in columns),
+        title="Evaluations", caption="Thought and answer are tokens, the rest percent.",
+    )  # fmt: skip
+    for name, r in results.items():
+        shares = [_percent(r.format), _percent(r.language)]
+        lengths = ["" if n is None else f"{n:.1f}" for n in (r.thought_mean, r.answer_mean)]
+        accuracy = _percent(r.pass_at_1) + ("" if math.isnan(r.stderr) else f" ± {100 * r.stderr:.1f}")
+        table.add_row(name.removeprefix("eval_"), accuracy, *shares, *lengths, _percent(r.truncated))
+    return table
 
 
 def claims_table(findings: Sequence[Finding]) -> Table:
     """The table that a run of the whole recipe ends with."""
-    table = Table("claim", "measured", "against", "difference", "held", title="Claims", show_lines=True)
+    usual = Claim()
+    table = Table(
+        "claim", *(Column(c, justify="right", no_wrap=True) for c in ("measured", "against", "difference")), "held",
+        title="Claims", caption=f"A claim holds where the difference is {_wanted(usual)}, or as it says.",
+        show_lines=True,
+    )  # fmt: skip
     for f in findings:
-        needed = f" (wanted > {f.claim.at_least:g} by {f.claim.z:g} standard errors)"
-        table.add_row(
-            f.claim.text, _shown(f.left), _shown(f.right), f"{f.difference:+.3f} ± {f.stderr:.3f}",
-            "yes" if f.holds else "NO" + needed,
-        )  # fmt: skip
+        own = "" if _wanted(f.claim) == _wanted(usual) else f"\n(wanted: {_wanted(f.claim)})"
+        held = "yes" if f.holds else "not known: no standard error" if math.isnan(f.stderr) else "NO"
+        difference = Measurement(f.difference, f.stderr)
+        table.add_row(f.claim.text + own, _shown(f.left), _shown(f.right), _shown(difference, "+"), held)
     return table
 
 
-def _shown(m: Measurement) -> str:
-    return f"{m.value:.3f}" + ("" if math.isnan(m.stderr) or m.stderr == 0 else f" ± {m.stderr:.3f}")
+def _wanted(claim: Claim) -> str:
+    return f"more than {claim.at_least:g} by {claim.z:g} standard errors"
+
+
+def _shown(m: Measurement, sign: str = "") -> str:
+    return f"{m.value:{sign}.3f}" + ("" if math.isnan(m.stderr) or m.stderr == 0 else f" ± {m.stderr:.3f}")
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.1f}"
 
 
 def _number(value: float) -> float | None:

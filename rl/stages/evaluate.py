@@ -37,8 +37,9 @@ class EvalResult:
 
     pass_at: k -> (mean, standard error). cons: majority vote over all k samples, None for one sample. thought_mean and
     answer_mean: before and after the last </think>. format, language: see rl.stages.style; None where there is nothing
-    to say. unjudged: samples without a verdict, the greedy ones included. samples: k. cons_P, format_P, language_P: of
-    each problem, for comparisons of the same problems in pairs; NaN where there is none, empty in older files.
+    to say. unjudged: samples without a verdict, the greedy ones included. samples: k. cons_P, format_P, language_P,
+    thought_P and length_P (tokens, means over the samples): of each problem, for comparisons of the same problems in
+    pairs; NaN where there is none, empty in older files.
     """
 
     pass_at_1: float
@@ -59,6 +60,8 @@ class EvalResult:
     cons_P: list[float] = field(default_factory=list)
     format_P: list[float] = field(default_factory=list)
     language_P: list[float] = field(default_factory=list)
+    thought_P: list[float] = field(default_factory=list)
+    length_P: list[float] = field(default_factory=list)
 
     def metrics(self) -> dict[str, float]:
         """Flat, without what was not measured."""
@@ -91,7 +94,7 @@ def evaluate(ctx: Context, prompts_P: Sequence[Prompt], scorer: Scorer) -> tuple
     cfg = ctx.cfg.evaluation
     max_new_tokens = cfg.max_new_tokens or ctx.cfg.rollout.max_new_tokens
     params = ctx.sample_params(temperature=cfg.temperature, top_p=cfg.top_p, max_new_tokens=max_new_tokens)
-    params = replace(params, stop=(*params.stop, *cfg.stop, *shot_stop(cfg)))
+    params = replace(params, stop=(*params.stop, *cfg.stop, *shot_stop(cfg.ask)))
     graded_P = _sample(ctx, prompts_P, scorer, cfg.samples, params)
     greedy_P: list[GradedGroup] = []
     if cfg.greedy:
@@ -126,12 +129,13 @@ def summarise(
         cons_P = consensus([g.group for g in graded_P], correct_PG, verified_P)
         cons = mean_and_stderr(cons_P) if cons_P else cons
     rollouts = [r for g in graded_P for r in g.group.rollouts_G]
+    lengths_PG = [[len(r.token_ids_T) for r in g.group.rollouts_G] for g in graded_P]
     return EvalResult(
         pass_at_1=pass_at_1,
         stderr=stderr,
         greedy=greedy,
         truncated=sum(r.truncated for r in rollouts) / len(rollouts),
-        length_mean=sum(len(r.token_ids_T) for r in rollouts) / len(rollouts),
+        length_mean=sum(map(sum, lengths_PG)) / len(rollouts),
         correct_P=correct_P,
         pass_at={str(k): mean_and_stderr([_pass_at(correct_G, k) for correct_G in correct_PG]) for k in ks},
         cons=cons[0],
@@ -145,6 +149,8 @@ def summarise(
         cons_P=cons_P,
         format_P=style.format_P,
         language_P=style.language_P,
+        thought_P=style.thought_P,
+        length_P=[sum(lengths_G) / len(lengths_G) for lengths_G in lengths_PG],
     )
 
 

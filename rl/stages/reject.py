@@ -24,6 +24,7 @@ from rl.backend import Judging, SampleParams, Task
 from rl.cached import vocabulary_hash
 from rl.config import OptimConfig, RejectConfig
 from rl.score import Scorer
+from rl.shots import shot_stop
 from rl.stages.context import Context, sample_seed
 from rl.stages.decide import KEPT, category, decide, is_kept
 from rl.stages.lines import append_lines, mend, whole_lines, write_rows
@@ -72,10 +73,10 @@ class Source(Protocol):
 
 
 class _Samplers:
-    """Our samplers, with the model at model_path."""
+    """Our samplers, with the model at model_path. ends: texts that end a sample and are no part of it."""
 
-    def __init__(self, ctx: Context, model_path: str, scorer: Scorer) -> None:
-        self._ctx, self._scorer = ctx, scorer
+    def __init__(self, ctx: Context, model_path: str, scorer: Scorer, ends: tuple[str, ...]) -> None:
+        self._ctx, self._scorer, self._ends = ctx, scorer, ends
         with ctx.timed("load"):
             ctx.backend.load(Task(model_path, OptimConfig(), 0))
         with ctx.timed("sync"):
@@ -84,7 +85,8 @@ class _Samplers:
     def sample(
         self, prompts_P: Sequence[Prompt], seeds_PG: Sequence[list[int]], params: SampleParams, stats: ScoringStats
     ) -> list[GradedGroup]:
-        return sample_and_grade(self._ctx, self._scorer, prompts_P, seeds_PG, params, stats)
+        params = replace(params, stop=(*params.stop, *self._ends))
+        return sample_and_grade(self._ctx, self._scorer, prompts_P, seeds_PG, params, stats, ends=self._ends)
 
     def failures(self, prompt: Prompt) -> Sequence[str]:
         return ()
@@ -130,7 +132,7 @@ def reject(
             assert judging is not None
             source = _Taught(Teacher(ctx, cfg.teacher, {p.id for p in missing_P}), judging, scorer)
         else:
-            source = _Samplers(ctx, model_path, scorer)
+            source = _Samplers(ctx, model_path, scorer, shot_stop(cfg.ask))
         first = -(-len(done) // cfg.chunk_prompts)
         ctx.tracker.resume({"reject": first})
         ctx.tracker.begin("reject", first + -(-len(missing_P) // cfg.chunk_prompts), first)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from rl.backend import Judging, SampleParams
 from rl.data import PromptStream
@@ -66,16 +66,25 @@ def sample_and_grade(
     params: SampleParams,
     stats: ScoringStats,
     version: int | None = None,
+    ends: tuple[str, ...] = (),
 ) -> list[GradedGroup]:
-    """A graded group for each prompt, in order. Raises AhaError for groups that are lost or not from `version`."""
+    """A graded group for each prompt, in order. Raises AhaError for groups that are lost or not from `version`.
+
+    ends: where one of these begins, a completion's text ends before it is judged. Its tokens stay.
+    """
     requests = [SampleRequest(i, p.token_ids, seeds_PG[i]) for i, p in enumerate(prompts_P)]
 
     def arriving() -> Iterator[tuple[int, list[Rollout]]]:
-        for found in ctx.backend.rollouts(requests, params):
-            yield found
+        for i, rollouts_G in ctx.backend.rollouts(requests, params):
+            yield i, [replace(r, text=before(r.text, ends)) for r in rollouts_G] if ends else rollouts_G
             stats.saw(ctx.backend.queue())  # the group is with its judges by now
 
     return grade_arriving(ctx.backend, scorer, prompts_P, arriving(), stats, version)
+
+
+def before(text: str, ends: Sequence[str]) -> str:
+    """ "so 4\\n\\nQuestion: 3", ["\\n\\nQuestion:"] -> "so 4"; nothing of it is lost where none is in it."""
+    return text[: min((at for end in ends if (at := text.find(end)) >= 0), default=len(text))]
 
 
 def grade_arriving(

@@ -29,14 +29,15 @@ LANGUAGE = "language_consistency"
 class Style:
     """thought_mean, answer_mean: tokens. format: share of samples in the form of the run's own format reward; without
     one, in R1's tags or in <think> and a box. language: mean share of words in the question's language, over all
-    samples where the run rewards it, else over at most LANGUAGE_SAMPLES of them. format_P, language_P: of each problem,
-    the mean over its samples; NaN where none was looked at.
+    samples where the run rewards it, else over at most LANGUAGE_SAMPLES of them. thought_P, format_P, language_P: of
+    each problem, the mean over its samples; NaN where none was looked at.
     """
 
     thought_mean: float
     answer_mean: float
     format: float
     language: float | None
+    thought_P: list[float]
     format_P: list[float]
     language_P: list[float]
 
@@ -58,11 +59,13 @@ def measure_style(
         answer_length(r.text, answer, len(r.token_ids_T), len(ids), ended=not r.truncated)
         for (_, r), answer, ids in zip(pairs, answers, encode(answers, tokenizer), strict=True)
     ]
+    thoughts = [float(len(r.token_ids_T) - n) for (_, r), n in zip(pairs, answer_tokens, strict=True)]
     return Style(
-        thought_mean=sum(len(r.token_ids_T) - n for (_, r), n in zip(pairs, answer_tokens, strict=True)) / len(pairs),
+        thought_mean=sum(thoughts) / len(pairs),
         answer_mean=sum(answer_tokens) / len(pairs),
         format=sum(in_form) / len(pairs),
         language=sum(languages.values()) / len(languages) if languages else None,
+        thought_P=_by_problem(dict(enumerate(thoughts)), problems, len(groups_P)),
         format_P=_by_problem(dict(enumerate(in_form)), problems, len(groups_P)),
         language_P=_by_problem(languages, problems, len(groups_P)),
     )

@@ -42,7 +42,9 @@ def graded(*answers: str, silent: tuple[int, ...] = (), id: int = 0, reference: 
     return found
 
 
-PLAIN = Style(thought_mean=5.0, answer_mean=2.0, format=1.0, language=None, format_P=[], language_P=[])
+PLAIN = Style(
+    thought_mean=5.0, answer_mean=2.0, format=1.0, language=None, thought_P=[4.0, 6.0], format_P=[], language_P=[]
+)
 
 
 def summary(*graded_P: GradedGroup, ks: tuple[int, ...] = (1, 2)) -> EvalResult:
@@ -153,6 +155,7 @@ def test_a_result_is_read_back_as_it_was_written_and_older_ones_too(tmp_path: Pa
     again = EvalResult.read(tmp_path / "evals" / "a.json")
     assert again.metrics() == result.metrics()
     old = {"pass_at_1": 0.5, "stderr": 0.1, "greedy": 0.4, "truncated": 0.0, "length_mean": 3.0, "correct_P": [0.5]}
+    assert (again.thought_P, again.length_P) == ([4, 6], [3, 3])
     (tmp_path / "old.json").write_text(json.dumps(old))
     assert EvalResult.read(tmp_path / "old.json").metrics()["greedy"] == 0.4
 
@@ -166,6 +169,9 @@ def test_tokens_of_thought_and_of_answer_add_up(tokenizer):
     groups = [RolloutGroup(Prompt(0, 0, [1], "Q", "1", {}), [r]) for r in rollouts]
     found = [measure_style([g], [[{}]], tokenizer) for g in groups]
     assert [(s.thought_mean, s.answer_mean) for s in found] == [(18, 4), (0, 12), (18, 0)]
+    assert measure_style(groups, [[{}]] * 3, tokenizer).thought_P == [18, 0, 18]
+    together = RolloutGroup(groups[0].prompt, rollouts)
+    assert measure_style([together], [[{}] * 3], tokenizer).thought_P == [12]
     opened = RolloutGroup(Prompt(0, 0, [1], "Q<think>", "1", {}), [rollout("abc</think> 42", tokens=14, cut=True)])
     assert measure_style([opened], [[{}]], tokenizer).answer_mean == 3
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from recipes.benchmarks import STEP_BY_STEP
-from rl.config import DataConfig, EvalConfig, GRPOConfig, RunConfig, SFTConfig
-from rl.shots import ask, evaluation_prompts, fill, shot_stop, worked_examples
+from rl.config import AskConfig, DataConfig, EvalConfig, GRPOConfig, RunConfig, SFTConfig
+from rl.shots import ask, asked_prompts, evaluation_prompts, fill, shot_stop, worked_examples
 from rl.stages.contamination import check_contamination, check_run, find_contamination
 from rl.types import BadInput
 
@@ -26,9 +26,9 @@ def test_a_worked_example_is_filled_in_and_the_question_put_the_same_way():
 
 
 def test_few_shot_completions_end_where_the_next_question_begins():
-    assert shot_stop(EvalConfig(shots=2)) == ("\n\nQuestion:",)
-    assert shot_stop(EvalConfig(shots=0)) == ()
-    assert shot_stop(EvalConfig(shots=2, shot="{prompt} {answer}")) == ()
+    assert shot_stop(AskConfig(shots=2)) == ("\n\nQuestion:",)
+    assert shot_stop(AskConfig(shots=0)) == ()
+    assert shot_stop(AskConfig(shots=2, shot="{prompt} {answer}")) == ()
 
 
 @pytest.fixture
@@ -40,16 +40,32 @@ def train(tmp_path: Path) -> DataConfig:
 
 
 def test_examples_are_drawn_by_the_seed_and_are_never_what_is_asked(train: DataConfig):
-    cfg = EvalConfig(shots=3)
+    cfg = dataclasses.replace(EvalConfig(shots=3).ask, shots_data=train)
     asked = [f"{i}+1?" for i in range(10)]
-    drawn = worked_examples(cfg, train, 1, asked)
-    assert drawn == worked_examples(cfg, train, 1, asked)
-    assert drawn != worked_examples(cfg, train, 2, asked)
+    questions, drawn = zip(*worked_examples(cfg, 3, 1, asked, "evaluation"), strict=True)
+    assert drawn == tuple(text for _, text in worked_examples(cfg, 3, 1, asked, "evaluation"))
+    assert drawn != tuple(text for _, text in worked_examples(cfg, 3, 2, asked, "evaluation"))
     numbers = [int(text.split("+")[0].removeprefix("Question: ")) for text in drawn]
     assert min(numbers) >= 10
+    assert list(questions) == [f"{i}+1?" for i in numbers]
     assert drawn[0] == f"Question: {numbers[0]}+1?\nAnswer: so {numbers[0] + 1}\n\\boxed{{{numbers[0] + 1}}}"
-    with pytest.raises(BadInput, match="has 10 rows that are not evaluated on themselves"):
-        worked_examples(EvalConfig(shots=11), train, 1, asked)
+    with pytest.raises(BadInput, match=r"^reject\.ask\.shots=11: .* has 10 rows that are not asked themselves"):
+        worked_examples(dataclasses.replace(cfg, shots=11), 11, 1, asked, "reject.ask")
+
+
+def test_a_question_that_is_sampled_is_never_its_own_example(train: DataConfig, tokenizer):
+    rows = [{"prompt": f"{i}+1?", "target": f"so {i + 1}", "answer": str(i + 1)} for i in range(20)]
+    cfg = AskConfig("Reflect.", 2, train)
+    found = asked_prompts(rows, train, cfg, tokenizer, 500, 1, "reject.ask")
+    assert [p.row for p in found] == rows
+    for i, prompt in enumerate(found):
+        *examples, asked = prompt.text.split("\n\n")
+        assert asked == f"Question: {i}+1?\nReflect.\nAnswer:"
+        assert len(examples) == 2
+        assert not any(text.startswith(f"Question: {i}+1?") for text in examples)
+    assert len({p.text.partition("\n\n")[0] for p in found}) == 2  # one example is another where it would be itself
+    with pytest.raises(BadInput, match=r"reject\.ask\.shots=20: .* 20 rows .*, and 21 are needed"):
+        asked_prompts(rows, train, dataclasses.replace(cfg, shots=20), tokenizer, 5000, 1, "reject.ask")
 
 
 def test_a_prompt_carries_the_instruction_but_its_row_stays_as_it_was(train: DataConfig, tokenizer):

@@ -23,12 +23,18 @@ from rl.recipe import Recipe
 from rl.types import AhaError
 
 ROOT = Path(__file__).parents[2]
-TASKS = {"benchmarks", "r1_preferences", "r1_tasks", "reasoning", "tasks", "tiny_model"}
+TASKS = {"benchmarks", "r1_data", "r1_preferences", "r1_tasks", "reasoning", "targets", "tasks", "tiny_model"}
 VARIANTS = {
     "r1_zero": ["size=7b", "size=32b"],
-    "r1": ["helpful=org/helpful", "safety=org/safety", "judge_url=http://127.0.0.1/v1"],
+    "r1": [
+        "helpful=org/helpful",
+        "safety=org/safety",
+        "judge_url=http://127.0.0.1/v1",
+        "writer_url=http://127.0.0.1/v1",
+    ],
+    "cold_start": ["url=http://127.0.0.1/v1"],
     "distill_students": [f"student={name}" for name in STUDENTS],
-    "r1_mini": ["scale=tiny", "scale=laptop", "reward_model=true"],
+    "r1_mini": ["scale=tiny", "scale=laptop", "reward_model=true", "ablations=true"],
 }
 
 

@@ -1,23 +1,36 @@
-"""rl/stages/reject.py, mix.py and claims.py: what is kept, what a mixture holds, when a claim holds."""
+"""rl/stages/reject.py, mix.py: what is kept, what a mixture holds, what is built from it."""
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from rl.config import DataConfig, MixConfig, MixPart, RejectConfig
-from rl.recipe import Claim
-from rl.stages.claims import Measurement, measure
-from rl.stages.claims import put_to_test as outcome
+from rl.backend import SampleParams
+from rl.config import AskConfig, DataConfig, MixConfig, MixPart, RejectConfig, RewardConfig, RunConfig, TrackConfig
+from rl.judge import Judges
+from rl.score import Scorer
+from rl.stages.context import Context, Stop
 from rl.stages.decide import decide
-from rl.stages.evaluate import EvalResult
 from rl.stages.mix import build, mix
-from rl.stages.reject import read_samples, write_kept
-from rl.types import BadInput, GradedGroup, Prompt, RewardPart, Rollout, RolloutGroup, Verdict
+from rl.stages.reject import read_samples, reject, write_kept
+from rl.track import Tracker
+from rl.types import (
+    BadInput,
+    GradedGroup,
+    JudgeReport,
+    Prompt,
+    Queue,
+    RewardPart,
+    Rollout,
+    RolloutGroup,
+    SampleRequest,
+    Verdict,
+)
 
 RIGHT, WRONG = RewardPart(1.0, Verdict.CORRECT), RewardPart(0.0, Verdict.WRONG)
 
@@ -200,60 +213,82 @@ def test_a_function_builds_a_dataset_from_others(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "data.jsonl").read_text())["target"] == right
 
 
-# ------------------------------------------------------------------------------------------------ claims
+KEPT = {
+    "prompt": "1 + 2?", "answer": "3", "original_answer": "One and <<1+2=3>>two.\n#### 3",
+    "target": "<think>easy: 3</think> <answer>3</answer>",
+}  # fmt: skip
 
 
-def test_a_claim_about_the_same_problems_is_tested_in_pairs() -> None:
-    left, right = Measurement(0.75, 0.25, (1, 0, 1, 1)), Measurement(0.25, 0.25, (0, 0, 1, 0))
-    found = outcome(Claim("c", z=1.0), left, right)
-    assert (found.difference, found.stderr) == (0.5, pytest.approx(0.288675, abs=1e-6))
-    assert found.holds
-    assert not outcome(Claim("c", z=2.0), left, right).holds
+def test_three_targets_are_made_of_the_same_solved_problems(tmp_path: Path) -> None:
+    opened_by_the_template = KEPT | {"prompt": "2 + 2?", "answer": "4", "chain": "2, 4.", "target": "4</think> 4"}
+    source = tmp_path / "picks.jsonl"
+    source.write_text(
+        "".join(json.dumps(row) + "\n" for row in (KEPT, KEPT | {"target": "a second"}, opened_by_the_template))
+    )
+    expected = {
+        "answers": ("<answer>3</answer>", "<answer>4</answer>"),
+        "human_chains": (
+            "<think>One and <<1+2=3>>two.</think> <answer>3</answer>",
+            "<think>2, 4.</think> <answer>4</answer>",
+        ),
+        "teacher_chains": ("<think>easy: 3</think> <answer>3</answer>", "<think>4</think> <answer>4</answer>"),
+    }
+    for name, targets in expected.items():
+        build(tmp_path, f"recipes.targets:{name}", {"@picks": str(source)})
+        rows = [json.loads(line) for line in (tmp_path / "data.jsonl").read_text().splitlines()]
+        assert [r["prompt"] for r in rows] == ["1 + 2?", "2 + 2?"]
+        assert tuple(r["target"] for r in rows) == targets
 
 
-def test_independent_numbers_add_their_errors_and_an_unknown_error_holds_nothing() -> None:
-    found = outcome(Claim("c"), Measurement(0.9, 0.03), Measurement(0.5, 0.04))
-    assert (found.difference, found.stderr) == (pytest.approx(0.4), pytest.approx(0.05))
-    assert found.holds
-    assert not outcome(Claim("c"), Measurement(0.9), Measurement(0.5, 0.04)).holds
+def test_a_problem_without_a_humans_chain_is_named(tmp_path: Path) -> None:
+    (tmp_path / "p.jsonl").write_text(json.dumps({"prompt": "1?", "answer": "1", "target": "1"}) + "\n")
+    with pytest.raises(BadInput, match="has prompt, answer, target, neither chain nor original_answer"):
+        build(tmp_path, "recipes.targets:human_chains", {"@picks": str(tmp_path / "p.jsonl")})
 
 
-def test_a_bound_below_zero_claims_that_little_is_lost() -> None:
-    left, right = Measurement(0.7, 0.01), Measurement(0.72, 0.0)
-    assert outcome(Claim("c", at_least=-0.05), left, right).holds
-    assert not outcome(Claim("c"), left, right).holds
+# ------------------------------------------------------------------------------------------------ asked with examples
 
 
-def test_a_claim_reads_the_last_evaluation_or_the_first(tmp_path: Path) -> None:
-    for step, share in ((0, 0.25), (12, 0.75)):
-        EvalResult(share, 0.1, None, 0.0, 9.0, [share], {"2": (0.9, 0.05)}).write(
-            tmp_path / "evals" / f"step_{step:06d}.json"
-        )
-    folders = {"zero": tmp_path}
-    assert measure("@zero:pass@1", folders).value == 0.75
-    assert measure("@zero:before/pass@1", folders).value == 0.25
-    assert measure("@zero:pass@2", folders) == Measurement(0.9, 0.05)
-    assert measure("0.5", folders) == Measurement(0.5, 0.0)
-    with pytest.raises(BadInput, match="not measured; there are pass@1"):
-        measure("@zero:language", folders)
+class OneText:
+    """A backend whose every sample is the same text."""
+
+    def __init__(self, cfg: RunConfig, text: str) -> None:
+        self.judges, self.text, self.stops = Judges(cfg.rewards), text, set[tuple[str, ...]]()
+
+    def load(self, task: object) -> None:
+        """There are no weights."""
+
+    def sync_weights(self, version: int) -> None:
+        """There are no weights."""
+
+    def rollouts(self, requests: list[SampleRequest], params: SampleParams) -> Iterator[tuple[int, list[Rollout]]]:
+        self.stops.add(params.stop)
+        for r in requests:
+            tokens = np.zeros(7, np.int32)
+            one = Rollout(tokens, np.zeros(7, np.float32), self.text, "stop", 1.0, 0, 0)
+            yield r.group, [one for _ in r.seeds_G]
+
+    def judge(self, group: RolloutGroup, names: list[str]) -> Callable[[], JudgeReport]:
+        return lambda: JudgeReport(self.judges.judge_all(group, names))
+
+    def queue(self) -> Queue:
+        return Queue()
 
 
-def test_claims_about_votes_form_and_language_are_tested_in_pairs_too(tmp_path: Path) -> None:
-    shares = {"cons_P": [1.0, 1.0, 0.0], "format_P": [1.0, 0.5, 0.5], "language_P": [0.9, 1.0, math.nan]}
-    result = EvalResult(
-        0.5, 0.1, None, 0.0, 9.0, [0.5, 0.75, 0.25], cons=2 / 3, cons_stderr=1 / 3, format=2 / 3, language=0.95,
-        samples=4, **shares,
+@pytest.mark.parametrize("shots", [0, 1])
+def test_after_worked_examples_a_sample_ends_where_it_would_go_on_to_the_next_question(
+    tmp_path: Path, tokenizer: object, shots: int
+) -> None:
+    text = "<think>a</think> <answer>2</answer>\n\nQuestion: what else?"
+    cfg = RunConfig(
+        name="run", out=str(tmp_path), track=TrackConfig(wandb="off"), rewards=(RewardConfig("format"),)
     )  # fmt: skip
-    result.write(tmp_path / "evals" / "step_000000.json")
-    folders = {"e": tmp_path}
-    votes, form, language = (measure(f"@e:{name}", folders) for name in ("cons", "format_share", "language"))
-    assert (votes.value, votes.stderr, votes.values_P) == (2 / 3, 1 / 3, (1.0, 1.0, 0.0))
-    assert (form.value, form.stderr) == (2 / 3, pytest.approx(1 / 6))
-    assert (language.value, language.stderr) == (0.95, pytest.approx(0.05))  # of the two problems that were judged
-    found = outcome(Claim("votes"), votes, measure("@e:pass@1", folders))
-    assert (found.difference, found.stderr) == (pytest.approx(1 / 6), pytest.approx(0.220479, abs=1e-6))
-
-
-def test_a_language_that_was_not_looked_at_in_every_problem_is_compared_where_it_was() -> None:
-    left, right = Measurement(0.95, 0.05, (0.9, 1.0, math.nan)), Measurement(0.5, 0.1, (0.4, 0.6, 0.5))
-    assert outcome(Claim("c"), left, right).difference == pytest.approx(0.45)
+    backend = OneText(cfg, text)
+    with Tracker(cfg.run_dir, cfg.track, name="run") as tracker:
+        ctx = Context(cfg, backend, tokenizer, tracker, Stop(), 0)  # type: ignore[arg-type]
+        chosen = RejectConfig(samples=2, keep="all", ask=AskConfig("", shots, DataConfig(source="x.jsonl")))
+        prompts = [Prompt(0, 0, [1], "1 + 1?", "2", {"prompt": "1 + 1?"})]
+        reject(ctx, "", prompts, Scorer(cfg.rewards, cfg.grpo), chosen)
+    targets = [json.loads(line)["target"] for line in (cfg.run_dir / "data.jsonl").read_text().splitlines()]
+    assert targets == ["<think>a</think> <answer>2</answer>"] * shots  # once; without examples it is out of form
+    assert backend.stops == {("\n\nQuestion:",) if shots else ()}
