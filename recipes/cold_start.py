@@ -5,7 +5,7 @@
 Source: DeepSeek-R1 (arXiv 2501.12948v1, 2.3.1; v2, B.3.2): thousands of long chains, from few-shot prompting with a
 long chain as the example, from asking for answers with reflection and verification, and from R1-Zero's samples, made
 readable by a model. What the writer returns is judged again: an answer that it lost is dropped.
-Hardware: the writer is an OpenAI-compatible endpoint. R1-Zero's samples take a node of 8 GPUs.
+Hardware: a node of 8 GPUs of 80 GB for R1-Zero's samples; the writer is an OpenAI-compatible endpoint.
 Deliberately different: no human rewrites or reads the samples; the form is R1-Zero's tags, with the summary as the
 answer, so that the rewards of all stages read it; prompts are public ones.
 Undisclosed in R1, chosen here: the wording of what is asked, and how many samples of each source.
@@ -30,14 +30,14 @@ from rl.config import (
     SamplerConfig,
     TeacherConfig,
 )
-from rl.recipe import Build, Mix, Recipe, Reject, Stage
-from rl.types import Row
+from rl.recipe import Mix, Recipe, Reject, Stage
 
 RULES = (RewardConfig("accuracy"), RewardConfig("format"))
 READABLE = RejectConfig(
     samples=4, keep="first", max_kept=1, min_score=2.0, min_language_share=0.95, max_paragraph_words=400, no_code=True,
     max_repeated_share=0.2,
 )  # fmt: skip
+CONTEXT = 32_768 + 4096
 ROLLOUT = RolloutConfig(temperature=1.0, max_new_tokens=32_768)  # R1-Zero is sampled at temperature 1 (V2 B.3.2)
 
 FORM = (
@@ -52,7 +52,8 @@ REFINE = (
     "A question and a draft of its solution follow. Rewrite the draft so that a person likes to read it.\n\n"
     "Keep the path of the reasoning, with its doubts, checks and corrections, in the first person and in full "
     "sentences. Write in the language of the question alone, and translate what is in another one. Leave out "
-    "repetition and everything that leads nowhere. Do not change the final answer.\n\n" + FORM
+    "repetition and everything that leads nowhere. Do not change the final answer.\n\n"
+    f"{FORM}\n\nQuestion:\n{{prompt}}\n\nDraft:\n{{target}}"
 )
 
 
@@ -60,57 +61,38 @@ def recipe(
     zero: str = "runs/r1-zero-32b/model",
     url: str = "",
     writer: str = "deepseek-ai/DeepSeek-V3",
-    samples: int = 5_000,
+    prompts: int = 5_000,
 ) -> Recipe:
     """Called by `aha run recipes/cold_start.py`.
 
     zero: the R1-Zero model. url, writer: an OpenAI-compatible endpoint and its model; without one the data are
-    R1-Zero's readable samples as they are. samples: prompts of each source.
+    R1-Zero's readable samples as they are. prompts: of each source.
     """
     base = RunConfig(
-        model=ModelConfig(context_length=32_768 + 1024),
-        learner=LearnerConfig(micro_batch_tokens=34_816),
-        sampler=SamplerConfig(count=2, tensor_parallel=4, enforce_eager=False),
+        model=ModelConfig(context_length=CONTEXT),
+        learner=LearnerConfig(ranks=4, zero_stage=3, micro_batch_tokens=CONTEXT, gradient_checkpointing=True),
+        sampler=SamplerConfig(count=1, tensor_parallel=4, enforce_eager=False),
     )
-    made, _ = stages(zero, url, writer, samples)
+    made, _ = stages(zero, url, writer, prompts)
     return Recipe("cold-start", base, tuple(made))
 
 
-def stages(zero: str, url: str, writer: str, samples: int) -> tuple[list[Stage], str]:
+def stages(zero: str, url: str, writer: str, prompts: int) -> tuple[list[Stage], str]:
     """(the stages, "@" and the last one's name), for a recipe of one's own. Without a url, Zero's samples alone."""
-    zeros = Reject("zero_samples", zero, replace(PROMPTS, limit=samples), RULES, ROLLOUT, READABLE)
+    questions = replace(PROMPTS, limit=prompts)
+    zeros = Reject("zero_samples", zero, questions, RULES, ROLLOUT, READABLE)
     if not url:
         return [zeros], "@zero_samples"
-    written = replace(READABLE, teacher=TeacherConfig(url=url, model=writer))
-    example = AskConfig(FORM, 1, DataConfig(source="@zero_samples"), "Question:\n{prompt}\n\nSolution:\n{target}")
-    made = [
-        zeros,
-        Build("to_refine", "recipes.cold_start:to_refine", ("@zero_samples",)),
-        _ask("refined", DataConfig(source="@to_refine", template="plain"), written),
-        Build("refined_rows", "recipes.cold_start:refined", ("@refined",)),
-        _ask("few_shot", replace(PROMPTS, template="plain", limit=samples), replace(written, ask=example)),
-        _ask("reflected", replace(PROMPTS, template="plain", limit=samples), replace(written, ask=AskConfig(REFLECT))),
-        Mix("cold_start_data", MixConfig(tuple(
-            MixPart(DataConfig(source=f"@{name}"), domain=name) for name in ("refined_rows", "few_shot", "reflected")
-        ))),
-    ]  # fmt: skip
-    return made, "@cold_start_data"
-
-
-def _ask(name: str, prompts: DataConfig, chosen: RejectConfig) -> Reject:
-    """Samples of the endpoint; only the tokenizer of the model is used."""
-    return Reject(name, MODELS["32b"], prompts, RULES, ROLLOUT, chosen)
-
-
-def to_refine(sources: dict[str, list[Row]]) -> list[Row]:
-    """A rejection stage's rows as requests to a writer: the bare question goes into the column "question"."""
-    return [{**row, "question": row["prompt"], "prompt": _request(row)} for rows in sources.values() for row in rows]
-
-
-def refined(sources: dict[str, list[Row]]) -> list[Row]:
-    """What the writer made of them, under the bare question again."""
-    return [{**row, "prompt": row["question"]} for rows in sources.values() for row in rows]
-
-
-def _request(row: Row) -> str:
-    return f"{REFINE}\n\nQuestion:\n{row['prompt']}\n\nDraft:\n{row['target']}"
+    written = replace(READABLE, samples=1, teacher=TeacherConfig(url=url, model=writer))
+    samples = DataConfig(source="@zero_samples", template="plain")
+    example = AskConfig(FORM, 1, samples, "Question:\n{prompt}\n\nSolution:\n{target}")
+    plain = replace(questions, template="plain")
+    asked = {
+        "refined": (samples, AskConfig(form=REFINE)),
+        "few_shot": (plain, example),
+        "reflected": (plain, AskConfig(REFLECT)),
+    }
+    # Only the tokenizer of the model is used: the endpoint samples.
+    writing = [Reject(n, MODELS["32b"], d, RULES, ROLLOUT, replace(written, ask=a)) for n, (d, a) in asked.items()]
+    parts = tuple(MixPart(DataConfig(source=f"@{name}"), domain=name) for name in asked)
+    return [zeros, *writing, Mix("cold_start_data", MixConfig(parts))], "@cold_start_data"

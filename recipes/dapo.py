@@ -24,7 +24,7 @@ from rl.config import (
 
 MATHS = DataConfig(
     source="open-r1/OpenR1-Math-220k", prompt_field="problem", answer_field="answer", template="chat",
-    unjudgeable="drop",
+    unjudgeable="drop", long_prompts="drop",
 )  # fmt: skip
 AIME_24 = DataConfig(
     source="HuggingFaceH4/aime_2024", prompt_field="problem", answer_field="answer", template="chat", shuffle=False

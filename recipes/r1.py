@@ -4,13 +4,14 @@
 
 Source: DeepSeek-R1 (arXiv 2501.12948v2): section 3, B.3 (data), B.4.2 (SFT), Nature's Methods (RL settings,
 reward models). R1 is 671B; these are its numbers on a 32B model.
-Hardware: 4 nodes of 8 GPUs of 80 GB, and the endpoint of a large model (R1: DeepSeek-V3) as writer and judge.
-`aha plan` says what fits.
-Deliberately different: prompts are public ones (recipes/r1_data.py), not R1's; without writer_url the cold start takes
-R1-Zero's readable samples as they are, and general answers have no chain; nobody rewrites samples by hand; the helpful
-model's pairs are of the SFT model's samples, judged once in each order (R1: four times, at random); the safety model
-learns BeaverTails' labels (R1: 106,000 responses of its own); both start from the SFT model. The mixture has table 5's
-quotas, but takes what the public prompts yield where that is less.
+Hardware: 4 nodes of 8 GPUs of 80 GB (16 learner ranks, 12 GPUs of samplers, one for each reward model), and the
+endpoint of a large model (R1: DeepSeek-V3) as writer and judge. `aha plan` says what fits.
+Deliberately different: prompts are public ones (r1_reasoning.py, r1_general.py), not R1's, those of more than 4,000
+tokens left out; without writer_url the cold start takes R1-Zero's readable samples as they are, and general answers
+have no chain; nobody rewrites samples by hand; the helpful model's pairs are of the SFT model's samples, judged once in
+each order (R1: four times, at random); the safety model learns BeaverTails' labels (R1: 106,000 responses of its own);
+both start from the SFT model. The mixture has table 5's quotas, but takes what the public prompts yield where that is
+less.
 Undisclosed in R1, chosen here: steps of the first RL stage, thresholds of the filters, how the rewards are scaled, how
 lengths of pairs are balanced, what share of the preference data is held out, samples per prompt by domain, which
 general requests get a chain.
@@ -21,8 +22,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from recipes import cold_start
-from recipes.cold_start import READABLE, ROLLOUT
-from recipes.r1_zero import AIME_ZERO, MODELS, zero_grpo
+from recipes.cold_start import CONTEXT, READABLE, ROLLOUT
+from recipes.r1_general import HELPFUL_PROMPTS
+from recipes.r1_reasoning import CODE_PROMPTS, MATH_PROMPTS, RL_PROMPTS
+from recipes.r1_zero import MODELS, zero_grpo
 from rl.config import (
     AskConfig,
     DataConfig,
@@ -55,6 +58,8 @@ LANGUAGE = RewardConfig("language_consistency")
 R1_SFT = SFTConfig(  # V2 B.4.2: 2-3 epochs, 5e-5 to 5e-6 by cosine, batch 128
     epochs=2, examples_per_step=128, overlong="drop", optim=OptimConfig(lr=5e-5, schedule="cosine", final_lr_share=0.1)
 )
+AIME = DataConfig(source="recipes.r1_reasoning:aime", template="r1_zero", shuffle=False)
+PROMPTS = RL_PROMPTS | {"math": MATH_PROMPTS, "code": CODE_PROMPTS}
 SAMPLES = {"math": 4, "code": 16, "stem": 1, "logic": 1}
 QUOTAS = {"math": 395_285, "code": 211_129, "stem": 10_124, "logic": 10_395}  # V2 table 5
 GENERAL_QUOTA = 177_812  # V2 table 5
@@ -82,37 +87,38 @@ def recipe(
     trained = [*([] if helpful or not judge_url else _helpful(judge_url, judge)), *([] if safety else _safety())]
     helpful = helpful or ("@helpful" if judge_url else "")
     base = RunConfig(
-        model=ModelConfig(context_length=32_768 + 1024),
-        learner=LearnerConfig(ranks=16, zero_stage=3, micro_batch_tokens=34_816, gradient_checkpointing=True),
-        sampler=SamplerConfig(count=4, tensor_parallel=4, enforce_eager=False),
+        model=ModelConfig(context_length=CONTEXT),
+        learner=LearnerConfig(ranks=16, zero_stage=3, micro_batch_tokens=CONTEXT, gradient_checkpointing=True),
+        sampler=SamplerConfig(count=3, tensor_parallel=4, enforce_eager=False),
     )
     first_rl = replace(zero_grpo(lr=3e-6, steps=100), clip_low=10.0, clip_high=10.0)  # Nature: lr 3e-6, clip 10
     last_rl = replace(first_rl, steps=107)  # 1,700 updates in batches of 16
-    evaluation = EvalConfig(data=AIME_ZERO, samples=16, temperature=0.6, top_p=0.95, greedy=False)
-    cold, cold_data = cold_start.stages(zero, writer_url, writer, samples=5_000)
+    evaluation = EvalConfig(data=AIME, samples=16, temperature=0.6, top_p=0.95, greedy=False)
+    cold, cold_data = cold_start.stages(zero, writer_url, writer, prompts=5_000)
     return Recipe(
         "r1-32b",
         base,
         (
             *cold,
             SFT("cold_start", BASE, replace(R1_SFT, data=_sft_data(cold_data))),
-            GRPO("reasoning_rl", "@cold_start", _prompts("reasoning_prompts"), (*RULES, FORMAT, LANGUAGE), ROLLOUT,
-                 first_rl, evaluation),
+            GRPO("reasoning_rl", "@cold_start", _prompts("r1_reasoning:reasoning_prompts"),
+                 (*RULES, FORMAT, LANGUAGE), ROLLOUT, first_rl, evaluation),
             *(_samples(domain) for domain in QUOTAS),
             *_general(writer_url, writer),
             Mix("mixture", _mixture(chains=bool(writer_url))),
             SFT("sft", BASE, replace(R1_SFT, data=_sft_data("@mixture"))),
             *trained,
-            GRPO("final_rl", "@sft", _prompts("final_prompts"), _final_rewards(helpful, safety or "@safety"),
+            GRPO("final_rl", "@sft", _prompts("r1_general:final_prompts"), _final_rewards(helpful, safety or "@safety"),
                  replace(ROLLOUT, temperature=0.7), last_rl, evaluation),
             Evaluate("result", "@final_rl", (RewardConfig("accuracy"),), ROLLOUT, replace(evaluation, samples=64)),
         ),
     )  # fmt: skip
 
 
-def _prompts(name: str) -> DataConfig:
-    """Rows of recipes/r1_data.py, as R1-Zero's template puts them."""
-    return DataConfig(source=f"recipes.r1_data:{name}", template="r1_zero", unjudgeable="drop")
+def _prompts(task: str, limit: int = 0) -> DataConfig:
+    """Rows of a module of recipes/, as R1-Zero's template puts them."""
+    source = f"recipes.{task}"
+    return DataConfig(source=source, template="r1_zero", limit=limit, unjudgeable="drop", long_prompts="drop")
 
 
 def _sft_data(source: str) -> DataConfig:
@@ -123,14 +129,13 @@ def _samples(domain: str) -> Reject:
     """Several samples of each prompt of a domain, the correct and readable ones kept (V2 B.3.3)."""
     chosen = replace(READABLE, samples=SAMPLES[domain], keep="all")
     rules = tuple(rule for rule in RULES if domain in rule.domains)
-    return Reject(
-        f"{domain}_samples", "@reasoning_rl", _prompts(f"{domain}_prompts"), (*rules, FORMAT), ROLLOUT, chosen
-    )
+    prompts = _prompts(f"r1_reasoning:{domain}_prompts", PROMPTS[domain])
+    return Reject(f"{domain}_samples", "@reasoning_rl", prompts, (*rules, FORMAT), ROLLOUT, chosen)
 
 
 def _general(writer_url: str, writer: str) -> list[Stage]:
     """General requests with their answers; with a writer, some get a chain of its own instead, the short ones none."""
-    general = Build("general", "recipes.r1_data:general_rows", ())
+    general = Build("general", "recipes.r1_general:general_rows", ())
     if not writer_url:
         return [general]
     questions = DataConfig(source="@general_questions", template="plain", answer_field="")
@@ -139,8 +144,8 @@ def _general(writer_url: str, writer: str) -> list[Stage]:
     )
     return [
         general,
-        Build("general_plain", "recipes.r1_data:without_a_chain", ("@general",)),
-        Build("general_questions", "recipes.r1_data:worth_a_chain", ("@general",)),
+        Build("general_plain", "recipes.r1_general:without_a_chain", ("@general",)),
+        Build("general_questions", "recipes.r1_general:worth_a_chain", ("@general",)),
         Reject("general_chains", BASE, questions, (FORMAT,), ROLLOUT, chosen),
     ]
 
@@ -155,14 +160,12 @@ def _mixture(chains: bool) -> MixConfig:
         MixPart(DataConfig(source=source, answer_field=""), quota=round(share * GENERAL_QUOTA), domain="general")
         for source, share in general.items()
     )
-    return MixConfig(parts=(*reasoning, *other), against=(AIME_ZERO,), short="take")
+    return MixConfig(parts=(*reasoning, *other), against=(AIME,), short="take")
 
 
 def _helpful(judge_url: str, judge: str) -> list[Stage]:
     """Pairs of the SFT model's answers, and the model trained on them: 66,000 pairs, general prompts only (Methods)."""
-    prompts = DataConfig(
-        source="recipes.r1_data:general_prompts", template="r1_zero", answer_field="", limit=66_000
-    )  # fmt: skip
+    prompts = _prompts("r1_general:general_prompts", HELPFUL_PROMPTS)
     everything = RejectConfig(samples=2, keep="all", correct=False)
     pairs = PreferConfig(samples=("@general_samples",), base_url=judge_url, judge=judge, domain="helpful")
     return [
@@ -176,7 +179,7 @@ def _helpful(judge_url: str, judge: str) -> list[Stage]:
 
 def _safety() -> list[Stage]:
     """The model trained on responses labelled safe or unsafe: pointwise, the same settings (Methods)."""
-    data = DataConfig(source="recipes.r1_data:safety_rows", answer_field="")
+    data = DataConfig(source="recipes.r1_general:safety_rows", answer_field="")
     return [RewardTraining("safety", "@sft", RewardTrainConfig(kind="pointwise", data=data))]
 
 

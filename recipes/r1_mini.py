@@ -92,14 +92,14 @@ def tiny(seed: int) -> Scale:
         task="tiny",
         template="{prompt} ",
         max_new_tokens=90,
-        pretrain=SFTConfig(steps=240, examples_per_step=32, optim=OptimConfig(lr=3e-3, warmup_steps=10)),
+        pretrain=SFTConfig(steps=200, examples_per_step=32, optim=OptimConfig(lr=3e-3, warmup_steps=10)),
         sft=SFTConfig(steps=20, examples_per_step=32, optim=OptimConfig(lr=1e-3, schedule="cosine", warmup_steps=2)),
         grpo=GRPOConfig(
             steps=6, prompts_per_step=16, group_size=8, kl_coef=0.0, clip_high=0.28, uniform_groups="drop",
             optim=OptimConfig(lr=1e-4),
         ),
         later_steps=6,
-        student_steps=160,
+        student_steps=60,
         eval_problems=64,
         eval_samples=4,
         reject_prompts=64,
@@ -171,13 +171,14 @@ def _grpo(s: Scale, name: str, model: str, rewards: tuple[RewardConfig, ...], pr
     )  # fmt: skip
 
 
-def _eval(s: Scale, model: str, problems: str = "", samples: int = 0) -> Evaluate:
+def _eval(s: Scale, model: str, problems: str = "", samples: int = 0, room: int = 1) -> Evaluate:
+    """room: times the completion limit."""
     chat = problems == "chat"
     data = _data(s, "chat_eval" if chat else f"{s.task}_eval", limit=s.eval_problems)
     return Evaluate(
         f"eval_{model}" + ("_chat" if chat else ""), f"@{model}",
         rewards=(EXACT,) if chat else (ACCURACY, FORMAT, LANGUAGE),
-        rollout=RolloutConfig(max_new_tokens=s.max_new_tokens),
+        rollout=RolloutConfig(max_new_tokens=room * s.max_new_tokens),
         evaluation=EvalConfig(data=data, samples=samples or s.eval_samples, greedy=False),
     )  # fmt: skip
 
@@ -261,10 +262,10 @@ def _ablations(s: Scale) -> list[Stage]:
     return [
         _grpo(s, "reason_any_language", "@cold", (ACCURACY, FORMAT)), _eval(s, "reason_any_language"),
         _reject(s, "all_samples", "base", RejectConfig(samples=8, keep="all", correct=False)),
-        Build("journeys", "recipes.r1_tasks:journeys", ("@all_samples/samples.jsonl",)),
-        Build("shortcuts", "recipes.r1_tasks:shortcuts", ("@all_samples/samples.jsonl",)),
-        _sft(s, "journey", "@base", "@journeys"), _eval(s, "journey"),
-        _sft(s, "shortcut", "@base", "@shortcuts"), _eval(s, "shortcut"),
+        Build("journeys", "recipes.journeys:journeys", ("@all_samples/samples.jsonl",)),
+        Build("shortcuts", "recipes.journeys:shortcuts", ("@all_samples/samples.jsonl",)),
+        _sft(s, "journey", "@base", "@journeys"), _eval(s, "journey", room=2),  # a journey is two chains long
+        _sft(s, "shortcut", "@base", "@shortcuts"), _eval(s, "shortcut", room=2),
         *(stage for target in targets.TARGETS for stage in _target(s, target)),
     ]  # fmt: skip
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 Row = dict[str, object]
 
@@ -201,45 +201,6 @@ def tiny_all() -> list[Row]:
 def mini_all() -> list[Row]:
     """Problems and greetings for the laptop model's last stage, three to one."""
     return _three_to_one(mini_train(), chat_train())
-
-
-def journeys(sources: dict[str, list[Row]]) -> list[Row]:
-    """Journey learning: a wrong path, its detection and its correction, of prompts with right and wrong samples.
-
-    Reads samples.jsonl of a rejection stage. The control of the same prompts is `shortcuts`.
-    """
-    return list(_stitched(sources, _journey))
-
-
-def shortcuts(sources: dict[str, list[Row]]) -> list[Row]:
-    """The control set to journeys: the right sample alone, for the same prompts."""
-    return list(_stitched(sources, lambda row, wrong, right: right))
-
-
-def _stitched(sources: dict[str, list[Row]], join: Callable[[Row, str, str], str]) -> Iterator[Row]:
-    for rows in sources.values():
-        for line in rows:
-            samples = line["samples"]
-            row = line["row"]
-            assert isinstance(samples, list)
-            assert isinstance(row, dict)
-            well_formed = [
-                s for s in samples if s["verdicts"].get("format_r1", s["verdicts"].get("format")) == "correct"
-            ]
-            right = [s["text"] for s in well_formed if s["verdicts"].get("accuracy") == "correct"]
-            wrong = [s["text"] for s in well_formed if s["verdicts"].get("accuracy") == "wrong"]
-            if right and wrong:
-                yield row | {"answer": line["answer"], "target": join(row, wrong[0], right[0])}
-
-
-def _journey(row: Row, wrong: str, right: str) -> str:
-    """The wrong chain, a sentence that notices, and all of the right sample after its opening tag."""
-    notices = {
-        "en": "wait, that is wrong. let us look again.",
-        "de": "halt, das ist falsch. sehen wir noch einmal hin.",
-    }
-    chain = wrong.partition("<think>")[2].partition("</think>")[0].strip()
-    return f"<think>{chain} {notices[str(row['language'])]} {right.partition('<think>')[2].strip()}"
 
 
 # ------------------------------------------------------------------------------------------------ order

@@ -28,7 +28,7 @@ from rl.types import BadInput
 MODELS = {"7b": "Qwen/Qwen2.5-7B", "32b": "Qwen/Qwen2.5-32B"}
 PROMPTS = DataConfig(
     source="open-r1/OpenR1-Math-220k", prompt_field="problem", answer_field="answer", template="r1_zero",
-    unjudgeable="drop",
+    unjudgeable="drop", long_prompts="drop",
 )  # fmt: skip
 
 

@@ -69,6 +69,10 @@ class DataConfig:
         "error", "Rows whose reference answer a reward cannot judge by: stop and name them, or drop them.",
         choices=("error", "drop"),
     )  # fmt: skip
+    long_prompts: str = knob(
+        "error", "Prompts that leave no room for a completion: stop and name the first, or drop them with a count.",
+        choices=("error", "drop"),
+    )  # fmt: skip
 
 
 MODEL = "model:"
@@ -317,6 +321,9 @@ class AskConfig:
     shot: str = knob(
         "Question: {prompt}\nAnswer: {target}",
         "One example; the question is put the same way, up to {target} or {answer}.",
+    )
+    form: str = knob(
+        "{prompt}", "What stands for the question: a text with {prompt}, and {target} and {answer} of the row, in it."
     )
 
 

@@ -16,6 +16,7 @@ import importlib
 import inspect
 import itertools
 import json
+import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PromptStream", "Stream", "all_prompts", "end_token_ids", "fingerprint", "load_rows", "place"]
 ItemT = TypeVar("ItemT")
+log = logging.getLogger(__name__)
 TASK = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 # ------------------------------------------------------------------------------------------------ rows
@@ -261,7 +263,8 @@ class Stream(Generic[ItemT]):
 class PromptStream(Stream[Prompt]):
     """Prompts to sample from, tokenised up front.
 
-    Raises BadInput when a row lacks a field, or its prompt has more than max_prompt_tokens tokens.
+    Raises BadInput when a row lacks a field, or its prompt has more than max_prompt_tokens tokens; with
+    cfg.long_prompts=drop such rows are left out and counted.
     """
 
     def __init__(
@@ -272,16 +275,29 @@ class PromptStream(Stream[Prompt]):
         seed: int,
         max_prompt_tokens: int,
     ) -> None:
-        super().__init__(rows, seed, cfg.shuffle)
         table = Table(rows, cfg, functools.partial(place, cfg.source))
-        self._rows = rows
         self._references = [table.reference(i) for i in range(len(rows))]
         self._questions = table.texts(cfg.prompt_field)
         self._texts, self._ids = table.prompts(tokenizer)
-        remedy = "drop such rows, raise model.context_length, or lower max_new_tokens"
-        table.refuse_long([len(ids) for ids in self._ids], max_prompt_tokens, "prompt", remedy)
+        self._rows = rows
+        lengths = [len(ids) for ids in self._ids]
+        self._kept = [i for i, length in enumerate(lengths) if length <= max_prompt_tokens]
+        if cfg.long_prompts == "error" or not self._kept:
+            remedy = "set long_prompts=drop, raise model.context_length, or lower max_new_tokens"
+            table.refuse_long(lengths, max_prompt_tokens, "prompt", remedy)
+        elif len(self._kept) < len(rows):
+            left_out = len(rows) - len(self._kept)
+            log.warning(
+                "%s: %d of %d prompts are longer than %d tokens. Dropped",
+                cfg.source,
+                left_out,
+                len(rows),
+                max_prompt_tokens,
+            )
+        super().__init__([rows[i] for i in self._kept], seed, cfg.shuffle)
 
     def _item(self, index: int, draw: int) -> Prompt:
+        index = self._kept[index]
         return Prompt(
             index,
             draw,

@@ -212,7 +212,7 @@ class _Native(_Reward):
     """f(completion, *, prompt, answer, **columns) -> Score or number, called once a sample."""
 
     def judge(self, group: RolloutGroup) -> list[RewardPart | None]:
-        columns = {**group.prompt.row, "prompt": group.prompt.text, "answer": group.prompt.reference}
+        columns = {**group.prompt.row, "prompt": group.prompt.for_rewards, "answer": group.prompt.reference}
         # A column with the name of the completion's own parameter would be passed twice.
         columns.pop(next(iter(self._parameters), ""), None)
         return [
@@ -253,7 +253,7 @@ class _Batched(_Reward):
         columns.pop("prompt", None)
         columns.setdefault("answer", [prompt.reference] * len(texts))
         columns["completion_ids"] = [r.token_ids_T.tolist() for r in rollouts_G]
-        columns["prompts"] = [own if isinstance(own, list) else prompt.text] * len(texts)
+        columns["prompts"] = [own if isinstance(own, list) else prompt.for_rewards] * len(texts)
         columns["completions"] = [[{"role": "assistant", "content": t}] for t in texts] if messages else texts
         return self._call((), columns)
 

@@ -49,6 +49,8 @@ LATER = {
     "sft.distill.cached": "False", "base.learner.sequence_parallel": "1",
     **{f"reject.ask.{name}": value for name, value in flat(dataclasses.asdict(AskConfig())).items()},
 }  # fmt: skip
+# The same of settings that many parts of a stage have.
+LATER_ANYWHERE = {"long_prompts": "error"}
 CHUNK = 1 << 22
 
 
@@ -64,7 +66,8 @@ class StageKey:
         """What differs, one line each: "zero.grpo.steps: 40 -> 60", "input @zero"."""
         lines = []
         for name in sorted(self.config.keys() | older.config.keys()):
-            was, now = older.config.get(name, "unset"), self.config.get(name, "unset")
+            absent = "unset" if (later := _later(name)) is None else later
+            was, now = older.config.get(name, absent), self.config.get(name, absent)
             if was != now:
                 lines.append(f"{name}: {was} -> {now}")
         for name in sorted(self.inputs.keys() | older.inputs.keys()):
@@ -80,10 +83,15 @@ def stage_keys(recipe: Recipe) -> dict[str, StageKey]:
         config = stage_config(recipe, stage)
         inputs = {text: keys[ref.stage].key for text in _texts(stage) if (ref := Reference.parse(text)) is not None}
         inputs |= _outer_inputs(stage)
-        hashed = {name: value for name, value in config.items() if LATER.get(name) != value}
+        hashed = {name: value for name, value in config.items() if _later(name) != value}
         digest = hashlib.sha256(json.dumps([hashed, inputs], sort_keys=True).encode()).hexdigest()
         keys[stage.name] = StageKey(digest, config, inputs)
     return keys
+
+
+def _later(name: str) -> str | None:
+    """The value of a younger setting that changes nothing; None for others."""
+    return LATER.get(name, LATER_ANYWHERE.get(name.rpartition(".")[2]))
 
 
 def stage_config(recipe: Recipe, stage: Stage) -> dict[str, str]:

@@ -24,7 +24,7 @@ from rl.metrics import paired_difference
 from rl.prepare import refuse_other_tokenizer, with_tokens
 from rl.pretrained import context_length, load_config, load_tokenizer, refuse_heads
 from rl.reward_model import check_models
-from rl.routing import named, refuse_unused
+from rl.routing import named, refuse_style_alone, refuse_unused
 from rl.score import Scorer
 from rl.settings import from_json, to_json, validate
 from rl.shots import asked_prompts, evaluation_prompts
@@ -97,6 +97,7 @@ def prepare(cfg: RunConfig, *, samples_here: bool = True, ask: AskConfig | None 
     held_out = cfg.evaluation.data
     if held_out.source:
         rows = _judgeable(cfg, held_out)
+        refuse_style_alone(named(cfg.rewards), rows, held_out.source)
         eval_prompts = evaluation_prompts(rows, cfg.evaluation, cfg.prompts, tokenizer, longest_prompt, cfg.seed)
         check_run(cfg)
     sft_stream, sft_held_out = None, []

@@ -14,11 +14,13 @@ import numpy as np
 
 from rl.config import AskConfig, DataConfig, EvalConfig
 from rl.data import all_prompts, load_rows, place
-from rl.templates import Table
+from rl.templates import Table, render
 from rl.types import BadInput, Prompt, Row
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+BARE = "{prompt}"
 
 
 def ask(question: str, instruction: str, shot: str, examples: Sequence[str]) -> str:
@@ -57,27 +59,33 @@ def shot_stop(cfg: AskConfig) -> tuple[str, ...]:
 
 
 def worked_examples(cfg: AskConfig, count: int, seed: int, avoid: Sequence[str], key: str) -> list[tuple[str, str]]:
-    """`count` examples of cfg.shots_data, drawn by the seed: (its question, the example filled in).
+    """`count` examples of cfg.shots_data, drawn by the seed: (its question, the example filled in), none twice.
 
     avoid: questions that they must not hold. Raises BadInput when there are too few; key: the setting that asks.
     """
     data = cfg.shots_data
-    rows, held_out = load_rows(data), {text.strip() for text in avoid}
+    rows, taken = load_rows(data), {text.strip() for text in avoid}
     table = Table(rows, data, functools.partial(place, data.source))
     order = np.random.default_rng([seed, cfg.shots]).permutation(len(rows)).tolist()
-    chosen = [i for i in order if table.text(i, data.prompt_field).strip() not in held_out][:count]
-    if len(chosen) < count:
+    found: list[tuple[str, str]] = []
+    for i in order:
+        question = table.text(i, data.prompt_field)
+        if len(found) < count and question.strip() not in taken:
+            taken.add(question.strip())
+            found.append((question, _filled(cfg.shot, table, i)))
+    if len(found) < count:
         raise BadInput(
-            f"{key}.shots={cfg.shots}: {data.source} has {len(chosen)} rows that are not asked themselves, and "
+            f"{key}.shots={cfg.shots}: {data.source} has {len(found)} questions that are not asked themselves, and "
             f"{count} are needed; lower it, or name more rows in {key}.shots_data"
         )
-    found = []
-    for i in chosen:
-        question = table.text(i, data.prompt_field)
-        target = table.text(i, data.target_field) if "{target}" in cfg.shot else ""
-        answer = table.reference(i) if "{answer}" in cfg.shot else ""
-        found.append((question, fill(cfg.shot, question, target, answer)))
     return found
+
+
+def _filled(text: str, table: Table, i: int) -> str:
+    """The text with row i's question, and its target and answer where they are named."""
+    target = table.text(i, table.cfg.target_field) if "{target}" in text else ""
+    answer = table.reference(i) if "{answer}" in text else ""
+    return fill(text, table.text(i, table.cfg.prompt_field), target, answer)
 
 
 def evaluation_prompts(
@@ -113,15 +121,23 @@ def asked_prompts(
     held_out: no example is one of the questions, and all get the same ones. Else a question is not its own example: in
     place of that it gets one more. Raises BadInput as all_prompts and worked_examples do.
     """
-    if not (cfg.instruction or cfg.shots):
+    if not (cfg.instruction or cfg.shots or cfg.form != BARE):
         return all_prompts(rows, data, tokenizer, max_prompt_tokens)
     field = data.prompt_field
-    questions = Table(rows, data, functools.partial(place, data.source)).texts(field)
+    table = Table(rows, data, functools.partial(place, data.source))
+    questions = table.texts(field)
     count = cfg.shots + (0 if held_out or not cfg.shots else 1)
     examples = worked_examples(cfg, count, seed, questions if held_out else (), key) if count else []
     asked = []
-    for row, question in zip(rows, questions, strict=True):
+    for i, (row, question) in enumerate(zip(rows, questions, strict=True)):
         others = [text for of, text in examples if of.strip() != question.strip()][: cfg.shots]
-        asked.append({**row, field: ask(question, cfg.instruction, cfg.shot, others)})
+        put = question if cfg.form == BARE else _filled(cfg.form, table, i)
+        asked.append({**row, field: ask(put, cfg.instruction, cfg.shot, others)})
     found = all_prompts(asked, data, tokenizer, max_prompt_tokens)
-    return [dataclasses.replace(p, row=row) for p, row in zip(found, rows, strict=True)]
+    return [
+        dataclasses.replace(
+            p, row=rows[p.id], question=questions[p.id], asked=p.question,
+            judged=render(questions[p.id], data, tokenizer),
+        )
+        for p in found
+    ]  # fmt: skip

@@ -51,7 +51,8 @@ class Prompt:
     """One question, ready to sample from.
 
     id is the row's number in its dataset; draw counts prompts handed out since the run began (unique in a run).
-    text is what the model continues; question is what it was asked, without template.
+    text is what the model continues; question is the row's, without template. Where an instruction or worked examples
+    are put with it: asked is the question so put, judged the text without them.
     """
 
     id: int
@@ -61,6 +62,13 @@ class Prompt:
     reference: str
     row: Row
     question: str = ""
+    asked: str = ""
+    judged: str = ""
+
+    @property
+    def for_rewards(self) -> str:
+        """The text without what was added to the question: an answer in an example is no answer in the question."""
+        return self.judged or self.text
 
 
 @dataclass(frozen=True, slots=True)

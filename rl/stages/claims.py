@@ -180,23 +180,31 @@ def claims_table(findings: Sequence[Finding]) -> Table:
     usual = Claim()
     table = Table(
         "claim", *(Column(c, justify="right", no_wrap=True) for c in ("measured", "against", "difference")), "held",
-        title="Claims", caption=f"A claim holds where the difference is {_wanted(usual)}, or as it says.",
-        show_lines=True,
+        title="Claims", show_lines=True,
+        caption=f"Percent, or tokens. A claim holds if the difference is {_wanted(usual)}, or as it says.",
     )  # fmt: skip
     for f in findings:
         own = "" if _wanted(f.claim) == _wanted(usual) else f"\n(wanted: {_wanted(f.claim)})"
         held = "yes" if f.holds else "not known: no standard error" if math.isnan(f.stderr) else "NO"
-        difference = Measurement(f.difference, f.stderr)
-        table.add_row(f.claim.text + own, _shown(f.left), _shown(f.right), _shown(difference, "+"), held)
+        scale = _scale(f.claim)
+        difference = _shown(Measurement(f.difference, f.stderr), scale, "+")
+        table.add_row(f.claim.text + own, _shown(f.left, scale), _shown(f.right, scale), difference, held)
     return table
 
 
+def _scale(claim: Claim) -> int:
+    """Shares are shown in percent, lengths in tokens as they are."""
+    return 1 if claim.left.endswith("length_mean") else 100
+
+
 def _wanted(claim: Claim) -> str:
-    return f"more than {claim.at_least:g} by {claim.z:g} standard errors"
+    return f"more than {_scale(claim) * claim.at_least:g} by {claim.z:g} standard errors"
 
 
-def _shown(m: Measurement, sign: str = "") -> str:
-    return f"{m.value:{sign}.3f}" + ("" if math.isnan(m.stderr) or m.stderr == 0 else f" ± {m.stderr:.3f}")
+def _shown(m: Measurement, scale: int, sign: str = "") -> str:
+    """Share 0.75 with standard error 0.0348 -> "75.0 ± 3.5"."""
+    error = "" if math.isnan(m.stderr) or m.stderr == 0 else f" ± {scale * m.stderr:.1f}"
+    return f"{scale * m.value:{sign}.1f}{error}"
 
 
 def _percent(share: float | None) -> str:

@@ -72,7 +72,7 @@ def _fault(graded: GradedGroup, i: int, verdict: Verdict | None, cfg: RejectConf
     if cfg.min_language_share:
         language = str(prompt.row.get("language", ""))
         checks["language"] = is_single_language(
-            text, min_share=cfg.min_language_share, prompt=prompt.text, language=language
+            text, min_share=cfg.min_language_share, prompt=prompt.for_rewards, language=language
         )
     if cfg.max_paragraph_words:
         checks["paragraph"] = has_short_paragraphs(text, max_words=cfg.max_paragraph_words)

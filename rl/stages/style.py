@@ -51,7 +51,7 @@ def measure_style(
     pairs = [(g, r) for g in groups_P for r in g.rollouts_G]
     problems = [i for i, g in enumerate(groups_P) for _ in g.rollouts_G]
     parts = [p for parts_G in parts_PG for p in parts_G]
-    in_form = [float(_has_form(r.text, g.prompt.text, p)) for (g, r), p in zip(pairs, parts, strict=True)]
+    in_form = [float(_has_form(r.text, g.prompt.for_rewards, p)) for (g, r), p in zip(pairs, parts, strict=True)]
     languages = _languages(pairs, parts)
     opened = [opens_thinking(g.prompt.text) for g, _ in pairs]
     answers = [after_thinking(r.text, opened=o) or "" for (_, r), o in zip(pairs, opened, strict=True)]
@@ -108,7 +108,9 @@ def _languages(
     chosen: Sequence[int] = range(len(pairs))
     if len(pairs) > LANGUAGE_SAMPLES:  # drawn, since every nth would always be the same sample of its group
         chosen = random.Random(0).sample(chosen, LANGUAGE_SAMPLES)
-    return {i: share_in_language(pairs[i][1].text, pairs[i][0].prompt.text, pairs[i][0].prompt.row) for i in chosen}
+    return {
+        i: share_in_language(pairs[i][1].text, pairs[i][0].prompt.for_rewards, pairs[i][0].prompt.row) for i in chosen
+    }
 
 
 def share_in_language(completion: str, prompt: str, row: Mapping[str, object]) -> float:

@@ -176,7 +176,7 @@ class Teacher:
         if data.template != CHAT:
             return [{"role": "user", "content": prompt.text}]
         system = [{"role": "system", "content": data.system}] if data.system else []
-        return [*system, {"role": "user", "content": prompt.question}]
+        return [*system, {"role": "user", "content": prompt.asked or prompt.question}]
 
     def _refuse_too_many(self, failed: list[str], total: int) -> None:
         too_many = len(failed) > self._cfg.max_failed_share * total and len(failed) > FEW

@@ -106,7 +106,7 @@ def test_the_tables_say_what_it_costs_in_tokens_and_why_a_claim_is_open(
         ["zero", "75.0 ± 2.0", "", "", "", "", "0.0"],
     ]
     assert [row for row in rows[3:] if row[1]] == [
-        ["RL helps", "0.750 ± 0.020", "0.250 ± 0.020", "+0.500", "yes"],
-        ["greedy", "0.500", "0.500", "+0.000", "not known: no standard error"],
+        ["RL helps", "75.0 ± 2.0", "25.0 ± 2.0", "+50.0", "yes"],
+        ["greedy", "50.0", "50.0", "+0.0", "not known: no standard error"],
     ]
     assert " ".join(row[0] for row in rows[3:] if not row[1]) == "(wanted: more than 0 by 3 standard errors)"

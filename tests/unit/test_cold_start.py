@@ -1,9 +1,10 @@
-"""recipes/cold_start.py: the three sources of a cold start, asked of a server of the test's own; r1_data.py's rows."""
+"""recipes/cold_start.py: the three sources of a cold start, asked of a server of the test's own; and R1's data."""
 
 from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,15 @@ from typing import Any
 import pytest
 from transformers import LlamaConfig
 
-from recipes import cold_start, r1, r1_data
+from recipes import cold_start, r1, r1_general, r1_reasoning
 from rewards.accuracy import accuracy
 from rewards.code import code_accuracy
 from rewards.format import format_r1
 from rl.config import ModelConfig, RunConfig, TrackConfig
-from rl.recipe import Build, Recipe, Reject, Stage, check
+from rl.data import all_prompts, load_rows
+from rl.recipe import Build, Recipe, Reject, Stage, check, run_config
+from rl.routing import named, refuse_style_alone, refuse_unused, unrewarded
+from rl.stages.mix import build
 from rl.types import Row
 from rl.workers.reward import LocalJudging
 from rl.workflow import run_recipe
@@ -60,11 +64,14 @@ def recipe(server: Server, tmp_path: Path, tokenizer: Any) -> Recipe:  # noqa: F
             teacher = replace(stage.reject.teacher, retries=0)
             stage = replace(
                 stage, model=str(model), prompts=replace(stage.prompts, source=source),
-                reject=replace(stage.reject, samples=2, teacher=teacher),
+                reject=replace(stage.reject, teacher=teacher),
             )  # fmt: skip
         local.append(stage)
     base = RunConfig(model=ModelConfig(dtype="float32"), track=TrackConfig(wandb="off"))
     return Recipe("cold", base, tuple(local), out=str(tmp_path / "runs"))
+
+
+REFINING = cold_start.REFINE.partition("{prompt}")[0]
 
 
 def asked(request: Request) -> str:
@@ -78,7 +85,7 @@ def test_three_sources_are_asked_judged_and_mixed_under_the_bare_question(server
         last = max(range(len(QUESTIONS)), key=lambda i: text.rfind(QUESTIONS[i]))
         if cold_start.REFLECT in text and last == 2:
             return {"content": solution(5)}  # a wrong sum: dropped
-        if cold_start.REFINE in text and last == 1:
+        if REFINING in text and last == 1:
             return {"content": "The sum is 3."}  # without its form: dropped
         return {"content": solution(last + 2, f"Let me count, for the {len(server.asked)}th time.")}
 
@@ -86,19 +93,19 @@ def test_three_sources_are_asked_judged_and_mixed_under_the_bare_question(server
     folder = run_recipe(recipe, no_machines, LocalJudging, prepare_machines=lambda: no_machines(recipe.base))
     rows = [json.loads(line) for line in (folder / "data.jsonl").read_text().splitlines()]
     kept = {(row["domain"], row["prompt"]) for row in rows}
-    expected = set(itertools.product(("refined_rows", "few_shot", "reflected"), QUESTIONS))
-    assert kept == expected - {("reflected", QUESTIONS[2]), ("refined_rows", QUESTIONS[1])}
+    expected = set(itertools.product(("refined", "few_shot", "reflected"), QUESTIONS))
+    assert kept == expected - {("reflected", QUESTIONS[2]), ("refined", QUESTIONS[1])}
     assert all(accuracy(row["target"], answer=row["answer"]).value == 1 for row in rows)
     assert all(format_r1(row["target"]).value == 1 for row in rows)
     requests = [asked(request) for request in server.asked]
-    refining = [text for text in requests if text.startswith(cold_start.REFINE)]
-    assert len(refining) == 6
+    refining = [text for text in requests if text.startswith(REFINING)]
+    assert len(refining) == 3
     assert all("Draft:\n<think>zwei plus</think>" in text for text in refining)
     shown = [text for text in requests if "Solution:\n<think>" in text]
-    assert len(shown) == 6
+    assert len(shown) == 3
     assert all(text.endswith("\n\nSolution:") and text.count("Question:\n") == 2 for text in shown)
     assert all(len({q for q in QUESTIONS if q in text}) == 2 for text in shown)  # its example is another question
-    assert sum(text.endswith(cold_start.REFLECT) for text in requests) == 6
+    assert sum(text.endswith(cold_start.REFLECT) for text in requests) == 3
 
 
 def test_without_an_endpoint_zeros_samples_are_the_cold_start():
@@ -111,15 +118,21 @@ def test_without_an_endpoint_zeros_samples_are_the_cold_start():
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> None:
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A few rows in the shape of each dataset."""
     stdin = [{"fn_name": None, "input": "1 2\n", "output": "3\n", "type": "stdin_stdout"}]
     call = [{"fn_name": "f", "input": "1", "output": "2", "type": "function_call"}]
     long = [{"fn_name": None, "input": "9" * 60_000, "output": "9" * 60_000, "type": "stdin_stdout"}]
     said = "It is a long way, and there are many things to see on it, so take your time."
-    talks = [("hello", "hi"), *((f"please write to my friend number {i} about the sea", said) for i in range(40))]
+    talks = [
+        ("hello", "hi"),
+        ("", "an empty question"),
+        ("blank", " "),
+        *((f"please write to my friend number {i} about the sea", said) for i in range(40)),
+    ]
     found = {
-        "open-r1/OpenR1-Math-220k": [{"problem": "1+1?", "answer": "2"}],
+        "open-r1/OpenR1-Math-220k": [{"problem": "1+1?", "answer": "2"}, {"problem": "2?", "answer": None}],
+        "HuggingFaceH4/aime_2024": [{"problem": "A number?", "answer": "7"}],
         "open-r1/verifiable-coding-problems-python": [
             {"problem_statement": name, "verification_info": {"language": "python", "test_cases": cases}}
             for name, cases in (("add", stdin), ("f", call), ("both", stdin + call), ("nines", long))
@@ -135,11 +148,26 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> None:
             {"prompt": p, "response": r, "is_safe": s} for p, r, s in (("a", "b", True), ("a", "b", True), ("a", "c", False))
         ],
     }  # fmt: skip
-    monkeypatch.setattr(r1_data, "_read", lambda name, split="train": iter(found[name]))
+    for module in (r1_reasoning, r1_general):
+        monkeypatch.setattr(module, "read", lambda name, split="train", streaming=False: iter(found[name]))
+    cached = (
+        r1_reasoning.math_prompts,
+        r1_reasoning.code_prompts,
+        r1_reasoning.stem_prompts,
+        r1_reasoning.logic_prompts,
+    )
+    for make in cached:
+        make.cache_clear()
+    monkeypatch.setattr(
+        r1_reasoning, "logic_prompts", lambda: [{"prompt": "p", "question": "p", "answer": "a", "domain": "logic"}]
+    )
+    yield
+    for make in cached:
+        make.cache_clear()
 
 
 def test_programs_come_with_tests_that_the_reward_reads(hub):
-    (row,) = r1_data.code_prompts()  # neither calls of a function nor tests of megabytes
+    (row,) = r1_reasoning.code_prompts()  # neither calls of a function nor tests of megabytes
     assert (row["prompt"], row["domain"]) == ("add", "code")
     unsafe = {"run_untrusted_code_without_sandbox": True}
     for sign, value in (("+", 1.0), ("-", 0.0)):
@@ -148,18 +176,18 @@ def test_programs_come_with_tests_that_the_reward_reads(hub):
 
 
 def test_options_lie_in_an_order_of_their_own_and_the_answer_is_the_right_ones_letter(hub):
-    rows = r1_data.stem_prompts()
+    rows = r1_reasoning.stem_prompts()
     for row in rows:
         assert f"\n{row['answer']}. right\n" in str(row["prompt"])
         assert accuracy(f"<think>hm</think> <answer>{row['answer']}</answer>", answer=row["answer"]).value == 1
     assert {row["answer"] for row in rows} == set("ABCD")
-    assert rows == r1_data.stem_prompts()
+    assert rows == r1_reasoning.stem_prompts()
 
 
 def test_some_requests_get_a_chain_and_short_ones_none(hub):
-    rows = r1_data.general_rows()
+    rows = r1_general.general_rows({})
     assert len(rows) == 41  # the conversation of three turns is none
-    thought, plain = (make({"@general": rows}) for make in (r1_data.worth_a_chain, r1_data.without_a_chain))
+    thought, plain = (make({"@general": rows}) for make in (r1_general.worth_a_chain, r1_general.without_a_chain))
     assert {str(r["prompt"]) for r in thought} | {str(r["prompt"]) for r in plain} == {str(r["prompt"]) for r in rows}
     assert len(thought) + len(plain) == len(rows)
     assert 8 < len(thought) < 32
@@ -167,7 +195,7 @@ def test_some_requests_get_a_chain_and_short_ones_none(hub):
 
 
 def test_labels_of_safety_are_of_distinct_responses(hub):
-    assert [(row["response"], row["label"]) for row in r1_data.safety_rows()] == [("b", 1), ("c", 0)]
+    assert [(row["response"], row["label"]) for row in r1_general.safety_rows()] == [("b", 1), ("c", 0)]
 
 
 def test_r1s_stages_sample_by_domain_and_mix_by_table_5():
@@ -181,3 +209,36 @@ def test_r1s_stages_sample_by_domain_and_mix_by_table_5():
             sampled: Any = made[f"{domain}_samples"]
             assert [r.function for r in sampled.rewards] == [rule, "format"]
         assert ("general_chains" in [s.name for s in made.stages]) == bool(url)
+
+
+def test_every_function_of_r1s_recipe_gives_rows_that_its_stages_can_read(hub, tmp_path, tokenizer):
+    made = r1.recipe(writer_url="http://127.0.0.1:9/v1", judge_url="http://127.0.0.1:9/v1")
+    check(made)
+    built: dict[str, str] = {}
+    for stage in made.stages:
+        if isinstance(stage, Build):
+            (tmp_path / stage.name).mkdir()
+            sources = {text: built[text] for text in stage.sources}
+            built[f"@{stage.name}"] = str(build(tmp_path / stage.name, stage.function, sources))
+    assert set(built) == {"@general", "@general_plain", "@general_questions"}
+    for stage in made.stages:
+        cfg = run_config(made, stage)
+        for data, rewards in ((cfg.prompts, cfg.rewards), (cfg.evaluation.data, cfg.rewards)):
+            if data.source not in built and not data.source.startswith("recipes."):
+                continue  # from the Hub, from samples, or none
+            rows = load_rows(replace(data, source=built.get(data.source, data.source)))
+            parts = named(rewards)
+            refuse_unused({n: p for n, p in parts.items() if not p.domains}, rows, data.source)
+            assert not unrewarded(parts, rows, 0)
+            if data is cfg.evaluation.data:
+                refuse_style_alone(parts, rows, data.source)
+            prompts = all_prompts(rows, data, tokenizer, 100_000)
+            assert [p.question for p in prompts] == [row["question"] for row in rows]
+
+
+def test_r1s_machines_are_those_that_it_names():
+    made = r1.recipe(writer_url="http://127.0.0.1:9/v1", judge_url="http://127.0.0.1:9/v1")
+    for recipe, gpus in ((made, 32), (cold_start.recipe(url="http://127.0.0.1:9/v1"), 8)):
+        base = recipe.base
+        models = [len([r for r in getattr(s, "rewards", ()) if r.function.startswith("model:")]) for s in recipe.stages]
+        assert base.learner.ranks + base.sampler.count * base.sampler.tensor_parallel + max(models) <= gpus

@@ -249,6 +249,19 @@ def test_a_prompt_over_the_limit_is_refused_with_its_row_and_both_numbers(tokeni
     assert message.startswith("made up row 2: the prompt has 8 tokens, the limit is 7 (2 of 4 rows are too long)")
 
 
+def test_prompts_over_the_limit_are_dropped_and_counted_where_that_is_asked_for(tokenizer, caplog):
+    rows = [{"prompt": "x" * n, "answer": n} for n in (3, 8, 5, 9)]
+    drop = replace(PLAIN, shuffle=False, long_prompts="drop")
+    stream = PromptStream(rows, drop, tokenizer, 1, 7)
+    assert [(p.id, p.draw, p.reference, p.row) for p in stream.take(3)] == [
+        (0, 0, "3", rows[0]), (2, 1, "5", rows[2]), (0, 2, "3", rows[0])
+    ]  # fmt: skip
+    assert "made up: 2 of 4 prompts are longer than 7 tokens. Dropped" in caplog.text
+    assert "(4 of 4 rows are too long)" in refusal(PromptStream, rows, drop, tokenizer, 1, 2)
+    kept = PromptStream([rows[0], rows[2]], PLAIN, tokenizer, 1, 7)
+    assert stream.state()["fingerprint"] == kept.state()["fingerprint"]  # another limit is another dataset
+
+
 def test_examples_over_the_limit_are_refused_or_dropped_and_counted(tokenizer):
     rows = [{"prompt": "x" * n, "target": "yy"} for n in (3, 8, 5, 9)]  # with the end token 6, 11, 8 and 12 tokens
     message = refusal(ExampleStream, rows, PLAIN, tokenizer, 1, 8)

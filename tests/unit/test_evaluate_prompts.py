@@ -7,13 +7,15 @@ import json
 import logging
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from recipes.benchmarks import STEP_BY_STEP
-from rl.config import AskConfig, DataConfig, EvalConfig, GRPOConfig, RunConfig, SFTConfig
+from rl.config import AskConfig, DataConfig, EvalConfig, GRPOConfig, RewardConfig, RunConfig, SFTConfig
+from rl.judge import Judges
 from rl.shots import ask, asked_prompts, evaluation_prompts, fill, shot_stop, worked_examples
 from rl.stages.contamination import check_contamination, check_run, find_contamination
-from rl.types import BadInput
+from rl.types import BadInput, Rollout, RolloutGroup
 
 
 def test_a_worked_example_is_filled_in_and_the_question_put_the_same_way():
@@ -49,7 +51,7 @@ def test_examples_are_drawn_by_the_seed_and_are_never_what_is_asked(train: DataC
     assert min(numbers) >= 10
     assert list(questions) == [f"{i}+1?" for i in numbers]
     assert drawn[0] == f"Question: {numbers[0]}+1?\nAnswer: so {numbers[0] + 1}\n\\boxed{{{numbers[0] + 1}}}"
-    with pytest.raises(BadInput, match=r"^reject\.ask\.shots=11: .* has 10 rows that are not asked themselves"):
+    with pytest.raises(BadInput, match=r"^reject\.ask\.shots=11: .* has 10 questions that are not asked themselves"):
         worked_examples(dataclasses.replace(cfg, shots=11), 11, 1, asked, "reject.ask")
 
 
@@ -64,8 +66,45 @@ def test_a_question_that_is_sampled_is_never_its_own_example(train: DataConfig, 
         assert len(examples) == 2
         assert not any(text.startswith(f"Question: {i}+1?") for text in examples)
     assert len({p.text.partition("\n\n")[0] for p in found}) == 2  # one example is another where it would be itself
-    with pytest.raises(BadInput, match=r"reject\.ask\.shots=20: .* 20 rows .*, and 21 are needed"):
+    with pytest.raises(BadInput, match=r"reject\.ask\.shots=20: .* 20 questions .*, and 21 are needed"):
         asked_prompts(rows, train, dataclasses.replace(cfg, shots=20), tokenizer, 5000, 1, "reject.ask")
+
+
+def test_examples_are_of_different_questions_where_rows_repeat_them(tmp_path: Path, tokenizer):
+    rows = [{"prompt": p, "target": f"t{i}"} for i, p in enumerate("aaaab")]
+    (tmp_path / "r.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    data = DataConfig(source=str(tmp_path / "r.jsonl"), template="plain", answer_field="")
+    for seed in range(8):
+        found = asked_prompts(rows, data, AskConfig("", 1, data), tokenizer, 500, seed, "reject.ask")
+        assert [p.text.startswith("Question: b\nAnswer: t4\n\nQuestion: a") for p in found] == [True] * 4 + [False]
+
+
+def test_a_form_holds_the_question_and_what_else_the_row_has(tokenizer):
+    rows = [{"prompt": "1+1?", "target": "it is {prompt}", "answer": "2"}]
+    data = DataConfig(source="x.jsonl", template="plain")
+    cfg = AskConfig("Be brief.", form="Improve this.\n{prompt}\n{target} ({answer})")
+    (found,) = asked_prompts(rows, data, cfg, tokenizer, 500, 1, "reject.ask")
+    assert found.text == "Improve this.\n1+1?\nit is {prompt} (2)\nBe brief."
+    assert (found.question, found.for_rewards, found.row) == ("1+1?", "1+1?", rows[0])
+
+
+def test_an_answer_in_what_was_added_to_the_question_is_not_copied_from_it(tokenizer):
+    rows = [{"prompt": "What is 30 times 120?", "target": "It is 3600 cm.", "answer": "3600"}]
+    data = DataConfig(source="x.jsonl", template="plain")
+    (found,) = asked_prompts(rows, data, AskConfig(form="{prompt} {target}"), tokenizer, 500, 1, "reject.ask")
+    tokens = np.zeros(3, np.int32)
+    sample = Rollout(tokens, np.zeros(3, np.float32), "So \\boxed{3600 \\text{ cm}}", "stop", 1.0, 0, 0)
+    group = RolloutGroup(found, [sample])
+    ((part,),) = (parts.values() for parts in Judges((RewardConfig("accuracy"),)).judge_all(group, ["accuracy"]))
+    assert part.verdict == "correct", part.reason
+
+
+def test_prompts_that_are_too_long_with_what_is_added_are_dropped_where_that_is_asked_for(tokenizer, caplog):
+    rows = [{"prompt": "x" * n, "answer": str(n)} for n in (3, 30, 5)]
+    data = DataConfig(source="x.jsonl", template="plain", long_prompts="drop")
+    found = asked_prompts(rows, data, AskConfig("Be brief."), tokenizer, 20, 1, "reject.ask")
+    assert [(p.id, p.row, p.question) for p in found] == [(0, rows[0], "xxx"), (2, rows[2], "xxxxx")]
+    assert "1 of 3 prompts are longer than 20 tokens. Dropped" in caplog.text
 
 
 def test_a_prompt_carries_the_instruction_but_its_row_stays_as_it_was(train: DataConfig, tokenizer):
@@ -76,6 +115,8 @@ def test_a_prompt_carries_the_instruction_but_its_row_stays_as_it_was(train: Dat
     assert found.text.startswith("<<Question: ")
     assert found.text.endswith("\n\nQuestion: 99+1?\nThink.\nAnswer:>>")
     assert found.row == rows[0]
+    assert (found.question, found.for_rewards) == ("99+1?", "<<99+1?>>")
+    assert found.asked.endswith("\n\nQuestion: 99+1?\nThink.\nAnswer:")
     assert found.reference == "100"
     assert tokenizer.decode(found.token_ids) == found.text
     (bare,) = evaluation_prompts(rows, EvalConfig(data=plain), train, tokenizer, 500, seed=1)

@@ -23,7 +23,17 @@ from rl.recipe import Recipe
 from rl.types import AhaError
 
 ROOT = Path(__file__).parents[2]
-TASKS = {"benchmarks", "r1_data", "r1_preferences", "r1_tasks", "reasoning", "targets", "tasks", "tiny_model"}
+TASKS = {
+    "benchmarks",
+    "r1_general",
+    "r1_preferences",
+    "r1_reasoning",
+    "r1_tasks",
+    "reasoning",
+    "targets",
+    "tasks",
+    "tiny_model",
+}
 VARIANTS = {
     "r1_zero": ["size=7b", "size=32b"],
     "r1": [

@@ -206,10 +206,10 @@ def test_a_function_builds_a_dataset_from_others(tmp_path: Path) -> None:
         "samples": [sample(wrong, "wrong"), sample(right, "correct")],
     }  # fmt: skip
     source.write_text(json.dumps(line) + "\n")
-    build(tmp_path, "recipes.r1_tasks:journeys", {"@all/samples.jsonl": str(source)})
+    build(tmp_path, "recipes.journeys:journeys", {"@all/samples.jsonl": str(source)})
     (row,) = [json.loads(text) for text in (tmp_path / "data.jsonl").read_text().splitlines()]
-    assert row["target"].startswith("<think>oops wait, that is wrong. let us look again. right</think>")
-    build(tmp_path, "recipes.r1_tasks:shortcuts", {"@all/samples.jsonl": str(source)})
+    assert row["target"].startswith("<think>oops so it is 2. wait, that is wrong. let us look again. right</think>")
+    build(tmp_path, "recipes.journeys:shortcuts", {"@all/samples.jsonl": str(source)})
     assert json.loads((tmp_path / "data.jsonl").read_text())["target"] == right
 
 

@@ -14,7 +14,7 @@ import pytest
 from rewards import COLUMNS, REWARDS
 from rl.config import GRPOConfig, RewardConfig, RewardModelConfig
 from rl.judge import Judges, resolve, unjudgeable
-from rl.routing import applying, first_step, named, refuse_unused, unrewarded
+from rl.routing import applying, first_step, named, refuse_style_alone, refuse_unused, unrewarded
 from rl.score import Scorer
 from rl.types import AhaError, BadInput, Prompt, RewardPart, Rollout, RolloutGroup, Row, Verdict
 
@@ -141,6 +141,17 @@ def test_domains_that_no_row_is_in_are_refused_with_those_that_there_are():
         refuse_unused(parts, [{"domain": "poem"}, {"domain": "maths"}], "data.jsonl")
     with pytest.raises(BadInput, match=r"column 'domain' is not there"):
         refuse_unused(parts, [{"source": "math"}], "data.jsonl")
+
+
+def test_held_out_rows_that_only_style_reads_are_refused_where_the_run_knows_what_is_correct():
+    rows: list[Row] = [{"domain": "math"}, {"domain": "poem"}]
+    form, language = RewardConfig("format"), RewardConfig("language_consistency")
+    refuse_style_alone(named((MATH, form)), rows[:1], "eval.jsonl")
+    refuse_style_alone(named((form, language)), rows, "eval.jsonl")  # style is all that is paid for
+    judged = RewardConfig("mine:good", domains=("poem",))
+    refuse_style_alone(named((MATH, judged, form)), rows, "eval.jsonl")
+    with pytest.raises(BadInput, match=r"eval.jsonl: 1 of 2 rows, the first .* row 2, .*'accuracy' .* says 'poem'"):
+        refuse_style_alone(named((MATH, form)), rows, "eval.jsonl")
 
 
 # ------------------------------------------------------------------------------------------------ advantages, numbers
