@@ -25,6 +25,7 @@ from rl.types import AhaError
 ROOT = Path(__file__).parents[2]
 TASKS = {
     "benchmarks",
+    "journeys",
     "r1_general",
     "r1_preferences",
     "r1_reasoning",
