@@ -98,11 +98,11 @@ def tiny(seed: int) -> Scale:
             steps=6, prompts_per_step=16, group_size=8, kl_coef=0.0, clip_high=0.28, uniform_groups="drop",
             optim=OptimConfig(lr=1e-4),
         ),
-        later_steps=6,
+        later_steps=4,
         student_steps=60,
-        eval_problems=64,
+        eval_problems=48,
         eval_samples=4,
-        reject_prompts=64,
+        reject_prompts=48,
         reward=RewardTrainConfig(
             steps=40, rows_per_step=16, max_tokens=128, held_out_share=0.2, optim=OptimConfig(lr=1e-3)
         ),

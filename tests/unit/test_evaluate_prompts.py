@@ -89,7 +89,7 @@ def test_a_form_holds_the_question_and_what_else_the_row_has(tokenizer):
 
 
 def test_an_answer_in_what_was_added_to_the_question_is_not_copied_from_it(tokenizer):
-    rows = [{"prompt": "What is 30 times 120?", "target": "It is 3600 cm.", "answer": "3600"}]
+    rows = [{"prompt": "What is 30 times 120?", "target": "It is 3600 \\text{ cm}.", "answer": "3600"}]
     data = DataConfig(source="x.jsonl", template="plain")
     (found,) = asked_prompts(rows, data, AskConfig(form="{prompt} {target}"), tokenizer, 500, 1, "reject.ask")
     tokens = np.zeros(3, np.int32)
