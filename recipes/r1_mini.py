@@ -264,8 +264,9 @@ def _ablations(s: Scale) -> list[Stage]:
         _reject(s, "all_samples", "base", RejectConfig(samples=8, keep="all", correct=False)),
         Build("journeys", "recipes.journeys:journeys", ("@all_samples/samples.jsonl",)),
         Build("shortcuts", "recipes.journeys:shortcuts", ("@all_samples/samples.jsonl",)),
-        _sft(s, "journey", "@base", "@journeys"), _eval(s, "journey", room=2),  # a journey is two chains long
-        _sft(s, "shortcut", "@base", "@shortcuts"), _eval(s, "shortcut", room=2),
+        # A journey is two chains long, and its words are new to the base.
+        _sft(s, "journey", "@base", "@journeys", 2 * s.sft.steps), _eval(s, "journey", room=2),
+        _sft(s, "shortcut", "@base", "@shortcuts", 2 * s.sft.steps), _eval(s, "shortcut", room=2),
         *(stage for target in targets.TARGETS for stage in _target(s, target)),
     ]  # fmt: skip
 
