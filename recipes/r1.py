@@ -4,8 +4,8 @@
 
 Source: DeepSeek-R1 (arXiv 2501.12948v2): section 3, B.3 (data), B.4.2 (SFT), Nature's Methods (RL settings,
 reward models). R1 is 671B; these are its numbers on a 32B model.
-Hardware: 4 nodes of 8 GPUs of 80 GB (16 learner ranks, 12 GPUs of samplers, one for each reward model), and the
-endpoint of a large model (R1: DeepSeek-V3) as writer and judge. `aha plan` says what fits.
+Hardware: 6 nodes of 8 GPUs of 80 GB (32 learner ranks, 12 GPUs of samplers, one for each reward model), and the
+endpoint of a large model (R1: DeepSeek-V3) as writer and judge.
 Deliberately different: prompts are public ones (r1_reasoning.py, r1_general.py), not R1's, those of more than 4,000
 tokens left out; without writer_url the cold start takes R1-Zero's readable samples as they are, and general answers
 have no chain; nobody rewrites samples by hand; the helpful model's pairs are of the SFT model's samples, judged once in
@@ -88,7 +88,7 @@ def recipe(
     helpful = helpful or ("@helpful" if judge_url else "")
     base = RunConfig(
         model=ModelConfig(context_length=CONTEXT),
-        learner=LearnerConfig(ranks=16, zero_stage=3, micro_batch_tokens=CONTEXT, gradient_checkpointing=True),
+        learner=LearnerConfig(ranks=32, zero_stage=3, micro_batch_tokens=CONTEXT, gradient_checkpointing=True),
         sampler=SamplerConfig(count=3, tensor_parallel=4, enforce_eager=False),
     )
     first_rl = replace(zero_grpo(lr=3e-6, steps=100), clip_low=10.0, clip_high=10.0)  # Nature: lr 3e-6, clip 10

@@ -3,7 +3,7 @@
     aha run recipes/r1_zero.py size=32b        size=7b for the smaller one
 
 Source: DeepSeek-R1 (arXiv 2501.12948v2), section 2 and B.4.1 (the 32B run on Qwen2.5-32B); its settings by name below.
-Hardware: 32b wants 4 nodes of 8 GPUs of 80 GB, 7b one or two. `aha plan` says what fits.
+Hardware: 32b wants 6 nodes of 8 GPUs of 80 GB (32 learner ranks, 16 GPUs of samplers), 7b one.
 Deliberately different: R1's prompts are not public, so the prompts are those of OpenR1-Math-220k. The clip ratio of
 R1-Zero is undisclosed; PPO's 0.2 is used. A step here is one rollout batch of 16 updates, so 25 steps are R1's 400.
 The paper found pure RL to fail on a dense 7B model of its own; for 7b it is an experiment.
@@ -64,7 +64,7 @@ def recipe(size: str = "32b") -> RunConfig:
             data=AIME_ZERO, every=25, samples=16, temperature=0.6, top_p=0.95, greedy=False
         ),
         learner=LearnerConfig(
-            ranks=16 if large else 4, zero_stage=3, micro_batch_tokens=34_816, gradient_checkpointing=True
+            ranks=32 if large else 4, zero_stage=3, micro_batch_tokens=34_816, gradient_checkpointing=True
         ),
         sampler=SamplerConfig(count=4, tensor_parallel=4 if large else 1, enforce_eager=False),
         checkpoint=CheckpointConfig(every=5),

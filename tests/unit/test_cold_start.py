@@ -238,7 +238,7 @@ def test_every_function_of_r1s_recipe_gives_rows_that_its_stages_can_read(hub, t
 
 def test_r1s_machines_are_those_that_it_names():
     made = r1.recipe(writer_url="http://127.0.0.1:9/v1", judge_url="http://127.0.0.1:9/v1")
-    for recipe, gpus in ((made, 32), (cold_start.recipe(url="http://127.0.0.1:9/v1"), 8)):
+    for recipe, gpus in ((made, 48), (cold_start.recipe(url="http://127.0.0.1:9/v1"), 8)):
         base = recipe.base
         models = [len([r for r in getattr(s, "rewards", ()) if r.function.startswith("model:")]) for s in recipe.stages]
         assert base.learner.ranks + base.sampler.count * base.sampler.tensor_parallel + max(models) <= gpus

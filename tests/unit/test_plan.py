@@ -18,6 +18,7 @@ from launch.plan import Plan, devices_needed, grpo_passes, learner_shape, plan_r
 from launch.plan_hardware import find_hardware
 from launch.plan_rollouts import Lengths
 from launch.plan_show import advice, count, duration
+from recipes.distill_students import STUDENTS
 from rl.config import GRPOConfig, LearnerConfig, ModelConfig, RewardConfig, RolloutConfig, RunConfig, SamplerConfig
 from rl.settings import apply_overrides
 
@@ -282,6 +283,22 @@ def test_every_stage_of_a_recipe_is_planned_and_summed(command):
     plans = json.loads(command(*words, "--json").stdout)
     assert [plan["name"] for plan in plans] == ["cold_start", "reasoning_rl", "sft", "final_rl"]
     assert all(plan["run"]["seconds"] > 0 for plan in plans)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("r1_zero.py", "size=32b"), ("r1_zero.py", "size=7b"), ("r1.py",), ("dapo.py",), ("dr_grpo.py",), ("countdown.py",),
+        ("sky_t1.py",), ("gsm8k_targets.py",), ("cold_start.py",),
+        *(("distill_students.py", f"student={name}") for name in STUDENTS),
+    ],
+)  # fmt: skip
+def test_a_full_scale_recipe_fits_the_gpus_that_it_names(command, words: tuple[str, ...]):
+    assert "GPUs of 80 GB" in (ROOT / "recipes" / words[0]).read_text()
+    like = ("--like", "Qwen/Qwen2.5-32B")  # R1-Zero's model is made by a recipe
+    done = command(f"recipes/{words[0]}", *words[1:], *like, "--gpu", "H100-80G", "--json")
+    assert done.returncode == 0, done.stderr
+    assert [problem for plan in json.loads(done.stdout) for problem in plan["problems"]] == []
 
 
 def test_ranks_that_share_their_sequences_hold_a_part_of_the_activations_each():
