@@ -43,6 +43,12 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 """Short name -> the row's columns that the reward reads, beside prompt and answer. Its other parameters are settings:
 a column of the same name does not change them."""
 
+STYLE = frozenset((
+    "cosine_length", "format", "format_boxed", "format_cold_start", "language_consistency", "length_budget",
+    "repetition", "soft_overlong",
+))  # fmt: skip
+"""Short names of the rewards that say nothing of what is right."""
+
 REFERENCE_CHECKS: dict[str, str] = {"accuracy": "rewards.accuracy:check_reference"}
 """Short name -> "module:function" that takes a row's answer and returns why it cannot be judged by, or None."""
 

@@ -12,16 +12,16 @@ import inspect
 import json
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import SupportsFloat
 
 import numpy as np
 
-from rewards import COLUMNS, DEFAULT_TIMEOUT_S, REFERENCE_CHECKS, REWARDS, TIMEOUTS_S, short_name
+from rewards import COLUMNS, DEFAULT_TIMEOUT_S, REFERENCE_CHECKS, REWARDS, STYLE, TIMEOUTS_S, short_name
 from rewards.types import Score
 from rewards.watch import hacking_watch
 from rl.config import RewardConfig
-from rl.routing import applies_to, is_model, named, unrewarded
+from rl.routing import applies_to, applying, is_model, named, unrewarded
 from rl.types import BadInput, RewardPart, RolloutGroup, Row, ScoredGroup, Verdict
 
 log = logging.getLogger(__name__)
@@ -82,6 +82,23 @@ def merge(names: Sequence[str], by_reward: Sequence[Sequence[RewardPart | None]]
     """Parts by reward -> parts by sample; a reward that does not apply to a sample is not in it."""
     rows_G = [{name: parts[i] for name, parts in zip(names, by_reward, strict=True)} for i in range(size)]
     return [{name: part for name, part in row.items() if part is not None} for row in rows_G]
+
+
+def refuse_style_alone(parts: Mapping[str, RewardConfig], rows: Sequence[Row], source: str) -> None:
+    """Raise BadInput for held-out rows that only rewards of style read, where others are for other domains.
+
+    pass@1 counts the first reward that applies: of such a row it would be a rate of format under accuracy's name.
+    """
+    style = {name for name, reward in parts.items() if short_name(reward.function) in STYLE}
+    others = [name for name in parts if name not in style]
+    found = [i for i, row in enumerate(rows) if others and set(applying(parts, row, None, 0)) <= style]
+    if found:
+        reward = parts[others[0]]
+        raise BadInput(
+            f"{source}: {len(found)} of {len(rows)} rows, the first of them row {found[0] + 1}, get no reward that "
+            f"says what is correct: {others[0]!r} is for the domains {', '.join(reward.domains)}, and their column "
+            f"{reward.domain_field!r} says {rows[found[0]].get(reward.domain_field)!r}. Give them such a domain"
+        )
 
 
 def unjudgeable(

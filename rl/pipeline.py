@@ -19,12 +19,12 @@ from rl.backend import Backend
 from rl.config import AskConfig, DataConfig, RunConfig
 from rl.data import TASK, PromptStream, end_token_ids, load_rows, place
 from rl.examples import ExampleStream
-from rl.judge import unjudgeable
+from rl.judge import refuse_style_alone, unjudgeable
 from rl.metrics import paired_difference
 from rl.prepare import refuse_other_tokenizer, with_tokens
 from rl.pretrained import context_length, load_config, load_tokenizer, refuse_heads
 from rl.reward_model import check_models
-from rl.routing import named, refuse_style_alone, refuse_unused
+from rl.routing import named, refuse_unused
 from rl.score import Scorer
 from rl.settings import from_json, to_json, validate
 from rl.shots import asked_prompts, evaluation_prompts

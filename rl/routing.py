@@ -10,15 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rewards import short_name
 from rl.config import MODEL, RewardConfig, RewardModelConfig
 from rl.types import BadInput, Row
 
-STYLE = (
-    "format", "format_boxed", "format_cold_start", "language_consistency", "soft_overlong", "cosine_length",
-    "length_budget", "repetition",
-)  # fmt: skip
-"""Rewards that say nothing of what is right."""
 _RESERVED_NAMES = ("mean", "std")  # metrics of the whole reward: reward/mean, reward/std
 
 
@@ -128,23 +122,6 @@ def refuse_unused(parts: Mapping[str, RewardConfig], rows: Sequence[Row], source
         raise BadInput(
             f"rewards: {name!r} is for the domains {', '.join(reward.domains)}, but no row of {source} is in one: its "
             f"column {reward.domain_field!r} {shown}"
-        )
-
-
-def refuse_style_alone(parts: Mapping[str, RewardConfig], rows: Sequence[Row], source: str) -> None:
-    """Raise BadInput for held-out rows that only rewards of style read, where others are for other domains.
-
-    pass@1 counts the first reward that applies: of such a row it would be a rate of format under accuracy's name.
-    """
-    style = {name for name, reward in parts.items() if short_name(reward.function) in STYLE}
-    others = [name for name in parts if name not in style]
-    found = [i for i, row in enumerate(rows) if others and set(applying(parts, row, None, 0)) <= style]
-    if found:
-        reward = parts[others[0]]
-        raise BadInput(
-            f"{source}: {len(found)} of {len(rows)} rows, the first of them row {found[0] + 1}, get no reward that "
-            f"says what is correct: {others[0]!r} is for the domains {', '.join(reward.domains)}, and their column "
-            f"{reward.domain_field!r} says {rows[found[0]].get(reward.domain_field)!r}. Give them such a domain"
         )
 
 

@@ -18,8 +18,9 @@ from rewards.code import code_accuracy
 from rewards.format import format_r1
 from rl.config import ModelConfig, RunConfig, TrackConfig
 from rl.data import all_prompts, load_rows
+from rl.judge import refuse_style_alone
 from rl.recipe import Build, Recipe, Reject, Stage, check, run_config
-from rl.routing import named, refuse_style_alone, refuse_unused, unrewarded
+from rl.routing import named, refuse_unused, unrewarded
 from rl.stages.mix import build
 from rl.types import Row
 from rl.workers.reward import LocalJudging

@@ -13,8 +13,8 @@ import pytest
 
 from rewards import COLUMNS, REWARDS
 from rl.config import GRPOConfig, RewardConfig, RewardModelConfig
-from rl.judge import Judges, resolve, unjudgeable
-from rl.routing import applying, first_step, named, refuse_style_alone, refuse_unused, unrewarded
+from rl.judge import Judges, refuse_style_alone, resolve, unjudgeable
+from rl.routing import applying, first_step, named, refuse_unused, unrewarded
 from rl.score import Scorer
 from rl.types import AhaError, BadInput, Prompt, RewardPart, Rollout, RolloutGroup, Row, Verdict
 
