@@ -27,6 +27,7 @@ from rewards.scripts import (
     SCRIPTS,
     WORDS_A_CHARACTER,
     language_code,
+    row_language,
 )
 from rewards.types import CORRECT, WRONG, Score
 
@@ -55,7 +56,7 @@ def language_consistency(
     *,
     prompt: str = "",
     target: str = "",
-    language: str = "",
+    language: object = "",
     question: str = "",
     problem: str = "",
     languages: tuple[str, ...] = LANGUAGES,
@@ -64,9 +65,9 @@ def language_consistency(
     r"""The share of the chain of thought's words that are in the target language, 0 to 1 (R1, V2 eq. 7).
 
     Settings: target, one language for all rows; languages, those told apart. From the row: language; else it is the
-    language of the row's question or problem, else of the prompt, else (a prompt without words) the one that the chain
-    itself uses most. A template outvotes questions in another language: then give the row a language. Codes ("zh",
-    "zh-CN") or English names ("Chinese"). Raises ValueError for a language that is none of KNOWN.
+    language of the question or problem, else of the prompt, else (where none has words) the one that the chain itself
+    uses most. Codes ("zh", "zh-CN") or English names ("Chinese"); what else a row's column says, as "python", which
+    code_accuracy reads there, does not count. Raises ValueError for a target that is none of KNOWN.
 
     The chain is all before the last </think>, or the whole completion. A chain without words does not excuse the
     answer: then the whole completion is judged. No words at all: 1, with the reason NO_WORDS.
@@ -74,8 +75,9 @@ def language_consistency(
         "So 我们 add the numbers", target "en" -> 4 of 5 words, 0.8
     """
     languages = tuple(languages)  # a config may give a list
-    named = target or language
-    wanted = language_code(named) if named else main_language(question or problem or prompt, languages)
+    wanted = language_code(target) if target else row_language(language)
+    asked = (question or problem, prompt)
+    wanted = wanted or next((found for text in asked if text and (found := main_language(text, languages))), "")
     chain = chain_of_thought(completion)
     counts = word_counts(chain, languages, target=wanted)
     if not counts and chain != completion:

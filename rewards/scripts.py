@@ -60,6 +60,14 @@ _NAMES = {
 }  # fmt: skip
 
 
+def row_language(value: object) -> str:
+    """The code of what a row's column "language" says; "" where that is null, or "python", or no language known."""
+    try:
+        return language_code(value) if isinstance(value, str) else ""
+    except ValueError:
+        return ""
+
+
 def language_code(name: str) -> str:
     """ "German", "de", "de-AT" and "DE_de" -> "de". Raises ValueError for what is no known language."""
     code = re.split(r"[-_]", name.strip().lower(), maxsplit=1)[0]

@@ -115,7 +115,7 @@ class Emergence:
         shares = [part.score for part in parts if part.verdict.is_judgement]
         if not shares:
             few = rng.sample(samples, min(LANGUAGE_SAMPLES, len(samples)))
-            shares = [self._share(ends_of(s.text, LANGUAGE_CHARACTERS), s.prompt.text, s.prompt.row) for s in few]
+            shares = [self._share(ends_of(s.text, LANGUAGE_CHARACTERS), s.prompt.text, s.prompt.columns) for s in few]
         return 1.0 - sum(shares) / len(shares)
 
 

@@ -229,7 +229,8 @@ class _Native(_Reward):
     """f(completion, *, prompt, answer, **columns) -> Score or number, called once a sample."""
 
     def judge(self, group: RolloutGroup) -> list[RewardPart | None]:
-        columns = {**group.prompt.row, "prompt": group.prompt.for_rewards, "answer": group.prompt.reference}
+        prompt = group.prompt
+        columns = {**prompt.columns, "prompt": prompt.for_rewards, "answer": prompt.reference}
         # A column with the name of the completion's own parameter would be passed twice.
         columns.pop(next(iter(self._parameters), ""), None)
         return [
@@ -240,7 +241,8 @@ class _Native(_Reward):
 class _Batched(_Reward):
     """TRL's and open-r1's shape: f(prompts, completions, **columns) -> list[float | None], called once a group.
 
-    Every argument is a list with an item a sample. Columns are the row's, with "answer" added where there is none.
+    Every argument is a list with an item a sample. Columns are the row's, with "answer" and "question" added where
+    there are none.
     A completion is a text, or [{"role": "assistant", "content": text}] when the row's prompt is a list of messages
     (TRL's rule), or from the first time on that the function fails on texts but not on messages.
     """
@@ -266,7 +268,7 @@ class _Batched(_Reward):
         prompt, rollouts_G = group.prompt, group.rollouts_G
         texts = [r.text for r in rollouts_G]
         own = prompt.row.get("prompt")
-        columns: dict[str, object] = {name: [value] * len(texts) for name, value in prompt.row.items()}
+        columns: dict[str, object] = {name: [value] * len(texts) for name, value in prompt.columns.items()}
         columns.pop("prompt", None)
         columns.setdefault("answer", [prompt.reference] * len(texts))
         columns["completion_ids"] = [r.token_ids_T.tolist() for r in rollouts_G]

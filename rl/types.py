@@ -70,6 +70,11 @@ class Prompt:
         """The text without what was added to the question: an answer in an example is no answer in the question."""
         return self.judged or self.text
 
+    @property
+    def columns(self) -> Row:
+        """The row's columns, with the question under that name where it has none of it."""
+        return {"question": self.question, **self.row}
+
 
 @dataclass(frozen=True, slots=True)
 class SampleRequest:

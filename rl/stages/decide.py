@@ -70,10 +70,11 @@ def _fault(graded: GradedGroup, i: int, verdict: Verdict | None, cfg: RejectConf
     text = rollout.text
     checks: dict[str, Check] = {"length": _length(len(rollout.token_ids_T), text, cfg)}
     if cfg.min_language_share:
-        language = str(prompt.row.get("language", ""))
+        row = prompt.columns
         checks["language"] = is_single_language(
-            text, min_share=cfg.min_language_share, prompt=prompt.for_rewards, language=language
-        )
+            text, min_share=cfg.min_language_share, prompt=prompt.for_rewards,
+            question=str(row["question"] or row.get("problem") or ""), language=row.get("language"),
+        )  # fmt: skip
     if cfg.max_paragraph_words:
         checks["paragraph"] = has_short_paragraphs(text, max_words=cfg.max_paragraph_words)
     if cfg.no_code:

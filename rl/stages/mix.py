@@ -46,18 +46,22 @@ def mix(folder: Path, cfg: MixConfig, seed: int) -> Path:
     write_rows(folder / "data.jsonl", rows)
     domains = Counter(str(row.get("domain", "")) for row in rows)
     manifest = {"rows": len(rows), "sha256": fingerprint(rows), "domains": domains, "parts": parts}
+    manifest |= {"against": [data.source for data in cfg.against], "evaluation_ngrams": len(index)}
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     return folder / "data.jsonl"
 
 
 def evaluation_index(against: Sequence[DataConfig]) -> EvaluationIndex:
-    """The n-grams of evaluation questions. Worked solutions count too where their column is there."""
+    """The n-grams of evaluation questions. Worked solutions count too where their column is there.
+
+    Raises BadInput for rows without the question's column.
+    """
     questions: list[str] = []
     solutions: list[str] = []
     for data in against:
-        for row in load_rows(data):
-            questions.append(str(row.get(data.prompt_field) or ""))
-            solutions.append(str(row.get(data.target_field) or ""))
+        rows = load_rows(data)
+        questions += Table(rows, data, functools.partial(place, data.source)).texts(data.prompt_field)
+        solutions += [str(row.get(data.target_field) or "") for row in rows]
     return EvaluationIndex(questions, solutions)
 
 

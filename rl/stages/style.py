@@ -109,16 +109,17 @@ def _languages(
     if len(pairs) > LANGUAGE_SAMPLES:  # drawn, since every nth would always be the same sample of its group
         chosen = random.Random(0).sample(chosen, LANGUAGE_SAMPLES)
     return {
-        i: share_in_language(pairs[i][1].text, pairs[i][0].prompt.for_rewards, pairs[i][0].prompt.row) for i in chosen
+        i: share_in_language(pairs[i][1].text, pairs[i][0].prompt.for_rewards, pairs[i][0].prompt.columns)
+        for i in chosen
     }
 
 
 def share_in_language(completion: str, prompt: str, row: Mapping[str, object]) -> float:
     """rewards.language.language_consistency with the row's own question and language, where it has them."""
-    question, language = row.get("question") or row.get("problem"), row.get("language")
+    question = row.get("question") or row.get("problem")
     return language_consistency(
         completion,
         prompt=prompt,
         question=question if isinstance(question, str) else "",
-        language=language if isinstance(language, str) else "",
+        language=row.get("language"),
     ).value

@@ -204,13 +204,23 @@ def test_languages_go_by_code_or_name_and_an_unknown_one_is_an_error():
         "en",
     ]
     for given in (
-        {"language": "python"},
         {"target": "xx"},
         {"target": "a target of more than twenty letters"},
         {"languages": ("en", "klingon")},
     ):
         with pytest.raises(ValueError, match=r"known language"):
             language_consistency(ENGLISH, **{"target": "en", **given} if "languages" in given else given)
+
+
+def test_a_row_whose_language_is_a_programming_one_is_judged_by_its_question():
+    for column in ("python", "c++", None, 3, ""):
+        assert language_consistency(GERMAN, prompt=ENGLISH, question=GERMAN, language=column).value > 0.9
+        assert language_consistency(ENGLISH, prompt=ENGLISH, question=GERMAN, language=column).value < 0.1
+
+
+def test_a_question_without_words_leaves_the_say_to_its_prompt():
+    assert language_consistency(GERMAN, prompt=ENGLISH, question="12 + 7 =").value < 0.1
+    assert language_consistency(GERMAN, prompt="12 + 7 =", question="12 + 7 =").value > 0.9
 
 
 def test_the_main_language_of_a_prompt_is_found():

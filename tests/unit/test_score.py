@@ -36,7 +36,9 @@ def group(*texts: str, id: int = 7, row: dict | None = None, lengths: tuple[int,
                 seed=i,
             )
         )
-    prompt = Prompt(id=id, draw=id, token_ids=[1], text="2 + 2? Assistant:", reference="4", row=row or {})
+    prompt = Prompt(
+        id=id, draw=id, token_ids=[1], text="2 + 2? Assistant:", reference="4", row=row or {}, question="2 + 2?"
+    )
     return RolloutGroup(prompt, rollouts_G)
 
 
@@ -126,7 +128,7 @@ def test_a_reward_gets_the_prompt_the_reference_and_the_rows_columns(user_module
 
     row = {"prompt": "raw", "answer": "the chain #### 4", "level": 3}
     scorer(user_module(look)).grade(group("x", row=row))
-    mine = {"completion": "x", "completion_tokens": 1}
+    mine = {"completion": "x", "completion_tokens": 1, "question": "2 + 2?"}
     assert seen == mine | {"prompt": "2 + 2? Assistant:", "answer": "4", "level": 3}
 
 
@@ -229,6 +231,7 @@ def test_a_function_in_trls_shape_works_unchanged(user_module):
         "completions": ["a", "bb"],
         "level": [3, 3],
         "answer": ["chain #### 4"] * 2,
+        "question": ["2 + 2?"] * 2,
         "completion_ids": [[0], [1]],
     }
 
