@@ -50,14 +50,16 @@ def is_single_language(
     *,
     min_share: float,
     prompt: str = "",
-    language: str = "",
+    question: str = "",
+    language: object = "",
     languages: tuple[str, ...] = LANGUAGES,
 ) -> Check:
-    """At least min_share of the chain's words are in one language: `language`, else the prompt's, else the main one.
+    """At least min_share of the chain's words are in one language, the one that the reward wants (rewards.language):
+    `language`, else the question's, else the prompt's, else the main one.
 
     A chain without words passes: there is nothing to mix. min_share: see rewards.language.CONSISTENT for its error.
     """
-    score = language_consistency(completion, prompt=prompt, language=language, languages=languages)
+    score = language_consistency(completion, prompt=prompt, question=question, language=language, languages=languages)
     if score.value >= min_share:  # 1 where there are no words
         return PASSED
     return Check(False, f"mixed languages: {score.reason}, {min_share} wanted")
@@ -152,10 +154,12 @@ def word_ngrams(text: str, ngram: int = CONTAMINATION_NGRAM) -> set[tuple[str, .
 def telling_ngrams(ngrams_T: Sequence[Set[tuple[str, ...]]]) -> set[tuple[str, ...]]:
     """The n-grams that tell one of T evaluation texts from another; ngrams_T: those of each.
 
-    What many share is the wording of the task ("Using the numbers ..., write an equation"), not a problem.
+    What many share is the wording of the task ("Using the numbers ..., write an equation"), not a problem. Texts that
+    are alike count once: a set that lists each problem eight times has no such wording by that.
     """
-    counts = Counter(ngram for ngrams in ngrams_T for ngram in ngrams)
-    common = max(COMMON_TEXTS, COMMON_SHARE * len(ngrams_T) + 1)
+    distinct = {frozenset(ngrams) for ngrams in ngrams_T if ngrams}
+    counts = Counter(ngram for ngrams in distinct for ngram in ngrams)
+    common = max(COMMON_TEXTS, COMMON_SHARE * len(distinct) + 1)
     return {ngram for ngram, count in counts.items() if count < common}
 
 

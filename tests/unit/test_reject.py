@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,8 @@ from rl.types import (
     Verdict,
 )
 
+ENGLISH = "We put the two numbers together, and then we look at what comes out of it."
+GERMAN = "Wir legen die beiden Zahlen zusammen, und dann sehen wir nach, was dabei herauskommt."
 RIGHT, WRONG = RewardPart(1.0, Verdict.CORRECT), RewardPart(0.0, Verdict.WRONG)
 
 
@@ -98,6 +101,20 @@ def test_filters_name_themselves() -> None:
     assert fates(group(("a", RIGHT)), min_tokens=2) == ["length"]
     assert fates(group(("a b", RIGHT), finish="length")) == ["truncated"]
     assert fates(group(("a b", RIGHT)), min_score=1.5) == ["low score"]
+
+
+@pytest.mark.parametrize("language", [None, "python"])
+def test_the_language_filter_keeps_what_the_language_reward_pays_for(language: str | None) -> None:
+    german, english = (f"<think>{chain}</think> <answer>2</answer>" for chain in (GERMAN, ENGLISH))
+    graded = group((german, RIGHT), (english, RIGHT))
+    prompt = replace(
+        graded.group.prompt, text=f"{ENGLISH} User: {GERMAN} Assistant:", question=GERMAN, row={"language": language}
+    )
+    graded = replace(graded, group=replace(graded.group, prompt=prompt))
+    judges = Judges([RewardConfig("language_consistency")])
+    paid = [parts["language_consistency"].score for parts in judges.judge_all(graded.group, judges.names)]
+    assert paid == [1.0, 0.0]
+    assert fates(graded, min_language_share=0.9) == ["kept", "language"]
 
 
 def test_a_prompt_that_is_always_solved_is_too_easy_when_asked() -> None:
@@ -178,6 +195,17 @@ def test_a_short_question_of_an_evaluation_set_is_found_beside_a_long_target(tmp
     rows, manifest = mixed(tmp_path, MixConfig(parts=parts, against=(held_out,)))
     assert [row["prompt"] for row in rows] == ["What is 6 x 8?"]
     assert [part["contaminated"] for part in manifest["parts"]] == [1, 1]
+
+
+def test_an_evaluation_set_without_the_questions_column_is_an_error(tmp_path: Path) -> None:
+    part = MixPart(dataset(tmp_path / "a.jsonl", ("a", "t")))
+    other = tmp_path / "aime.jsonl"
+    other.write_text('{"problem": "What is 6 x 7?"}\n')
+    with pytest.raises(BadInput, match=r"aime\.jsonl line 1: no field 'prompt'; there are: problem"):
+        mix(tmp_path, MixConfig(parts=(part,), against=(DataConfig(source=str(other)),)), 1)
+    found = DataConfig(source=str(other), prompt_field="problem")
+    _, manifest = mixed(tmp_path, MixConfig(parts=(part,), against=(found,)))
+    assert (manifest["against"], manifest["evaluation_ngrams"]) == ([str(other)], 1)
 
 
 def test_a_part_too_small_for_its_quota_is_an_error_unless_short_is_take(tmp_path: Path) -> None:

@@ -177,6 +177,14 @@ def test_the_wording_that_many_texts_share_is_no_contamination():
     assert not is_uncontaminated(questions[0].replace("0", "70"), EvaluationIndex(questions[:4])).ok
 
 
+@pytest.mark.parametrize("times", [1, 4, 5, 32])
+def test_a_set_that_lists_each_problem_many_times_is_still_found(times):
+    questions = [QUESTION, "How many apples does Anna have when she gives three of her nine away?"] * times
+    for question in questions[:2]:
+        assert not is_uncontaminated(question, EvaluationIndex(questions)).ok
+        assert not is_uncontaminated(question, EvaluationIndex(questions, questions)).ok
+
+
 @pytest.mark.parametrize("flood", ["a ", "好", "\n\n", "```", "\n \n", "~", "9"])
 def test_a_megabyte_is_filtered_in_linear_time(flood):
     mass = flood * (1_000_000 // len(flood.encode()))
