@@ -168,17 +168,17 @@ def _each(
 
     def one(i: int) -> Score:
         prompt = text_of(prompts[i])
-        shown = _shown(text_of(completions[i]), prompt)
-        if not shown:
+        seen = shown(text_of(completions[i]), prompt)
+        if not seen:
             return unparseable("nothing after the thinking")
-        return ask(where, Case(questions[i] if questions else prompt, answers[i], shown))
+        return ask(where, Case(questions[i] if questions else prompt, answers[i], seen))
 
     count = len(completions)
     with ThreadPoolExecutor(max(1, min(count, SIDE_BY_SIDE))) as threads:
         return list(threads.map(one, range(count)))
 
 
-def _shown(completion: str, prompt: str) -> str:
+def shown(completion: str, prompt: str) -> str:
     """What the judge sees of a completion: what follows the thinking, its middle cut when it is very long."""
     text = (after_thinking(completion, opened=opens_thinking(prompt)) or "").strip()
     if len(text) > MAX_SHOWN:

@@ -399,6 +399,10 @@ class PreferConfig:
     cache: str = knob("runs/llm_judge.sqlite", "SQLite file of the judge's answers: nothing is asked twice.")
     pairs_per_prompt: int = knob(1, "Pairs of a prompt's samples to compare, drawn by the seed; 0 takes all.", lo=0)
     balance_lengths: bool = knob(True, "As many pairs whose chosen response is longer as pairs whose it is shorter.")
+    scores: str = knob(
+        "response", "Whose length: of the whole response, or of what follows the thinking; as the reward model reads.",
+        choices=("response", "summary"),
+    )  # fmt: skip
     domain: str = knob("", "Written into the rows' domain column; empty keeps theirs.")
     chunk_prompts: int = knob(64, "Prompts judged between two writes to disk; a kill loses at most these.", lo=1)
 

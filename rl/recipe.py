@@ -263,6 +263,7 @@ def check(recipe: Recipe) -> None:
         if stage.name in earlier:
             faults.append(f"stage {stage.name!r}: the name is used twice")
         faults += [f"{stage.name}.{fault}" for fault in _reference_faults(stage, earlier)]
+        faults += [f"{stage.name}.{fault}" for fault in _scores_faults(stage, earlier)]
         faults += [f"{stage.name}.{fault}" for fault in _own_faults(recipe, stage)]
         earlier[stage.name] = stage
     if faults:
@@ -287,6 +288,30 @@ def _reference_faults(stage: Stage, earlier: dict[str, Stage]) -> Iterator[str]:
             yield f"{key}={text}: that stage samples nothing; name one of its files as @{ref.stage}/FILE"
         elif ref.metric and not isinstance(earlier[ref.stage], Evaluate | GRPO | RewardTraining):
             yield f"{key}={text}: that stage measures nothing"
+
+
+def _scores_faults(stage: Stage, earlier: dict[str, Stage]) -> Iterator[str]:
+    """A reward model reads the part of a response that it was trained on, and its pairs are balanced by that part."""
+
+    def made_by(text: str) -> tuple[str, Stage | None]:
+        ref = Reference.parse(text)
+        return (ref.stage, earlier.get(ref.stage)) if ref else ("", None)
+
+    if isinstance(stage, RewardTraining):
+        name, pairs = made_by(stage.reward.data.source)
+        if isinstance(pairs, Prefer) and pairs.prefer.balance_lengths and pairs.prefer.scores != stage.reward.scores:
+            yield (
+                f"reward.scores={stage.reward.scores}: but @{name} balances the lengths of another part; set "
+                f"{name}.prefer.scores={stage.reward.scores}"
+            )
+    if isinstance(stage, GRPO | Reject | Evaluate):
+        for i, reward in enumerate(stage.rewards):
+            name, trained = made_by(reward.function.removeprefix(MODEL))
+            if isinstance(trained, RewardTraining) and trained.reward.scores != reward.model.scores:
+                yield (
+                    f"rewards.{i}.model.scores={reward.model.scores}: but @{name} was trained on the "
+                    f"{trained.reward.scores}"
+                )
 
 
 def _own_faults(recipe: Recipe, stage: Stage) -> Iterator[str]:

@@ -45,6 +45,7 @@ from rl.recipe import (
     run_config,
     stage_to_dict,
 )
+from rl.routing import named
 from rl.stages.claims import compare
 from rl.stages.context import Context, Stop
 from rl.stages.grpo import train_grpo
@@ -293,7 +294,7 @@ class _Runner:
             cfg, name=self.folder.name, model=dataclasses.replace(cfg.model, path=path), sft=sft,
             grpo=dataclasses.replace(cfg.grpo, teacher=self._teacher(cfg.grpo.teacher)),
             prompts=self._resolved(cfg.prompts), evaluation=evaluation, rewards=tuple(
-                self._reward(r) for r in cfg.rewards
+                self._reward(name, reward) for name, reward in named(cfg.rewards).items()
             ),
         )  # fmt: skip
 
@@ -310,13 +311,12 @@ class _Runner:
     def _teacher(self, path: str) -> str:
         return resolve_model(self._path(path, "model"))
 
-    def _reward(self, reward: RewardConfig) -> RewardConfig:
-        """A reward model of an earlier stage by its path, under the stage's name unless it has one of its own."""
-        ref = Reference.parse(reward.function.removeprefix(MODEL))
-        if ref is None:
+    def _reward(self, name: str, reward: RewardConfig) -> RewardConfig:
+        """A reward model of an earlier stage by its path, under the name that it has in the recipe."""
+        if Reference.parse(reward.function.removeprefix(MODEL)) is None:
             return reward
         path = self._path(reward.function.removeprefix(MODEL), "model")
-        return dataclasses.replace(reward, function=MODEL + path, name=reward.name or ref.stage)
+        return dataclasses.replace(reward, function=MODEL + path, name=name)
 
     def _path(self, text: str, default: str) -> str:
         """The file or folder that a reference names; other texts are left alone."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 from rewards.filters import (
     PASSED,
@@ -18,21 +18,24 @@ from rl.config import RejectConfig
 from rl.types import GradedGroup, Verdict
 
 DIVERSE_NGRAM = 3
-KEPT = "kept"
+KEPT, NO_ANSWER = "kept", "no answer"
 
 
-def decide(graded: GradedGroup, judge: str, cfg: RejectConfig) -> list[str]:
-    """For each sample of a group why it is kept ("kept: shortest") or dropped. judge: the reward that says correct."""
+def decide(graded: GradedGroup, judge: str, cfg: RejectConfig, before: Set[str] = frozenset()) -> list[str]:
+    """For each sample of a group why it is kept ("kept: shortest") or dropped. judge: the reward that says correct.
+
+    before: the bare texts kept of the same question in earlier rows.
+    """
     rollouts_G = graded.group.rollouts_G
     verdicts_G = [parts[judge].verdict if judge in parts else None for parts in graded.parts_G]
     solved = sum(v == Verdict.CORRECT for v in verdicts_G) / max(1, len(verdicts_G))
     if solved > cfg.max_solve_share:
         return [f"easy prompt: {solved:.2f} of its samples are correct"] * len(rollouts_G)
     reasons_G: list[str] = []
-    seen: set[str] = set()
+    seen = set(before)
     for i, rollout in enumerate(rollouts_G):
         reason = _fault(graded, i, verdicts_G[i], cfg)
-        text = " ".join(rollout.text.split())
+        text = bare(rollout.text)
         if not reason and text in seen:
             reason = "duplicate: of an earlier sample"
         if not reason:
@@ -44,6 +47,11 @@ def decide(graded: GradedGroup, judge: str, cfg: RejectConfig) -> list[str]:
         surplus = f"surplus: keep={cfg.keep}, {cfg.max_kept} of {len(good)}"
         reasons_G[i] = f"{KEPT}: {cfg.keep}" if i in chosen else surplus
     return reasons_G
+
+
+def bare(text: str) -> str:
+    """The text by which samples are duplicates: without regard to white space."""
+    return " ".join(text.split())
 
 
 def category(reason: str) -> str:

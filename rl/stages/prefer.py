@@ -8,6 +8,7 @@ Every pair is asked about in both orders, and one that the order decides is drop
 (Zheng et al., 2306.05685, section 4.1). R1 asks four times with the order at random (Nature, Methods).
 Lengths are balanced by sign: as many pairs with a longer chosen response as with a shorter one, the surplus left out by
 the seed; otherwise a reward model learns length (Singhal et al., 2310.03716, section 4, balance their pairs so too).
+The length is of what the reward model will read (cfg.scores): thousands of words of thinking would hide the summary's.
 
 A prompt's line is written whole; after a kill the prompts that have one are not judged again.
 """
@@ -26,11 +27,13 @@ from typing import NamedTuple, TypedDict
 
 import numpy as np
 
-from rewards.extract import after_thinking, opens_thinking
-from rewards.llm_judge import llm_pairwise
+from rewards.extract import opens_thinking
+from rewards.llm_judge import llm_pairwise, shown
 from rl.config import PreferConfig
 from rl.preferences import OPENED
+from rl.reward_model import read_part
 from rl.stages.context import Stop, sample_seed
+from rl.stages.decide import NO_ANSWER, category
 from rl.stages.lines import append_lines, mend, whole_lines, write_rows
 from rl.stages.reject import PromptLine, read_samples
 from rl.types import AhaError, BadInput, Row, Stopped
@@ -129,8 +132,12 @@ def _judge_chunk(cfg: PreferConfig, prompts: Mapping[int, PromptLine], judge: Ju
 
 
 def candidates(prompt_id: int, line: PromptLine, count: int, seed: int) -> list[Pair]:
-    """Pairs of the prompt's distinct samples, `count` of them (0: all) drawn by the seed, each in a random order."""
-    texts = list({" ".join(s["text"].split()): s["text"] for s in line["samples"]}.values())
+    """Pairs of the prompt's distinct samples, `count` of them (0: all) drawn by the seed, each in a random order.
+
+    A request that failed is no sample.
+    """
+    answered = [s["text"] for s in line["samples"] if category(s.get("reason", "")) != NO_ANSWER]
+    texts = list({" ".join(text.split()): text for text in answered}.values())
     dice = np.random.default_rng(sample_seed(seed, "prefer", prompt_id))
     pairs = list(itertools.combinations(texts, 2))
     order = dice.permutation(len(pairs))[: count or None]
@@ -170,8 +177,8 @@ def _llm(cfg: PreferConfig) -> Judge:
     """The judge behind the endpoint (rewards/llm_judge.py), which is shown what follows the thinking."""
 
     def judge(pairs: Sequence[Pair]) -> list[Opinion]:
-        others = [_shown(p.second, p) for p in pairs]
-        asked = [i for i, p in enumerate(pairs) if others[i] and _shown(p.first, p)]
+        others = [shown(p.second, p.line["prompt"]) for p in pairs]
+        asked = [i for i, p in enumerate(pairs) if others[i] and shown(p.first, p.line["prompt"])]
         scores = llm_pairwise(
             [pairs[i].line["prompt"] for i in asked], [pairs[i].first for i in asked], [others[i] for i in asked],
             base_url=cfg.base_url, model=cfg.judge, question=[_question(pairs[i].line) for i in asked],
@@ -205,10 +212,6 @@ def _sign(value: float) -> int:
     return (value > 0) - (value < 0)
 
 
-def _shown(text: str, pair: Pair) -> str:
-    return (after_thinking(text, opened=opens_thinking(pair.line["prompt"])) or "").strip()
-
-
 def _question(line: PromptLine) -> str:
     return str(line["row"].get("prompt", line["prompt"]))
 
@@ -238,12 +241,14 @@ def write_pairs(folder: Path, cfg: PreferConfig, seed: int) -> Path:
                 fates[fate] += 1
             else:
                 rows.append(row)
-    kept = balanced(rows, seed) if cfg.balance_lengths else list(range(len(rows)))
+    kept = balanced(rows, seed, cfg.scores) if cfg.balance_lengths else list(range(len(rows)))
     fates |= Counter({"surplus in length": len(rows) - len(kept)}) if len(kept) < len(rows) else Counter()
     fates["kept"] = len(kept)
     report = {
         "prompts": len(lines), "pairs": fates.total(), "by_fate": fates,
-        "mean_words": {"before": _mean_words(rows), "kept": _mean_words([rows[i] for i in kept])},
+        "mean_words": {
+            "before": _mean_words(rows, cfg.scores), "kept": _mean_words([rows[i] for i in kept], cfg.scores)
+        },
     }  # fmt: skip
     (folder / "yield.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     log.info("%d pairs: %s", fates.total(), ", ".join(f"{count} {fate}" for fate, count in fates.items()))
@@ -253,16 +258,17 @@ def write_pairs(folder: Path, cfg: PreferConfig, seed: int) -> Path:
     return folder / "data.jsonl"
 
 
-def balanced(rows: Sequence[Row], seed: int) -> list[int]:
+def balanced(rows: Sequence[Row], seed: int, scores: str = "response") -> list[int]:
     """Numbers of the rows kept: all of equal length, and as many with a longer chosen response as with a shorter one.
 
-    By characters, in each domain. Differences +5, +1, -2, 0 -> one of the first two, and the last two.
+    By characters of the part that is scored, in each domain. Differences +5, +1, -2, 0 -> one of the first two, and the
+    last two.
     """
     kept: list[int] = []
     domains = list(dict.fromkeys(str(row.get("domain", "")) for row in rows))
     for number, domain in enumerate(domains):
         mine = [i for i, row in enumerate(rows) if str(row.get("domain", "")) == domain]
-        lead = {i: len(str(rows[i]["chosen"])) - len(str(rows[i]["rejected"])) for i in mine}
+        lead = {i: len(_scored(rows[i], "chosen", scores)) - len(_scored(rows[i], "rejected", scores)) for i in mine}
         sides = [[i for i in mine if lead[i] > 0], [i for i in mine if lead[i] < 0]]
         count = min(map(len, sides))
         dice = np.random.default_rng([seed, number])
@@ -272,5 +278,12 @@ def balanced(rows: Sequence[Row], seed: int) -> list[int]:
     return sorted(kept)
 
 
-def _mean_words(rows: Sequence[Row]) -> dict[str, float]:
-    return {n: float(np.mean([len(str(r[n]).split()) for r in rows])) if rows else 0.0 for n in ("chosen", "rejected")}
+def _scored(row: Row, name: str, scores: str) -> str:
+    return read_part(str(row[name]), scores, bool(row.get(OPENED)))
+
+
+def _mean_words(rows: Sequence[Row], scores: str) -> dict[str, float]:
+    return {
+        name: float(np.mean([len(_scored(row, name, scores).split()) for row in rows])) if rows else 0.0
+        for name in ("chosen", "rejected")
+    }

@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from rewards.types import Score
@@ -17,6 +18,7 @@ from rl.config import (
     PreferConfig,
     RejectConfig,
     RewardConfig,
+    RewardModelConfig,
     RewardTrainConfig,
     RolloutConfig,
     RunConfig,
@@ -169,6 +171,36 @@ def test_lengths_are_balanced_by_sign_in_each_domain() -> None:
     assert any(balanced(rows, seed) != kept for seed in range(2, 9))
 
 
+def test_lengths_are_balanced_by_what_the_reward_model_reads(tmp_path: Path) -> None:
+    """The judge likes the longer summary; the thinking before it, much longer, has any length."""
+    dice = np.random.default_rng(1)
+    pairs = [
+        {"chosen": f"{'t ' * int(a)}</think>{'s' * 9}{i}", "rejected": f"{'t ' * int(b)}</think>s", "reason": ""}
+        for i, (a, b) in enumerate(dice.integers(50, 500, (40, 2)))
+    ]
+    pairs += [{"chosen": f"</think>{'s' * i}", "rejected": "</think>" + "s" * 99, "reason": ""} for i in range(5, 8)]
+    line = {"prompt_id": 0, "row": {"prompt": "q", OPENED: True}, "pairs": pairs}
+    (tmp_path / "judged.jsonl").write_text(json.dumps(line) + "\n")
+
+    def leads(scores: str) -> Counter[bool]:
+        rows = rows_of(stage.write_pairs(tmp_path, replace(RULE, balance_lengths=True, scores=scores), 1))
+        summaries = [[len(row[name].rpartition("</think>")[2]) for name in ("chosen", "rejected")] for row in rows]
+        return Counter(chosen > rejected for chosen, rejected in summaries)
+
+    assert leads("summary") == {True: 3, False: 3}
+    assert leads("response")[True] > 20
+
+
+def test_a_request_that_failed_is_no_sample(tmp_path: Path) -> None:
+    file = Path(samples(tmp_path / "s.jsonl", ("one", ["a", "bb", ""]), ("two", ["c", ""])))
+    lines = [json.loads(text) for text in file.read_text().splitlines()]
+    for line in lines:
+        line["samples"][-1] |= {"reason": "no answer: HTTP 503", "finish_reason": "error"}
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    rows = rows_of(prefer(tmp_path, RULE, [str(file)], 1, Stop()))
+    assert [(row["chosen"], row["rejected"]) for row in rows] == [("a", "bb")]
+
+
 def test_a_repeated_pair_is_a_duplicate_whatever_its_white_space(tmp_path: Path) -> None:
     pair = {"chosen": "a  b", "rejected": "c", "reason": ""}
     lines = [
@@ -274,6 +306,17 @@ def test_a_model_of_a_stage_is_a_part_of_the_reward_under_the_stages_name(last: 
             "pairs.prefer: set function (a rule) or base_url (a judge)",
         ),
         ("pairs", {"prefer": replace(RULE, samples=())}, "pairs.prefer.samples: name at least one stage"),
+        (
+            "pairs",
+            {"prefer": replace(RULE, samples=("@picks",), scores="summary", balance_lengths=True)},
+            "helpful.reward.scores=response: but @pairs balances the lengths of another part; set "
+            "pairs.prefer.scores=response",
+        ),
+        (
+            "final",
+            {"rewards": (RewardConfig("model:@helpful", model=RewardModelConfig(scores="summary")),)},
+            "final.rewards.0.model.scores=summary: but @helpful was trained on the response",
+        ),
     ],
 )
 def test_a_fault_is_named_with_its_stage_and_key(last: Recipe, name: str, change: dict, said: str) -> None:  # type: ignore[type-arg]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from dataclasses import replace
@@ -16,13 +17,14 @@ from rl.config import (
     MixConfig,
     MixPart,
     ModelConfig,
+    PreferConfig,
     RejectConfig,
     RewardConfig,
     RolloutConfig,
     RunConfig,
     SFTConfig,
 )
-from rl.keys import LATER, StageKey, folder_name, stage_keys
+from rl.keys import LATER, StageKey, flat, folder_name, stage_keys
 from rl.progress import plan, told
 from rl.recipe import (
     GRPO,
@@ -155,7 +157,8 @@ def test_where_and_how_often_change_no_key(four: Recipe) -> None:
 
 def test_a_younger_setting_at_its_default_is_no_part_of_a_key(four: Recipe) -> None:
     keys = stage_keys(four)
-    assert LATER.items() <= (keys["picks"].config | keys["cold"].config).items()
+    of_prefer = flat(dataclasses.asdict(PreferConfig()), "prefer.")
+    assert LATER.items() <= (keys["picks"].config | keys["cold"].config | of_prefer).items()
     for key in keys.values():
         older = {n: v for n, v in key.config.items() if n not in LATER and n.rpartition(".")[2] != "long_prompts"}
         assert key.changes_since(StageKey(key.key, older, key.inputs)) == []
