@@ -2,8 +2,8 @@
 
     .venv/bin/python tests/check_picks.py STAGE_FOLDER [...]
 
-Shares no code with the rewards, the filters or the stage: the sum is worked out here from the prompt, and a language is
-known by the words of its own phrases. Prints every fault and ends with 1 when there is one.
+Shares no code with the rewards, the filters or the stage: the sum or the reversal is worked out here from the prompt,
+and a language is known by the words of its own phrases. Prints every fault and ends with 1 when there is one.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from collections import Counter
 from pathlib import Path
 
 WORDS = {
-    "en": {"first", "we", "add", "to", "the", "number", "and", "get"},
-    "de": {"zuerst", "legen", "wir", "zu", "der", "zahl", "dazu", "und", "haben"},
+    "en": {"first", "we", "add", "to", "the", "number", "and", "get", "digits", "are", "from", "end", "read"},
+    "de": {"zuerst", "legen", "wir", "zu", "der", "zahl", "dazu", "und", "haben", "die", "ziffern", "von", "lesen"},
 }
 FORM = re.compile(r"<think>(.+?)</think>\s*<answer>(.+?)</answer>", re.DOTALL)
 
@@ -37,13 +37,14 @@ def faults(folder: Path) -> list[str]:
 
 
 def _fault(prompt: str, target: str) -> str:
-    a, b = map(int, re.findall(r"\d+", prompt))
+    numbers = re.findall(r"\d+", prompt)
+    right = numbers[0][::-1] if len(numbers) == 1 else str(sum(map(int, numbers)))
     match = FORM.fullmatch(target.strip())
     if match is None:
         return f"not in the form: {target!r}"
-    if match[2].strip() != str(a + b):
-        return f"{a} + {b} is not {match[2]!r}"
-    language = "en" if prompt.startswith("What") else "de"
+    if match[2].strip() != right:
+        return f"{prompt!r} is {right}, not {match[2]!r}"
+    language = "en" if prompt.startswith(("What", "reverse")) else "de"
     strange = set(re.findall(r"[^\W\d_]+", match[1].lower())) & WORDS["de" if language == "en" else "en"]
     return f"{sorted(strange)} in {language}: {target!r}" if strange else ""
 

@@ -111,7 +111,7 @@ def _common(table: Table, row: Row, i: int, part: MixPart, where: Callable[[int]
         for name in (data.prompt_field, data.target_field):
             if not isinstance(row.get(name), str):
                 raise BadInput(f"{where(i)}: column {name!r} is missing or no text")
-        reference = table.reference(i) if data.answer_field in row else ""
+        reference = (table.reference(i) if data.answer_field in row else "") or None
         out = dict(row) | {"prompt": row[data.prompt_field], "target": row[data.target_field], "answer": reference}
     if part.domain:
         out["domain"] = part.domain

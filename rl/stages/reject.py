@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import NotRequired, Protocol, TypedDict
@@ -26,7 +26,7 @@ from rl.config import OptimConfig, RejectConfig
 from rl.score import Scorer
 from rl.shots import shot_stop
 from rl.stages.context import Context, sample_seed
-from rl.stages.decide import KEPT, category, decide, is_kept
+from rl.stages.decide import KEPT, NO_ANSWER, bare, category, decide, is_kept
 from rl.stages.lines import append_lines, mend, whole_lines, write_rows
 from rl.stages.rollouts import ScoringStats, grade_arriving, sample_and_grade
 from rl.stages.teacher import Teacher, spent
@@ -58,6 +58,22 @@ class PromptLine(TypedDict):
     answer: str
     row: Row
     samples: list[SampleLine]
+
+
+class Kept:
+    """The bare texts kept so far of questions that stand in several rows, so that no row gives one again."""
+
+    def __init__(self, questions_P: Iterable[str]) -> None:
+        counts = Counter(map(bare, questions_P))
+        self._texts: dict[str, set[str]] = {question: set() for question, count in counts.items() if count > 1}
+
+    def of(self, question: str) -> Set[str]:
+        return self._texts.get(bare(question), frozenset())
+
+    def add(self, line: PromptLine) -> None:
+        texts = self._texts.get(bare(str(line["row"]["prompt"])))
+        if texts is not None:
+            texts.update(bare(s["text"]) for s in line["samples"] if is_kept(s["reason"]))
 
 
 class Source(Protocol):
@@ -122,7 +138,11 @@ def reject(
     """
     path = ctx.run_dir / "samples.jsonl"
     mend(path)
-    done = {line["prompt_id"] for line in read_samples(path)}
+    done: set[int] = set()
+    kept = Kept(str(p.row[ctx.cfg.prompts.prompt_field]) for p in prompts_P)
+    for line in read_samples(path):
+        done.add(line["prompt_id"])
+        kept.add(line)
     missing_P = [p for p in prompts_P if p.id not in done]
     if done:
         log.info("resuming: %d of %d prompts are sampled", len(done), len(prompts_P))
@@ -136,7 +156,7 @@ def reject(
         first = -(-len(done) // cfg.chunk_prompts)
         ctx.tracker.resume({"reject": first})
         ctx.tracker.begin("reject", first + -(-len(missing_P) // cfg.chunk_prompts), first)
-        _sample_missing(ctx, missing_P, len(prompts_P), scorer, source, cfg, path)
+        _sample_missing(ctx, missing_P, len(prompts_P), scorer, source, cfg, path, kept)
     return write_kept(ctx.run_dir, spent(cfg.teacher, ctx.run_dir) if cfg.teacher.url else None)
 
 
@@ -148,6 +168,7 @@ def _sample_missing(
     source: Source,
     cfg: RejectConfig,
     path: Path,
+    kept: Kept,
 ) -> None:
     roll, seed = ctx.cfg.rollout, ctx.cfg.seed
     params = ctx.sample_params(temperature=roll.temperature, top_p=roll.top_p, max_new_tokens=roll.max_new_tokens)
@@ -161,17 +182,19 @@ def _sample_missing(
             graded_P = source.sample(chunk_P, seeds_PG, params, stats)
         scorer.stop_if_silent([g for g in graded_P if g.group.rollouts_G])
         field = ctx.cfg.prompts.prompt_field
-        lines = [_line(g, scorer, cfg, field, source.failures(g.group.prompt)) for g in graded_P]
+        lines = [_line(g, scorer, cfg, field, source.failures(g.group.prompt), kept) for g in graded_P]
         if cfg.top_logprobs:
             for line, graded in zip(lines, graded_P, strict=True):
                 _add_cached(line, graded, vocabulary)
         append_lines(path, lines)
         samples = [s for line in lines for s in line["samples"]]
-        kept = sum(is_kept(s["reason"]) for s in samples) / len(samples)
+        share = sum(is_kept(s["reason"]) for s in samples) / len(samples)
         first = total - len(missing_P) + at
         tokens = float(sum(s["tokens"] for s in samples))
         ctx.tracker.step(
-            "reject", -(-first // cfg.chunk_prompts), {"kept_share": kept, "rollout/tokens": tokens} | stats.metrics()
+            "reject",
+            -(-first // cfg.chunk_prompts),
+            {"kept_share": share, "rollout/tokens": tokens} | stats.metrics(),
         )
         if ctx.stop.requested and at + cfg.chunk_prompts < len(missing_P):
             raise Stopped(
@@ -180,10 +203,12 @@ def _sample_missing(
 
 
 def _line(
-    graded: GradedGroup, scorer: Scorer, cfg: RejectConfig, prompt_field: str, failures: Sequence[str]
+    graded: GradedGroup, scorer: Scorer, cfg: RejectConfig, prompt_field: str, failures: Sequence[str], kept: Kept
 ) -> PromptLine:
+    """The group's line; kept learns of it."""
     prompt, rollouts_G = graded.group.prompt, graded.group.rollouts_G
-    reasons_G = decide(graded, next(iter(scorer.applying(prompt)), ""), cfg)
+    before = kept.of(str(prompt.row[prompt_field]))
+    reasons_G = decide(graded, next(iter(scorer.applying(prompt)), ""), cfg, before)
     samples: list[SampleLine] = [
         {
             "text": rollout.text.encode("utf-8", "replace").decode("utf-8"),
@@ -204,14 +229,16 @@ def _line(
             "finish_reason": "error",
             "reward": None,
             "verdicts": {},
-            "reason": f"no answer: {why}",
+            "reason": f"{NO_ANSWER}: {why}",
         }
         for why in failures
     ]
     row = prompt.row | {"prompt": prompt.row[prompt_field]}
-    return {
+    line: PromptLine = {
         "prompt_id": prompt.id, "prompt": prompt.text, "answer": prompt.reference, "row": row, "samples": samples,
     }  # fmt: skip
+    kept.add(line)
+    return line
 
 
 def _add_cached(line: PromptLine, graded: GradedGroup, vocabulary: str) -> None:
