@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from recipes.r1_mini import READABLE
 from rl.backend import SampleParams
 from rl.config import AskConfig, DataConfig, MixConfig, MixPart, RejectConfig, RewardConfig, RunConfig, TrackConfig
 from rl.judge import Judges
@@ -32,6 +33,7 @@ from rl.types import (
     SampleRequest,
     Verdict,
 )
+from tests.check_picks import faults
 
 ENGLISH = "We put the two numbers together, and then we look at what comes out of it."
 GERMAN = "Wir legen die beiden Zahlen zusammen, und dann sehen wir nach, was dabei herauskommt."
@@ -241,6 +243,39 @@ def test_a_function_builds_a_dataset_from_others(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "data.jsonl").read_text())["target"] == right
 
 
+def test_a_journey_needs_no_opening_tag_and_no_language_and_names_one_it_has_no_words_in(tmp_path: Path) -> None:
+    def sample(text: str, verdict: str) -> dict[str, object]:
+        return {"text": text, "verdicts": {"accuracy": verdict, "format": "correct"}}
+
+    source = tmp_path / "samples.jsonl"
+    samples = [
+        sample("oops</think> <answer>2</answer>", "wrong"),
+        sample("right</think> <answer>1</answer>", "correct"),
+    ]
+
+    def made(function: str, **row: object) -> str:
+        line = {"prompt_id": 0, "row": {"prompt": "p", **row}, "answer": "1", "samples": samples}
+        source.write_text(json.dumps(line) + "\n")
+        build(tmp_path, f"recipes.journeys:{function}", {"@all/samples.jsonl": str(source)})
+        return str(json.loads((tmp_path / "data.jsonl").read_text())["target"])
+
+    right = "right</think> <answer>1</answer>"
+    assert made("journeys") == f"<think>oops so it is 2. wait, that is wrong. let us look again. {right}"
+    assert made("shortcuts") == f"<think>{right}"
+    assert "halt, das ist falsch" in made("journeys", language="de")
+    with pytest.raises(BadInput, match="no words to notice a mistake in 'zh'"):
+        made("journeys", language="zh")
+
+
+def test_a_mixture_may_be_mixed_again_where_a_row_has_no_answer(tmp_path: Path) -> None:
+    path = tmp_path / "poems.jsonl"
+    path.write_text('{"prompt": "a poem", "target": "t", "answer": null}\n')
+    rows, _ = mixed(tmp_path, MixConfig(parts=(MixPart(DataConfig(source=str(path))),)))
+    again = DataConfig(source=str(tmp_path / "data.jsonl"))
+    (tmp_path / "again").mkdir()
+    assert mixed(tmp_path / "again", MixConfig(parts=(MixPart(again),)))[0] == rows
+
+
 KEPT = {
     "prompt": "1 + 2?", "answer": "3", "original_answer": "One and <<1+2=3>>two.\n#### 3",
     "target": "<think>easy: 3</think> <answer>3</answer>",
@@ -301,6 +336,75 @@ class OneText:
 
     def queue(self) -> Queue:
         return Queue()
+
+
+class Scripted(OneText):
+    """A sampler of texts that are written down, by prompt."""
+
+    def __init__(self, cfg: RunConfig, texts_PG: list[list[str]]) -> None:
+        super().__init__(cfg, "")
+        self.texts_PG = texts_PG
+
+    def rollouts(self, requests: list[SampleRequest], params: SampleParams) -> Iterator[tuple[int, list[Rollout]]]:
+        for r in requests:
+            texts = self.texts_PG.pop(0)
+            tokens = [np.zeros(len(text.split()), np.int32) for text in texts]
+            yield (
+                r.group,
+                [
+                    Rollout(t, np.zeros(len(t), np.float32), text, "stop", 1.0, 0, 0)
+                    for t, text in zip(tokens, texts, strict=True)
+                ],
+            )
+
+
+EN = "<think>First we add 4 to the number 12 and get 16.</think> <answer>16</answer>"
+MIXED = "<think>Zuerst legen wir 4 zu der Zahl 12 dazu and then we get all of it as 16.</think> <answer>16</answer>"
+SUM, REVERSED = "What is 12 plus 4?", "reverse 12:"
+BACK = "<think>the digits are 1, 2. from the end we read 2, 1.</think> <answer>21</answer>"
+
+
+def picked(tmp_path: Path, tokenizer: object, *asked: tuple[str, str, list[str]], **settings: object) -> Path:
+    """The folder of a rejection stage with the miniature's filters: (question, answer, samples) each."""
+    rewards = (RewardConfig("accuracy"), RewardConfig("format"))
+    cfg = RunConfig(name="run", out=str(tmp_path), track=TrackConfig(wandb="off"), rewards=rewards)
+    chosen = replace(READABLE, samples=len(asked[0][2]), **settings)  # type: ignore[arg-type]
+    prompts = [Prompt(i, i, [1], q, a, {"prompt": q, "answer": a}, question=q) for i, (q, a, _) in enumerate(asked)]
+    with Tracker(cfg.run_dir, cfg.track, name="run") as tracker:
+        ctx = Context(cfg, Scripted(cfg, [texts for _, _, texts in asked]), tokenizer, tracker, Stop(), 0)  # type: ignore[arg-type]
+        reject(ctx, "", prompts, Scorer(cfg.rewards, cfg.grpo), chosen)
+    return cfg.run_dir
+
+
+def test_what_is_kept_is_right_in_one_language_and_never_twice_by_a_check_of_its_own(
+    tmp_path: Path, tokenizer: object
+) -> None:
+    wrong, formless = EN.replace("<answer>16", "<answer>17"), "16"
+    folder = picked(
+        tmp_path, tokenizer,
+        (SUM, "16", [wrong, MIXED, formless, EN, EN.replace(" ", "  ")]),
+        (SUM, "16", [EN, EN, wrong, MIXED, EN + "\n"]),  # the same question in another row
+        (REVERSED, "21", [BACK, wrong, BACK, formless, BACK.replace("read", "wir lesen und haben")]),
+        keep="all",
+    )  # fmt: skip
+    assert faults(folder) == []
+    rows = [json.loads(line) for line in (folder / "data.jsonl").read_text().splitlines()]
+    assert [(row["prompt"], row["target"]) for row in rows] == [(SUM, EN), (REVERSED, BACK)]
+    told = json.loads((folder / "yield.json").read_text())["by_reason"]
+    assert (told["kept"], told["duplicate"], sum(told.values())) == (2, 5, 15)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [({"correct": False, "min_score": -9}, "is 16, not '17'"), ({"min_language_share": 0}, "in en: "),
+     ({"min_score": -9, "correct": False}, "not in the form")],
+)  # fmt: skip
+def test_the_check_finds_what_a_filter_that_is_off_lets_through(
+    tmp_path: Path, tokenizer: object, settings: dict[str, object], said: str
+) -> None:
+    samples = [EN.replace("<answer>16", "<answer>17"), MIXED, "no form"]
+    folder = picked(tmp_path, tokenizer, (SUM, "16", samples), keep="all", **settings)
+    assert any(said in fault for fault in faults(folder))
 
 
 @pytest.mark.parametrize("shots", [0, 1])
