@@ -12,6 +12,7 @@ import json
 import logging
 import math
 import shutil
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from rl.backend import Task
 from rl.config import RewardTrainConfig
 from rl.metrics import mean_and_stderr
-from rl.preferences import PreferenceStream, Unit, load_preferences, margins, pack_preferences
+from rl.preferences import Encoded, PreferenceStream, Unit, load_preferences, margins, pack_preferences
 from rl.pretrained import load_config
 from rl.reward_model import Encoder, padding_token, token_limit
 from rl.stages.context import Context
@@ -36,8 +37,9 @@ EVAL_CHUNK = 512
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """A reward model on held-out rows. accuracy: share of pairs whose chosen response scores higher (of labels that the
-    score's sign gives), a tie half; stderr: its standard error. margin: mean lead, loss: mean, nats. rows: how many."""
+    """A reward model on held-out rows. accuracy: mean over questions of the share of pairs whose chosen response scores
+    higher (of labels that the score's sign gives), a tie half; stderr: its standard error, over questions, since pairs
+    of one question are alike. margin: mean lead, loss: mean, nats. rows: how many."""
 
     accuracy: float
     stderr: float
@@ -66,8 +68,8 @@ def held_out_path(run_dir: Path, step: int) -> Path:
 
 def prepare_rows(
     cfg: RewardTrainConfig, tokenizer: PreTrainedTokenizerBase, model_path: str, seed: int
-) -> tuple[PreferenceStream, list[Unit]]:
-    """(what is trained on, held-out units), in the model's tokens. Raises BadInput for data that cannot be used."""
+) -> tuple[PreferenceStream, Encoded]:
+    """(what is trained on, held-out rows), in the model's tokens. Raises BadInput for data that cannot be used."""
     config = load_config(model_path)
     longest = min(cfg.max_tokens, token_limit(config, tokenizer))
     try:
@@ -75,7 +77,7 @@ def prepare_rows(
     except BadInput as error:
         raise BadInput(f"model.path={model_path}: its chat template cannot show a response: {error}") from error
     train, held_out = load_preferences(cfg, encoder, padding_token(config, tokenizer), seed)
-    return PreferenceStream(train, seed, cfg.data.shuffle), held_out.units
+    return PreferenceStream(train, seed, cfg.data.shuffle), held_out
 
 
 def train_reward_model(ctx: Context, model_path: str, cfg: RewardTrainConfig) -> Path:
@@ -90,7 +92,7 @@ def train_reward_model(ctx: Context, model_path: str, cfg: RewardTrainConfig) ->
         return out
     stream, held_out = prepare_rows(cfg, ctx.tokenizer, model_path, ctx.cfg.seed)
     total = cfg.total_steps(len(stream))
-    log.info("%d rows to train on, %d held out, %d updates", len(stream), len(held_out), total)
+    log.info("%d rows to train on, %d held out, %d updates", len(stream), len(held_out.units), total)
     with ctx.timed("load"):
         fingerprint = ctx.backend.load(Task(model_path, cfg.optim, total, reward=cfg))
     meta = ctx.resume("reward", fingerprint)
@@ -99,7 +101,7 @@ def train_reward_model(ctx: Context, model_path: str, cfg: RewardTrainConfig) ->
         stream.restore(meta.cursor)
     ctx.tracker.resume({"reward": start, "eval": start + 1 if start else 0})
     if not start:
-        _measure(ctx, 0, held_out, cfg.kind)
+        _measure(ctx, 0, held_out, cfg)
     ctx.tracker.begin("reward", total, start)
     for step in range(start, total):
         done = step + 1
@@ -113,7 +115,7 @@ def train_reward_model(ctx: Context, model_path: str, cfg: RewardTrainConfig) ->
         }
         ctx.tracker.step("reward", step, metrics)
         if done == total or (cfg.eval_every and done % cfg.eval_every == 0):
-            _measure(ctx, done, held_out, cfg.kind)
+            _measure(ctx, done, held_out, cfg)
         if done % ctx.cfg.checkpoint.every == 0 or ctx.stop.requested or done == total:
             ctx.save("reward", done, stream.state(), fingerprint)
         if ctx.stop.requested and done < total:
@@ -126,9 +128,9 @@ def train_reward_model(ctx: Context, model_path: str, cfg: RewardTrainConfig) ->
     return out
 
 
-def _measure(ctx: Context, step: int, held_out: Sequence[Unit], kind: str) -> HeldOut:
+def _measure(ctx: Context, step: int, held_out: Encoded, cfg: RewardTrainConfig) -> HeldOut:
     with ctx.timed("evaluate"):
-        result = held_out_accuracy(ctx, held_out, kind)
+        result = held_out_accuracy(ctx, held_out, cfg)
     result.write(held_out_path(ctx.run_dir, step))
     ctx.tracker.step("eval", step, result.metrics())
     log.info(
@@ -138,18 +140,34 @@ def _measure(ctx: Context, step: int, held_out: Sequence[Unit], kind: str) -> He
     return result
 
 
-def held_out_accuracy(ctx: Context, held_out: Sequence[Unit], kind: str) -> HeldOut:
+def held_out_accuracy(ctx: Context, held_out: Encoded, cfg: RewardTrainConfig) -> HeldOut:
     """Measure with the learners' weights of now. Raises AhaError when a score is not finite."""
-    leads: list[float] = []
-    for at in range(0, len(held_out), EVAL_CHUNK):
-        batch = pack_preferences(held_out[at : at + EVAL_CHUNK], learner=ctx.cfg.learner, layout=ctx.backend.layout)
+    leads = _leads(ctx, held_out.units, cfg.kind)
+    if not all(math.isfinite(lead) for lead in leads):
+        raise AhaError("a held-out score of the reward model is not finite; lower reward.optim.lr")
+    right: defaultdict[object, list[float]] = defaultdict(list)
+    for row, lead in zip(held_out.rows, leads, strict=True):
+        right[row[cfg.data.prompt_field]].append(1.0 if lead > 0 else 0.5 if lead == 0 else 0.0)
+    accuracy, stderr = mean_and_stderr([float(np.mean(of_one)) for of_one in right.values()])
+    losses = [math.log1p(math.exp(-abs(lead))) + max(0.0, -lead) for lead in leads]
+    return HeldOut(accuracy, stderr, float(np.mean(leads)), float(np.mean(losses)), len(leads))
+
+
+def _leads(ctx: Context, units: Sequence[Unit], kind: str) -> list[float]:
+    """By how much each unit is right, in their order. Packing sorts them: a unit is known again by its tokens."""
+    found: dict[bytes, float] = {}
+    for at in range(0, len(units), EVAL_CHUNK):
+        batch = pack_preferences(units[at : at + EVAL_CHUNK], learner=ctx.cfg.learner, layout=ctx.backend.layout)
         scores_R = ctx.backend.scores(batch.micro_batches_R)
         for micro_batches, scores in zip(batch.micro_batches_R, scores_R, strict=True):
             for mb, scores_M in zip(micro_batches, scores, strict=True):
-                labels_M = mb.advantages_T[np.flatnonzero(mb.loss_mask_T)]
-                leads += margins(scores_M, labels_M, kind).tolist()
-    if not all(math.isfinite(lead) for lead in leads):
-        raise AhaError("a held-out score of the reward model is not finite; lower reward.optim.lr")
-    accuracy, stderr = mean_and_stderr([1.0 if lead > 0 else 0.5 if lead == 0 else 0.0 for lead in leads])
-    losses = [math.log1p(math.exp(-abs(lead))) + max(0.0, -lead) for lead in leads]
-    return HeldOut(accuracy, stderr, float(np.mean(leads)), float(np.mean(losses)), len(leads))
+                margins_U = margins(scores_M, mb.advantages_T[np.flatnonzero(mb.loss_mask_T)], kind)
+                texts_S = np.split(mb.token_ids_T, np.cumsum(mb.lengths_S)[:-1])
+                size = 2 if kind == "pairwise" else 1
+                for i, margin in enumerate(margins_U.tolist()):
+                    found[_tokens(texts_S[size * i : size * (i + 1)])] = margin
+    return [found[_tokens([scored.token_ids for scored in unit])] for unit in units]
+
+
+def _tokens(texts: Sequence[np.ndarray]) -> bytes:
+    return b"".join(len(text).to_bytes(8, "little") + text.astype(np.int64).tobytes() for text in texts)

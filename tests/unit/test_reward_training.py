@@ -26,16 +26,16 @@ from rl.config import (
     TrackConfig,
 )
 from rl.model import ScoreInput
-from rl.preferences import OPENED, encode, load_preferences, margins, pack_preferences
+from rl.preferences import OPENED, Unit, encode, load_preferences, margins, pack_preferences
 from rl.pretrained import load_tokenizer
 from rl.reward_loss import reward_loss
 from rl.reward_model import Encoder, scored_position
 from rl.schedule import learning_rate
 from rl.stages.claims import measure
 from rl.stages.context import Context, Stop
-from rl.stages.reward import HeldOut, held_out_path, train_reward_model
+from rl.stages.reward import HeldOut, held_out_accuracy, held_out_path, train_reward_model
 from rl.track import Tracker
-from rl.types import AhaError, BadInput, MicroBatch, PackedBatch, Prompt, Rollout, RolloutGroup, StepStats, Stopped
+from rl.types import AhaError, BadInput, MicroBatch, PackedBatch, Prompt, Rollout, RolloutGroup, Row, StepStats, Stopped
 from rl.workers.reward_model import RewardModel
 from tests.unit.classifiers import llama_causal, llama_classifier
 
@@ -293,6 +293,38 @@ def test_a_separable_set_is_learnt_and_scored_alike_afterwards(tmp_path: Path) -
     units = encode([row], trained(tmp_path), encoder(ctx.tokenizer, limit=256), 0).units
     ((scores,),) = learners.scores(pack_preferences(units, learner=LEARNER, layout="rows").micro_batches_R)
     assert [part["rm"].score for part in report.parts_G] == pytest.approx(scores.tolist(), abs=1e-4)
+
+
+@pytest.mark.parametrize("layout", ["rows", "packed"])
+def test_the_held_out_error_is_over_questions(tmp_path: Path, layout: str) -> None:
+    """Of four questions, with 1 to 4 pairs, all pairs of one are right or all are wrong."""
+    learners = TorchLearners()
+    ctx = context(tmp_path, learners)
+    rows: list[Row] = [
+        {"prompt": f"q{q}?", "chosen": "good " * (pair + 1), "rejected": "bad " * (4 - pair)}
+        for q in range(4) for pair in range(q + 1)
+    ]  # fmt: skip
+    cfg = trained(tmp_path)
+    held_out = encode(rows, cfg, encoder(ctx.tokenizer, limit=256), 0)
+    right = {units_tokens(unit): q % 2 for unit, q in zip(held_out.units, [0, 1, 1, 2, 2, 2, 3, 3, 3, 3], strict=True)}
+
+    def scores(micro_batches_R: list[list[MicroBatch]]) -> list[list[np.ndarray]]:
+        found = []
+        for mb in micro_batches_R[0]:
+            texts = [tuple(t.tolist()) for t in np.split(mb.token_ids_T, np.cumsum(mb.lengths_S)[:-1])]
+            pairs = list(zip(texts[0::2], texts[1::2], strict=True))
+            found.append(np.array([x for pair in pairs for x in ((1.0, 0.0) if right[pair] else (0.0, 1.0))]))
+        return [found]
+
+    learners.scores = scores  # type: ignore[method-assign]
+    learners.layout = layout
+    result = held_out_accuracy(ctx, held_out, cfg)
+    assert (result.accuracy, result.rows) == (0.5, 10)
+    assert result.stderr == pytest.approx(np.std([0, 1, 0, 1], ddof=1) / 2)
+
+
+def units_tokens(unit: Unit) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(scored.token_ids.tolist()) for scored in unit)
 
 
 def test_a_run_that_was_stopped_ends_like_one_left_alone(tmp_path: Path) -> None:
