@@ -61,6 +61,15 @@ def test_a_folder_with_another_run_in_it_is_refused_but_more_steps_are_not(cfg: 
     assert from_json(to_json(cfg)) == cfg
 
 
+def test_more_steps_are_refused_where_a_reward_counts_from_the_end(cfg: RunConfig) -> None:
+    late = dataclasses.replace(cfg, rewards=(*cfg.rewards, RewardConfig("repetition", from_step=-1)))
+    cfg.run_dir.mkdir(parents=True)
+    (cfg.run_dir / "resolved.json").write_text(to_json(late))
+    _refuse_other_run(late)
+    with pytest.raises(BadInput, match=r"whose reward 'repetition' counts from the end; with 99 steps it would stop"):
+        _refuse_other_run(apply_overrides(late, ["grpo.steps=99"]))
+
+
 def rows_file(folder: Path, *rows: dict[str, str]) -> DataConfig:
     """Rows as a file whose first line is blank, so that row 1 stands in line 2."""
     path = folder / "rows.jsonl"
