@@ -10,8 +10,9 @@ Deliberately different: prompts are public ones (r1_reasoning.py, r1_general.py)
 tokens left out; without writer_url the cold start takes R1-Zero's readable samples as they are, and general answers
 have no chain; nobody rewrites samples by hand; the helpful model's pairs are of the SFT model's samples, judged once in
 each order (R1: four times, at random); the safety model learns BeaverTails' labels (R1: 106,000 responses of its own);
-both start from the SFT model. The mixture has table 5's quotas, but takes what the public prompts yield where that is
-less.
+both start from the SFT model; the last RL stage is two, since general prompts and preference rewards come in its last
+400 updates alone, and the optimiser starts anew between them. The mixture has table 5's quotas, but takes what the
+public prompts yield where that is less.
 Undisclosed in R1, chosen here: steps of the first RL stage, thresholds of the filters, how the rewards are scaled, how
 lengths of pairs are balanced, what share of the preference data is held out, samples per prompt by domain, which
 general requests get a chain.
@@ -48,6 +49,7 @@ from rl.config import (
 from rl.recipe import GRPO, SFT, Build, Evaluate, Mix, Prefer, Recipe, Reject, RewardTraining, Stage
 
 BASE = MODELS["32b"]
+COOLER = replace(ROLLOUT, temperature=0.7)  # the last RL stage
 FORMAT = RewardConfig("format")
 RULES = (
     RewardConfig("accuracy", domains=("math", "stem")),
@@ -92,7 +94,6 @@ def recipe(
         sampler=SamplerConfig(count=3, tensor_parallel=4, enforce_eager=False),
     )
     first_rl = replace(zero_grpo(lr=3e-6, steps=100), clip_low=10.0, clip_high=10.0)  # Nature: lr 3e-6, clip 10
-    last_rl = replace(first_rl, steps=107)  # 1,700 updates in batches of 16
     evaluation = EvalConfig(data=AIME, samples=16, temperature=0.6, top_p=0.95, greedy=False)
     cold, cold_data = cold_start.stages(zero, writer_url, writer, prompts=5_000)
     return Recipe(
@@ -108,8 +109,11 @@ def recipe(
             Mix("mixture", _mixture(chains=bool(writer_url))),
             SFT("sft", BASE, replace(R1_SFT, data=_sft_data("@mixture"))),
             *trained,
-            GRPO("final_rl", "@sft", _prompts("r1_general:final_prompts"), _final_rewards(helpful, safety or "@safety"),
-                 replace(ROLLOUT, temperature=0.7), last_rl, evaluation),
+            # 1,700 updates, 16 a step; the last 400 of all domains.
+            GRPO("late_rl", "@sft", _prompts("r1_reasoning:reasoning_prompts"), (*RULES, FORMAT, LANGUAGE),
+                 COOLER, replace(first_rl, steps=82), evaluation),
+            GRPO("final_rl", "@late_rl", _prompts("r1_general:final_prompts"),
+                 _final_rewards(helpful, safety or "@safety"), COOLER, replace(first_rl, steps=25), evaluation),
             Evaluate("result", "@final_rl", (RewardConfig("accuracy"),), ROLLOUT, replace(evaluation, samples=64)),
         ),
     )  # fmt: skip
@@ -167,7 +171,9 @@ def _helpful(judge_url: str, judge: str) -> list[Stage]:
     """Pairs of the SFT model's answers, and the model trained on them: 66,000 pairs, general prompts only (Methods)."""
     prompts = _prompts("r1_general:general_prompts", HELPFUL_PROMPTS)
     everything = RejectConfig(samples=2, keep="all", correct=False)
-    pairs = PreferConfig(samples=("@general_samples",), base_url=judge_url, judge=judge, domain="helpful")
+    pairs = PreferConfig(
+        samples=("@general_samples",), base_url=judge_url, judge=judge, domain="helpful", scores="summary"
+    )
     return [
         Reject("general_samples", "@sft", prompts, (FORMAT,), ROLLOUT, everything),
         Prefer("helpful_pairs", pairs),
@@ -184,11 +190,10 @@ def _safety() -> list[Stage]:
 
 
 def _final_rewards(helpful: str, safety: str) -> tuple[RewardConfig, ...]:
-    """V2 eq. 8-10. Preference models count in the last 25 batches: 400 of 1,700 updates."""
+    """V2 eq. 8-10, for the last 25 batches: 400 of 1,700 updates."""
     preferences = tuple(
         RewardConfig(
-            f"model:{model}", name=name, domains=(name,), from_step=-25,
-            model=RewardModelConfig(scores=scores, output="sigmoid"),
+            f"model:{model}", name=name, domains=(name,), model=RewardModelConfig(scores=scores, output="sigmoid")
         )
         for model, name, scores in ((helpful, "helpful", "summary"), (safety, "safety", "response"))
         if model

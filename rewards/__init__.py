@@ -44,8 +44,8 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 a column of the same name does not change them."""
 
 STYLE = frozenset((
-    "cosine_length", "format", "format_boxed", "format_cold_start", "language_consistency", "length_budget",
-    "repetition", "soft_overlong",
+    "format", "format_boxed", "format_cold_start", "language_consistency", "length_budget", "repetition",
+    "soft_overlong",
 ))  # fmt: skip
 """Short names of the rewards that say nothing of what is right."""
 

@@ -281,7 +281,7 @@ def test_every_stage_of_a_recipe_is_planned_and_summed(command):
     for stage in ("cold_start", "reasoning_rl", "sft", "final_rl", "All stages: ", "GPU-hours"):
         assert stage in done.stdout
     plans = json.loads(command(*words, "--json").stdout)
-    assert [plan["name"] for plan in plans] == ["cold_start", "reasoning_rl", "sft", "final_rl"]
+    assert [plan["name"] for plan in plans] == ["cold_start", "reasoning_rl", "sft", "late_rl", "final_rl"]
     assert all(plan["run"]["seconds"] > 0 for plan in plans)
 
 
