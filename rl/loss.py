@@ -172,6 +172,12 @@ def kl_estimate(kind: str, logprobs_T: Tensor, ref_logprobs_T: Tensor, old_logpr
     raise ValueError(f"unknown KL estimator {kind!r}")
 
 
+def logprob_gap(sampler_T: Tensor, learner_T: Tensor) -> dict[str, Tensor]:
+    """Sum and largest of |sampler - learner| logprob, nats, as metric sums. 0 for a rank whose turn is a dummy."""
+    gap_T = (sampler_T - learner_T).abs()
+    return {"gap": gap_T.sum(), "max/gap": gap_T.max() if len(gap_T) else gap_T.sum()}
+
+
 def k1_in_reward(
     advantages_T: Tensor, old_logprobs_T: Tensor, ref_logprobs_T: Tensor, sequence_T: Tensor, *, kl_coef: float
 ) -> Tensor:

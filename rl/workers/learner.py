@@ -29,7 +29,7 @@ from rl.classifier import load_trainee
 from rl.config import LoraConfig, RunConfig
 from rl.distill import Distillation, hidden_states, teacher_advantage
 from rl.lora import without_adapters
-from rl.loss import nll_loss, policy_loss
+from rl.loss import logprob_gap, nll_loss, policy_loss
 from rl.model import UNSHARDED, Backbone, Policy, ScoreInput, load_policy
 from rl.reward_loss import reward_loss
 from rl.schedule import learning_rate
@@ -181,7 +181,8 @@ class Learner(Outgoing):
                 old_UM = [[self._score(mb) for mb in micro_batches] for micro_batches in updates_U]
         total = Totals()
         gap = (float("nan"), float("nan"))
-        losses, norms, rate, skipped = [], [], 0.0, 0
+        losses: list[float] = []
+        norms, rate, skipped = [], 0.0, 0
         for u, micro_batches in enumerate(updates_U):
             if self._refresh_is_due():
                 self._refresh_reference()
@@ -196,7 +197,7 @@ class Learner(Outgoing):
                 with clock("update"):
                     totals.add(*self._accumulate(micro_batch, old, clock))
             loss, metrics = totals.reduce(self.device)
-            if u == 0 and grpo is not None:
+            if not losses and grpo is not None:  # later updates have moved on from what was sampled
                 gap = self._check_gap(metrics)
             with clock("update"):
                 applied, norm = self._apply(rate)
@@ -250,10 +251,8 @@ class Learner(Outgoing):
                 sequence_T=take(mb.sequence_T),
                 entropy_T=entropy_M,
             )
-            gap_M = (sampler_M - logprobs_M.detach()).abs() * (mask_M * (weight_M > 0))
-            metrics |= teacher_metrics
-            metrics["gap"] = gap_M.sum()
-            metrics["max/gap"] = gap_M.max()
+            counted_M = mask_M * (weight_M > 0)
+            metrics |= teacher_metrics | logprob_gap(sampler_M * counted_M, logprobs_M.detach() * counted_M)
         self.engine.backward(loss * dist.get_world_size(), scale_wrt_gas=False)
         return float(loss.detach()), metrics
 
@@ -337,9 +336,9 @@ class Learner(Outgoing):
         totals = Totals()
         for mb in micro_batches:
             index = np.flatnonzero(mb.loss_mask_T)
-            gap_M = (torch.from_numpy(mb.sampler_logprobs_T[index]).to(self.device) - self._score(mb)).abs()
-            counted = {"gap": gap_M.sum(), "max/gap": gap_M.max(), "tokens": torch.tensor(float(len(gap_M)))}
-            totals.add(0.0, counted)
+            sampler_M = torch.from_numpy(mb.sampler_logprobs_T[index]).to(self.device)
+            gap = logprob_gap(sampler_M, self._score(mb))
+            totals.add(0.0, gap | {"tokens": torch.tensor(float(len(index)))})
         _, metrics = totals.reduce(self.device)
         return self._check_gap(metrics)
 

@@ -164,6 +164,23 @@ def test_a_non_finite_gradient_skips_the_update_and_is_counted(tiny: RunConfig, 
         assert backend.weights_hash() != clean
 
 
+def test_a_turn_without_work_changes_nothing(tiny: RunConfig) -> None:
+    """One rollout has a gradient, so of two ranks one gets a dummy. Here one rank takes both turns."""
+    groups = scored_groups(1)
+    groups[0] = dataclasses.replace(groups[0], advantages_G=[0.0, 0.0, 1.0, 0.0])
+    one, two = (with_learner(tiny, layout="rows", ranks=ranks) for ranks in (1, 2))
+    (alone,), (shared,) = (packed(cfg, GRPO, groups) for cfg in (one, two))
+    turns = [mb for rank in shared.micro_batches_R for mb in rank]
+    assert [int(mb.loss_mask_T.sum()) > 0 for mb in turns].count(False) == 1
+    with learners(one, GRPO) as backend:
+        assert isinstance(backend, InProcess)
+        assert backend.learner.measure_gap(turns) == backend.learner.measure_gap(alone.micro_batches_R[0])
+        with_dummy = backend.learner.step([turns])
+        backend.load(Task(model_folder(one), OPTIM, 10, GRPO))
+        without = backend.learner.step([alone.micro_batches_R[0]])
+    assert (with_dummy.loss, with_dummy.gap_mean, with_dummy.tokens) == (without.loss, without.gap_mean, without.tokens)
+
+
 def test_sampler_logprobs_far_from_the_learners_stop_the_step_before_any_weight_moves(tiny: RunConfig) -> None:
     cfg = with_learner(tiny, layout="rows")
     strict = dataclasses.replace(GRPO, max_logprob_gap=1e-3)

@@ -13,6 +13,7 @@ from rl.loss import (
     importance_weights,
     k1_in_reward,
     kl_estimate,
+    logprob_gap,
     nll_loss,
     policy_loss,
     sequence_ratio,
@@ -432,3 +433,10 @@ def test_nll_is_the_weighted_sum_of_minus_logprobs_of_the_learnt_tokens():
     assert logp.grad.tolist() == [-0.5, -0.5, 0.0]
     assert (metrics["nll"].item(), metrics["tokens"].item()) == (4.0, 2.0)
     assert not metrics["nll"].requires_grad
+
+
+def test_a_rank_without_work_has_a_gap_of_nothing():
+    found = logprob_gap(torch.tensor([-1.0, -2.0]), torch.tensor([-1.5, -2.0]))
+    assert {name: float(value) for name, value in found.items()} == {"gap": 0.5, "max/gap": 0.5}
+    empty = logprob_gap(torch.zeros(0), torch.zeros(0))
+    assert {name: float(value) for name, value in empty.items()} == {"gap": 0.0, "max/gap": 0.0}
