@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,7 +20,7 @@ from rl.stages.heldout import evaluate_once, measured
 from rl.stages.rollouts import RolloutQueue, staleness
 from rl.stages.style import share_in_language
 from rl.track import stats_metrics
-from rl.types import PackedBatch, Prompt, ScoredGroup, StepStats, Stopped
+from rl.types import PackedBatch, Prompt, ScoredGroup, Stopped
 
 log = logging.getLogger(__name__)
 
@@ -56,13 +57,11 @@ def train_grpo(
             kept_P, grpo=g, learner=cfg.learner, max_new_tokens=cfg.rollout.max_new_tokens,
             layout=backend.layout, seed=cfg.seed + step,
         )  # fmt: skip
-        stats = StepStats(loss=0.0, grad_norm=0.0, learning_rate=0.0)
-        if any(rank for update in updates_U for rank in update.micro_batches_R):
-            with ctx.timed("update") as spent:
-                stats = backend.step(updates_U)
-            seconds |= spent
-        else:
-            log.info("step %d: every group was uniform; nothing to train on", step)
+        with ctx.timed("update") as spent:
+            stats = backend.step(updates_U)  # updates of nothing count too: the learning rate goes by their number
+        seconds |= spent
+        if not any(rank for update in updates_U for rank in update.micro_batches_R):
+            log.info("step %d: no rollout has a gradient; nothing to train on", step)
             stats.gap_mean, stats.gap_max = _gap_without_training(ctx, scored_P)
         with ctx.timed("sync") as spent:
             report = backend.sync_weights(version=step + 1)
@@ -100,13 +99,16 @@ def _sample_step(
 
 
 def _gap_without_training(ctx: Context, scored_P: Sequence[ScoredGroup]) -> tuple[float, float]:
-    """The sampler-learner gap on a few rollouts, for a step that trains on none."""
-    few = [dataclasses.replace(s, advantages_G=[1.0] * len(s.rewards_G), uniform=False) for s in scored_P[:4]]
-    one_update = dataclasses.replace(ctx.cfg.grpo, updates_per_step=1)
+    """The sampler-learner gap on a few rollouts, for a step that trains on none. NaN where no sample has a verdict."""
+    judged_P = [s for s in scored_P if any(s.valid_G)][:4]
+    few = [dataclasses.replace(s, advantages_G=[1.0] * len(s.rewards_G), uniform=False) for s in judged_P]
+    one_update = dataclasses.replace(ctx.cfg.grpo, updates_per_step=1, overlong="keep")
     batch = pack(
         few, grpo=one_update, learner=ctx.cfg.learner, max_new_tokens=ctx.cfg.rollout.max_new_tokens,
         layout=ctx.backend.layout, seed=0,
     )[0]  # fmt: skip
+    if not any(batch.micro_batches_R):
+        return math.nan, math.nan
     return ctx.backend.measure_gap(batch.micro_batches_R)
 
 
