@@ -5,8 +5,9 @@
 Source: DAPO (arXiv 2503.14476): 512 prompts x 16 samples, 16 updates a batch, clip 0.2/0.28, AdamW 1e-6 after a warm-up
 of 20 rollout batches; the last 4,096 of 20,480 tokens cost up to one point. Its main model is Qwen2.5-32B.
 Hardware: one node of 8 GPUs of 80 GB: four learner ranks, four samplers.
-Deliberately different: a correct answer is worth 1 and a wrong one 0, where DAPO has 1 and -1 (the same advantages, as
-they are normalised); Qwen2.5-Math-7B's context of 4,096 tokens bounds the lengths, scaled down in proportion.
+Deliberately different: a correct answer is worth 2 and a wrong one 0, where DAPO has 1 and -1 (the same advantages, as
+they are normalised); Qwen2.5-Math-7B's context of 4,096 tokens bounds the lengths, scaled down in proportion; what the
+sampler and the learner differ in is corrected by truncated importance weights (grpo.importance).
 """
 
 from rl.config import (
@@ -38,7 +39,7 @@ def recipe() -> RunConfig:
         model=ModelConfig(path="Qwen/Qwen2.5-Math-7B", context_length=4096),
         prompts=MATHS,
         rewards=(
-            RewardConfig("accuracy"),
+            RewardConfig("accuracy", weight=2.0),
             RewardConfig("soft_overlong", options=("max_tokens=3072", "cache_tokens=614")),
         ),
         rollout=RolloutConfig(max_new_tokens=3072),
@@ -52,6 +53,7 @@ def recipe() -> RunConfig:
             clip_high=0.28,
             kl_coef=0.0,
             uniform_groups="refill",
+            uniform_by="accuracy",
             overlong="mask",
             optim=OptimConfig(lr=1e-6, warmup_steps=320),
         ),

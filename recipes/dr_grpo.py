@@ -4,9 +4,10 @@
 
 Source: Understanding R1-Zero-Like Training (arXiv 2503.20783, github.com/sail-sg/understand-r1-zero): 8 samples,
 temperature 1, learning rate 1e-6 constant, batch 128, 3,000 tokens, clip 0.2, KL 0, MATH levels 3 to 5; 43.3 on AIME
-2024 after 27 hours on 8 A100 of 40 GB.
+2024 after 27 hours on 8 A100 of 40 GB. A step here is one rollout batch of 128 prompts, 8 updates of 128 samples.
 Hardware: one node of 8 GPUs of 80 GB: four learner ranks, four samplers.
-Deliberately different: OpenR1-Math-220k's problems in place of MATH's levels 3 to 5.
+Deliberately different: OpenR1-Math-220k's problems in place of MATH's levels 3 to 5; what the sampler and the learner
+differ in is corrected by truncated importance weights (grpo.importance).
 """
 
 from recipes.dapo import AIME_24, MATHS
@@ -35,6 +36,7 @@ def recipe() -> RunConfig:
             steps=500,
             prompts_per_step=128,
             group_size=8,
+            updates_per_step=8,  # 128 samples each
             loss="dr_grpo",
             advantage="group_mean",
             clip_low=0.2,

@@ -11,7 +11,9 @@ tokens left out; without writer_url the cold start takes R1-Zero's readable samp
 have no chain; nobody rewrites samples by hand; the helpful model's pairs are of the SFT model's samples, judged once in
 each order (R1: four times, at random); the safety model learns BeaverTails' labels (R1: 106,000 responses of its own);
 both start from the SFT model; the last RL stage is two, since general prompts and preference rewards come in its last
-400 updates alone, and the optimiser starts anew between them. The mixture has table 5's quotas, but takes what the
+400 updates alone, and the optimiser starts anew between them; SFT reads up to 36,864 tokens (R1: 32,768), prompt and
+completion; AIME is asked in R1-Zero's form; what the sampler and the learner differ in is corrected by truncated
+importance weights. The mixture has table 5's quotas, but takes what the
 public prompts yield where that is less.
 Undisclosed in R1, chosen here: steps of the first RL stage, thresholds of the filters, how the rewards are scaled, how
 lengths of pairs are balanced, what share of the preference data is held out, samples per prompt by domain, which

@@ -5,7 +5,8 @@
 Source: DeepSeek-R1 (arXiv 2501.12948v2), section 2 and B.4.1 (the 32B run on Qwen2.5-32B); its settings by name below.
 Hardware: 32b wants 6 nodes of 8 GPUs of 80 GB (32 learner ranks, 16 GPUs of samplers), 7b one.
 Deliberately different: R1's prompts are not public, so the prompts are those of OpenR1-Math-220k. The clip ratio of
-R1-Zero is undisclosed; PPO's 0.2 is used. A step here is one rollout batch of 16 updates, so 25 steps are R1's 400.
+R1-Zero is undisclosed; PPO's 0.2 is used, and AdamW's usual settings. What the sampler and the learner differ in is
+corrected by truncated importance weights. A step here is one rollout batch of 16 updates, so 25 steps are R1's 400.
 The paper found pure RL to fail on a dense 7B model of its own; for 7b it is an experiment.
 """
 

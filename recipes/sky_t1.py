@@ -6,7 +6,8 @@ Source: NovaSky's Sky-T1-32B-Preview: 17k traces by QwQ-32B-Preview, rejection s
 batch 96; 19 hours on 8 H100, about 450 dollars.
 Hardware: two nodes of 8 GPUs of 80 GB.
 Deliberately different: twice the GPUs, since nothing is offloaded here and `aha plan` wants 97 GiB a rank with eight;
-packing instead of padding; the schedule falls to a tenth by cosine.
+packing instead of padding; the schedule falls to a tenth by cosine; traces of more than 16,384 tokens are left out and
+counted.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ def recipe() -> Recipe:
         optim=OptimConfig(lr=1e-5, schedule="cosine", final_lr_share=0.1),
     )  # fmt: skip
     base = RunConfig(
-        model=ModelConfig(context_length=32_768),
+        model=ModelConfig(context_length=16_384),
         learner=LearnerConfig(ranks=16, zero_stage=3, micro_batch_tokens=16_384, gradient_checkpointing=True),
         grpo=GRPOConfig(steps=0),
     )

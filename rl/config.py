@@ -188,6 +188,7 @@ class GRPOConfig:
         "Groups whose rewards are all equal: keep (they count in the denominator), drop, or refill (DAPO).",
         choices=("keep", "drop", "refill"),
     )
+    uniform_by: str = knob("", "Name of the reward that says so (DAPO: accuracy, not length); empty: their sum.")
     max_refills: int = knob(4, "refill: at most this many extra rounds of sampling a step.", lo=0)
     kl_coef: float = knob(0.001, "Weight of the KL to the reference (R1: 0.001); 0 loads no reference.", lo=0)
     kl_estimator: str = knob("k3", "KL estimator (R1 and DeepSeekMath: k3 in the loss).", choices=KL_ESTIMATORS)

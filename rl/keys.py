@@ -46,7 +46,8 @@ FREE = (
 # they are no part of the hash, so that what was done stays done.
 LATER = {
     "reject.teacher.model": "", "reject.teacher.send_seed": "True", "reject.top_logprobs": "0",
-    "sft.distill.cached": "False", "prefer.scores": "response", "base.learner.sequence_parallel": "1",
+    "sft.distill.cached": "False", "prefer.scores": "response", "grpo.uniform_by": "",
+    "base.learner.sequence_parallel": "1",
     **{f"reject.ask.{name}": value for name, value in flat(dataclasses.asdict(AskConfig())).items()},
 }  # fmt: skip
 # The same of settings that many parts of a stage have.

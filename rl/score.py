@@ -7,7 +7,7 @@ says nothing of most samples stops the run by name.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from rl.advantage import advantages, is_uniform
 from rl.config import GRPOConfig, RewardConfig
 from rl.judge import Judges, Parts, watch
 from rl.routing import applying, named, refuse_late
-from rl.types import AhaError, GradedGroup, Prompt, RewardPart, RolloutGroup, ScoredGroup, Verdict
+from rl.types import AhaError, BadInput, GradedGroup, Prompt, RewardPart, RolloutGroup, ScoredGroup, Verdict
 
 MANY_PROMPTS = 4
 """A reward for some domains that fails on this many prompts of a step is dead, however few rows they are."""
@@ -28,6 +28,8 @@ class Scorer:
         self._cfg, self._max_unjudged_share = cfg, max_unjudged_share
         self._parts = named(rewards)
         refuse_late(self._parts, cfg.steps)
+        if cfg.uniform_by and cfg.uniform_by not in self._parts:
+            raise BadInput(f"grpo.uniform_by={cfg.uniform_by}: the rewards are {', '.join(self._parts)}")
         self.judges = Judges(rewards)
         self._weights = {name: reward.weight for name, reward in self._parts.items()}
         accuracies = ("accuracy", "rewards.accuracy:accuracy")
@@ -72,9 +74,18 @@ class Scorer:
         )
         scored_P: list[ScoredGroup] = []
         for g, scores_G, advantages_G in zip(graded_P, scores_PG, advantages_PG, strict=True):
-            uniform = is_uniform(g.rewards_G, g.valid_G, scores_G if per_reward else None)
+            uniform = is_uniform(g.rewards_G, g.valid_G, self._telling(scores_G))
             scored_P.append(ScoredGroup(g.group, g.rewards_G, g.parts_G, advantages_G, g.valid_G, uniform))
         return scored_P
+
+    def _telling(self, scores_G: Sequence[Mapping[str, float]]) -> Sequence[Mapping[str, float]] | None:
+        """The scores by which a group is uniform; None: their weighted sum."""
+        by = self._cfg.uniform_by
+        if by and any(by in scores for scores in scores_G):
+            return [{name: s for name, s in scores.items() if name == by} for scores in scores_G]
+        if self._cfg.advantage == "per_reward":  # one of weight 0 is only looked at
+            return [{name: s for name, s in scores.items() if self._weights[name]} for scores in scores_G]
+        return None
 
     def metrics(self, scored_P: Sequence[ScoredGroup]) -> dict[str, float]:
         """A step's numbers, flat. Lengths are in tokens of the completion.

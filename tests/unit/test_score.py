@@ -340,6 +340,26 @@ def test_per_reward_normalises_each_part_before_adding(user_module):
     assert scored.advantages_G == pytest.approx([-0.8660254, -0.8660254, 0.8660254, 0.8660254])
 
 
+def test_a_group_may_be_uniform_by_one_reward_alone():
+    """DAPO: groups that are all right or all wrong say nothing, whatever their lengths cost (2503.14476, eq. 11)."""
+    rewards = (RewardConfig("accuracy"), RewardConfig("soft_overlong", options=("max_tokens=4", "cache_tokens=2")))
+    wrong = group(WRONG, WRONG, lengths=(1, 4))
+    for by, marked in (("accuracy", True), ("", False)):
+        s = scorer(*rewards, uniform_by=by)
+        one_sided, mixed = s.finish([s.grade(wrong), s.grade(group(RIGHT, WRONG, lengths=(1, 4)))])
+        assert (one_sided.uniform, mixed.uniform) == (marked, False)
+    with pytest.raises(BadInput, match=r"grpo.uniform_by=acuracy: the rewards are accuracy, soft_overlong"):
+        scorer(*rewards, uniform_by="acuracy")
+
+
+def test_a_reward_without_weight_does_not_make_a_group_mixed():
+    s = scorer("accuracy", RewardConfig("format", weight=0.0), advantage="per_reward")
+    (scored,) = s.finish([s.grade(group("<answer>5</answer>", WRONG))])
+    assert [p["format"].score for p in scored.parts_G] == [0.0, 1.0]
+    assert scored.uniform
+    assert scored.advantages_G == [0.0, 0.0]
+
+
 def test_a_uniform_group_is_marked():
     s = scorer("accuracy")
     uniform, mixed = s.finish([s.grade(group(RIGHT, RIGHT)), s.grade(group(RIGHT, WRONG))])
