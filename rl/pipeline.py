@@ -111,12 +111,13 @@ def prepare(cfg: RunConfig, *, samples_here: bool = True, ask: AskConfig | None 
 
 def _longest_prompt(cfg: RunConfig, limit: int) -> int:
     """Tokens that a prompt may have so that a completion fits behind it, in the context and in a micro-batch."""
-    longest = limit - max(cfg.rollout.max_new_tokens, cfg.evaluation.max_new_tokens)
+    new_tokens = {
+        "rollout.max_new_tokens": cfg.rollout.max_new_tokens, "evaluation.max_new_tokens": cfg.evaluation.max_new_tokens
+    }  # fmt: skip
+    key = max(new_tokens, key=new_tokens.__getitem__)
+    longest = limit - new_tokens[key]
     if longest < 1:
-        raise BadInput(
-            f"rollout.max_new_tokens={cfg.rollout.max_new_tokens} leaves no room for a prompt in a context of {limit} "
-            "tokens; lower it"
-        )
+        raise BadInput(f"{key}={new_tokens[key]} leaves no room for a prompt in a context of {limit} tokens; lower it")
     budget = cfg.learner.micro_batch_tokens
     longest = min(longest, budget - cfg.rollout.max_new_tokens)
     if longest < 1:

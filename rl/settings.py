@@ -9,7 +9,7 @@ import types
 import typing
 from collections.abc import Sequence
 
-from rl.config import RunConfig
+from rl.config import GRPOConfig, RunConfig
 from rl.types import BadInput
 
 # ------------------------------------------------------------------------------------------------ overrides
@@ -149,6 +149,17 @@ def validate(cfg: RunConfig) -> None:
         )
     if g.uniform_groups != "keep" and g.group_size == 1:
         faults.append("grpo.group_size=1: every group is uniform, so nothing would be trained; use uniform_groups=keep")
+    if g.kl_coef and g.kl_estimator == "k1":
+        faults.append("grpo.kl_estimator=k1: as a loss it pulls nowhere; use k1_in_reward, k3_unbiased or k3")
+    if g.loss == "cispo" and g.dual_clip:
+        faults.append(f"grpo.dual_clip={g.dual_clip:g}: cispo has no such clip; use 0")
+    if g.old_logprobs == "sampler" and g.importance not in ("none", GRPOConfig.importance):
+        faults.append(f"grpo.importance={g.importance}: old_logprobs=sampler leaves nothing to correct; use none")
+    if g.steps and cfg.rollout.top_p < 1 and g.old_logprobs == "learner" and not g.max_logprob_gap:
+        faults.append(
+            f"rollout.top_p={cfg.rollout.top_p:g}: the sampler's logprobs are then of the likeliest tokens alone and "
+            "differ from the learner's; use 1, or say in grpo.max_logprob_gap how far they may, in nats"
+        )
     if cfg.rollout.top_p < 1 and g.old_logprobs == "sampler":
         faults.append("rollout.top_p below 1 cuts the tail of the sampler's logprobs; use grpo.old_logprobs=learner")
     if cfg.learner.zero_stage == 0 and cfg.model.dtype == "bfloat16":

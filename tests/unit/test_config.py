@@ -140,6 +140,13 @@ def test_a_config_without_faults_passes():
         ("name=", "name='': must be a folder name"),
         ("grpo.dual_clip=0.5", "grpo.dual_clip=0.5: must be above 1, or 0 for off"),
         ("rollout.top_p=0.9 grpo.old_logprobs=sampler", "rollout.top_p below 1 cuts the tail"),
+        ("rollout.top_p=0.9", "rollout.top_p=0.9: the sampler's logprobs are then of the likeliest tokens alone"),
+        ("grpo.kl_estimator=k1", "grpo.kl_estimator=k1: as a loss it pulls nowhere"),
+        ("grpo.loss=cispo grpo.dual_clip=3", "grpo.dual_clip=3: cispo has no such clip"),
+        (
+            "grpo.old_logprobs=sampler grpo.importance=sequence_mask",
+            "grpo.importance=sequence_mask: old_logprobs=",
+        ),
         ("grpo.uniform_groups=drop", "grpo.uniform_groups=drop would drop those groups' KL too"),
         ("grpo.group_size=1", "grpo.group_size=1: a group of one has no advantage"),
         (
@@ -156,7 +163,14 @@ def test_a_value_out_of_range_is_one_line_that_names_it(override, fault):
 
 
 @pytest.mark.parametrize(
-    "override", ["rollout.top_p=1", "rollout.top_p=0.01", "learner.zero_stage=0 model.dtype=float32", "seed=0"]
+    "override",
+    [
+        "rollout.top_p=1",
+        "rollout.top_p=0.01 grpo.max_logprob_gap=9",
+        "grpo.kl_estimator=k1 grpo.kl_coef=0",
+        "learner.zero_stage=0 model.dtype=float32",
+        "seed=0",
+    ],
 )
 def test_both_ends_of_a_range_are_allowed(override):
     validate(apply_overrides(good(), override.split()))
