@@ -200,6 +200,7 @@ class RayBackend:
             task,
             model_path=seen_from_anywhere(task.model_path),
             reference_path=seen_from_anywhere(task.reference_path),
+            teacher_path=seen_from_anywhere(task.teacher_path),
         )
         prints = self._on_learners("load", "load the model", task)
         if task.reward is None:  # no sampler can run a reward model

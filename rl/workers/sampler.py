@@ -122,6 +122,7 @@ class Sampler:
                     allowed_token_ids=list(params.only) or None,
                     ignore_eos=True,  # the end tokens are among stop_token_ids; a model's own defaults play no part
                     detokenize=bool(params.stop),
+                    skip_special_tokens=False,  # in the text that stop is looked for: it may be a special token
                     output_kind=RequestOutputKind.FINAL_ONLY,
                 )
                 prompt = {"prompt_token_ids": request.prompt_token_ids}
