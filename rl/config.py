@@ -42,7 +42,7 @@ class ModelConfig:
     path: str = knob("", "Hugging Face id or folder of a causal LM.")
     dtype: str = knob("bfloat16", "Compute precision of learner and sampler.", choices=("bfloat16", "float32"))
     context_length: int = knob(0, "Prompt plus completion limit, tokens; 0 takes the model's own.", lo=0)
-    add_tokens: tuple[str, ...] = knob((), "New tokens, as <think>; they begin as the mean of the others.")
+    add_tokens: tuple[str, ...] = knob((), "New tokens, as <think>, without LoRA; they begin as the mean of others.")
     lora: LoraConfig = knob(LoraConfig, "Low-rank adapters.")
 
 

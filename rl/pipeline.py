@@ -69,7 +69,7 @@ def prepare(cfg: RunConfig, *, samples_here: bool = True, ask: AskConfig | None 
     ask: how the prompts are put where they are sampled without GRPO.
     """
     validate(cfg)
-    model_path = with_tokens(resolve_model(cfg.model.path), cfg.model.add_tokens)
+    model_path = with_tokens(resolve_model(cfg.model.path), cfg.model.add_tokens, lora_rank=cfg.model.lora.rank)
     model_config = load_config(model_path)
     limit = context_length(cfg.model, model_config)
     refuse_heads(model_config, cfg.learner.sequence_parallel)

@@ -19,13 +19,15 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def with_tokens(path: str, tokens: Sequence[str], home: Path = Path("models")) -> str:
+def with_tokens(path: str, tokens: Sequence[str], home: Path = Path("models"), *, lora_rank: int = 0) -> str:
     """A model with these tokens: path itself when it has them all, else a folder under home, written once.
 
     The copy has the new tokens in its tokenizer, and a row for each in the embedding, and in the head where it is not
     tied. A new row is the mean of all the tokens' rows: a token that the model takes for likely and nothing special.
     Text generated with skip_special_tokens keeps them, as it keeps the think tags of R1's distilled models.
-    Raises BadInput when a token is empty or named twice, or when there is no model at path.
+    lora_rank: model.lora.rank; adapters leave embedding and head frozen, so new tokens could never be learnt with them.
+    Raises BadInput when a token is empty or named twice, when there is no model at path, or when a token is new and
+    lora_rank is not 0.
     """
     if len(set(tokens)) < len(tokens) or not all(token.strip() for token in tokens):
         raise BadInput(f"model.add_tokens={','.join(tokens)}: a token is empty or named twice")
@@ -36,6 +38,12 @@ def with_tokens(path: str, tokens: Sequence[str], home: Path = Path("models")) -
     new = [token for token in tokens if token not in known]
     if not new:
         return path
+    if lora_rank:
+        raise BadInput(
+            f"model.add_tokens={','.join(new)}: not among the tokens of {path}, and model.lora.rank={lora_rank} trains "
+            "adapters alone: the new tokens' rows would stay as they begin, all alike. Add them in a run that trains "
+            "all weights (model.lora.rank=0) first, then adapters on the model that it makes"
+        )
     folder = home / f"{Path(path).name}-tokens-{_digest(path, new)}"
     if not folder.is_dir():
         load_config(path)

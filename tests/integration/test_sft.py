@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from rl import pipeline
 from rl.backend import Task
 from rl.batch import pack_examples
 from rl.config import DIVERGENCES, DistillConfig, LoraConfig, RunConfig
+from rl.prepare import with_tokens
 from rl.types import Example, PackedBatch, TopLogprobs
 from rl.workers.cluster import RayBackend
 from tests.integration.test_learner import (
@@ -233,10 +235,15 @@ def test_the_reference_of_a_learner_with_adapters_is_refreshed_when_due() -> Non
 
 
 @pytest.mark.slow
-def test_a_run_with_adapters_and_an_evaluation_loss_goes_through_every_part(tiny: RunConfig) -> None:
+@pytest.mark.parametrize(
+    "changes", [{"lora": LORA}, {"add_tokens": ("<think>", "</think>")}], ids=["lora", "new_tokens"]
+)
+def test_a_run_with_adapters_or_new_tokens_and_an_evaluation_loss_goes_through_every_part(
+    tiny: RunConfig, changes: dict[str, Any]
+) -> None:
     cfg = dataclasses.replace(
         tiny,
-        model=dataclasses.replace(tiny.model, lora=LORA, add_tokens=("<think>", "</think>")),
+        model=dataclasses.replace(tiny.model, **changes),
         grpo=dataclasses.replace(tiny.grpo, kl_coef=0.01),
         sft=dataclasses.replace(
             tiny.sft,
@@ -254,15 +261,20 @@ def test_a_run_with_adapters_and_an_evaluation_loss_goes_through_every_part(tiny
     assert ["eval/nll" in r for r in sft] == [False, True, True]
     assert sft[0]["eval/nll_before"] > sft[1]["eval/nll"] > sft[2]["eval/nll"] > 0
     assert [r["epoch"] for r in sft] == pytest.approx([1 / 6, 2 / 6, 3 / 6])
-    # The sampler got plain, merged weights: it agrees with the learner before and after GRPO has moved the adapters.
+    # The sampler got plain, merged weights, new rows too: it agrees with the learner before and after GRPO.
     gaps = [r["gap/mean"] for r in records if r["stage"] == "grpo"]
     assert len(gaps) == 2
     assert all(gap < 1e-4 for gap in gaps), gaps
     exported = cfg.run_dir / "model"
     assert not list(exported.glob("*adapter*"))
     tokenizer = AutoTokenizer.from_pretrained(exported)
-    assert len(tokenizer("<think>").input_ids) == len(tokenizer("</think>").input_ids) == 1
-    assert AutoModelForCausalLM.from_pretrained(exported).config.vocab_size >= len(tokenizer)
+    model = AutoModelForCausalLM.from_pretrained(exported)
+    assert model.config.vocab_size >= len(tokenizer)
+    if new := tokenizer.convert_tokens_to_ids(list(cfg.model.add_tokens)):
+        started = AutoModelForCausalLM.from_pretrained(with_tokens(model_folder(cfg), cfg.model.add_tokens))
+        rows_ND, before_ND = (m.get_input_embeddings().weight[new] for m in (model, started))
+        assert (rows_ND != before_ND).any(dim=1).all()  # each has been learnt
+        assert [tokenizer(token).input_ids for token in cfg.model.add_tokens] == [[token_id] for token_id in new]
 
 
 # ------------------------------------------------------------------------------------------------ distillation

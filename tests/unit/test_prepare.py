@@ -83,6 +83,17 @@ def test_bad_tokens_and_missing_models_are_refused(model: str, tmp_path: Path) -
         with_tokens(str(tmp_path / "nothing"), NEW, tmp_path)
 
 
+def test_new_tokens_are_refused_where_only_adapters_train_before_anything_is_written(
+    model: str, tmp_path: Path
+) -> None:
+    home = tmp_path / "models"
+    with pytest.raises(BadInput, match=r"model.add_tokens=</think>: .*model.lora.rank=8 .*first, then adapters on"):
+        with_tokens(with_tokens(model, ("<think>",), home), NEW, tmp_path / "more", lora_rank=8)
+    assert not (tmp_path / "more").exists()
+    made = with_tokens(model, NEW, home)
+    assert with_tokens(made, NEW, home, lora_rank=8) == made  # a stage of full weights may have learnt them
+
+
 def test_a_teacher_with_the_students_tokens_is_accepted_and_another_is_refused(model: str, tmp_path: Path) -> None:
     student = AutoTokenizer.from_pretrained(model)
     refuse_other_tokenizer("sft.distill.teacher", model, student)
