@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib
 import json
@@ -77,7 +78,7 @@ def prepare(cfg: RunConfig, *, samples_here: bool = True, ask: AskConfig | None 
     end_token_ids(tokenizer)
     for key, teacher in (("sft.distill.teacher", cfg.sft.distill.teacher), ("grpo.teacher", cfg.grpo.teacher)):
         if teacher:
-            refuse_other_tokenizer(key, teacher, tokenizer)
+            refuse_other_tokenizer(key, resolve_model(teacher, key), tokenizer)
     budget = cfg.learner.micro_batch_tokens
     samples = bool(cfg.prompts.source or cfg.grpo.steps or cfg.evaluation.data.source)
     longest_prompt = _longest_prompt(cfg, limit) if samples and samples_here else sys.maxsize
@@ -176,7 +177,8 @@ def run(
             backend.start(inputs.model_path, inputs.context_length)
             tracker.start(json.loads(to_json(cfg)))
             tracker.attach(backend.publish, backend.queue)
-            ctx = Context(cfg, backend, inputs.tokenizer, tracker, stop, inputs.context_length, evaluated)
+            resolved = with_teachers(cfg, resolve_model)
+            ctx = Context(resolved, backend, inputs.tokenizer, tracker, stop, inputs.context_length, evaluated)
             ctx.seconds["start"] = time.perf_counter() - started
             return _stages(ctx, inputs)
         finally:
@@ -218,17 +220,27 @@ def export_model(ctx: Context) -> Path:
     return final
 
 
-def resolve_model(path: str) -> str:
-    """A model made in Python ('module:function', called without arguments) is made now; it returns its folder."""
+def with_teachers(cfg: RunConfig, found: Callable[[str], str]) -> RunConfig:
+    """The run with found(name) for the name of each teacher."""
+    distill = dataclasses.replace(cfg.sft.distill, teacher=found(cfg.sft.distill.teacher))
+    grpo = dataclasses.replace(cfg.grpo, teacher=found(cfg.grpo.teacher))
+    return dataclasses.replace(cfg, sft=dataclasses.replace(cfg.sft, distill=distill), grpo=grpo)
+
+
+def resolve_model(path: str, key: str = "model.path") -> str:
+    """A model made in Python ('module:function', called without arguments) is made now; it returns its folder.
+
+    Raises BadInput when there is none. key: the setting that names it.
+    """
     if not TASK.fullmatch(path):
         if (("/" in path and path.count("/") > 1) or path.startswith((".", "/"))) and not Path(path).is_dir():
-            raise BadInput(f"model.path={path}: no such folder")
+            raise BadInput(f"{key}={path}: no such folder")
         return path
     module, _, name = path.partition(":")
     try:
         make = vars(importlib.import_module(module))[name]
     except (ImportError, KeyError) as error:
-        raise BadInput(f"model.path={path}: no such Python function ({error})") from error
+        raise BadInput(f"{key}={path}: no such Python function ({error})") from error
     return str(make())
 
 

@@ -278,7 +278,9 @@ def _reference_faults(stage: Stage, earlier: dict[str, Stage]) -> Iterator[str]:
             near = difflib.get_close_matches(ref.stage, earlier, n=1)
             hint = f"; did you mean @{near[0]}?" if near else ""
             yield f"{key}={text}: no earlier stage has that name{hint}"
-        elif key == "model" and not isinstance(earlier[ref.stage], MAKES_MODEL):
+        elif key in ("model", "sft.distill.teacher", "grpo.teacher") and not isinstance(
+            earlier[ref.stage], MAKES_MODEL
+        ):
             yield f"{key}={text}: that stage makes no model"
         elif key.endswith("source") and not ref.file and not isinstance(earlier[ref.stage], MAKES_DATA):
             yield f"{key}={text}: that stage makes no dataset; name one of its files as @{ref.stage}/FILE"

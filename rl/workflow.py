@@ -18,9 +18,10 @@ from pathlib import Path
 
 from rl import provenance
 from rl.backend import Backend, Judging
-from rl.config import MODEL, AskConfig, RewardConfig, RewardTrainConfig, RunConfig
+from rl.config import MODEL, AskConfig, DataConfig, RewardConfig, RewardTrainConfig, RunConfig
 from rl.export import Sampling, export_folder
-from rl.pipeline import Inputs, export_model, prepare, resolve_model
+from rl.pipeline import Inputs, export_model, prepare, resolve_model, with_teachers
+from rl.prepare import with_tokens
 from rl.pretrained import load_config
 from rl.progress import Planned, plan, told
 from rl.recipe import (
@@ -111,18 +112,8 @@ def check_inputs(recipe: Recipe, planned: list[Planned]) -> None:
     for p in planned:
         if p.state == "done" or not isinstance(p.stage, HAS_MODEL):
             continue
-        cfg = run_config(recipe, p.stage)
-        cfg = dataclasses.replace(cfg, model=dataclasses.replace(cfg.model, path=_root_model(recipe, p.stage)))
-        if cfg.prompts.source.startswith("@"):
-            cfg = dataclasses.replace(
-                cfg, prompts=dataclasses.replace(cfg.prompts, source=""), grpo=dataclasses.replace(cfg.grpo, steps=0)
-            )
-        if cfg.evaluation.data.source.startswith("@"):
-            data = dataclasses.replace(cfg.evaluation.data, source="")
-            cfg = dataclasses.replace(cfg, evaluation=dataclasses.replace(cfg.evaluation, data=data))
-        if cfg.sft.data.source.startswith("@"):
-            cfg = dataclasses.replace(cfg, sft=dataclasses.replace(cfg.sft, steps=0, epochs=0, eval_every=0))
         try:
+            cfg = _known(recipe, p.stage)
             ask = p.stage.reject.ask if isinstance(p.stage, Reject) else None
             if ask and ask.shots_data.source.startswith("@"):
                 ask = dataclasses.replace(ask, shots=0)
@@ -135,19 +126,43 @@ def check_inputs(recipe: Recipe, planned: list[Planned]) -> None:
             raise BadInput("\n".join(f"stage {p.stage.name}: {line}" for line in str(error).splitlines())) from error
 
 
+def _known(recipe: Recipe, stage: Stage) -> RunConfig:
+    """The stage as a run without the data that earlier stages will make, on the models that theirs come from."""
+    cfg = run_config(recipe, stage)
+    cfg = dataclasses.replace(cfg, model=dataclasses.replace(cfg.model, path=_root_model(recipe, cfg.model.path)))
+    tokens = cfg.model.add_tokens  # a stage's model has them, whichever it comes from
+    cfg = with_teachers(
+        cfg,
+        lambda name: with_tokens(resolve_model(_root_model(recipe, name)), tokens) if name.startswith("@") else name,
+    )
+    if cfg.prompts.source.startswith("@"):
+        cfg = dataclasses.replace(
+            cfg, prompts=dataclasses.replace(cfg.prompts, source=""), grpo=dataclasses.replace(cfg.grpo, steps=0)
+        )
+    sft, evaluation = cfg.sft, cfg.evaluation
+    if sft.data.source.startswith("@"):
+        sft = dataclasses.replace(sft, steps=0, epochs=0, eval_every=0)
+    if sft.eval_data.source.startswith("@"):
+        sft = dataclasses.replace(sft, eval_data=DataConfig(), eval_every=0)
+    if evaluation.data.source.startswith("@"):
+        evaluation = dataclasses.replace(evaluation, data=dataclasses.replace(evaluation.data, source=""))
+    if evaluation.shots_data.source.startswith("@"):
+        evaluation = dataclasses.replace(evaluation, shots=0, shots_data=DataConfig())
+    return dataclasses.replace(cfg, sft=sft, evaluation=evaluation)
+
+
 def made_by_stages(cfg: RewardTrainConfig) -> bool:
     """Whether a stage of the recipe makes its data, so that they are not there yet."""
     return any(data.source.startswith("@") for data in (cfg.data, cfg.eval_data))
 
 
-def _root_model(recipe: Recipe, stage: Stage) -> str:
-    """The model outside the recipe that a stage's model comes from: it has the same tokenizer and shape."""
-    while isinstance(stage, HAS_MODEL):
-        ref = Reference.parse(stage.model)
-        if ref is None:
-            return stage.model
+def _root_model(recipe: Recipe, model: str) -> str:
+    """The model outside the recipe that this one comes from: it has the same tokenizer and shape."""
+    while (ref := Reference.parse(model)) is not None:
         stage = recipe[ref.stage]
-    raise BadInput(f"stage {stage.name} makes no model")
+        assert isinstance(stage, MAKES_MODEL)  # the recipe's own check sees to it
+        model = stage.model
+    return model
 
 
 class _Machines:
@@ -281,9 +296,9 @@ class _Runner:
         """The stage as a run in its folder, its references replaced by paths."""
         cfg = run_config(self.recipe, self.stage)
         path = resolve_model(self._path(cfg.model.path, "model"))
-        distill = dataclasses.replace(cfg.sft.distill, teacher=self._teacher(cfg.sft.distill.teacher))
+        cfg = with_teachers(cfg, lambda name: resolve_model(self._path(name, "model")))
         sft = dataclasses.replace(
-            cfg.sft, data=self._resolved(cfg.sft.data), eval_data=self._resolved(cfg.sft.eval_data), distill=distill
+            cfg.sft, data=self._resolved(cfg.sft.data), eval_data=self._resolved(cfg.sft.eval_data)
         )
         evaluation = dataclasses.replace(
             cfg.evaluation,
@@ -292,7 +307,6 @@ class _Runner:
         )
         return dataclasses.replace(
             cfg, name=self.folder.name, model=dataclasses.replace(cfg.model, path=path), sft=sft,
-            grpo=dataclasses.replace(cfg.grpo, teacher=self._teacher(cfg.grpo.teacher)),
             prompts=self._resolved(cfg.prompts), evaluation=evaluation, rewards=tuple(
                 self._reward(name, reward) for name, reward in named(cfg.rewards).items()
             ),
@@ -307,9 +321,6 @@ class _Runner:
 
     def _resolved(self, data):  # type: ignore[no-untyped-def]
         return dataclasses.replace(data, source=self._path(data.source, "data.jsonl"))
-
-    def _teacher(self, path: str) -> str:
-        return resolve_model(self._path(path, "model"))
 
     def _reward(self, name: str, reward: RewardConfig) -> RewardConfig:
         """A reward model of an earlier stage by its path, under the name that it has in the recipe."""

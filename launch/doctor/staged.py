@@ -14,7 +14,7 @@ def examined_run(recipe: Recipe) -> RunConfig:
     """The first GRPO stage whose prompts are there already, on the model that its chain of stages began with.
 
     The SFT stage that it starts from, where its examples are there too, becomes the run's own: so their templates and
-    end tokens are compared. What only earlier stages will make (reward models, evaluation data) is left out.
+    end tokens are compared. What only earlier stages will make (reward models, a teacher, evaluation data) is left out.
     Raises BadInput when there is no such stage.
     """
     ready = [s for s in recipe.stages if isinstance(s, GRPO) and not _made_by_stages(s.prompts.source)]
@@ -29,6 +29,8 @@ def examined_run(recipe: Recipe) -> RunConfig:
         model=replace(cfg.model, path=model),
         rewards=tuple(r for r in cfg.rewards if not _made_by_stages(r.function.removeprefix(MODEL))),
     )
+    if _made_by_stages(cfg.grpo.teacher):
+        cfg = replace(cfg, grpo=replace(cfg.grpo, teacher=""))
     if list(references(cfg.evaluation)) or not cfg.evaluation.data.source:
         cfg = replace(cfg, evaluation=EvalConfig(data=replace(cfg.prompts, limit=8), contamination="off"))
     if sft is not None and not list(references(sft)):

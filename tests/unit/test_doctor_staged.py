@@ -36,8 +36,10 @@ def test_what_only_earlier_stages_will_make_is_left_out() -> None:
     made = dataclasses.replace(
         COLD, sft=dataclasses.replace(CFG.sft, data=dataclasses.replace(CFG.sft.data, source="@x"))
     )
+    late = dataclasses.replace(late, grpo=dataclasses.replace(CFG.grpo, teacher="@cold"))
     cfg = examined_run(staged(made, late))
     assert cfg.rewards == CFG.rewards
+    assert cfg.grpo == CFG.grpo
     assert not cfg.sft.enabled
 
 

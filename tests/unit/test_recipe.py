@@ -13,6 +13,7 @@ import pytest
 from launch.recipes import load
 from rl.config import (
     DataConfig,
+    DistillConfig,
     GRPOConfig,
     MixConfig,
     MixPart,
@@ -102,6 +103,8 @@ def test_a_stage_becomes_a_run_with_the_bases_machines(four: Recipe) -> None:
         ("cold", {"model": "@zero"}, "cold.model=@zero: no earlier stage has that name"),
         ("zero", {"name": "cold"}, "stage 'cold': the name is used twice"),
         ("last", {"model": "@mixed"}, "last.model=@mixed: that stage makes no model"),
+        ("last", {"sft": SFTConfig(steps=3, distill=DistillConfig(teacher="@mixed"))}, "teacher=@mixed: that stage makes no model"),
+        ("zero", {"grpo": GRPOConfig(steps=2, teacher="@cald")}, "zero.grpo.teacher=@cald: no earlier stage has that name"),
         ("last", {"sft": SFTConfig(steps=3, data=DataConfig(source="@cold"))}, "that stage makes no dataset"),
         ("last", {"sft": SFTConfig()}, "last.sft.steps: set steps or epochs"),
         ("zero", {"rewards": ()}, "zero.rewards: GRPO needs at least one reward"),

@@ -1,0 +1,100 @@
+"""rl/workflow.py: a recipe is checked before it runs; what its stages will make is no fault, what they never will is."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import recipes.tiny_model  # noqa: F401  (found while the tests stand in another folder)
+from rl.config import (
+    DataConfig,
+    DistillConfig,
+    EvalConfig,
+    GRPOConfig,
+    MixConfig,
+    MixPart,
+    ModelConfig,
+    RewardConfig,
+    RolloutConfig,
+    RunConfig,
+    SFTConfig,
+)
+from rl.pipeline import resolve_model
+from rl.prepare import with_tokens
+from rl.progress import plan
+from rl.recipe import GRPO, SFT, Evaluate, Mix, Recipe, Stage
+from rl.types import BadInput
+from rl.workflow import check_inputs
+
+MODEL = "recipes.tiny_model:tied"
+REWARDS = (RewardConfig("accuracy"),)
+SHORT = RolloutConfig(max_new_tokens=8)
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where models are made."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> DataConfig:
+    path = tmp_path / "train.jsonl"
+    rows = [{"prompt": f"{i}+1=", "answer": str(i + 1), "target": str(i + 1)} for i in range(4)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return DataConfig(source=str(path), template="plain")
+
+
+def sft(name: str, data: DataConfig, **settings: object) -> SFT:
+    return SFT(name, MODEL, SFTConfig(steps=1, data=data, **settings))  # type: ignore[arg-type]
+
+
+def checked(*stages: Stage, new_tokens: tuple[str, ...] = ()) -> None:
+    recipe = Recipe("r", RunConfig(model=ModelConfig(add_tokens=new_tokens)), stages)
+    check_inputs(recipe, plan(recipe))
+
+
+def taught(kind: type[Stage], data: DataConfig, teacher: str) -> Stage:
+    if kind is SFT:
+        return sft("student", data, distill=DistillConfig(teacher=teacher))
+    return GRPO("student", MODEL, data, REWARDS, SHORT, GRPOConfig(steps=1, kl_coef=0.0, teacher=teacher))
+
+
+@pytest.mark.parametrize("new_tokens", [(), ("<think>",)], ids=["plain", "new_tokens"])
+@pytest.mark.parametrize("kind", [SFT, GRPO])
+def test_a_teacher_that_an_earlier_stage_will_make_has_the_tokens_of_the_model_that_it_comes_from(
+    kind: type[Stage], new_tokens: tuple[str, ...], data: DataConfig
+) -> None:
+    begun, big = sft("begun", data), replace(sft("big", data), model="@begun")
+    checked(begun, big, taught(kind, data, "@big"), new_tokens=new_tokens)
+
+
+@pytest.mark.parametrize("kind", [SFT, GRPO])
+def test_a_teacher_of_an_earlier_stage_with_other_tokens_is_refused_before_that_stage_runs(
+    kind: type[Stage], data: DataConfig
+) -> None:
+    other = with_tokens(resolve_model(MODEL), ("<think>",))
+    with pytest.raises(BadInput, match=r"stage student: .*teacher=.*: its tokenizer has .* they differ: '<think>'"):
+        checked(replace(sft("big", data), model=other), taught(kind, data, "@big"))
+
+
+@pytest.mark.parametrize("kind", [SFT, GRPO])
+def test_a_teacher_may_be_a_model_that_python_makes_and_a_missing_one_is_named(
+    kind: type[Stage], data: DataConfig
+) -> None:
+    checked(taught(kind, data, MODEL))
+    with pytest.raises(
+        BadInput, match=r"stage student: (sft\.distill|grpo)\.teacher=recipes.tiny_model:absent: no such"
+    ):
+        checked(taught(kind, data, "recipes.tiny_model:absent"))
+
+
+def test_held_out_examples_and_worked_examples_may_be_data_that_a_stage_will_make(data: DataConfig) -> None:
+    mixed, made = Mix("mixed", MixConfig(parts=(MixPart(data),))), replace(data, source="@mixed")
+    checked(mixed, sft("s", data, eval_data=made, eval_every=1))
+    asked = EvalConfig(data=data, shots=1, shots_data=made)
+    checked(mixed, Evaluate("e", MODEL, REWARDS, SHORT, asked))
+    checked(mixed, GRPO("g", MODEL, data, REWARDS, SHORT, GRPOConfig(steps=1), asked))
