@@ -122,7 +122,7 @@ def _outer_inputs(stage: Stage) -> dict[str, str]:
         elif dataclasses.is_dataclass(node):
             for f in dataclasses.fields(node):
                 value = getattr(node, f.name)
-                if f.name in ("model", "function") and isinstance(value, str) and value:
+                if f.name in ("model", "function", "teacher") and isinstance(value, str) and value:
                     if not value.removeprefix(MODEL).startswith("@"):
                         found[value] = path_hash(value)
                 elif f.name == "samples" and isinstance(value, tuple):

@@ -201,6 +201,24 @@ def test_new_content_of_a_model_folder_changes_the_key(four: Recipe, tmp_path: P
     assert stage_keys(recipe)["cold"].key != old
 
 
+def test_new_content_of_a_teachers_folder_changes_the_key_and_a_stage_without_one_keeps_its_own(
+    four: Recipe, tmp_path: Path
+) -> None:
+    folder = tmp_path / "teacher"
+    folder.mkdir()
+    distill, grpo = DistillConfig(teacher=str(folder)), GRPOConfig(steps=2, kl_coef=0.0, teacher=str(folder))
+    cold, zero = four["cold"], four["zero"]
+    taught = replace(cold, sft=replace(cold.sft, distill=distill))  # type: ignore[call-arg, attr-defined]
+    recipe = replace(four, stages=(taught, replace(zero, grpo=grpo), replace(four["last"], sft=cold.sft)))  # type: ignore[call-arg, attr-defined]
+    old = stage_keys(recipe)
+    assert str(folder) in old["cold"].inputs
+    assert str(folder) in old["zero"].inputs
+    (folder / "model.safetensors").write_text("other weights")
+    new = stage_keys(recipe)
+    assert [name for name in old if old[name].inputs != new[name].inputs] == ["cold", "zero"]
+    assert [name for name in old if old[name].key != new[name].key] == ["cold", "zero"]
+
+
 def test_the_plan_says_what_runs_and_why(four: Recipe) -> None:
     for i, stage in enumerate(four.stages):
         key = stage_keys(four)[stage.name]
