@@ -14,7 +14,7 @@ from rl import provenance
 from rl.card import model_card
 from rl.config import DataConfig, RunConfig
 from rl.ollama import modelfile
-from rl.pretrained import load_config, load_tokenizer
+from rl.pretrained import load_config, load_tokenizer, positions
 from rl.provenance import FILE
 from rl.settings import from_json
 from rl.templates import CHAT, ENDS_A_SENTENCE, TEMPLATES, check_template, end_token_ids, prompt_prefix
@@ -78,7 +78,7 @@ def export_folder(source: Path, out: Path, *, ollama: bool, sampling: Sampling, 
     _write_generation_config(partial, found, tokenizer, sampling)
     (partial / "README.md").write_text(model_card(found.run, found.cfg, out.name), encoding="utf-8")
     if ollama:
-        context = int(load_config(str(found.folder)).max_position_embeddings)
+        context = positions(load_config(str(found.folder)))
         stops = (cast(str, tokenizer.eos_token), *(found.cfg.rollout.stop if found.cfg else ()))
         text = modelfile(data, tokenizer, stops, sampling.temperature, sampling.top_p, context)
         (partial / "Modelfile").write_text(text, encoding="utf-8")

@@ -29,10 +29,15 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
 
 def context_length(model: ModelConfig, config: PretrainedConfig) -> int:
     """Prompt plus completion limit, tokens."""
-    own = int(config.max_position_embeddings)
+    own = positions(config)
     if model.context_length > own:
         raise BadInput(f"model.context_length={model.context_length}: the model was made for at most {own} tokens")
     return model.context_length or own
+
+
+def positions(config: PretrainedConfig) -> int:
+    """Tokens that the model was made for; of a model of several parts its text part's."""
+    return int(config.get_text_config().max_position_embeddings)
 
 
 def refuse_heads(config: PretrainedConfig, sequence_parallel: int) -> None:

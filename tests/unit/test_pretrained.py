@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from transformers import LlamaConfig
+from transformers import Gemma3Config, LlamaConfig, Mistral3Config, PretrainedConfig, Qwen3_5Config
 
-from rl.pretrained import CPU_HEAD_SIZES, refuse_head_size
+from rl.config import ModelConfig
+from rl.pretrained import CPU_HEAD_SIZES, context_length, refuse_head_size
 from rl.types import BadInput
 
 
@@ -19,6 +20,16 @@ def saved(folder: Path, **settings: int) -> str:
 def test_heads_that_a_cpu_sampler_cannot_decode_are_refused_with_their_size(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"heads have 24 values.*32, 64"):
         refuse_head_size(saved(tmp_path, num_attention_heads=4))
+
+
+@pytest.mark.parametrize("made_of_parts", [Gemma3Config, Mistral3Config, Qwen3_5Config])
+def test_a_model_of_several_parts_has_the_context_of_its_text_part(made_of_parts: type[PretrainedConfig]) -> None:
+    config = made_of_parts()
+    own = config.get_text_config().max_position_embeddings
+    assert context_length(ModelConfig(), config) == own > 1000
+    assert context_length(ModelConfig(context_length=512), config) == 512
+    with pytest.raises(BadInput, match=f"at most {own} tokens"):
+        context_length(ModelConfig(context_length=own + 1), config)
 
 
 def test_a_head_size_of_its_own_counts_before_the_quotient(tmp_path: Path) -> None:
