@@ -22,7 +22,7 @@ from rl.data import TASK, PromptStream, end_token_ids, load_rows, place
 from rl.examples import ExampleStream
 from rl.judge import refuse_style_alone, unjudgeable
 from rl.metrics import paired_difference
-from rl.prepare import refuse_other_tokenizer, with_tokens
+from rl.prepare import refuse_other_tokenizer, refuse_short_teacher, with_tokens
 from rl.pretrained import context_length, load_config, load_tokenizer, refuse_heads
 from rl.reward_model import check_models
 from rl.routing import named, refuse_unused
@@ -76,10 +76,12 @@ def prepare(cfg: RunConfig, *, samples_here: bool = True, ask: AskConfig | None 
     refuse_heads(model_config, cfg.learner.sequence_parallel)
     tokenizer = load_tokenizer(model_path)
     end_token_ids(tokenizer)
-    for key, teacher in (("sft.distill.teacher", cfg.sft.distill.teacher), ("grpo.teacher", cfg.grpo.teacher)):
-        if teacher:
-            refuse_other_tokenizer(key, resolve_model(teacher, key), tokenizer)
     budget = cfg.learner.micro_batch_tokens
+    for key, name in (("sft.distill.teacher", cfg.sft.distill.teacher), ("grpo.teacher", cfg.grpo.teacher)):
+        if name:
+            teacher = resolve_model(name, key)
+            refuse_other_tokenizer(key, teacher, tokenizer)
+            refuse_short_teacher(key, teacher, min(limit, budget))
     samples = bool(cfg.prompts.source or cfg.grpo.steps or cfg.evaluation.data.source)
     longest_prompt = _longest_prompt(cfg, limit) if samples and samples_here else sys.maxsize
     scorer, stream, prompts, eval_prompts = None, None, [], []

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rl.pretrained import load_config, load_tokenizer
+from rl.pretrained import load_config, load_tokenizer, positions
 from rl.types import BadInput
 
 if TYPE_CHECKING:
@@ -70,6 +70,19 @@ def refuse_other_tokenizer(key: str, teacher: str, tokenizer: PreTrainedTokenize
         f"{token!r} is {_place(theirs, token)} there and {_place(ours, token)} here. A distribution can only be learnt "
         "over the same tokens; sample from this teacher and train on its text instead"
     )
+
+
+def refuse_short_teacher(key: str, teacher: str, tokens: int) -> None:
+    """Raise BadInput when the teacher was made for fewer tokens than the student's sequences may have.
+
+    Beyond its context its distribution is noise. key: the setting that names the teacher.
+    """
+    own = positions(load_config(teacher))
+    if own < tokens:
+        raise BadInput(
+            f"{key}={teacher}: made for at most {own} tokens, and the student's sequences may have up to {tokens}; "
+            f"set model.context_length={own}"
+        )
 
 
 def _place(vocabulary: Mapping[str, int], token: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from rl.config import (
     DistillConfig,
     EvalConfig,
     GRPOConfig,
+    LearnerConfig,
     MixConfig,
     MixPart,
     ModelConfig,
@@ -52,8 +54,9 @@ def sft(name: str, data: DataConfig, **settings: object) -> SFT:
     return SFT(name, MODEL, SFTConfig(steps=1, data=data, **settings))  # type: ignore[arg-type]
 
 
-def checked(*stages: Stage, new_tokens: tuple[str, ...] = ()) -> None:
-    recipe = Recipe("r", RunConfig(model=ModelConfig(add_tokens=new_tokens)), stages)
+def checked(*stages: Stage, model: ModelConfig | None = None, micro_batch_tokens: int = 8192) -> None:
+    base = RunConfig(model=model or ModelConfig(), learner=LearnerConfig(micro_batch_tokens=micro_batch_tokens))
+    recipe = Recipe("r", base, stages)
     check_inputs(recipe, plan(recipe))
 
 
@@ -69,7 +72,7 @@ def test_a_teacher_that_an_earlier_stage_will_make_has_the_tokens_of_the_model_t
     kind: type[Stage], new_tokens: tuple[str, ...], data: DataConfig
 ) -> None:
     begun, big = sft("begun", data), replace(sft("big", data), model="@begun")
-    checked(begun, big, taught(kind, data, "@big"), new_tokens=new_tokens)
+    checked(begun, big, taught(kind, data, "@big"), model=ModelConfig(add_tokens=new_tokens))
 
 
 @pytest.mark.parametrize("kind", [SFT, GRPO])
@@ -90,6 +93,19 @@ def test_a_teacher_may_be_a_model_that_python_makes_and_a_missing_one_is_named(
         BadInput, match=r"stage student: (sft\.distill|grpo)\.teacher=recipes.tiny_model:absent: no such"
     ):
         checked(taught(kind, data, "recipes.tiny_model:absent"))
+
+
+@pytest.mark.parametrize("kind", [SFT, GRPO])
+def test_a_teacher_made_for_shorter_sequences_than_the_student_learns_on_is_refused(
+    kind: type[Stage], data: DataConfig
+) -> None:
+    teacher = Path(shutil.copytree(resolve_model(MODEL), "short"))
+    settings = json.loads((teacher / "config.json").read_text())
+    (teacher / "config.json").write_text(json.dumps(settings | {"max_position_embeddings": 64}))
+    with pytest.raises(BadInput, match=r"teacher=short: made for at most 64 tokens, .* up to 256; .*context_length=64"):
+        checked(taught(kind, data, "short"))
+    checked(taught(kind, data, "short"), model=ModelConfig(context_length=64))
+    checked(taught(kind, data, "short"), micro_batch_tokens=64)
 
 
 def test_held_out_examples_and_worked_examples_may_be_data_that_a_stage_will_make(data: DataConfig) -> None:
