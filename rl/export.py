@@ -38,19 +38,21 @@ class Sampling:
 @dataclass(frozen=True)
 class Source:
     """What is exported. folder: the model's. run: the run's or the stage's own, or the model's. cfg: a run's alone.
-    template: what it was trained with; "" is not known.
+    template: what it was trained with; "" is not known. bare: it was trained on text without any.
     """
 
     folder: Path
     run: Path
     cfg: RunConfig | None
     template: str
+    bare: bool = False
 
 
 def export_folder(source: Path, out: Path, *, ollama: bool, sampling: Sampling, template: str = "") -> Path:
     """Write the folder `out` from a run (its model/ folder) or a Hugging Face folder; returns it.
 
-    template: a prompt template as in DataConfig; "" takes the run's, else the model's own chat template.
+    template: a prompt template as in DataConfig; "" takes the run's, else the model's own chat template. A model that
+    was trained on bare text may have none of both, and gets none.
     Raises BadInput when source holds no model, or out is not empty.
     """
     found = find_source(source)
@@ -61,7 +63,7 @@ def export_folder(source: Path, out: Path, *, ollama: bool, sampling: Sampling, 
     data = DataConfig(template=template) if template and template != CHAT else None
     if data:
         check_template(data, tokenizer)
-    elif template == CHAT or not tokenizer.chat_template:
+    elif template == CHAT or not (tokenizer.chat_template or found.bare):
         check_template(DataConfig(template=CHAT), tokenizer)
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -69,11 +71,14 @@ def export_folder(source: Path, out: Path, *, ollama: bool, sampling: Sampling, 
     for file in sorted(found.folder.iterdir()):
         if file.is_file() and file.name not in LEFT_BEHIND:
             shutil.copyfile(file, partial / file.name)
-    chat = chat_template(data, tokenizer) if data else cast(str, tokenizer.chat_template)
+    chat = chat_template(data, tokenizer) if data else cast("str | None", tokenizer.chat_template)
     for name in ("resolved.json", FILE):
         if (found.run / name).is_file():
             shutil.copyfile(found.run / name, partial / name)
-    _write_chat_template(partial, chat)
+    if chat:
+        _write_chat_template(partial, chat)
+    else:
+        data = DataConfig(template="plain")  # a Modelfile must say something: the text as it is
     tokenizer.chat_template = chat
     _write_generation_config(partial, found, tokenizer, sampling)
     (partial / "README.md").write_text(model_card(found.run, found.cfg, out.name), encoding="utf-8")
@@ -103,6 +108,8 @@ def find_source(source: Path) -> Source:
         return Source(folder, run, cfg, cfg.prompts.template)
     config = provenance.read(run)[-1].get("config") if (run / FILE).is_file() else None
     settings = config if isinstance(config, dict) else {}
+    if settings.get("sft.data.text_field"):
+        return Source(folder, run, None, "", bare=True)
     template = str(settings.get("prompts.template") or settings.get("sft.data.template") or "")
     return Source(folder, run, None, template)
 

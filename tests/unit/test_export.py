@@ -160,6 +160,27 @@ def test_a_stage_of_a_recipe_is_exported_with_its_template_its_evaluations_and_i
     assert provenance.read(out)[-1]["name"] == "zero"
 
 
+@pytest.mark.parametrize("own", ["", "{% for m in messages %}- {{ m['content'] }}{% endfor %}"], ids=["base", "chat"])
+def test_a_stage_that_learnt_bare_text_is_exported_without_a_template_of_ours(run: Path, tmp_path: Path, own: str):
+    import shutil
+
+    from transformers import AutoTokenizer
+
+    from rl import provenance
+
+    stage = tmp_path / "base"
+    shutil.copytree(run / "model", stage / "model")
+    if own:
+        (stage / "model" / "chat_template.jinja").write_text(own)
+    config = {"sft.data.template": "r1_zero", "sft.data.text_field": "text"}
+    provenance.write(stage, {"name": "base", "kind": "SFT", "key": "ab", "config": config}, [])
+    out = export_folder(stage, tmp_path / "out", ollama=True, sampling=Sampling())
+    assert (AutoTokenizer.from_pretrained(out).chat_template or "") == own
+    assert "Assistant" not in (out / "Modelfile").read_text()
+    asked = export_folder(stage, tmp_path / "asked", ollama=True, sampling=Sampling(), template="r1_zero")
+    assert "Assistant" in AutoTokenizer.from_pretrained(asked).chat_template
+
+
 def test_an_export_stage_makes_the_folder_and_is_done_again_when_it_was_cut_short(run: Path, tmp_path: Path):
     from rl.config import RunConfig
     from rl.recipe import Export, Recipe
