@@ -193,7 +193,7 @@ class GRPOConfig:
     kl_coef: float = knob(0.001, "Weight of the KL to the reference (R1: 0.001); 0 loads no reference.", lo=0)
     kl_estimator: str = knob("k3", "KL estimator (R1 and DeepSeekMath: k3 in the loss).", choices=KL_ESTIMATORS)
     ref_refresh_steps: int = knob(400, "Copy the policy into the reference every so many updates (R1: 400).", lo=0)
-    teacher: str = knob("", "On-policy distillation: id or folder of a teacher of the same tokenizer; empty: none.")
+    teacher: str = knob("", "On-policy distillation: teacher with the same tokens, id, folder or @stage; empty: none.")
     teacher_coef: float = knob(1.0, "Weight of log teacher - log policy, added to each token's advantage.", lo=0)
     old_logprobs: str = knob("learner", "Denominator of the policy ratio.", choices=("learner", "sampler"))
     importance: str = knob("token_truncate", "Sampler-learner correction (TIS).", choices=CORRECTIONS)
@@ -217,7 +217,7 @@ class GRPOConfig:
 class DistillConfig:
     """Distillation by distribution on the examples. Formulas: rl/distill.py."""
 
-    teacher: str = knob("", "Hugging Face id or folder of the frozen teacher, of the same tokenizer; empty: none.")
+    teacher: str = knob("", "Id, folder or @stage of the frozen teacher, of the same tokenizer; empty: none.")
     divergence: str = knob(
         "forward", "From the teacher's distribution: forward KL, reverse KL, or Jensen-Shannon.",
         choices=DIVERGENCES,
