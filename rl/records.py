@@ -12,11 +12,11 @@ import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
-from rl.types import AhaError, GradedGroup, ScoredGroup
+from rl.types import AhaError, GradedGroup, Prompt, RewardPart, Rollout, RolloutGroup, ScoredGroup, Verdict
 
 log = logging.getLogger(__name__)
 ROW_GROUP = 256
@@ -122,23 +122,28 @@ def rollout_files(run_dir: Path) -> list[tuple[str, int, Path]]:
     return [("grpo" if kind == "step" else kind, int(step), path) for kind, step, path in files if step.isdigit()]
 
 
-def write_rollouts(path: Path, step: int, groups_P: Sequence[ScoredGroup | GradedGroup]) -> None:
+def write_rollouts(
+    path: Path, step: int, groups_P: Sequence[ScoredGroup | GradedGroup], *, full_precision: bool = False
+) -> None:
     """One row a sample, as parquet, whole or not at all. A reward part has columns <part>/score, /verdict, /reason.
 
     tokens: of the completion. logprob_mean: nats per token, of the sampler. token_ids, logprobs: one a token, the stop
-    token included; logprobs in half precision, for looking at. uniform: of the whole group. A part that does not apply
-    is null, as are the advantage and uniform of a group without advantages; reward is NaN where the sample is not
-    valid. A row group holds ROW_GROUP rows, so that a few rollouts are read from a large file without the rest.
+    token included; logprobs in half precision, for looking at, unless full_precision. uniform: of the whole group. A
+    part that does not apply is null, as are the advantage and uniform of a group without advantages; reward is NaN
+    where the sample is not valid. A row group holds ROW_GROUP rows, so that a few rollouts are read from a large file
+    without the rest.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     names = list(dict.fromkeys(name for g in groups_P for part in g.parts_G for name in part))
-    rows = [_row(step, g, i, names) for g in groups_P for i in range(len(g.parts_G))]
+    precision = np.float32 if full_precision else np.float16
+    rows = [_row(step, g, i, names, precision) for g in groups_P for i in range(len(g.parts_G))]
     text, kinds = pa.string(), {int: pa.int64(), bool: pa.bool_(), str: pa.string()}
     types = {name: kinds.get(type(value), pa.float64()) for name, value in rows[0].items()}
     types |= {f"{name}/{field}": text for name in names for field in ("verdict", "reason")}
-    types |= {"uniform": pa.bool_(), "token_ids": pa.list_(pa.int32()), "logprobs": pa.list_(pa.float16())}
+    types |= {"uniform": pa.bool_(), "token_ids": pa.list_(pa.int32())}
+    types |= {"logprobs": pa.list_(pa.float32() if full_precision else pa.float16())}
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     table = pa.Table.from_pylist(rows, pa.schema(list(types.items())))
@@ -146,7 +151,45 @@ def write_rollouts(path: Path, step: int, groups_P: Sequence[ScoredGroup | Grade
     _replace(temporary, path)
 
 
-def _row(step: int, g: ScoredGroup | GradedGroup, i: int, names: Sequence[str]) -> dict[str, object]:
+def read_rollouts(
+    path: Path, prompts_P: Sequence[Prompt], names_P: Sequence[Sequence[str]]
+) -> list[tuple[RolloutGroup, list[dict[str, RewardPart]]]]:
+    """What write_rollouts wrote in full precision: each prompt's group with its parts. All groups have as many samples.
+
+    names_P: the rewards that each prompt gets, in the order of its parts.
+    """
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(path)
+    arrays = ([cell.values.to_numpy() for cell in table[name]] for name in ("token_ids", "logprobs"))
+    rows = list(zip(table.drop_columns(["token_ids", "logprobs"]).to_pylist(), *arrays, strict=True))
+    size = len(rows) // len(prompts_P)
+    found = []
+    for i, (prompt, names) in enumerate(zip(prompts_P, names_P, strict=True)):
+        own = rows[i * size : (i + 1) * size]
+        group = RolloutGroup(prompt, [_rollout(row, token_ids, logprobs) for row, token_ids, logprobs in own])
+        found.append((group, [_parts(row, names) for row, *_ in own]))
+    return found
+
+
+def _rollout(row: Mapping[str, Any], token_ids_T: np.ndarray, logprobs_T: np.ndarray) -> Rollout:
+    return Rollout(
+        token_ids_T, logprobs_T, row["completion"], row["finish_reason"], row["temperature"], row["policy_version"],
+        row["seed"],
+    )  # fmt: skip
+
+
+def _parts(row: Mapping[str, Any], names: Sequence[str]) -> dict[str, RewardPart]:
+    return {
+        name: RewardPart(row[f"{name}/score"], Verdict(row[f"{name}/verdict"]), row[f"{name}/reason"])
+        for name in names
+        if row.get(f"{name}/verdict") is not None
+    }
+
+
+def _row(
+    step: int, g: ScoredGroup | GradedGroup, i: int, names: Sequence[str], precision: type[np.floating]
+) -> dict[str, object]:
     prompt, rollout = g.group.prompt, g.group.rollouts_G[i]
     row: dict[str, object] = {
         "step": step,
@@ -174,7 +217,7 @@ def _row(step: int, g: ScoredGroup | GradedGroup, i: int, names: Sequence[str]) 
         "logprob_mean": float(np.mean(rollout.logprobs_T, dtype=np.float64)) if len(rollout.logprobs_T) else None,
         "uniform": g.uniform if isinstance(g, ScoredGroup) else None,
         "token_ids": rollout.token_ids_T,
-        "logprobs": rollout.logprobs_T.astype(np.float16),
+        "logprobs": rollout.logprobs_T.astype(precision),
     }
 
 

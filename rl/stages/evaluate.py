@@ -17,6 +17,7 @@ from rl.backend import SampleParams
 from rl.metrics import default_ks, mean_and_stderr, pass_at_k
 from rl.score import Scorer
 from rl.shots import shot_stop
+from rl.stages import chunks
 from rl.stages.consensus import consensus, judged_share
 from rl.stages.context import Context, sample_seed
 from rl.stages.rollouts import ScoringStats, sample_and_grade
@@ -83,22 +84,34 @@ class EvalResult:
         return EvalResult(**json.loads(path.read_text()))
 
 
-def evaluate(ctx: Context, prompts_P: Sequence[Prompt], scorer: Scorer) -> tuple[EvalResult, list[GradedGroup]]:
+def evaluate(
+    ctx: Context, prompts_P: Sequence[Prompt], scorer: Scorer, version: int = 0, *, may_stop: bool = False
+) -> tuple[EvalResult, list[GradedGroup]]:
     """Sample k completions of each problem (and one greedily) with the samplers' current weights, and judge them.
 
     A sample counts as correct when the first reward that applies to its problem says so. One without a verdict (the
     reward timed out, failed or said nothing) is left out of its problem's mean, counted, and warned of; AhaError when
     none has one.
     The seeds do not depend on the step, so two evaluations differ by their weights alone.
+    A long one resumes, and does not go on with a dead reward (rl/stages/chunks.py). version: of the weights. may_stop:
+    it may raise Stopped, to be resumed.
     """
     cfg = ctx.cfg.evaluation
     max_new_tokens = cfg.max_new_tokens or ctx.cfg.rollout.max_new_tokens
     params = ctx.sample_params(temperature=cfg.temperature, top_p=cfg.top_p, max_new_tokens=max_new_tokens)
     params = replace(params, stop=(*params.stop, *cfg.stop, *shot_stop(cfg.ask)))
-    graded_P = _sample(ctx, prompts_P, scorer, cfg.samples, params)
+    long = chunks.count(ctx.cfg, len(prompts_P) * cfg.samples * max_new_tokens) > 1
+
+    def sample(k: int, params: SampleParams) -> list[GradedGroup]:
+        seeds_PG = [[sample_seed(ctx.cfg.seed, "eval", p.id, j) for j in range(k)] for p in prompts_P]
+        if long:
+            return chunks.sample_chunks(ctx, scorer, prompts_P, seeds_PG, params, version, may_stop=may_stop)
+        return sample_and_grade(ctx, scorer, prompts_P, seeds_PG, params, ScoringStats())
+
+    graded_P = sample(cfg.samples, params)
     greedy_P: list[GradedGroup] = []
     if cfg.greedy:
-        greedy_P = _sample(ctx, prompts_P, scorer, 1, replace(params, temperature=0.0, top_p=1.0))
+        greedy_P = sample(1, replace(params, temperature=0.0, top_p=1.0))
     reward_P = [next(iter(scorer.applying(p)), "") for p in prompts_P]
     unjudged = _warn_of_unjudged([*graded_P, *greedy_P], [*reward_P, *(reward_P if greedy_P else [])])
     greedy_share_P = [judged_share(correct_of(g, name)) for g, name in zip(greedy_P, reward_P, strict=False)]
@@ -164,13 +177,6 @@ def _pass_at(correct_G: Sequence[float], k: int) -> float:
     """pass@k of one problem from its judged samples; NaN where they are fewer than k."""
     judged = [c for c in correct_G if not math.isnan(c)]
     return pass_at_k(len(judged), int(sum(judged)), k) if k <= len(judged) else math.nan
-
-
-def _sample(
-    ctx: Context, prompts_P: Sequence[Prompt], scorer: Scorer, k: int, params: SampleParams
-) -> list[GradedGroup]:
-    seeds_PG = [[sample_seed(ctx.cfg.seed, "eval", p.id, j) for j in range(k)] for p in prompts_P]
-    return sample_and_grade(ctx, scorer, prompts_P, seeds_PG, params, ScoringStats())
 
 
 def _warn_of_unjudged(graded_P: Sequence[GradedGroup], reward_P: Sequence[str]) -> int:

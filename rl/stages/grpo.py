@@ -46,7 +46,7 @@ def train_grpo(
         backend.sync_weights(version=start)  # at the first step too: a broken path fails before any training
     # A run that was killed before its first checkpoint measures again: its record of it is gone.
     redo = start == 0 and eval_prompts
-    before = evaluate_once(ctx, 0, eval_prompts, scorer) if redo else measured(ctx, 0, eval_prompts, scorer)
+    before = evaluate_once(ctx, 0, eval_prompts, scorer) if redo else measured(ctx, 0, eval_prompts, scorer, start)
     emergence = Emergence(ctx.run_dir, start, share_in_language)
     ctx.tracker.begin("grpo", g.steps, start)
     for step in range(start, g.steps):
@@ -73,7 +73,7 @@ def train_grpo(
         metrics |= emergence.step(step, scored_P)
         ctx.tracker.step("grpo", step, metrics, scored_P)
         _finish_step(ctx, step + 1, stream, fingerprint, eval_prompts, scorer)
-    return before, measured(ctx, g.steps, eval_prompts, scorer)
+    return before, measured(ctx, g.steps, eval_prompts, scorer, g.steps)
 
 
 def _sample_step(
