@@ -7,8 +7,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -17,7 +19,10 @@ from recipes.benchmarks import BENCHMARKS, EXAMPLES, STEP_BY_STEP, r1_protocol
 from rl.config import DataConfig, EvalConfig, GRPOConfig, ModelConfig, RewardConfig, RolloutConfig, RunConfig
 from rl.data import READERS
 from rl.settings import apply_overrides, to_json, validate
-from rl.types import BadInput
+from rl.types import BadInput, Prompt
+
+if TYPE_CHECKING:
+    from rl.stages.contamination import Contamination
 
 log = logging.getLogger(__name__)
 
@@ -82,8 +87,9 @@ def _evaluation(asked: Asked) -> EvalConfig:
     if asked.template:
         data = dataclasses.replace(data, template=asked.template)
     examples = EXAMPLES.get(asked.data, cfg.shots_data)
-    if asked.shots and not examples.source:
-        examples = dataclasses.replace(data, source=asked.against, limit=0) if asked.against else examples
+    if asked.shots and asked.against and not examples.source:
+        rows = training_rows(asked.against, data)
+        examples = dataclasses.replace(data, source=rows.source, subset=rows.subset, split=rows.split, limit=0)
     return dataclasses.replace(cfg, data=data, shots_data=examples)
 
 
@@ -102,10 +108,23 @@ def context_needed(longest_prompt: int, max_new_tokens: int, limit: int) -> int:
     return min(limit, -(-(longest_prompt + max_new_tokens) // 64) * 64)
 
 
+def training_rows(source: str, evaluated: DataConfig) -> DataConfig:
+    """The rows that --against names. Of a Hub id the split is train; the subset is known where both are one set."""
+    return DataConfig(source=source, subset=evaluated.subset if source == evaluated.source else "")
+
+
+def contamination(cfg: EvalConfig, prompts: Sequence[Prompt], against: str) -> Contamination:
+    """Look for the problems in every text of the training rows. Raises BadInput as check_contamination does."""
+    from rl.stages.contamination import check_contamination, every_text
+
+    problems = [str(p.row[cfg.data.prompt_field]) for p in prompts]
+    training = every_text(training_rows(against, cfg.data))
+    return check_contamination(problems, training, cfg.contamination, f"{cfg.data.source} in {against}")
+
+
 def evaluate_checkpoint(cfg: RunConfig, asked: Asked, out: Path | None, console: Console | None = None) -> Path:
     """Evaluate, print the table, write the json; returns its path (by default <out>/<name>.json)."""
     from rl import pipeline
-    from rl.stages.contamination import Contamination, check_contamination, training_texts
     from rl.stages.context import Context, Stop
     from rl.stages.heldout import evaluate_model
     from rl.track import Tracker
@@ -114,11 +133,7 @@ def evaluate_checkpoint(cfg: RunConfig, asked: Asked, out: Path | None, console:
     inputs = pipeline.prepare(cfg)
     if inputs.scorer is None or not inputs.eval_prompts:
         raise BadInput("aha eval: name the problems with --data and at least one --reward")
-    found: Contamination | None = None
-    if asked.against:
-        problems = [str(p.row[cfg.evaluation.data.prompt_field]) for p in inputs.eval_prompts]
-        training = training_texts(dataclasses.replace(cfg.evaluation.data, source=asked.against, subset="", limit=0))
-        found = check_contamination(problems, training, cfg.evaluation.contamination, cfg.evaluation.data.source)
+    found = contamination(cfg.evaluation, inputs.eval_prompts, asked.against) if asked.against else None
     longest = max(len(p.token_ids) for p in inputs.eval_prompts)
     context = context_needed(
         longest, cfg.evaluation.max_new_tokens or cfg.rollout.max_new_tokens, inputs.context_length

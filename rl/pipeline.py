@@ -102,13 +102,13 @@ def prepare(cfg: RunConfig, *, samples_here: bool = True, ask: AskConfig | None 
         rows = _judgeable(cfg, held_out)
         refuse_style_alone(named(cfg.rewards), rows, held_out.source)
         eval_prompts = evaluation_prompts(rows, cfg.evaluation, cfg.prompts, tokenizer, longest_prompt, cfg.seed)
-        check_run(cfg)
     sft_stream, sft_held_out = None, []
     if cfg.sft.enabled:
         cached = cfg.sft.distill.cached
         sft_stream = _examples(cfg, cfg.sft.data, tokenizer, min(limit, budget), cached=cached)
         if cfg.sft.eval_data.source:
             sft_held_out = _examples(cfg, cfg.sft.eval_data, tokenizer, min(limit, budget)).all()
+    check_run(cfg)
     return Inputs(model_path, tokenizer, limit, stream, prompts, eval_prompts, sft_stream, sft_held_out, scorer)
 
 

@@ -68,8 +68,15 @@ def find_contamination(problems: Sequence[str], training: Iterable[str]) -> Cont
 
 
 def check_contamination(problems: Sequence[str], training: Iterable[str], policy: str, where: str) -> Contamination:
-    """find_contamination with its report logged. policy: "warn", or "error" which raises BadInput on any."""
+    """find_contamination with its report logged. policy: "warn", or "error" which raises BadInput on any.
+
+    Raises BadInput, too, when there is no training text at all: nothing was compared, so nothing is clean.
+    """
     found = find_contamination(problems, training)
+    if not found.num_rows:
+        raise BadInput(
+            f"{where}: no text was found in the training rows, so nothing was compared; are they the right ones?"
+        )
     if found.problems and policy == "error":
         raise BadInput(f"{where}: {found.report()}. Take them out of one side, or set evaluation.contamination=warn")
     log.log(logging.WARNING if found.problems else logging.INFO, "%s: %s", where, found.report())
@@ -103,6 +110,21 @@ def shown_texts(row: Row, data: DataConfig) -> list[str]:
         return [str(m.get("content", "")) for m in messages if isinstance(m, dict)]
     fields = (data.text_field,) if data.text_field else (data.prompt_field, data.target_field)
     return [text for field in fields if (text := _text(row, field))]
+
+
+def every_text(data: DataConfig) -> Iterator[str]:
+    """All texts of the rows, whatever their columns are called and however deep they lie (messages): for rows that
+    nobody has described.
+    """
+    return (text for row in load_rows(data) for text in _texts_in(row))
+
+
+def _texts_in(value: object) -> Iterator[str]:
+    if isinstance(value, str) and value.strip():
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _texts_in(part)
 
 
 def _text(row: Row, field: str) -> str:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from io import StringIO
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from launch.evaluate import Asked, build, context_needed, table
+from launch.evaluate import Asked, build, contamination, context_needed, table, training_rows
 from recipes.benchmarks import AIME, BENCHMARKS, GSM8K, MATH500, STEP_BY_STEP, r1_protocol
 from rl.config import DataConfig, EvalConfig
 from rl.data import load_rows, place
 from rl.settings import from_json, to_json
 from rl.templates import Table
-from rl.types import BadInput
+from rl.types import BadInput, Prompt
 
 LOCAL = Path(__file__).parents[3] / "shared" / "data"
 needs_local = pytest.mark.skipif(not LOCAL.is_dir(), reason="no local copies of the benchmarks here")
@@ -56,6 +57,32 @@ def test_the_protocol_can_be_asked_for_and_narrowed():
 def test_worked_examples_come_from_training_rows():
     assert build(Asked("m", "gsm8k", shots=5), []).evaluation.shots_data.split == "train"
     assert build(Asked("m", "x.jsonl", shots=2, against="t.jsonl"), []).evaluation.shots_data.source == "t.jsonl"
+
+
+def test_problems_are_found_in_training_rows_whatever_their_columns(tmp_path: Path):
+    problem = "What is the sum of the first one hundred positive integers that are divisible by seven"
+    prompts = [Prompt(0, 0, [1], problem, "7", {"problem": problem})]
+    cfg = build(Asked("m", "math500"), []).evaluation
+    rows = (
+        {"messages": [{"role": "user", "content": problem}, {"role": "assistant", "content": "7"}]},
+        {"prompt": f"Hm. {problem}?", "target": "7"},
+        {"id": 3, "conversations": [{"from": "human", "value": problem}]},
+    )
+    for i, row in enumerate(rows):
+        (tmp_path / f"{i}.jsonl").write_text(json.dumps(row))
+        assert list(contamination(cfg, prompts, str(tmp_path / f"{i}.jsonl")).problems) == [0]
+    with pytest.raises(BadInput, match=r"MATH-500 in .*0\.jsonl: 1 of 1 evaluation problems"):
+        contamination(dataclasses.replace(cfg, contamination="error"), prompts, str(tmp_path / "0.jsonl"))
+    (tmp_path / "numbers.jsonl").write_text('{"tokens": [1, 2, 3], "prompt": ""}')
+    with pytest.raises(BadInput, match=r"numbers\.jsonl: no text was found in the training rows"):
+        contamination(cfg, prompts, str(tmp_path / "numbers.jsonl"))
+
+
+def test_the_split_and_columns_of_the_problems_are_not_those_of_the_training_rows():
+    assert training_rows("org/train", MATH500) == DataConfig(source="org/train")
+    assert training_rows(GSM8K.source, GSM8K) == DataConfig(source=GSM8K.source, subset="main")
+    examples = build(Asked("m", "math500", shots=2, against="org/train"), []).evaluation.shots_data
+    assert (examples.split, examples.prompt_field) == ("train", "problem")
 
 
 def test_the_table_has_every_number_with_its_error():
