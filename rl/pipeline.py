@@ -10,7 +10,7 @@ import logging
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,11 +63,18 @@ class Inputs:
     scorer: Scorer | None
 
 
-def prepare(cfg: RunConfig, *, samples_here: bool = True, ask: AskConfig | None = None) -> Inputs:
+def prepare(
+    cfg: RunConfig,
+    *,
+    samples_here: bool = True,
+    ask: AskConfig | None = None,
+    trained_on: Sequence[DataConfig] = (),
+) -> Inputs:
     """Check the config, the model, the tokenizer, the data and the rewards. Raises BadInput.
 
     samples_here: False where another's machine samples, so that prompts and completions need not fit into ours.
     ask: how the prompts are put where they are sampled without GRPO.
+    trained_on: what stages before trained the model on, to look for the evaluation's problems in.
     """
     validate(cfg)
     model_path = with_tokens(resolve_model(cfg.model.path), cfg.model.add_tokens, lora_rank=cfg.model.lora.rank)
@@ -108,7 +115,7 @@ def prepare(cfg: RunConfig, *, samples_here: bool = True, ask: AskConfig | None 
         sft_stream = _examples(cfg, cfg.sft.data, tokenizer, min(limit, budget), cached=cached)
         if cfg.sft.eval_data.source:
             sft_held_out = _examples(cfg, cfg.sft.eval_data, tokenizer, min(limit, budget)).all()
-    check_run(cfg)
+    check_run(cfg, trained_on)
     return Inputs(model_path, tokenizer, limit, stream, prompts, eval_prompts, sft_stream, sft_held_out, scorer)
 
 

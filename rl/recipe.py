@@ -221,6 +221,15 @@ def inputs_of(stage: Stage) -> list[str]:
     return list(dict.fromkeys(ref.stage for ref in found if ref is not None))
 
 
+def trained_on(recipe: Recipe, stage: Stage) -> list[DataConfig]:
+    """What stages before this one trained its model on, the nearest first. References are left as they are."""
+    found: list[DataConfig] = []
+    while isinstance(stage, HAS_MODEL) and (ref := Reference.parse(stage.model)) is not None:
+        stage = recipe[ref.stage]
+        found += [stage.sft.data] if isinstance(stage, SFT) else [stage.prompts] if isinstance(stage, GRPO) else []
+    return found
+
+
 def run_config(recipe: Recipe, stage: Stage) -> RunConfig:
     """The stage as a run of its own, with the base's machines. Its references are left as they are.
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from rl import provenance
 from rl.backend import Backend, Judging
-from rl.config import MODEL, AskConfig, DataConfig, RewardConfig, RewardTrainConfig, RunConfig
+from rl.config import MODEL, AskConfig, DataConfig, EvalConfig, RewardConfig, RewardTrainConfig, RunConfig
 from rl.export import Sampling, export_folder
 from rl.pipeline import Inputs, export_model, prepare, resolve_model, with_teachers
 from rl.prepare import with_tokens
@@ -45,6 +45,7 @@ from rl.recipe import (
     recipe_to_json,
     run_config,
     stage_to_dict,
+    trained_on,
 )
 from rl.routing import named
 from rl.stages.claims import compare
@@ -117,7 +118,8 @@ def check_inputs(recipe: Recipe, planned: list[Planned]) -> None:
             ask = p.stage.reject.ask if isinstance(p.stage, Reject) else None
             if ask and ask.shots_data.source.startswith("@"):
                 ask = dataclasses.replace(ask, shots=0)
-            inputs = prepare(cfg, samples_here=not is_taught(p.stage), ask=ask)
+            there = [data for data in trained_on(recipe, p.stage) if not data.source.startswith("@")]
+            inputs = prepare(cfg, samples_here=not is_taught(p.stage), ask=ask, trained_on=there)
             if isinstance(p.stage, RewardTraining) and not made_by_stages(p.stage.reward):
                 prepare_rows(p.stage.reward, inputs.tokenizer, inputs.model_path, cfg.seed)
             if isinstance(p.stage, Reject) and is_taught(p.stage):
@@ -255,7 +257,7 @@ class _Runner:
 
     def _on_machines(self) -> None:
         cfg, taught = self._config(), is_taught(self.stage)
-        inputs = prepare(cfg, samples_here=not taught, ask=self._ask())
+        inputs = prepare(cfg, samples_here=not taught, ask=self._ask(), trained_on=self._trained_on(cfg.evaluation))
         with Tracker(cfg.run_dir, cfg.track, name=f"{self.recipe.name}-{self.stage.name}") as tracker:
             backend = None if taught else self.machines.ready(cfg, inputs)
             tracker.start(stage_to_dict(self.stage))
@@ -318,6 +320,12 @@ class _Runner:
             return None
         ask = self.stage.reject.ask
         return dataclasses.replace(ask, shots_data=self._resolved(ask.shots_data))
+
+    def _trained_on(self, cfg: EvalConfig) -> list[DataConfig]:
+        """What stages before trained the model on, where the evaluation is to be compared with it."""
+        if not cfg.data.source or cfg.contamination == "off":
+            return []
+        return [self._resolved(data) for data in trained_on(self.recipe, self.stage)]
 
     def _resolved(self, data):  # type: ignore[no-untyped-def]
         return dataclasses.replace(data, source=self._path(data.source, "data.jsonl"))

@@ -5,6 +5,7 @@ The n-grams kept are the problems', which are few; the training rows, which are 
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -77,25 +78,41 @@ def check_contamination(problems: Sequence[str], training: Iterable[str], policy
         raise BadInput(
             f"{where}: no text was found in the training rows, so nothing was compared; are they the right ones?"
         )
-    if found.problems and policy == "error":
-        raise BadInput(f"{where}: {found.report()}. Take them out of one side, or set evaluation.contamination=warn")
+    if policy == "error":
+        _refuse(found, where)
     log.log(logging.WARNING if found.problems else logging.INFO, "%s: %s", where, found.report())
     return found
 
 
-def check_run(cfg: RunConfig) -> Contamination | None:
-    """Look for the evaluation's problems in the run's training prompts and SFT examples, as cfg.evaluation says.
+def _refuse(found: Contamination, where: str) -> None:
+    if found.problems:
+        raise BadInput(f"{where}: {found.report()}. Take them out of one side, or set evaluation.contamination=warn")
 
-    None when there is nothing to compare. Raises BadInput for evaluation.contamination=error.
+
+def check_run(cfg: RunConfig, trained_on: Sequence[DataConfig] = ()) -> list[Contamination]:
+    """Look for the evaluation's problems in what trains the model, as cfg.evaluation says: one result a dataset.
+
+    That is the run's own prompts and SFT examples, and trained_on, what stages before it trained the model on.
+    Raises BadInput for evaluation.contamination=error.
     """
-    held_out = cfg.evaluation.data
-    sources = [cfg.prompts] if cfg.prompts.source and cfg.grpo.steps else []
+    held_out, policy = cfg.evaluation.data, cfg.evaluation.contamination
+    sources = [*trained_on, *([cfg.prompts] if cfg.prompts.source and cfg.grpo.steps else [])]
     sources += [cfg.sft.data] if cfg.sft.enabled and cfg.sft.data.source else []
-    if cfg.evaluation.contamination == "off" or not held_out.source or not sources:
-        return None
+    if policy == "off" or not held_out.source:
+        return []
+    found = {data.source: _compared(held_out, data) for data in dict.fromkeys(sources)}
+    if policy == "error":
+        for source, one in found.items():
+            _refuse(one, f"{held_out.source} in {source}")
+    return list(found.values())
+
+
+@functools.lru_cache(maxsize=1024)
+def _compared(held_out: DataConfig, training: DataConfig) -> Contamination:
+    """Compared, and told, when it is first asked for: several stages evaluate one model, or train on one dataset."""
     problems = [_text(row, held_out.prompt_field) for row in load_rows(held_out)]
-    training = (text for data in dict.fromkeys(sources) for text in training_texts(data))
-    return check_contamination(problems, training, cfg.evaluation.contamination, held_out.source)
+    where = f"{held_out.source} in {training.source}"
+    return check_contamination(problems, training_texts(training), "warn", where)
 
 
 def training_texts(data: DataConfig) -> Iterator[str]:

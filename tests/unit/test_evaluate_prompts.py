@@ -5,17 +5,38 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import shutil
 from pathlib import Path
+from typing import Never
 
 import numpy as np
 import pytest
 
 from recipes.benchmarks import STEP_BY_STEP
-from rl.config import AskConfig, DataConfig, EvalConfig, GRPOConfig, RewardConfig, RunConfig, SFTConfig
+from rl.config import (
+    AskConfig,
+    DataConfig,
+    EvalConfig,
+    GRPOConfig,
+    MixConfig,
+    MixPart,
+    ModelConfig,
+    RewardConfig,
+    RolloutConfig,
+    RunConfig,
+    SFTConfig,
+    TrackConfig,
+)
 from rl.judge import Judges
+from rl.pipeline import resolve_model
+from rl.progress import plan
+from rl.recipe import SFT, Evaluate, Mix, Recipe, trained_on
 from rl.shots import ask, asked_prompts, evaluation_prompts, fill, shot_stop, worked_examples
 from rl.stages.contamination import check_contamination, check_run, find_contamination
+from rl.stages.mix import mix
 from rl.types import BadInput, Rollout, RolloutGroup
+from rl.workflow import check_inputs, run_recipe
+from tests.unit import recipe_runs
 
 
 def test_a_worked_example_is_filled_in_and_the_question_put_the_same_way():
@@ -170,11 +191,60 @@ def test_a_runs_training_rows_are_looked_through_whatever_their_form(tmp_path: P
     documents = DataConfig(source=written("d.jsonl", {"text": f"{LONG} So she sells"}), text_field="text")
     targets = DataConfig(source=written("t.jsonl", {"prompt": "x", "target": LONG}))
     clean = RunConfig(evaluation=EvalConfig(data=held_out), prompts=train)
-    assert check_run(clean).problems == {}
-    assert check_run(dataclasses.replace(clean, grpo=GRPOConfig(steps=0))) is None
+    assert [found.problems for found in check_run(clean)] == [{}]
+    assert check_run(dataclasses.replace(clean, grpo=GRPOConfig(steps=0))) == []
     for data in (chats, documents, targets):
         found = check_run(dataclasses.replace(clean, sft=SFTConfig(steps=1, data=data)))
-        assert list(found.problems) == [0]
+        assert [list(one.problems) for one in found] == [[], [0]]
     strict = EvalConfig(data=held_out, contamination="error")
-    with pytest.raises(BadInput, match=r"eval.jsonl: 1 of 1 evaluation problems share"):
+    with pytest.raises(BadInput, match=r"eval.jsonl in .*c.jsonl: 1 of 1 evaluation problems share"):
         check_run(dataclasses.replace(clean, evaluation=strict, sft=SFTConfig(steps=1, data=chats)))
+
+
+def no_machines(*args: object) -> Never:
+    raise AssertionError("machines were started")
+
+
+def taught(folder: Path, mixed: str, later: str) -> Recipe:
+    """A mixture, SFT of it, SFT of other rows, and an evaluation of "reverse 333:". mixed, later: what is trained on."""
+    folder.mkdir()
+
+    def written(name: str, prompt: str) -> DataConfig:
+        (folder / name).write_text(json.dumps({"prompt": prompt, "target": "888", "answer": "888"}))
+        return DataConfig(source=str(folder / name), template="{prompt} ")
+
+    first, second, held_out = written("1.jsonl", mixed), written("2.jsonl", later), written("3.jsonl", "reverse 333:")
+    from_mixed = dataclasses.replace(second, source="@mixed")
+    rewards, rollout = (RewardConfig("accuracy"),), RolloutConfig(max_new_tokens=8)
+    stages = (
+        Mix("mixed", MixConfig(parts=(MixPart(first),))),
+        SFT("one", "recipes.tiny_model:tied", SFTConfig(steps=1, data=from_mixed)),
+        SFT("two", "@one", SFTConfig(steps=1, data=second)),
+        Evaluate("ev", "@two", rewards, rollout, EvalConfig(data=held_out, contamination="error")),
+    )
+    base = RunConfig(model=ModelConfig(dtype="float32"), track=TrackConfig(wandb="off"))
+    return Recipe("taught", base, stages, out=str(folder / "runs"))
+
+
+def test_an_evaluation_is_compared_with_what_earlier_stages_trained_its_model_on(tmp_path: Path):
+    clean = taught(tmp_path / "clean", "reverse 111:", "reverse 222:")
+    assert [Path(data.source).name for data in trained_on(clean, clean["ev"])] == ["2.jsonl", "@mixed"]
+    assert trained_on(clean, clean["one"]) == []
+    check_inputs(clean, plan(clean))
+    dirty = taught(tmp_path / "dirty", "reverse 111:", "reverse 333")
+    with pytest.raises(BadInput, match=r"stage ev: .*3.jsonl in .*2.jsonl: 1 of 1 evaluation problems share"):
+        check_inputs(dirty, plan(dirty))
+
+
+def test_data_that_a_stage_made_are_looked_through_before_the_evaluation_starts(tmp_path: Path):
+    recipe = taught(tmp_path / "dirty", "reverse 333", "reverse 222:")
+    recipe.folder.mkdir(parents=True)
+    for number, stage in enumerate(recipe.stages[:3]):
+        folder = recipe_runs.begin(recipe, number)
+        if isinstance(stage, Mix):
+            mix(folder, stage.mix, 1)
+        else:
+            shutil.copytree(resolve_model("recipes.tiny_model:tied"), folder / "model")
+        recipe_runs.end(recipe, number, folder)
+    with pytest.raises(BadInput, match=r"3.jsonl in .*mixed.*data.jsonl: 1 of 1 evaluation problems share"):
+        run_recipe(recipe, no_machines, no_machines)
