@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from rl.templates import Table
+from rl.templates import Table, end_token_ids
 from rl.types import BadInput, TopLogprobs
 
 if TYPE_CHECKING:
@@ -53,10 +53,10 @@ def target_ids(table: Table, index: int, tokenizer: PreTrainedTokenizerBase, tok
     if table.rows[index].get(TARGET_IDS) is None:
         return tokenised
     ids = _array(table, index, TARGET_IDS, np.int32, 1)
-    end, vocab = tokenizer.eos_token_id, len(tokenizer)
+    vocab = len(tokenizer)
     if not len(ids) or not ((ids >= 0) & (ids < vocab)).all():
         raise BadInput(f"{table.where(index)}: {TARGET_IDS} is empty, or not within the tokenizer's {vocab} tokens")
-    text_ids = ids[:-1] if ids[-1] == end else ids
+    text_ids = ids[:-1] if ids[-1] in end_token_ids(tokenizer) else ids
     text = cast(Any, tokenizer).decode(text_ids, skip_special_tokens=False)
     target = table.text(index, table.cfg.target_field)
     if text.encode("utf-8", "replace") != target.encode("utf-8", "replace"):

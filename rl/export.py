@@ -84,7 +84,8 @@ def export_folder(source: Path, out: Path, *, ollama: bool, sampling: Sampling, 
     (partial / "README.md").write_text(model_card(found.run, found.cfg, out.name), encoding="utf-8")
     if ollama:
         context = positions(load_config(str(found.folder)))
-        stops = (cast(str, tokenizer.eos_token), *(found.cfg.rollout.stop if found.cfg else ()))
+        ends = (tokenizer.decode([end]) for end in end_token_ids(tokenizer))
+        stops = (*ends, *(found.cfg.rollout.stop if found.cfg else ()))
         text = modelfile(data, tokenizer, stops, sampling.temperature, sampling.top_p, context)
         (partial / "Modelfile").write_text(text, encoding="utf-8")
     if out.exists():
@@ -154,8 +155,7 @@ def _write_generation_config(
     path = source.folder / "generation_config.json"
     config: dict[str, object] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     config |= {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p}
-    own, ends = config.get("eos_token_id"), end_token_ids(tokenizer)
-    config["eos_token_id"] = list(dict.fromkeys([*ends, *(own if isinstance(own, list) else [])]))
+    config["eos_token_id"] = end_token_ids(tokenizer)
     if tokenizer.pad_token_id is not None:
         config["pad_token_id"] = tokenizer.pad_token_id
     if source.cfg:

@@ -29,7 +29,7 @@ from transformers.modeling_utils import AttentionInterface, PreTrainedModel
 from rl.config import LearnerConfig, LoraConfig
 from rl.logprobs import HeadWork, LogprobHead
 from rl.lora import add_adapters
-from rl.pretrained import load_config, load_tokenizer, refuse_heads
+from rl.pretrained import generation_file, load_config, load_tokenizer, refuse_heads
 from rl.sequence import WHOLE, Share
 from rl.types import BadInput, MicroBatch
 
@@ -341,6 +341,6 @@ class ModelWriter:
             (self.folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
         config.save_pretrained(self.folder)
         load_tokenizer(source).save_pretrained(self.folder)
-        generation = Path(source) / "generation_config.json"
-        if generation.is_file():
+        generation = generation_file(source)
+        if generation:
             (self.folder / generation.name).write_bytes(generation.read_bytes())

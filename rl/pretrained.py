@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import json
+from pathlib import Path
+
 from transformers import AutoConfig, AutoTokenizer
 from transformers.configuration_utils import PretrainedConfig
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+from transformers.utils import cached_file
 
 from rl.config import ModelConfig
 from rl.sequence import check_heads
@@ -25,6 +30,23 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
         return AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError) as error:
         raise BadInput(f"model.path={path}: no tokenizer there ({_first_line(error)})") from error
+
+
+def generation_file(path: str) -> Path | None:
+    """The generation_config.json of a model's folder or id; None where it has none."""
+    try:
+        found = cached_file(path, "generation_config.json")
+    except (OSError, ValueError):  # it has none, or path is no model: a tokenizer made by hand
+        return None
+    return Path(found) if found else None
+
+
+@functools.lru_cache(maxsize=64)
+def generation_ends(path: str) -> tuple[int, ...]:
+    """The end tokens that the model's generation_config.json names: none, one or several."""
+    file = generation_file(path) if path else None
+    ends = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id") if file else None
+    return tuple(ends) if isinstance(ends, list) else () if ends is None else (ends,)
 
 
 def context_length(model: ModelConfig, config: PretrainedConfig) -> int:

@@ -128,11 +128,15 @@ def encode(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, prefix: Seq
 def end_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Tokens that end a completion: sampling stops at any of them, SFT teaches the first.
 
+    The first is the tokenizer's end token; others are those of the model's generation_config.json. In a chat model a
+    turn may end in another token (Gemma's <end_of_turn>) than a document does.
     Raises BadInput when the tokenizer has none: completions would never end by themselves.
     """
     if tokenizer.eos_token_id is None:
         raise BadInput("the tokenizer has no end token (eos_token); set it in the model's tokenizer_config.json")
-    return [cast(int, tokenizer.eos_token_id)]
+    from rl.pretrained import generation_ends
+
+    return list(dict.fromkeys([cast(int, tokenizer.eos_token_id), *generation_ends(tokenizer.name_or_path)]))
 
 
 def tokenise(

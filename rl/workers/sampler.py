@@ -120,7 +120,7 @@ class Sampler:
                     stop=list(params.stop) or None,
                     stop_token_ids=list(params.stop_token_ids),
                     allowed_token_ids=list(params.only) or None,
-                    ignore_eos=True,  # the end tokens are among stop_token_ids; a model's own defaults play no part
+                    ignore_eos=True,  # all end tokens are stop_token_ids; a model's other defaults play no part
                     detokenize=bool(params.stop),
                     skip_special_tokens=False,  # in the text that stop is looked for: it may be a special token
                     output_kind=RequestOutputKind.FINAL_ONLY,

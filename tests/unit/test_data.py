@@ -13,6 +13,7 @@ from recipes import tasks
 from rl.config import DataConfig
 from rl.data import PromptStream, all_prompts, end_token_ids, fingerprint, load_rows
 from rl.examples import ExampleStream
+from rl.pretrained import load_tokenizer
 from rl.templates import check_template, render
 from rl.types import BadInput
 
@@ -112,6 +113,13 @@ def test_a_begin_token_stands_before_plain_text_once_and_never_before_a_chat(tok
 def test_a_tokenizer_without_an_end_token_is_refused(tokenizer, make_byte_tokenizer):
     assert end_token_ids(tokenizer) == [END]
     assert "no end token" in refusal(end_token_ids, make_byte_tokenizer(end=None))
+
+
+@pytest.mark.parametrize(("named", "ends"), [([2, 0, 7], [2, 0, 7]), ([0], [2, 0]), (0, [2, 0]), (None, [2])])
+def test_a_completion_also_ends_where_the_models_generation_config_says(tokenizer, tmp_path, named, ends):
+    tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": named}))
+    assert end_token_ids(load_tokenizer(str(tmp_path))) == ends
 
 
 @pytest.mark.parametrize("unknown", [None, "<unk>"])

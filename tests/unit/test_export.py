@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from recipes.tiny_model import make
 from rl.config import DataConfig
 from rl.export import Sampling, chat_template, export_folder
 from rl.ollama import chat_turns, go_template, modelfile, text_turns
+from rl.pretrained import load_tokenizer
 from rl.settings import to_json
 from rl.templates import prompt_prefix, render
 from rl.types import BadInput
@@ -58,6 +60,18 @@ def test_the_generation_config_ends_where_training_did(exported: Path):
     config, tokenizer = GenerationConfig.from_pretrained(exported), AutoTokenizer.from_pretrained(exported)
     assert config.eos_token_id == [tokenizer.eos_token_id]
     assert (config.temperature, config.top_p, config.do_sample, config.max_new_tokens) == (0.6, 0.95, True, 64)
+
+
+def test_a_model_with_two_end_tokens_is_exported_with_both(run: Path, tmp_path: Path):
+    from transformers import GenerationConfig
+
+    shutil.copytree(run / "model", tmp_path / "model")
+    (tmp_path / "model" / "generation_config.json").write_text('{"eos_token_id": [1, 0]}')
+    out = export_folder(tmp_path / "model", tmp_path / "out", ollama=True, sampling=Sampling(), template="plain")
+    assert GenerationConfig.from_pretrained(out).eos_token_id == [0, 1]
+    names = load_tokenizer(str(out)).convert_ids_to_tokens([0, 1])
+    stops = [line for line in (out / "Modelfile").read_text().splitlines() if line.startswith("PARAMETER stop")]
+    assert stops == [f'PARAMETER stop "{name}"' for name in names]
 
 
 def test_the_card_says_what_it_was_made_from_and_what_was_measured(exported: Path):

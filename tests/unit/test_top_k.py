@@ -21,6 +21,7 @@ from rl.config import DataConfig, DistillConfig, LearnerConfig, RejectConfig, Re
 from rl.distill import divergence
 from rl.examples import ExampleStream
 from rl.logprobs import LogprobHead
+from rl.pretrained import load_tokenizer
 from rl.recipe import Recipe, Reject, check
 from rl.settings import apply_overrides, validate
 from rl.stages.lines import append_lines
@@ -212,6 +213,14 @@ def test_a_rows_own_tokens_are_learnt_as_they_were_sampled(tokenizer):
     assert (example.token_ids[-2:], example.loss_mask_T[-2:]) == ([a, b], [1, 1])
     (example,) = stream(tokenizer, row(tokenizer, target_ids=[a, b, tokenizer.eos_token_id])).all()
     assert example.token_ids[-3:] == [a, b, tokenizer.eos_token_id]
+
+
+def test_a_sample_that_ended_in_another_of_the_models_end_tokens_keeps_it(tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [2, 0]}')
+    (a, b) = tokenizer("ab", add_special_tokens=False)["input_ids"]
+    (example,) = stream(load_tokenizer(str(tmp_path)), row(tokenizer, target_ids=[a, b, 0])).all()
+    assert example.token_ids[-3:] == [a, b, 0]
 
 
 @pytest.mark.parametrize(
