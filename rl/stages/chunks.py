@@ -60,11 +60,13 @@ def sample_chunks(
     seeds_PG: Sequence[list[int]],
     params: SampleParams,
     version: int,
+    ends: tuple[str, ...] = (),
     *,
     may_stop: bool,
 ) -> list[GradedGroup]:
     """A graded group for each problem, in order, from the weights of this version. Resumes.
 
+    ends: of the stop texts in params those that are no part of a sample.
     may_stop: raise Stopped between two chunks when the user asked for it. Raises AhaError for a reward that says
     nothing of most samples of a chunk (Scorer.stop_if_silent); that chunk is sampled again.
     """
@@ -78,7 +80,7 @@ def sample_chunks(
         path = folder(ctx.run_dir) / f"{_hash(ctx.cfg, chunk_P, chunk_PG, params, version, weights)}.parquet"
         resumed = path.exists()
         if not resumed:
-            graded_P = sample_and_grade(ctx, scorer, chunk_P, chunk_PG, params, ScoringStats())
+            graded_P = sample_and_grade(ctx, scorer, chunk_P, chunk_PG, params, ScoringStats(), ends=ends)
             scorer.stop_if_silent(graded_P)
             write_rollouts(path, version, graded_P, full_precision=True)
         names_P = [scorer.applying(p) for p in chunk_P]

@@ -99,14 +99,15 @@ def evaluate(
     cfg = ctx.cfg.evaluation
     max_new_tokens = cfg.max_new_tokens or ctx.cfg.rollout.max_new_tokens
     params = ctx.sample_params(temperature=cfg.temperature, top_p=cfg.top_p, max_new_tokens=max_new_tokens)
-    params = replace(params, stop=(*params.stop, *cfg.stop, *shot_stop(cfg.ask)))
+    ends = shot_stop(cfg.ask)
+    params = replace(params, stop=(*params.stop, *cfg.stop, *ends))
     long = chunks.count(ctx.cfg, len(prompts_P) * cfg.samples * max_new_tokens) > 1
 
     def sample(k: int, params: SampleParams) -> list[GradedGroup]:
         seeds_PG = [[sample_seed(ctx.cfg.seed, "eval", p.id, j) for j in range(k)] for p in prompts_P]
         if long:
-            return chunks.sample_chunks(ctx, scorer, prompts_P, seeds_PG, params, version, may_stop=may_stop)
-        return sample_and_grade(ctx, scorer, prompts_P, seeds_PG, params, ScoringStats())
+            return chunks.sample_chunks(ctx, scorer, prompts_P, seeds_PG, params, version, ends, may_stop=may_stop)
+        return sample_and_grade(ctx, scorer, prompts_P, seeds_PG, params, ScoringStats(), ends=ends)
 
     graded_P = sample(cfg.samples, params)
     greedy_P: list[GradedGroup] = []

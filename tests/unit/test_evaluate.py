@@ -240,12 +240,12 @@ class FakeContext:
         return SampleParams(temperature, top_p, max_new_tokens, ("run's stop",), (2,))
 
 
-def run_evaluation(tokenizer, *, silent: tuple[int, ...] = (), **settings):
+def run_evaluation(tokenizer, *, silent: tuple[int, ...] = (), ending: str = "", **settings):
     from rl.config import RunConfig
 
     scorer = Scorer((RewardConfig("accuracy"),), GRPOConfig())
     prompts = [Prompt(i, i, [1], "1 + 1? Assistant:", "2", {}) for i in range(2)]
-    texts = {0: f"{THOUGHT}<answer>2</answer>", 1: f"{THOUGHT}<answer>3</answer>"}
+    texts = {i: f"{THOUGHT}<answer>{i + 2}</answer>{ending}" for i in range(2)}
     cfg = RunConfig(evaluation=EvalConfig(samples=2, **settings))
     backend = FakeBackend(scorer, texts, prompts, silent)
     result, _ = evaluate(FakeContext(cfg, backend, tokenizer), prompts, scorer)
@@ -261,6 +261,13 @@ def test_an_evaluation_samples_with_its_own_settings_and_greedily(tokenizer):
     assert (greedy.temperature, greedy.top_p) == (0.0, 1.0)
     assert sampled.stop == greedy.stop == ("run's stop", "more", "\n\nQuestion:")
     assert (result.pass_at_1, result.greedy, result.unjudged) == (0.5, 0.5, 0)
+
+
+def test_the_next_question_of_few_shot_prompting_is_not_judged(tokenizer):
+    result, _ = run_evaluation(tokenizer, ending="\n\nQuestion:", shots=1, shots_data=DataConfig("x"))
+    assert result.format == 1.0
+    zero_shot, _ = run_evaluation(tokenizer, ending="\n\nQuestion:")
+    assert zero_shot.format == 0.0
 
 
 def test_samples_without_a_verdict_are_warned_of_and_counted(tokenizer, caplog):
