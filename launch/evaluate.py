@@ -5,6 +5,7 @@ as a run. The learner loads the weights and syncs them to the samplers: what is 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import logging
 from collections.abc import Sequence
@@ -47,7 +48,10 @@ class Asked:
 
 
 def build(asked: Asked, overrides: list[str]) -> RunConfig:
-    """The config of an evaluation: no training, no checkpoints. Overrides come last. Raises BadInput."""
+    """The config of an evaluation: no training, no checkpoints. Overrides come last. Raises BadInput.
+
+    Its name, where none is given, ends in a hash of what changes the numbers: no two evaluations share a folder.
+    """
     evaluation = _evaluation(asked)
     name = f"{_slug(asked.model)}-{_slug(asked.data)}"
     cfg = RunConfig(
@@ -60,6 +64,9 @@ def build(asked: Asked, overrides: list[str]) -> RunConfig:
         evaluation=evaluation,
     )
     cfg = apply_overrides(cfg, overrides)
+    if cfg.name == name:
+        settings = repr((cfg.seed, cfg.model, cfg.prompts, cfg.rewards, cfg.rollout, cfg.evaluation))
+        cfg = dataclasses.replace(cfg, name=f"{name}-{hashlib.sha256(settings.encode()).hexdigest()[:8]}")
     # The budget of a micro-batch is the learner's; nothing is trained here, so it must not limit the completions.
     roomy = max(cfg.learner.micro_batch_tokens, 8 * max(cfg.evaluation.max_new_tokens, cfg.rollout.max_new_tokens))
     cfg = dataclasses.replace(cfg, learner=dataclasses.replace(cfg.learner, micro_batch_tokens=roomy))
@@ -94,8 +101,13 @@ def _evaluation(asked: Asked) -> EvalConfig:
 
 
 def _slug(text: str) -> str:
-    """ "org/model-1.5B" -> "model-1.5B"; "data/test.jsonl" -> "test"; "recipes.tasks:tiny_eval" -> "tiny_eval"."""
-    last = Path(text.rpartition(":")[2]).name
+    """The last part that tells something: a run's model is in its folder "model".
+
+    "org/model-1.5B" -> "model-1.5B"; "runs/zero/model" -> "zero"; "data/test.jsonl" -> "test";
+    "recipes.tasks:tiny_eval" -> "tiny_eval"
+    """
+    path = Path(text.rpartition(":")[2])
+    last = path.parent.name if path.name == "model" else path.name
     stem = last.removesuffix(Path(last).suffix) if Path(last).suffix.lower() in READERS else last
     return "".join(c if c.isalnum() or c in "-_." else "-" for c in stem) or "model"
 
@@ -123,7 +135,7 @@ def contamination(cfg: EvalConfig, prompts: Sequence[Prompt], against: str) -> C
 
 
 def evaluate_checkpoint(cfg: RunConfig, asked: Asked, out: Path | None, console: Console | None = None) -> Path:
-    """Evaluate, print the table, write the json; returns its path (by default <out>/<name>.json)."""
+    """Evaluate, print the table, write the json; returns its path (by default <out>/<name>/eval.json)."""
     from rl import pipeline
     from rl.stages.context import Context, Stop
     from rl.stages.heldout import evaluate_model

@@ -30,18 +30,36 @@ def test_the_protocol_of_r1_is_that_of_the_paper():
 
 
 def test_a_name_a_file_and_the_options_become_a_config_that_trains_nothing():
-    cfg = build(Asked("org/model", "gsm8k", samples=8, temperature=0.7, template="r1_zero", limit=5), ["seed=3"])
+    cfg = build(Asked("org/model-1.5B", "gsm8k", samples=8, temperature=0.7, template="r1_zero", limit=5), ["seed=3"])
     assert cfg.evaluation.data == dataclasses.replace(GSM8K, template="r1_zero", limit=5)
     assert (cfg.evaluation.samples, cfg.evaluation.temperature, cfg.seed) == (8, 0.7, 3)
     assert (cfg.grpo.steps, cfg.sft.enabled, cfg.prompts.source) == (0, False, "")
-    assert cfg.name == "model-gsm8k"
-    assert build(Asked("recipes.tiny_model:tied", "recipes.tasks:tiny_eval"), []).name == "tied-tiny_eval"
+    assert cfg.name.rpartition("-")[0] == "model-1.5B-gsm8k"
+    tiny = build(Asked("recipes.tiny_model:tied", "recipes.tasks:tiny_eval"), [])
+    assert tiny.name.rpartition("-")[0] == "tied-tiny_eval"
     own = build(
         Asked("org/m-1.5B", "some/rows.jsonl", rewards=("countdown", "format")), ["evaluation.data.prompt_field=q"]
     )
-    assert (own.evaluation.data.source, own.name) == ("some/rows.jsonl", "m-1.5B-rows")
+    assert (own.evaluation.data.source, own.name.rpartition("-")[0]) == ("some/rows.jsonl", "m-1.5B-rows")
     assert own.evaluation.data.prompt_field == "q"
     assert [r.function for r in own.rewards] == ["countdown", "format"]
+
+
+def test_no_two_evaluations_share_a_folder():
+    asked = [
+        (Asked("runs/zero/model", "gsm8k"), []),
+        (Asked("runs/sft/model", "gsm8k"), []),
+        (Asked("other/sft/model", "gsm8k"), []),
+        (Asked("runs/sft/model", "gsm8k", protocol="r1"), []),
+        (Asked("runs/sft/model", "gsm8k"), ["seed=2"]),
+        (Asked("m", "data/a/test.jsonl"), []),
+        (Asked("m", "data/b/test.jsonl"), []),
+    ]
+    folders = [build(*one).run_dir for one in asked]
+    assert len(set(folders)) == len(folders)
+    assert folders == [build(*one).run_dir for one in asked]
+    assert [folder.name.rpartition("-")[0] for folder in folders[:2]] == ["zero-gsm8k", "sft-gsm8k"]
+    assert build(Asked("m", "gsm8k"), ["name=mine"]).name == "mine"
 
 
 def test_the_protocol_can_be_asked_for_and_narrowed():
