@@ -197,7 +197,14 @@ def eval_(
     template: Annotated[str, typer.Option("--template", help="r1_zero, chat, plain, or a text with {prompt}.")] = "",
     reward: Annotated[list[str] | None, typer.Option("--reward", help="Who judges; the first counts.")] = None,
     protocol: Annotated[str, typer.Option("--protocol", help="r1: 0.6, top-p 0.95, 32,768 tokens, many samples.")] = "",
-    cot: Annotated[bool, typer.Option("--cot", help="Ask to reason step by step and to box the answer.")] = False,
+    cot: Annotated[
+        bool | None,
+        typer.Option(
+            "--cot/--no-cot",
+            help="Ask to reason step by step and to box the answer.",
+            show_default="for gsm8k, math500 and aime with the chat template, and for the protocol",
+        ),
+    ] = None,
     shots: Annotated[int, typer.Option("--shots", help="Worked examples before each question.")] = 0,
     limit: Annotated[int, typer.Option("--limit", help="Only the first problems; 0: all.")] = 0,
     against: Annotated[

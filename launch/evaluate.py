@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from recipes.benchmarks import BENCHMARKS, EXAMPLES, STEP_BY_STEP, r1_protocol
 from rl.config import DataConfig, EvalConfig, GRPOConfig, ModelConfig, RewardConfig, RolloutConfig, RunConfig
 from rl.data import READERS
 from rl.settings import apply_overrides, to_json, validate
+from rl.templates import CHAT
 from rl.types import BadInput, Prompt
 
 if TYPE_CHECKING:
@@ -41,7 +43,7 @@ class Asked:
     template: str = ""
     rewards: tuple[str, ...] = ("accuracy",)
     protocol: str = ""
-    step_by_step: bool = False
+    step_by_step: bool | None = None
     shots: int = 0
     limit: int = 0
     against: str = ""
@@ -80,24 +82,35 @@ def _evaluation(asked: Asked) -> EvalConfig:
     if asked.protocol and asked.data in BENCHMARKS:
         cfg = r1_protocol(asked.data)
     elif asked.protocol:
-        cfg = dataclasses.replace(r1_protocol("math500"), data=DataConfig(source=asked.data))
+        cfg = dataclasses.replace(r1_protocol("math500"), data=DataConfig(source=asked.data, template=CHAT))
     else:
         data = BENCHMARKS.get(asked.data, DataConfig(source=asked.data))
         cfg = EvalConfig(data=data, samples=16, max_new_tokens=1024)
     given = {
         "samples": asked.samples, "temperature": asked.temperature, "top_p": asked.top_p,
         "max_new_tokens": asked.max_new_tokens, "shots": asked.shots or None,
-        "instruction": STEP_BY_STEP if asked.step_by_step else None,
     }  # fmt: skip
     cfg = dataclasses.replace(cfg, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
     data = dataclasses.replace(cfg.data, limit=asked.limit or cfg.data.limit, shuffle=False)
     if asked.template:
         data = dataclasses.replace(data, template=asked.template)
+    instruction = STEP_BY_STEP if _step_by_step(asked, data.template) else ""
     examples = EXAMPLES.get(asked.data, cfg.shots_data)
     if asked.shots and asked.against and not examples.source:
         rows = training_rows(asked.against, data)
         examples = dataclasses.replace(data, source=rows.source, subset=rows.subset, split=rows.split, limit=0)
-    return dataclasses.replace(cfg, data=data, shots_data=examples)
+    return dataclasses.replace(cfg, data=data, shots_data=examples, instruction=instruction)
+
+
+def _step_by_step(asked: Asked, template: str) -> bool:
+    """Whether to ask for a boxed answer. A chat model must be told how to answer; r1_zero's own text and worked
+    examples tell it.
+    """
+    if asked.step_by_step is not None:
+        return asked.step_by_step
+    if asked.protocol:
+        return template != "r1_zero"
+    return asked.data in BENCHMARKS and template == CHAT and not asked.shots
 
 
 def _slug(text: str) -> str:
@@ -195,6 +208,8 @@ def table(
         f"± one standard error over problems; {cfg.samples} samples at temperature {cfg.temperature:g}, "
         f"top-p {cfg.top_p:g}, at most {cfg.max_new_tokens:,} tokens"
     )
+    if cfg.instruction:
+        out.caption += escape(f"; after each question: {cfg.instruction}")
     out.columns[1].justify = "right"
     out.add_row("pass@1", _percent(metrics["pass@1"], stderr))
     for k, (mean, error) in pass_at.items():

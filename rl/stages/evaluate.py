@@ -115,6 +115,7 @@ def evaluate(
         greedy_P = sample(1, replace(params, temperature=0.0, top_p=1.0))
     reward_P = [next(iter(scorer.applying(p)), "") for p in prompts_P]
     unjudged = _warn_of_unjudged([*graded_P, *greedy_P], [*reward_P, *(reward_P if greedy_P else [])])
+    _warn_of_unreadable(graded_P, reward_P)
     greedy_share_P = [judged_share(correct_of(g, name)) for g, name in zip(greedy_P, reward_P, strict=False)]
     style = measure_style([g.group for g in graded_P], [g.parts_G for g in graded_P], ctx.tokenizer)
     greedy = mean_and_stderr(greedy_share_P)[0] if greedy_P else None
@@ -198,3 +199,20 @@ def _warn_of_unjudged(graded_P: Sequence[GradedGroup], reward_P: Sequence[str]) 
             raise AhaError(f"{text}. Mend the reward, or the rows that it is asked about")
         log.warning("%s. They are left out of their problems' means", text)
     return len(silent)
+
+
+def _warn_of_unreadable(graded_P: Sequence[GradedGroup], reward_P: Sequence[str]) -> None:
+    """Most samples without an answer that can be read: then the numbers tell of the form and not of the answers."""
+    found = [
+        (rollout, p[reward])
+        for g, reward in zip(graded_P, reward_P, strict=True)
+        for rollout, p in zip(g.group.rollouts_G, g.parts_G, strict=True)
+        if reward in p
+    ]
+    unreadable = [(rollout, part) for rollout, part in found if part.verdict == Verdict.UNPARSEABLE]
+    if len(unreadable) > len(found) / 2:
+        log.warning(
+            "evaluation: %d of %d samples have no readable answer and count as wrong, %d of them cut at the limit; the "
+            "first: %s. Say how to answer (evaluation.instruction), or raise the limit (evaluation.max_new_tokens)",
+            len(unreadable), len(found), sum(rollout.truncated for rollout, _ in unreadable), unreadable[0][1].reason,
+        )  # fmt: skip

@@ -240,12 +240,12 @@ class FakeContext:
         return SampleParams(temperature, top_p, max_new_tokens, ("run's stop",), (2,))
 
 
-def run_evaluation(tokenizer, *, silent: tuple[int, ...] = (), ending: str = "", **settings):
+def run_evaluation(tokenizer, *, silent: tuple[int, ...] = (), ending: str = "", bare: bool = False, **settings):
     from rl.config import RunConfig
 
     scorer = Scorer((RewardConfig("accuracy"),), GRPOConfig())
     prompts = [Prompt(i, i, [1], "1 + 1? Assistant:", "2", {}) for i in range(2)]
-    texts = {i: f"{THOUGHT}<answer>{i + 2}</answer>{ending}" for i in range(2)}
+    texts = {i: f"It is {i + 2}." if bare else f"{THOUGHT}<answer>{i + 2}</answer>{ending}" for i in range(2)}
     cfg = RunConfig(evaluation=EvalConfig(samples=2, **settings))
     backend = FakeBackend(scorer, texts, prompts, silent)
     result, _ = evaluate(FakeContext(cfg, backend, tokenizer), prompts, scorer)
@@ -268,6 +268,14 @@ def test_the_next_question_of_few_shot_prompting_is_not_judged(tokenizer):
     assert result.format == 1.0
     zero_shot, _ = run_evaluation(tokenizer, ending="\n\nQuestion:")
     assert zero_shot.format == 0.0
+
+
+def test_answers_that_nobody_can_read_are_warned_of(tokenizer, caplog):
+    run_evaluation(tokenizer)
+    assert "no readable answer" not in caplog.text
+    run_evaluation(tokenizer, bare=True)
+    assert "4 of 4 samples have no readable answer and count as wrong, 0 of them cut at the limit" in caplog.text
+    assert "no complete <answer>" in caplog.text
 
 
 def test_samples_without_a_verdict_are_warned_of_and_counted(tokenizer, caplog):

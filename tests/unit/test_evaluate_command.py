@@ -45,6 +45,19 @@ def test_a_name_a_file_and_the_options_become_a_config_that_trains_nothing():
     assert [r.function for r in own.rewards] == ["countdown", "format"]
 
 
+def test_a_chat_model_is_told_to_box_its_answer_and_r1_zeros_template_says_itself_how_to_answer():
+    def told(*args: str, **options: object) -> str:
+        return build(Asked(*args, **options), []).evaluation.instruction  # type: ignore[arg-type]
+
+    assert told("m", "gsm8k") == told("m", "rows.jsonl", step_by_step=True) == STEP_BY_STEP
+    assert told("m", "gsm8k", step_by_step=False) == told("m", "gsm8k", template="r1_zero") == ""
+    assert told("m", "gsm8k", template="plain") == told("m", "gsm8k", shots=2) == told("m", "rows.jsonl") == ""
+    file = build(Asked("m", "rows.jsonl", protocol="r1"), []).evaluation
+    assert (file.data.template, file.instruction) == ("chat", STEP_BY_STEP)
+    assert told("m", "aime", protocol="r1", template="r1_zero") == ""
+    assert build(Asked("m", "gsm8k"), ["evaluation.instruction="]).evaluation.instruction == ""
+
+
 def test_no_two_evaluations_share_a_folder():
     asked = [
         (Asked("runs/zero/model", "gsm8k"), []),
@@ -114,6 +127,9 @@ def test_the_table_has_every_number_with_its_error():
     for text in ("50.0 ± 10.0", "90.0 ± 2.0", "75.0 ± 5.0", "25.0", "12 / 3", "samples without a verdict", "m on x"):
         assert text in out.getvalue()
     assert out.getvalue().count("pass@1") == 1
+    assert "after each question" not in out.getvalue()
+    Console(file=out, width=300).print(table("m", EvalConfig(instruction=STEP_BY_STEP), metrics, {}, 0.1))
+    assert STEP_BY_STEP in " ".join(out.getvalue().split())
 
 
 @needs_local
