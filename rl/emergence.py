@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -41,6 +42,8 @@ PERCENTILES = (10, 50, 90, 99)
 Share = Callable[[str, str, Row], float]
 """(completion, prompt, row) -> the share of its words in the language of the question."""
 
+_SIGNS = re.compile(r"[^\w\x00-\x7f]")
+"""Characters outside ASCII that are no letters: dashes, quotes, ideographic commas, no-break spaces."""
 _LETTERS = bytes(c if chr(c).isalpha() or c >= 128 else 32 for c in range(256)).lower()
 
 
@@ -66,8 +69,10 @@ _KEYS = frozenset(_WORDS) | {key for _, key in _PHRASES.values()}
 def count_terms(text: str) -> Terms:
     """Words and phrases of one response; one character (a space, a dash, a line break) stands between a phrase's words.
 
-    "Wait, wait. Let me check: 1 + 1" -> 5 words: wait 2, check 1, "let me check" 1
+    "Wait, wait. Let me check: 1 + 1" -> 5 words: wait 2, check 1, "let me check" 1. "Wait—no" -> 2 words.
     """
+    if not text.isascii():
+        text = _SIGNS.sub(" ", text)
     letters = text.encode("utf-8", "replace").translate(_LETTERS) + b" "
     words = letters.split()
     found = Counter(filter(_KEYS.__contains__, words))

@@ -52,6 +52,23 @@ def test_reflective_words_are_counted_whole_and_in_any_case():
     assert count_terms("Let us see: 1 + 1 = 2.").words == 3
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Wait—that is it", "Wait… no", "“Wait”, he said", "wait，让我检查", "wait\u00a0a moment", "$x$—wait", "×wait≠",
+    ],
+)  # fmt: skip
+def test_a_word_ends_at_any_sign_also_of_other_scripts(text: str):
+    assert count_terms(text).reflective == {"wait": 1}
+    assert count_terms("等wait waité").reflective == {}  # a letter is none
+
+
+def test_signs_stand_between_a_phrases_words():
+    found = count_terms("Let’s check this. Let me\u00a0double‑check")
+    assert found.verification == {"let's check": 1, "double-check": 1}
+    assert found.words == 8
+
+
 def test_phrases_of_self_verification_are_counted_and_neighbours_too():
     found = count_terms(
         "Let me check let me check. Let's verify, double-check and recheck. Verification: let me checkmate"
@@ -130,8 +147,10 @@ def test_more_text_than_there_is_time_for_is_sampled_in_whole_responses(tmp_path
     assert draw(samples, 10_000, random.Random(0)) == samples
 
 
-def test_a_step_of_512_long_responses_takes_a_fraction_of_a_second(tmp_path: Path):
-    text = ("we add the parts and then, wait, let me check the sum of all that is left over here. " * 100)[:8000]
+@pytest.mark.parametrize("comma", [",", "，", "—"])
+def test_a_step_of_512_long_responses_takes_a_fraction_of_a_second(tmp_path: Path, comma: str):
+    text = f"we add the parts and then{comma} wait{comma} let me check the sum of all that is left over here. "
+    text = (text * 100)[:8000]
     groups = [scored(*[text] * 16, id=i) for i in range(32)]
     emergence = Emergence(tmp_path, 0, no_mixing)
     begin = time.process_time()
