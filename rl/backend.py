@@ -11,6 +11,7 @@ import numpy as np
 
 from rl.config import DistillConfig, GRPOConfig, OptimConfig, RewardTrainConfig, RunConfig
 from rl.types import (
+    Hardware,
     JudgeReport,
     MicroBatch,
     PackedBatch,
@@ -105,6 +106,9 @@ class Backend(Protocol):
 
     def queue(self) -> Queue:
         """Where the groups under way are; at once, and from any thread."""
+
+    def hardware(self) -> Hardware:
+        """The nodes and GPUs that the workers hold now; at once."""
 
     def memory(self) -> dict[str, float]:
         """memory/learner_gib and memory/sampler_gib, of the largest of each; with a device also memory/..._device_gib.

@@ -15,7 +15,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rl.types import BadInput
+from rl.types import BadInput, Hardware
 
 FILE = "provenance.json"
 PACKAGES = (
@@ -57,15 +57,21 @@ def commit() -> str:
     return head.strip() + ("+" if changed.strip() else "")
 
 
-def hardware() -> dict[str, str]:
-    """What the driver's machine is: processor, cores, memory in GiB."""
+def hardware(held: Hardware) -> Record:
+    """What a stage ran on: the driver's processor, cores and memory in GiB, and the nodes and GPUs that it held."""
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
         names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
         model = names[0] if names else model
-    return {"cpu": model, "cores": str(os.cpu_count()), "memory_gib": f"{pages / 2**30:.1f}"}
+    driver = {"cpu": model, "cores": str(os.cpu_count()), "memory_gib": f"{pages / 2**30:.1f}"}
+    return driver | {"nodes": held.nodes, "gpus": held.gpus}
+
+
+def gpu_hours(held: Hardware, seconds: Mapping[str, float]) -> float:
+    """GPUs that a stage held x its hours, busy or not; 0 on CPUs. 16 GPUs, {"stage": 1800} -> 8."""
+    return sum(held.gpus.values()) * spent(seconds) / 3600
 
 
 def write(folder: Path, record: Mapping[str, object], inputs: Sequence[Path]) -> None:
@@ -110,11 +116,12 @@ def spent(seconds: Mapping[str, float]) -> float:
 
 
 def told(records: Sequence[Record]) -> str:
-    """The chain in words, a stage a paragraph."""
-    lines = []
+    """The chain in words, a stage a paragraph, and what it cost in all."""
+    lines, whole = [], 0.0
     for number, record in enumerate(records, 1):
         seconds = record.get("seconds")
         took = spent(seconds) if isinstance(seconds, dict) else 0.0
+        whole += took
         lines.append(f"{number}. {record['name']} ({record['kind']}), key {str(record['key'])[:12]}, {took:.0f} s")
         inputs = record.get("inputs")
         if isinstance(inputs, dict):
@@ -130,8 +137,27 @@ def told(records: Sequence[Record]) -> str:
         packages = record.get("versions")
         packed = ", ".join(f"{k} {v}" for k, v in packages.items()) if isinstance(packages, dict) else ""
         lines.append(f"     commit {str(record.get('commit') or 'unknown')[:13]}; seed {record.get('seed')}; {packed}")
-        lines.append(f"     finished {record.get('finished')}, on {record.get('hardware')}")
-    return "\n".join(lines)
+        lines.append(f"     finished {record.get('finished')}, {_where(record)}")
+    return "\n".join([*lines, f"In all: {whole:.0f} s, {_cost(records)}"])
+
+
+def _where(record: Record) -> str:
+    """ "on 2 nodes with 16 x H100: 8 GPU-hours; started from AMD EPYC, 64 cores, 512.0 GiB"."""
+    found = record.get("hardware")
+    if not isinstance(found, dict):
+        return "on an unknown machine"
+    driver = f"started from {found.get('cpu')}, {found.get('cores')} cores, {found.get('memory_gib')} GiB"
+    if "gpus" not in found:
+        return driver
+    gpus = " and ".join(f"{count:g} x {model}" for model, count in found["gpus"].items())
+    held = f"with {gpus}: {_short(record.get('gpu_hours'))} GPU-hours" if gpus else "without GPUs"
+    return f"on {found['nodes']} node{'s' if found['nodes'] != 1 else ''} {held}; {driver}"
+
+
+def _cost(records: Sequence[Record]) -> str:
+    hours = [found for record in records if isinstance(found := record.get("gpu_hours"), int | float)]
+    silent = len(records) - len(hours)
+    return f"{sum(hours):.4g} GPU-hours" + (f"; not known of {silent} of the {len(records)} stages" if silent else "")
 
 
 def _short(value: object) -> str:

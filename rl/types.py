@@ -294,6 +294,16 @@ class SyncReport:
 
 
 @dataclass(frozen=True, slots=True)
+class Hardware:
+    """What a stage holds. nodes: those of its learners and samplers. gpus: model -> how many, with those of reward
+    models; empty on CPUs.
+    """
+
+    nodes: int
+    gpus: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
 class Queue:
     """Groups under way now. waiting: for a sampler. sampling: at one. scoring: sampled, and a reward is missing."""
 

@@ -60,7 +60,7 @@ from rl.stages.sft import train_sft
 from rl.stages.teacher import refuse_absent
 from rl.terminal import duration
 from rl.track import Tracker
-from rl.types import AhaError, BadInput, Stopped
+from rl.types import AhaError, BadInput, Hardware, Stopped
 
 log = logging.getLogger(__name__)
 MakeBackend = Callable[[RunConfig], Backend]
@@ -220,6 +220,7 @@ class _Runner:
         self.recipe, self.stage, self.folder, self.key = recipe, planned.stage, planned.folder, planned.key
         self.folders, self.machines, self.stop, self.evaluated = folders, machines, stop, evaluated
         self.seconds: dict[str, float] = {}
+        self.held = Hardware(1, {})  # a stage without machines runs here
 
     def run(self) -> None:
         """Run or resume the stage; its provenance.json is written last."""
@@ -250,7 +251,10 @@ class _Runner:
             self._on_machines()
         self.seconds.setdefault("stage", time.perf_counter() - started)
         before = [self.folders[name] for name in inputs_of(stage)]
-        details = {"seconds": self.seconds, "seed": seed, "hardware": provenance.hardware(), "counts": self._counts()}
+        details = {
+            "seconds": self.seconds, "seed": seed, "hardware": provenance.hardware(self.held),
+            "gpu_hours": provenance.gpu_hours(self.held, self.seconds), "counts": self._counts(),
+        }  # fmt: skip
         provenance.write(self.folder, record | details, before)
         # Its work is done, so what would resume it is only a burden.
         shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
@@ -263,6 +267,7 @@ class _Runner:
             tracker.start(stage_to_dict(self.stage))
             if backend is not None:
                 tracker.attach(backend.publish, backend.queue)
+                self.held = backend.hardware()
             ctx = Context(cfg, backend, inputs.tokenizer, tracker, self.stop, inputs.context_length, self.evaluated)
             self._with(ctx, inputs)
             self.seconds = ctx.seconds

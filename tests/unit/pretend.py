@@ -26,6 +26,7 @@ from rl.model import ScoreInput, load_policy
 from rl.pretrained import load_tokenizer
 from rl.schedule import learning_rate
 from rl.types import (
+    Hardware,
     JudgeReport,
     MicroBatch,
     PackedBatch,
@@ -206,6 +207,9 @@ class PretendBackend:
             self.optimizer.load_state_dict(state["optimizer"])
 
     # -------------------------------------------------------------------------------------------- nodes
+
+    def hardware(self) -> Hardware:
+        return Hardware(1, {})
 
     def nodes(self, folder: Path, token: str) -> list[NodeReport]:
         return [NodeProbe("127.0.0.1", ("learner rank 0", "sampler 0"), 2 << 30).report(str(folder.absolute()), token)]
