@@ -45,12 +45,16 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str:
-    """The commit of the code, "+" behind it when files differ from it; empty outside a checkout."""
-    folder = Path(__file__).resolve().parent
+    """The commit of the code, "+" behind it when files differ from it; empty outside a checkout.
+
+    A repository that merely surrounds the code (a .venv in a project) is no checkout of it: this file must be tracked.
+    """
+    file = Path(__file__).resolve()
+    questions = ("ls-files", "--error-unmatch", file.name), ("rev-parse", "HEAD"), ("status", "--porcelain", "-uno")
     try:
-        head, changed = (
-            subprocess.run(["git", *args], cwd=folder, capture_output=True, text=True, timeout=10, check=True).stdout
-            for args in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
+        _, head, changed = (
+            subprocess.run(["git", *q], cwd=file.parent, capture_output=True, text=True, timeout=10, check=True).stdout
+            for q in questions
         )
     except (OSError, subprocess.SubprocessError):
         return ""

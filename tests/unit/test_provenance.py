@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -110,3 +112,39 @@ def test_a_record_that_does_not_say_its_gpus_is_not_taken_for_one_without() -> N
     bare = {"name": "old", "kind": "SFT", "key": "ab", "seconds": {"stage": 10.0}, "hardware": {"cpu": "x"}}
     told = provenance.told([bare, bare | {"gpu_hours": 2.5}]).splitlines()
     assert told[-1] == "In all: 20 s, 2.5 GPU-hours; not known of 1 of the 2 stages"
+
+
+# ------------------------------------------------------------------------------------------------ which code
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository with a commit, that this file is run from; rl/provenance.py lies in it and is not tracked."""
+    code = tmp_path / "project" / "lib" / "rl" / "provenance.py"
+    code.parent.mkdir(parents=True)
+    shutil.copyfile(provenance.__file__, code)
+    monkeypatch.setattr(provenance, "__file__", str(code))
+    git(code.parent.parent.parent, "init", "-q", ".")
+    git(code.parent.parent.parent, "commit", "-q", "--allow-empty", "-m", "the project's own")
+    return code.parent.parent.parent
+
+
+def git(folder: Path, *args: str) -> str:
+    who = ("-c", "user.name=a", "-c", "user.email=a@b")
+    return subprocess.run(["git", *who, *args], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_the_commit_is_the_codes_own_and_says_when_files_differ_from_it(checkout: Path) -> None:
+    git(checkout, "add", ".")
+    git(checkout, "commit", "-q", "-m", "code")
+    assert provenance.commit() == git(checkout, "rev-parse", "HEAD")
+    (checkout / "lib" / "rl" / "provenance.py").write_text("")
+    assert provenance.commit() == git(checkout, "rev-parse", "HEAD") + "+"
+
+
+def test_code_installed_inside_another_repository_has_no_commit(checkout: Path) -> None:
+    assert provenance.commit() == ""
+    (checkout / ".gitignore").write_text("lib\n")
+    git(checkout, "add", ".")
+    git(checkout, "commit", "-q", "-m", "ignored")
+    assert provenance.commit() == ""
