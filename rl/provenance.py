@@ -160,6 +160,8 @@ def _where(record: Record) -> str:
 
 def _cost(records: Sequence[Record]) -> str:
     hours = [found for record in records if isinstance(found := record.get("gpu_hours"), int | float)]
+    if not hours:
+        return "GPU-hours not known"
     silent = len(records) - len(hours)
     return f"{sum(hours):.4g} GPU-hours" + (f"; not known of {silent} of the {len(records)} stages" if silent else "")
 

@@ -110,6 +110,7 @@ def test_on_cpus_there_are_no_gpu_hours(tmp_path: Path, tokenizer, monkeypatch: 
 
 def test_a_record_that_does_not_say_its_gpus_is_not_taken_for_one_without() -> None:
     bare = {"name": "old", "kind": "SFT", "key": "ab", "seconds": {"stage": 10.0}, "hardware": {"cpu": "x"}}
+    assert provenance.told([bare]).splitlines()[-1] == "In all: 10 s, GPU-hours not known"
     told = provenance.told([bare, bare | {"gpu_hours": 2.5}]).splitlines()
     assert told[-1] == "In all: 20 s, 2.5 GPU-hours; not known of 1 of the 2 stages"
 
