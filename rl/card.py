@@ -3,24 +3,45 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from rl import provenance
 from rl.config import DataConfig, RunConfig
+from rl.data import READERS
+from rl.keys import path_hash
 from rl.metrics import paired_difference
+from rl.recipe import Reference
 from rl.types import BadInput
+
+_LEARNT_FROM = re.compile(r"(prompts|sft\.data|reward\.data|mix\.parts\.\d+\.data)\.source")
+"""Settings of a stage that name what it learns from or samples: neither what it is measured on nor kept apart from."""
+
+
+@dataclass(frozen=True)
+class Origins:
+    """Where a model comes from. base: its first weights, as the config names them. hub: whether that is a Hub id.
+    sets: Hub ids of data sets. through: the records of the stages that its weights went through, the oldest first.
+    """
+
+    base: str
+    hub: bool
+    sets: Sequence[str]
+    through: Sequence[provenance.Record] = ()
 
 
 def model_card(run: Path, cfg: RunConfig | None, name: str) -> str:
     """README.md for the Hub. run: the folder with resolved.json, summary.json or provenance.json, whatever there is."""
     chain = _chain(run)
-    lines = [*_front_matter(cfg), f"# {name}", ""]
+    origins = _of_run(cfg) if cfg is not None else _of_stages(chain)
+    lines = [*_front_matter(origins), f"# {name}", ""]
     if cfg is None and not chain:
         return "\n".join(
             [*lines, "Exported by Aha. How the model was trained is not known: its folder does not say.", ""]
         )
-    if cfg is not None:
-        lines += _made_from(cfg)
+    lines += _made_from(cfg) if cfg is not None else _made_by_stages(chain, origins)
     lines += _measured(run)
     if cfg is not None:
         lines += _settings(cfg)
@@ -37,19 +58,47 @@ def _chain(run: Path) -> list[provenance.Record]:
         return []
 
 
-def _front_matter(cfg: RunConfig | None) -> list[str]:
+def _front_matter(origins: Origins) -> list[str]:
     lines = ["---", "library_name: transformers", "pipeline_tag: text-generation", "tags: [reasoning, grpo, aha]"]
-    if cfg is not None:
-        if _is_hub_id(cfg.model.path):
-            lines.append(f"base_model: {cfg.model.path}")
-        sets = dict.fromkeys(d.source for d in (cfg.prompts, cfg.sft.data) if _is_hub_id(d.source))
-        lines += ["datasets:", *(f"- {source}" for source in sets)] if sets else []
+    lines += [f"base_model: {origins.base}"] if origins.hub else []
+    lines += ["datasets:", *(f"- {source}" for source in origins.sets)] if origins.sets else []
     return [*lines, "---", ""]
 
 
+def _of_run(cfg: RunConfig) -> Origins:
+    return Origins(cfg.model.path, _is_hub_id(cfg.model.path), _hub_ids(d.source for d in (cfg.prompts, cfg.sft.data)))
+
+
+def _of_stages(chain: Sequence[provenance.Record]) -> Origins:
+    """Back from the last stage, from model to model; data sets of all stages, since what they made was learnt from."""
+    stages = {str(record["name"]): record for record in chain}
+    base, hub, through = "", False, []
+    record = chain[-1] if chain else None
+    while record is not None:
+        through.append(record)
+        base = _texts(record, "config").get("model", "")
+        # What it read tells a Hub id from a folder of that name which is not here now.
+        hub = _is_hub_id(base) and _texts(record, "inputs").get(base) == path_hash(base)
+        ref = Reference.parse(base)
+        record = stages.get(ref.stage) if ref else None
+    read = (v for r in chain for k, v in _texts(r, "config").items() if _LEARNT_FROM.fullmatch(k))
+    return Origins(base, hub, _hub_ids(read), through[::-1])
+
+
+def _texts(record: provenance.Record, name: str) -> dict[str, str]:
+    found = record.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def _hub_ids(sources: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(source for source in sources if _is_hub_id(source)))
+
+
 def _is_hub_id(source: str) -> bool:
-    """ "openai/gsm8k" is one; a folder that is there, a path or a task in Python is none."""
-    return source.count("/") == 1 and ":" not in source and source[0] not in "./~" and not Path(source).exists()
+    """ "openai/gsm8k" is one; a folder that is there, a path, a file's name or a task in Python is none."""
+    if source.count("/") != 1 or ":" in source or source[0] in "./~@" or Path(source).suffix.lower() in READERS:
+        return False
+    return not Path(source).exists()
 
 
 def _made_from(cfg: RunConfig) -> list[str]:
@@ -70,6 +119,15 @@ def _made_from(cfg: RunConfig) -> list[str]:
     lines += [f"- Training prompts: {_data(cfg.prompts)}"] if cfg.prompts.source else []
     lines += [f"- Fine-tuning examples: {_data(s.data)}"] if s.enabled else []
     return [*lines, f"- Rewards: {rewards}", f"- Prompt template: {_template(cfg.prompts)}", f"- Seed: {cfg.seed}", ""]
+
+
+def _made_by_stages(chain: Sequence[provenance.Record], origins: Origins) -> list[str]:
+    through = ", ".join(f"{record['name']} ({record['kind']})" for record in origins.through)
+    lines = ["## How it was made", ""]
+    lines += [f"- Base model: `{origins.base}`"] if origins.base else []
+    lines += [f"- Its weights went through: {through}", f"- Stages behind it: {len(chain)}, listed under Provenance"]
+    lines += [f"- Data sets of the Hub: {', '.join(f'`{s}`' for s in origins.sets)}"] if origins.sets else []
+    return [*lines, f"- Seed: {chain[-1].get('seed')}", ""]
 
 
 def _data(data: DataConfig) -> str:

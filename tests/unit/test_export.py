@@ -195,6 +195,59 @@ def test_a_stage_that_learnt_bare_text_is_exported_without_a_template_of_ours(ru
     assert "Assistant" in AutoTokenizer.from_pretrained(asked).chat_template
 
 
+@pytest.fixture
+def final(tmp_path: Path) -> Path:
+    """A stage: SFT of a base, RL, and a second base taught by the RL's samples. Bases: a Hub id's and a folder's."""
+    from rl import provenance
+    from rl.keys import path_hash
+
+    def record(name: str, kind: str, config: dict[str, str], before: list[str], base: str = "", local: bool = False):
+        folder = tmp_path / name
+        folder.mkdir()
+        inputs = {base: "a folder's content" if local else path_hash(base)} if base else {}
+        provenance.write(
+            folder, {"name": name, "kind": kind, "key": name, "seed": 5, "config": config, "inputs": inputs},
+            [tmp_path / n for n in before],
+        )  # fmt: skip
+        return folder
+
+    record("cold", "SFT", {"model": "models/large", "sft.data.source": "data/x.jsonl"}, [], "models/large", local=True)
+    test_set = {"evaluation.data.source": "org/held-out", "prompts.source": "org/problems"}
+    record("zero", "GRPO", {"model": "@cold", **test_set}, ["cold"])
+    record("picks", "Reject", {"model": "@zero", "prompts.source": "recipes.r1_tasks:mini_train"}, ["zero"])
+    parts = {
+        "mix.parts.0.data.source": "@picks",
+        "mix.parts.1.data.source": "org/chat",
+        "mix.against.0.source": "org/no",
+    }
+    record("mixed", "Mix", parts, ["picks"])
+    student = {"model": "Qwen/Qwen2.5-7B", "sft.data.source": "@mixed", "sft.eval_data.source": "org/no"}
+    record("student", "SFT", student, ["mixed"], "Qwen/Qwen2.5-7B")
+    return record("final", "GRPO", {"model": "@student", "prompts.source": "org/problems"}, ["student"])
+
+
+def test_the_card_of_a_stage_names_its_base_and_data_sets_of_the_hub_from_the_chain(final: Path):
+    from rl.card import model_card
+
+    card = model_card(final, None, "x")
+    front = card.split("---")[1].strip().splitlines()
+    assert front[3:] == ["base_model: Qwen/Qwen2.5-7B", "datasets:", "- org/problems", "- org/chat"]
+    assert "## How it was made\n\n- Base model: `Qwen/Qwen2.5-7B`\n" in card
+    assert "- Its weights went through: student (SFT), final (GRPO)\n" in card
+    assert "- Stages behind it: 6, listed under Provenance\n" in card
+    assert "- Data sets of the Hub: `org/problems`, `org/chat`\n" in card
+    assert "- Seed: 5\n" in card
+
+
+def test_a_folder_on_someones_disk_is_no_base_model_of_the_hub(final: Path):
+    from rl.card import model_card
+
+    card = model_card(final.parent / "zero", None, "x")
+    assert "base_model" not in card  # models/large looks like a Hub id, but was a folder when the stage ran
+    assert "- Base model: `models/large`\n" in card
+    assert "\ndatasets:\n- org/problems\n---" in card
+
+
 def test_an_export_stage_makes_the_folder_and_is_done_again_when_it_was_cut_short(run: Path, tmp_path: Path):
     from rl.config import RunConfig
     from rl.recipe import Export, Recipe
