@@ -7,7 +7,7 @@ TEMPLATE is in Go's template language. It is derived from the prompt template by
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
 from rl.config import DataConfig
@@ -18,19 +18,23 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _USER, _ASSISTANT, _AGAIN, _SYSTEM = "\u2402user\u2403", "\u2402assistant\u2403", "\u2402again\u2403", "\u2402sys\u2403"
+_THOUGHT = "\u2402thought\u2403"
 
 
 @dataclass(frozen=True)
 class Turns:
-    """What stands around messages. first: before the first question. after: behind each question, where the answer
-    begins. between: behind an answer, up to the next question. system: before a system message and behind it, up to
-    the question; None where there can be none.
+    """What stands around messages. first: before the first question. after: behind the last question, where the answer
+    begins; some open the thought there. past: between a question and the answer that it had. between: behind an answer,
+    up to the next question. system: before a system message and behind it, up to the question; None where there can be
+    none. thoughts: whether past answers keep their thoughts.
     """
 
     first: str
     after: str
+    past: str
     between: str
     system: tuple[str, str] | None
+    thoughts: bool
 
 
 def modelfile(
@@ -48,7 +52,7 @@ def modelfile(
     turns = text_turns(data, cast(str, tokenizer.eos_token)) if data else chat_turns(tokenizer)
     begin = cast("str | None", tokenizer.bos_token)
     if begin:  # Ollama puts the begin token there itself
-        turns = Turns(turns.first.removeprefix(begin), turns.after, turns.between, turns.system)
+        turns = replace(turns, first=turns.first.removeprefix(begin))
     lines = ["# Import with: ollama create NAME -f Modelfile (smaller with --quantize q4_K_M)", "FROM ."]
     if turns.system is None:
         lines.append("# System messages are left out: the model was trained without.")
@@ -59,18 +63,24 @@ def modelfile(
 
 
 def go_template(turns: Turns) -> str:
-    """One line of Go's template language; $open is what comes before the next question."""
-    if any("{{" in text or '"""' in text for text in (turns.first, turns.after, turns.between, *(turns.system or ()))):
+    """One line of Go's template language; $open is what comes before the next question, $turn behind the last one.
+
+    A thought that past answers do not keep stays in the template, never shown: Ollama looks for it there.
+    """
+    texts = (turns.first, turns.after, turns.past, turns.between, *(turns.system or ()))
+    if any("{{" in text or '"""' in text for text in texts):
         raise BadInput('the prompt template has {{ or """ in it, which a Modelfile cannot hold')
     system = ""
     if turns.system:
         before, behind = turns.system
         system = f'{{{{ if eq .Role "system" }}}}{before}{{{{ .Content }}}}{{{{ $open = {_go(behind)} }}}}{{{{ end }}}}'
     return (
-        f"{{{{ $open := {_go(turns.first)} }}}}{{{{ range .Messages }}}}{system}"
-        f'{{{{ if eq .Role "user" }}}}{{{{ $open }}}}{{{{ .Content }}}}{turns.after}{{{{ end }}}}'
-        '{{ if eq .Role "assistant" }}{{ if .Thinking }}<think>{{ .Thinking }}</think>{{ end }}{{ .Content }}'
-        f"{{{{ $open = {_go(turns.between)} }}}}{{{{ end }}}}{{{{ end }}}}"
+        f'{{{{ $open := {_go(turns.first)} }}}}{{{{ $turn := "" }}}}{{{{ range .Messages }}}}{system}'
+        '{{ if eq .Role "user" }}{{ $open }}{{ .Content }}'
+        f"{{{{ $turn = {_go(turns.after)} }}}}{{{{ end }}}}"
+        f'{{{{ if eq .Role "assistant" }}}}{turns.past}{{{{ if {".Thinking" if turns.thoughts else "false"} }}}}'
+        '<think>{{ .Thinking }}</think>{{ end }}{{ .Content }}{{ $turn = "" }}'
+        f"{{{{ $open = {_go(turns.between)} }}}}{{{{ end }}}}{{{{ end }}}}{{{{ $turn }}}}"
     )
 
 
@@ -84,24 +94,26 @@ def text_turns(data: DataConfig, end: str) -> Turns:
     if text.count("{prompt}") != 1:
         raise BadInput("a Modelfile can hold the question once, and this prompt template has it twice")
     before, after = text.split("{prompt}")
-    return Turns(before, after, end + before, None)
+    return Turns(before, after, after, end + before, None, thoughts=True)
 
 
 def chat_turns(tokenizer: PreTrainedTokenizerBase) -> Turns:
     """Of a chat template, by rendering marked messages. Raises BadInput when it leaves one out."""
     question, answer = {"role": "user", "content": _USER}, {"role": "assistant", "content": _ASSISTANT}
     first, after = _split(_render(tokenizer, [question]), _USER)
-    whole = _render(tokenizer, [question, answer, {"role": "user", "content": _AGAIN}])
-    between = _split(_split(whole, _ASSISTANT)[1], _AGAIN)[0]
+    again = {"role": "user", "content": _AGAIN}
+    past, behind = _split(_split(_render(tokenizer, [question, answer, again]), _USER)[1], _ASSISTANT)
+    between = _split(behind, _AGAIN)[0]
+    thought = {"role": "assistant", "content": f"<think>{_THOUGHT}</think>{_ASSISTANT}"}
+    turns = Turns(first, after, past, between, None, _THOUGHT in _render(tokenizer, [question, thought, again]))
     from jinja2 import TemplateError
 
     try:
         told = _render(tokenizer, [{"role": "system", "content": _SYSTEM}, question])
     except TemplateError:  # some refuse system messages
-        return Turns(first, after, between, None)
+        return turns
     before, behind = _split(told, _SYSTEM) if _SYSTEM in told else ("", "")
-    system = (before, _split(behind, _USER)[0]) if behind else None
-    return Turns(first, after, between, system)
+    return replace(turns, system=(before, _split(behind, _USER)[0]) if behind else None)
 
 
 def _render(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) -> str:

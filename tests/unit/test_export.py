@@ -274,20 +274,22 @@ def go(template: str, messages: list[dict[str, str]]) -> str:
     from jinja2 import Environment
 
     forms = [
-        (r"\{\{ \$open := (.*?) \}\}\{\{ range \.Messages \}\}", r"{% set ns = namespace(open=\1) %}{% for m in messages %}"),
+        (r'\{\{ \$open := (.*?) \}\}\{\{ \$turn := "" \}\}', r'{% set ns = namespace(open=\1, turn="") %}'),
+        (r"\{\{ range \.Messages \}\}", "{% for m in messages %}"),
         (r'\{\{ if eq \.Role ("\w+") \}\}', r"{% if m.role == \1 %}"),
-        (r"\{\{ \$open = (.*?) \}\}", r"{% set ns.open = \1 %}"),
-        (r"\{\{ \$open \}\}", "{{ ns.open }}"),
+        (r"\{\{ \$(open|turn) = (.*?) \}\}", r"{% set ns.\1 = \2 %}"),
+        (r"\{\{ \$(open|turn) \}\}", r"{{ ns.\1 }}"),
         (r"\{\{ if \.Thinking \}\}", "{% if m.thinking %}"),
+        (r"\{\{ if false \}\}", "{% if false %}"),
         (r"\{\{ \.Thinking \}\}", "{{ m.thinking }}"),
         (r"\{\{ \.Content \}\}", "{{ m.content }}"),
     ]  # fmt: skip
-    assert template.endswith("{{ end }}")
-    text = template.removesuffix("{{ end }}") + "{% endfor %}"
+    assert template.endswith("{{ end }}{{ $turn }}")
+    text = template.removesuffix("{{ end }}{{ $turn }}") + "{% endfor %}{{ $turn }}"
     for pattern, replacement in forms:
         text = re.sub(pattern, replacement, text)
     text = text.replace("{{ end }}", "{% endif %}")
-    assert not re.search(r"\{\{ (?!ns\.open|m\.)", text), text
+    assert not re.search(r"\{\{ (?!ns\.(open|turn)|m\.)", text), text
     return Environment(keep_trailing_newline=True).from_string(text).render(messages=messages)
 
 
@@ -309,6 +311,45 @@ def test_ollama_sees_what_the_chat_template_renders(tokenizer):
         assert go(text, chat) == wanted
     thought = {**answer, "thinking": "hm"}
     assert "<think>hm</think>So." in go(text, [question, thought, again])
+
+
+THINKS = {
+    "no end of line": (
+        "{% for m in messages %}{% if m['role'] == 'user' %}{{ '<|U|>' + m['content'] }}"
+        "{% else %}{{ '<|A|>' + m['content'].split('</think>')[-1] + '</s>' }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|A|><think>\n' }}{% endif %}"
+    ),
+    "marked turns": (
+        "{% for m in messages %}{{ '<s>' + m['role'] + '\n' + m['content'].split('</think>')[-1].lstrip() + '</s>\n' }}"
+        "{% endfor %}{% if add_generation_prompt %}{{ '<s>assistant\n<think>\n' }}{% endif %}"
+    ),
+    "none": (
+        "{% for m in messages %}{{ '<s>' + m['role'] + '\n' + m['content'] + '</s>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<s>assistant\n' }}{% endif %}"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", THINKS)
+def test_a_thought_is_opened_for_the_next_answer_and_kept_of_past_ones_only_as_the_chat_template_does(
+    make_byte_tokenizer, kind: str
+):
+    tokenizer = make_byte_tokenizer(chat=THINKS[kind])
+    text = go_template(chat_turns(tokenizer))
+    thoughts, said = ["Hm.", "", "Ah."], ["One", "Two", "Three"]
+    full, split = [], []  # as transformers and as Ollama keep a chat
+    for number, (thought, answer) in enumerate(zip(thoughts, said, strict=True)):
+        question = {"role": "user", "content": f"Question {number}?"}
+        full, split = [*full, question], [*split, question]
+        assert go(text, split) == tokenizer.apply_chat_template(full, tokenize=False, add_generation_prompt=True)
+        full.append({"role": "assistant", "content": (f"<think>{thought}</think>" if thought else "") + answer})
+        split.append({"role": "assistant", "content": answer, "thinking": thought})
+    assert "<think>{{ .Thinking }}</think>" in text  # by this Ollama knows that the model thinks
+
+
+def test_ollama_goes_on_with_an_answer_that_was_begun(tokenizer):
+    begun = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Because"}]
+    assert go(go_template(chat_turns(tokenizer)), begun) == "<s>user\nWhy?</s>\n<s>assistant\nBecause"
 
 
 def test_a_modelfile_names_the_folder_the_stops_and_the_sampling(exported: Path, make_byte_tokenizer):
