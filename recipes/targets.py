@@ -7,6 +7,8 @@ tokens of thought.
 
 from __future__ import annotations
 
+import re
+
 from rl.recipe import Claim
 from rl.types import BadInput
 
@@ -30,7 +32,10 @@ def answers(sources: dict[str, Rows]) -> Rows:
 
 
 def human_chains(sources: dict[str, Rows]) -> Rows:
-    """The chain that came with the problem, for those that the teacher solved: the column "chain", or GSM8K's own."""
+    """The chain that came with the problem, for those that the teacher solved: the column "chain", or GSM8K's own.
+
+    GSM8K's marks for a calculator are taken out: "16 - 3 - 4 = <<16-3-4=9>>9" -> "16 - 3 - 4 = 9".
+    """
     return [_row(row, _human(row)) for row in _solved(sources)]
 
 
@@ -45,7 +50,7 @@ def _human(row: Row) -> str:
         return str(row["chain"])
     if "original_answer" not in row:
         raise BadInput(f"no chain of a human's: the row has {', '.join(row)}, neither chain nor original_answer")
-    return str(row["original_answer"]).rpartition("####")[0].strip()
+    return re.sub(r"<<.*?>>", "", str(row["original_answer"]).rpartition("####")[0]).strip()
 
 
 def _solved(sources: dict[str, Rows]) -> Rows:

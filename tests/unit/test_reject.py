@@ -277,7 +277,7 @@ def test_a_mixture_may_be_mixed_again_where_a_row_has_no_answer(tmp_path: Path) 
 
 
 KEPT = {
-    "prompt": "1 + 2?", "answer": "3", "original_answer": "One and <<1+2=3>>two.\n#### 3",
+    "prompt": "1 + 2?", "answer": "3", "original_answer": "1 + 2 = <<1+2=3>>3.\n$<<3*1=3>>3 it is.\n#### 3",
     "target": "<think>easy: 3</think> <answer>3</answer>",
 }  # fmt: skip
 
@@ -291,7 +291,7 @@ def test_three_targets_are_made_of_the_same_solved_problems(tmp_path: Path) -> N
     expected = {
         "answers": ("<answer>3</answer>", "<answer>4</answer>"),
         "human_chains": (
-            "<think>One and <<1+2=3>>two.</think> <answer>3</answer>",
+            "<think>1 + 2 = 3.\n$3 it is.</think> <answer>3</answer>",
             "<think>2, 4.</think> <answer>4</answer>",
         ),
         "teacher_chains": ("<think>easy: 3</think> <answer>3</answer>", "<think>4</think> <answer>4</answer>"),
