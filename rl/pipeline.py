@@ -264,7 +264,7 @@ def _refuse_other_run(cfg: RunConfig) -> None:
             raise BadInput(
                 f"{cfg.run_dir} holds a run with {key}={was}, not {now}; use another name=..., or delete the folder"
             )
-        late = next((name for name, reward in named(cfg.rewards).items() if reward.from_step < 0), "")
+        late = next((reward.name or reward.function for reward in cfg.rewards if reward.from_step < 0), "")
         if key == "grpo.steps" and late:
             raise BadInput(
                 f"{cfg.run_dir} holds a run of {was} steps whose reward {late!r} counts from the end; with {now} steps "

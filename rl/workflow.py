@@ -315,7 +315,7 @@ class _Runner:
         return dataclasses.replace(
             cfg, name=self.folder.name, model=dataclasses.replace(cfg.model, path=path), sft=sft,
             prompts=self._resolved(cfg.prompts), evaluation=evaluation, rewards=tuple(
-                self._reward(name, reward) for name, reward in named(cfg.rewards).items()
+                self._reward(name, reward) for name, reward in (named(cfg.rewards) if cfg.rewards else {}).items()
             ),
         )  # fmt: skip
 
