@@ -9,6 +9,7 @@ Axis suffixes: _T tokens of a micro-batch, _M masked-in tokens, _S sequences, _D
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 from contextlib import AbstractContextManager, nullcontext
@@ -328,7 +329,12 @@ class ModelWriter:
         self.pending = {}
 
     def close(self, config: PretrainedConfig, source: str) -> None:
-        """source: the model's folder or id, for its tokenizer and generation settings."""
+        """source: the model's folder or id, for its tokenizer and generation settings.
+
+        The config's dtype becomes that of the tensors, which transformers loads by default.
+        """
+        config = copy.deepcopy(config)
+        config.dtype = next(reversed(self.pending.values())).dtype
         self._flush()
         count = len(self.shards)
         weight_map: dict[str, str] = {}

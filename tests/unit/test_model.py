@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from rl.config import LearnerConfig
-from rl.model import ScoreInput, load_policy
+from rl.lora import plain_weights
+from rl.model import ModelWriter, ScoreInput, load_policy
 
 CPU = torch.device("cpu")
 LENGTHS = (9, 30, 17)
@@ -76,3 +78,17 @@ def test_in_bfloat16_the_sum_of_the_layers_keeps_float32_and_linear_layers_multi
     gradient = backbone.layers[0].mlp.up_proj.weight.grad
     assert gradient is not None
     assert gradient.abs().sum() > 0
+
+
+def test_a_written_model_loads_in_the_dtype_of_its_tensors_whatever_the_learner_loaded_it_in(
+    folder: Path, tmp_path: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    tokenizer.save_pretrained(tmp_path / "tokens")
+    policy = load_policy(str(folder), LearnerConfig(layout="rows"), CPU, dtype=torch.float32)
+    writer = ModelWriter(tmp_path / "out", max_shard_bytes=1 << 15)
+    for weight in plain_weights(policy.hf):
+        writer.add(weight.name, weight.merged().to(torch.bfloat16))
+    writer.close(policy.hf.config, str(tmp_path / "tokens"))
+    written = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert written.dtype == written.config.dtype == torch.bfloat16
+    assert policy.hf.config.dtype == torch.float32  # the learner's own
