@@ -38,6 +38,10 @@ def find_problems(
         check_heads(arch.heads, arch.kv_heads, cfg.learner.sequence_parallel)
     except BadInput as error:
         found.append(str(error))
+    if 0 < arch.context < cfg.model.context_length:
+        found.append(
+            f"model.context_length={cfg.model.context_length}: {arch.name} was made for at most {arch.context} tokens"
+        )
     if not learner.fits:
         what = "while it loads the model in float32" if learner.loading > learner.training else "in training"
         found.append(f"a learner rank needs {gib(learner.peak)} of {gib(learner.limit)} GiB {what}")

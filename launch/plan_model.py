@@ -141,9 +141,11 @@ def read_config(folder: Path) -> Architecture:
 @cache
 def _table() -> dict[str, Architecture]:
     found: dict[str, Architecture] = {}
-    for row in tomllib.loads(TABLE.read_text())["model"]:
+    table = tomllib.loads(TABLE.read_text())
+    positions = {name: {"max_position_embeddings": number} for name, number in table["positions"].items()}
+    for row in table["model"]:
         for name in row["ids"]:
-            found[name] = _build(row, name, row["source"])
+            found[name] = _build(row | positions.get(name, {}), name, row["source"])
     return found
 
 

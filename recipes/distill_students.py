@@ -6,6 +6,9 @@ Source: DeepSeek-R1 (arXiv 2501.12948v2) B.4.3 and table 6: 2-3 epochs, batch 64
 each student falling to a tenth by cosine.
 Hardware: one node of 8 GPUs of 80 GB up to 14B, four nodes for 32B and 70B.
 Deliberately different: R1's 800k samples are not public; the default is open-r1's Mixture-of-Thoughts, made by R1.
+Qwen2.5-Math has 4,096 positions: how DeepSeek came to 131,072 with the same rotary base is not said, so its students
+get 32,768 and a base of 300,000, as open-r1 did (Qwen2.5-Math-7B-RoPE-300k, AIME 2024 52.7). Llama-3.1-8B has no chat
+template and gets that of its Instruct model, not DeepSeek's own. Both: recipes/bases.py.
 """
 
 from rl.config import DataConfig, GRPOConfig, LearnerConfig, ModelConfig, OptimConfig, RunConfig, SFTConfig
@@ -13,11 +16,11 @@ from rl.recipe import SFT, Recipe
 from rl.types import BadInput
 
 STUDENTS = {  # name: (base, peak learning rate of table 6, learner ranks)
-    "qwen-1.5b": ("Qwen/Qwen2.5-Math-1.5B", 1e-4, 8),
-    "qwen-7b": ("Qwen/Qwen2.5-Math-7B", 8e-5, 8),
+    "qwen-1.5b": ("recipes.bases:qwen_math_1_5b", 1e-4, 8),
+    "qwen-7b": ("recipes.bases:qwen_math_7b", 8e-5, 8),
     "qwen-14b": ("Qwen/Qwen2.5-14B", 7e-5, 8),
     "qwen-32b": ("Qwen/Qwen2.5-32B", 6e-5, 32),
-    "llama-8b": ("meta-llama/Llama-3.1-8B", 5e-5, 8),
+    "llama-8b": ("recipes.bases:llama_8b", 5e-5, 8),
     "llama-70b": ("meta-llama/Llama-3.3-70B-Instruct", 2e-5, 32),
 }
 

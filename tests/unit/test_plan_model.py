@@ -10,6 +10,7 @@ import pytest
 
 from launch.plan_hardware import find_hardware, gpu_names, sources, table, this_machine
 from launch.plan_model import Architecture, find_architecture, read_config
+from recipes.bases import POSITIONS
 from rl.types import BadInput
 
 TINY = Architecture("t", "here", "llama", 8, 16, 2, 2, 1, 4, 10, tied=True)
@@ -115,6 +116,15 @@ def test_the_table_has_the_shapes_that_the_tiny_models_are_made_with(which, monk
         made[name] for name in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
                                 "num_attention_heads", "num_key_value_heads", "max_position_embeddings",
                                 "tie_word_embeddings")]  # fmt: skip
+
+
+def test_the_table_knows_how_many_positions_every_model_has():
+    from launch.plan_model import _table
+
+    assert [name for name, arch in _table().items() if not arch.context] == []
+    assert find_architecture("Qwen/Qwen2.5-7B").context == 131_072
+    assert find_architecture("Qwen/Qwen2.5-Math-7B").context == 4096
+    assert find_architecture("recipes.bases:qwen_math_7b").context == POSITIONS
 
 
 # ------------------------------------------------------------------------------------------------ hardware

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from rl.types import AhaError
 
 ROOT = Path(__file__).parents[2]
 TASKS = {
+    "bases",
     "benchmarks",
     "journeys",
     "r1_general",
@@ -196,6 +198,35 @@ def test_a_student_of_smollm_lacks_layers_of_the_middle_and_still_runs(
     ids = torch.tensor([[3, 4, 5]])
     cached = student.generate(ids, max_new_tokens=3, do_sample=False, use_cache=True)
     assert torch.equal(cached, student.generate(ids, max_new_tokens=3, do_sample=False, use_cache=False))
+
+
+def test_the_students_bases_have_the_positions_and_the_template_that_their_recipe_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_byte_tokenizer: Callable
+) -> None:
+    import huggingface_hub
+    from transformers import AutoConfig, AutoTokenizer
+
+    from recipes import bases
+
+    monkeypatch.chdir(tmp_path)
+    make_byte_tokenizer().save_pretrained(tmp_path / "meta-llama" / "Llama-3.1-8B-Instruct")
+    fetched = []
+
+    def fetch(base: str, local_dir: Path, **_: object) -> None:
+        fetched.append(base)
+        make_byte_tokenizer(chat=None).save_pretrained(local_dir)
+        published = {"model_type": "qwen2", "max_position_embeddings": 4096, "rope_theta": 10000, "hidden_size": 64}
+        (local_dir / "config.json").write_text(json.dumps(published))
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+    for make in (bases.qwen_math_1_5b, bases.qwen_math_7b):
+        config = AutoConfig.from_pretrained(make())
+        assert (config.max_position_embeddings, config.rope_parameters["rope_theta"]) == (32_768, 300_000)
+        assert config.hidden_size == 64
+    assert AutoTokenizer.from_pretrained(bases.llama_8b()).chat_template
+    assert bases.llama_8b() == Path("models/Llama-3.1-8B-student")
+    assert fetched == ["Qwen/Qwen2.5-Math-1.5B", "Qwen/Qwen2.5-Math-7B", "meta-llama/Llama-3.1-8B"]  # each once
+    assert {base.rpartition(":")[2] for base, *_ in STUDENTS.values() if ":" in base} <= vars(bases).keys()
 
 
 def test_a_model_that_several_want_at_once_is_made_by_one_of_them(tmp_path: Path) -> None:
