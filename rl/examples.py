@@ -2,7 +2,8 @@
 
 A row is one of three things, as DataConfig says:
     prompt and target    any template; the target and the end token are learnt
-    a conversation       chat template; the content and the end token of every assistant turn are learnt
+    a conversation       chat template; the content and the end token of every assistant turn are learnt, but for turns
+                         whose "weight" is 0
     a document           no template; every token is learnt (plain next-token training)
 """
 
@@ -132,9 +133,11 @@ def _conversations(table: Table, tokenizer: PreTrainedTokenizerBase) -> list[Pie
     openings: list[str] = []
     answers: list[str] = []
     owners: list[int] = []  # the row of each opening and its answer
-    for i, messages in enumerate(rows):
+    weights: list[bool] = []  # of each answer: whether it is learnt
+    for i, (messages, learnt_turns) in enumerate(rows):
         for t, message in enumerate(messages):
             if message["role"] == ASSISTANT:
+                weights.append(learnt_turns[t])
                 openings.append(open_answer(messages[:t], tokenizer, table.where(i)))
                 answers.append(message["content"])
                 owners.append(i)
@@ -143,26 +146,27 @@ def _conversations(table: Table, tokenizer: PreTrainedTokenizerBase) -> list[Pie
     opening_ids = tokenise(openings, tokenizer, lambda k: table.where(owners[k]))
     answer_ids = tokenise(answers, tokenizer, lambda k: table.where(owners[k]))
     parts: list[list[tuple[np.ndarray, bool]]] = [[] for _ in rows]
-    for owner, opening, answer in zip(owners, opening_ids, answer_ids, strict=True):
+    for owner, opening, answer, is_learnt in zip(owners, opening_ids, answer_ids, weights, strict=True):
         so_far = np.concatenate([np.empty(0, np.int32), *(ids for ids, _ in parts[owner])])
         if not np.array_equal(opening[: len(so_far)], so_far):
-            turn = 1 + sum(learnt for _, learnt in parts[owner])
+            turn = 1 + len(parts[owner]) // 2
             raise BadInput(
                 f"{table.where(owner)}: before assistant turn {turn} the chat template writes the earlier turns in "
                 "other tokens than those that were learnt (it may cut thoughts or white space, or end turns with "
                 "another token than eos_token); make a row of each turn, with the last answer as the target"
             )
-        parts[owner] += [(opening[len(so_far) :], False), (_with_end(answer, end), True)]
+        parts[owner] += [(opening[len(so_far) :], False), (_with_end(answer, end), is_learnt)]
     return [_piece(p) for p in parts]
 
 
-def _turns(table: Table, index: int) -> list[Message]:
-    """The row's messages, checked, with the system message that cfg.system asks for in front."""
+def _turns(table: Table, index: int) -> tuple[list[Message], list[bool]]:
+    """The row's messages, checked, with the system message that cfg.system asks for in front; which may be learnt."""
     where, name = table.where(index), table.cfg.messages_field
     value = table.field(index, name)
     if not isinstance(value, list) or not value:
         raise BadInput(f"{where}: field {name!r} must be a list of messages with role and content, and not empty")
     messages: list[Message] = []
+    learnt: list[bool] = []
     for number, message in enumerate(value, 1):
         if not isinstance(message, Mapping):
             raise BadInput(f"{where}: message {number} of {name!r} is {type(message).__name__}, not role and content")
@@ -170,14 +174,38 @@ def _turns(table: Table, index: int) -> list[Message]:
         if not isinstance(role, str) or not isinstance(content, str) or not content.strip():
             raise BadInput(f"{where}: message {number} of {name!r} lacks its role, or its content as text")
         messages.append({"role": role, "content": content})
+        learnt.append(_is_learnt(message, f"{where}: message {number} of {name!r}"))
     if messages[-1]["role"] != ASSISTANT:
         raise BadInput(f"{where}: {name!r} ends with a turn of {messages[-1]['role']}, from which nothing is learnt")
     system = table.cfg.system
     if system and messages[0]["role"] != "system":
         messages.insert(0, {"role": "system", "content": system})
+        learnt.insert(0, True)
     if messages[0]["role"] == ASSISTANT:
         raise BadInput(f"{where}: {name!r} begins with an answer; a question must come first")
-    return messages
+    if not any(yes for yes, message in zip(learnt, messages, strict=True) if message["role"] == ASSISTANT):
+        raise BadInput(f"{where}: every answer of {name!r} has weight 0")
+    return messages, learnt
+
+
+def _is_learnt(message: Mapping[str, object], where: str) -> bool:
+    """False for weight 0, as in OpenAI's format. Raises BadInput for anything else besides role and content.
+
+    A table's rows share their keys, so one that holds nothing is no fault.
+    """
+    weight = 1
+    for key, value in message.items():
+        if key in ("role", "content") or value in (None, "", [], {}):
+            continue
+        if key != "weight":
+            raise BadInput(
+                f"{where} has {key!r} besides role and content, which would be left out: write it into the "
+                "content (a chain as <think>...</think> before the answer), or drop the field"
+            )
+        if value not in (0, 1):
+            raise BadInput(f"{where} has weight {value}, not 0 or 1")
+        weight = value
+    return bool(weight)
 
 
 def _document_pieces(table: Table, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> tuple[list[Piece], int]:

@@ -115,6 +115,32 @@ def test_a_malformed_conversation_is_named(tokenizer, messages, fault):
     assert fault in message
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("reasoning_content", "two and two"), ("tool_calls", [{"function": {"name": "w"}}]), ("name", "x")],
+)
+def test_what_a_message_holds_besides_role_and_content_is_named_and_not_left_out(tokenizer, key, value):
+    rows = [{"messages": turns("Hi", "Hello")}, {"messages": turns("Hi", "Hello")}]
+    rows[1]["messages"][1][key] = value
+    message = refusal(rows, tokenizer)
+    assert message.startswith(f"made up row 2: message 2 of 'messages' has {key!r} besides role and content")
+    for nothing in (None, "", []):  # a table gives every message the keys of all
+        rows[1]["messages"][1][key] = nothing
+        assert len(stream(rows, tokenizer)) == 2
+
+
+def test_an_answer_of_weight_0_is_read_and_not_learnt(tokenizer):
+    messages = turns("1+1?", "3", "No", "2")
+    messages[1]["weight"], messages[3]["weight"] = 0, 1
+    (example,) = stream([{"messages": messages}], tokenizer).all()
+    assert "3</s>" in tokenizer.decode(example.token_ids)
+    assert learnt_text(example, tokenizer) == ["2</s>"]
+    messages[3]["weight"] = 0
+    assert refusal([{"messages": messages}], tokenizer) == "made up row 1: every answer of 'messages' has weight 0"
+    messages[3]["weight"] = 0.5
+    assert "message 4 of 'messages' has weight 0.5, not 0 or 1" in refusal([{"messages": messages}], tokenizer)
+
+
 def test_conversations_need_the_chat_template_and_no_text_field(tokenizer):
     rows = [{"messages": turns("Hi", "Hello"), "text": "x"}]
     assert "needs template=chat, not 'plain'" in refusal(rows, tokenizer, replace(CHAT, template="plain"))
