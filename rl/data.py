@@ -283,7 +283,10 @@ class PromptStream(Stream[Prompt]):
         lengths = [len(ids) for ids in self._ids]
         self._kept = [i for i, length in enumerate(lengths) if length <= max_prompt_tokens]
         if cfg.long_prompts == "error" or not self._kept:
-            remedy = "set long_prompts=drop, raise model.context_length, or lower max_new_tokens"
+            remedy = (
+                "set long_prompts=drop, raise the less of model.context_length and learner.micro_batch_tokens, or "
+                "lower max_new_tokens"
+            )
             table.refuse_long(lengths, max_prompt_tokens, "prompt", remedy)
         elif len(self._kept) < len(rows):
             left_out = len(rows) - len(self._kept)

@@ -26,12 +26,15 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 ASSISTANT = "assistant"
+CONTEXT, MICRO_BATCH = "model.context_length", "learner.micro_batch_tokens"
+"""What bounds the tokens of an example: the less of the two."""
 
 
 class ExampleStream(Stream[Example]):
     """SFT examples in a seeded order.
 
     cached: the rows carry a teacher's logprobs, which become Example.teacher (rl/cached.py).
+    limited_by: the setting that max_tokens comes from. limit: the two in words.
     dropped: rows left out by overlong="drop". split: documents cut into more than one piece.
     Raises BadInput when a row lacks a field, is longer than max_tokens (overlong="error"), or no row is left.
     """
@@ -46,6 +49,7 @@ class ExampleStream(Stream[Example]):
         overlong: str = "error",
         *,
         cached: bool = False,
+        limited_by: str = CONTEXT,
     ) -> None:
         if cfg.messages_field and cfg.text_field:
             raise BadInput(
@@ -53,6 +57,7 @@ class ExampleStream(Stream[Example]):
             )
         table = Table(rows, cfg, functools.partial(place, cfg.source))
         self.dropped = self.split = 0
+        self.limit, self.limited_by = f"{max_tokens} tokens ({limited_by})", limited_by
         self._teachers: list[TopLogprobs] = []
         if cfg.text_field:
             self._pieces, self.split = _document_pieces(table, tokenizer, max_tokens)
@@ -63,7 +68,7 @@ class ExampleStream(Stream[Example]):
         pieces = _conversations(table, tokenizer) if cfg.messages_field else _answers(table, tokenizer, cached=cached)
         lengths = [len(ids) for ids, _ in pieces]
         if overlong == "error" or min(lengths) > max_tokens:
-            remedy = "raise model.context_length, or set overlong=drop to leave the longest out"
+            remedy = f"raise {limited_by}, or set overlong=drop to leave the longest out"
             what = "conversation" if cfg.messages_field else "example (prompt, target, end token)"
             table.refuse_long(lengths, max_tokens, what, remedy)
         kept = [i for i, length in enumerate(lengths) if length <= max_tokens]
@@ -216,7 +221,7 @@ def _document_pieces(table: Table, tokenizer: PreTrainedTokenizerBase, max_token
     7 tokens in pieces of 3: 0 1 2, 2 3 4, 4 5 6.
     """
     if max_tokens < 2:
-        raise BadInput(f"a context of {max_tokens} tokens holds no token to learn after the first")
+        raise BadInput(f"a limit of {max_tokens} tokens holds no token to learn after the first")
     end = end_token_ids(tokenizer)[0]
     texts = table.texts(table.cfg.text_field)
     prefix = prompt_prefix(dataclasses.replace(table.cfg, template="plain"), tokenizer)

@@ -19,7 +19,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from rl.backend import Backend
 from rl.config import AskConfig, DataConfig, RunConfig
 from rl.data import TASK, PromptStream, end_token_ids, load_rows, place
-from rl.examples import ExampleStream
+from rl.examples import CONTEXT, MICRO_BATCH, ExampleStream
 from rl.judge import refuse_style_alone, unjudgeable
 from rl.metrics import paired_difference
 from rl.prepare import refuse_other_tokenizer, refuse_short_teacher, with_tokens
@@ -36,7 +36,7 @@ from rl.stages.sft import train_sft
 from rl.summary import Measured, write_summary
 from rl.templates import Table
 from rl.track import Tracker
-from rl.types import BadInput, Example, Prompt, Row
+from rl.types import BadInput, Prompt, Row
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class Inputs:
     prompts: list[Prompt]
     eval_prompts: list[Prompt]
     sft_stream: ExampleStream | None
-    sft_held_out: list[Example]
+    sft_held_out: ExampleStream | None
     scorer: Scorer | None
 
 
@@ -83,12 +83,11 @@ def prepare(
     refuse_heads(model_config, cfg.learner.sequence_parallel)
     tokenizer = load_tokenizer(model_path)
     end_token_ids(tokenizer)
-    budget = cfg.learner.micro_batch_tokens
     for key, name in (("sft.distill.teacher", cfg.sft.distill.teacher), ("grpo.teacher", cfg.grpo.teacher)):
         if name:
             teacher = resolve_model(name, key)
             refuse_other_tokenizer(key, teacher, tokenizer)
-            refuse_short_teacher(key, teacher, min(limit, budget))
+            refuse_short_teacher(key, teacher, min(limit, cfg.learner.micro_batch_tokens))
     samples = bool(cfg.prompts.source or cfg.grpo.steps or cfg.evaluation.data.source)
     longest_prompt = _longest_prompt(cfg, limit) if samples and samples_here else sys.maxsize
     scorer, stream, prompts, eval_prompts = None, None, [], []
@@ -109,12 +108,11 @@ def prepare(
         rows = _judgeable(cfg, held_out)
         refuse_style_alone(named(cfg.rewards), rows, held_out.source)
         eval_prompts = evaluation_prompts(rows, cfg.evaluation, cfg.prompts, tokenizer, longest_prompt, cfg.seed)
-    sft_stream, sft_held_out = None, []
+    sft_stream, sft_held_out = None, None
     if cfg.sft.enabled:
-        cached = cfg.sft.distill.cached
-        sft_stream = _examples(cfg, cfg.sft.data, tokenizer, min(limit, budget), cached=cached)
+        sft_stream = _examples(cfg, cfg.sft.data, tokenizer, limit, cached=cfg.sft.distill.cached)
         if cfg.sft.eval_data.source:
-            sft_held_out = _examples(cfg, cfg.sft.eval_data, tokenizer, min(limit, budget)).all()
+            sft_held_out = _examples(cfg, cfg.sft.eval_data, tokenizer, limit)
     check_run(cfg, trained_on)
     return Inputs(model_path, tokenizer, limit, stream, prompts, eval_prompts, sft_stream, sft_held_out, scorer)
 
@@ -139,9 +137,13 @@ def _longest_prompt(cfg: RunConfig, limit: int) -> int:
 
 
 def _examples(
-    cfg: RunConfig, data: DataConfig, tokenizer: PreTrainedTokenizerBase, limit: int, *, cached: bool = False
+    cfg: RunConfig, data: DataConfig, tokenizer: PreTrainedTokenizerBase, context: int, *, cached: bool = False
 ) -> ExampleStream:
-    return ExampleStream(load_rows(data), data, tokenizer, cfg.seed, limit, cfg.sft.overlong, cached=cached)
+    """Examples that fit into the context and into a micro-batch."""
+    limit, limited_by = min((context, CONTEXT), (cfg.learner.micro_batch_tokens, MICRO_BATCH), key=lambda of: of[0])
+    return ExampleStream(
+        load_rows(data), data, tokenizer, cfg.seed, limit, cfg.sft.overlong, cached=cached, limited_by=limited_by
+    )
 
 
 def _judgeable(cfg: RunConfig, data: DataConfig) -> list[Row]:

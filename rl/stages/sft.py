@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rl.backend import Task
 from rl.batch import pack_examples
-from rl.examples import ExampleStream
+from rl.examples import MICRO_BATCH, ExampleStream
 from rl.stages.context import Context
 from rl.track import stats_metrics
 from rl.types import BadInput, Example, Stopped
@@ -19,10 +19,11 @@ EVAL_CHUNK = 512
 """Held-out examples sent to the learners at once."""
 
 
-def train_sft(ctx: Context, model_path: str, stream: ExampleStream, held_out: Sequence[Example] = ()) -> Path:
+def train_sft(ctx: Context, model_path: str, stream: ExampleStream, held_out: ExampleStream | None = None) -> Path:
     """Train from model_path and return the folder with the result in Hugging Face format. Resumes; done once.
 
-    held_out: examples for the evaluation loss, which is logged as eval/nll, mean nats per learnt token.
+    held_out: examples for the evaluation loss, which is logged as eval/nll, mean nats per learnt token; eval/dropped
+    counts those that were too long.
     """
     cfg, s, backend = ctx.cfg, ctx.cfg.sft, ctx.backend
     out = ctx.run_dir / "sft"
@@ -38,17 +39,22 @@ def train_sft(ctx: Context, model_path: str, stream: ExampleStream, held_out: Se
         stream.restore(meta.cursor)
     ctx.tracker.resume({"sft": start})
     _tell_of_lengths(stream)
+    held_out_examples = held_out.all() if held_out else []
+    dropped = {"examples/dropped": stream.dropped}
+    if held_out:
+        _tell_of_lengths(held_out, "held-out examples")
+        dropped["eval/dropped"] = held_out.dropped
     ctx.tracker.begin("sft", total, start)
     for step in range(start, total):
         done = step + 1
-        metrics = {"examples/dropped": float(stream.dropped)} if stream.dropped else {}
-        if step == 0 and held_out:
-            metrics["eval/nll_before"] = evaluation_loss(ctx, held_out)
+        metrics = {name: float(count) for name, count in dropped.items() if count}
+        if step == 0 and held_out_examples:
+            metrics["eval/nll_before"] = evaluation_loss(ctx, held_out_examples)
         with ctx.timed("sft"):
             batch = pack_examples(stream.take(s.examples_per_step), learner=cfg.learner, layout=backend.layout)
             stats = backend.step([batch])
-        if held_out and (done == total or (s.eval_every and done % s.eval_every == 0)):
-            metrics["eval/nll"] = evaluation_loss(ctx, held_out)
+        if held_out_examples and (done == total or (s.eval_every and done % s.eval_every == 0)):
+            metrics["eval/nll"] = evaluation_loss(ctx, held_out_examples)
             log.info("evaluation loss after %d SFT steps: %.4f nats a token", done, metrics["eval/nll"])
         epoch = done * s.examples_per_step / len(stream)
         metrics |= {"tokens": float(batch.num_tokens), "epoch": epoch}
@@ -77,8 +83,13 @@ def evaluation_loss(ctx: Context, held_out: Sequence[Example]) -> float:
     return total / tokens
 
 
-def _tell_of_lengths(stream: ExampleStream) -> None:
+def _tell_of_lengths(stream: ExampleStream, what: str = "examples") -> None:
     if stream.dropped:
-        log.warning("%d examples are longer than the context and were dropped (sft.overlong=drop)", stream.dropped)
+        log.warning("%d %s are longer than %s and were dropped (sft.overlong=drop)", stream.dropped, what, stream.limit)
     if stream.split:
-        log.info("%d documents are longer than the context and were split; %d pieces in all", stream.split, len(stream))
+        # In a context with room for more, the split is one that nobody asked for.
+        level = logging.WARNING if stream.limited_by == MICRO_BATCH else logging.INFO
+        log.log(
+            level, "%d documents are longer than %s and were split; %d pieces in all", stream.split, stream.limit,
+            len(stream),
+        )  # fmt: skip

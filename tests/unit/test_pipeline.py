@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from recipes.tiny import recipe
-from rl.config import DataConfig, OptimConfig, RewardConfig, RunConfig
+from rl.config import DataConfig, EvalConfig, OptimConfig, RewardConfig, RunConfig, SFTConfig
 from rl.pipeline import _judgeable, _refuse_other_run, prepare
 from rl.schedule import learning_rate
 from rl.settings import apply_overrides, from_json, to_json
+from rl.stages.sft import _tell_of_lengths
 from rl.types import BadInput
 
 
@@ -108,6 +109,50 @@ def test_rows_that_cannot_be_judged_may_be_dropped_with_a_warning(
     none = dataclasses.replace(rows_file(tmp_path, {"answer": "\\boxed{}"}), unjudgeable="drop")
     with pytest.raises(BadInput, match="1 of 1 rows cannot be judged"):
         _judgeable(cfg, none)
+
+
+SHORT = ("model.context_length=128", "grpo.steps=0", "rollout.max_new_tokens=8")
+
+
+@pytest.mark.parametrize(
+    ("budget", "knob"),
+    [(64, "learner.micro_batch_tokens"), (128, "model.context_length"), (4096, "model.context_length")],
+)
+def test_the_limit_that_an_example_is_over_is_named_and_held_out_ones_are_counted(
+    cfg: RunConfig, tmp_path: Path, budget: int, knob: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    long, short = {"prompt": "1+1=", "target": "2" * 300}, {"prompt": "1+1=", "target": "2"}
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in (long, short, long)))
+    data = DataConfig(source=str(path), template="plain")
+    cfg = apply_overrides(cfg, [f"learner.micro_batch_tokens={budget}", *SHORT])
+    cfg = dataclasses.replace(cfg, sft=SFTConfig(steps=1, data=data), evaluation=EvalConfig())
+    with pytest.raises(BadInput, match=rf"the limit is {min(budget, 128)} .*; raise {knob}, or set overlong=drop"):
+        prepare(cfg)
+    inputs = prepare(dataclasses.replace(cfg, sft=dataclasses.replace(cfg.sft, eval_data=data, overlong="drop")))
+    assert inputs.sft_stream is not None
+    assert inputs.sft_held_out is not None
+    assert (inputs.sft_stream.dropped, inputs.sft_held_out.dropped) == (2, 2)
+    _tell_of_lengths(inputs.sft_held_out, "held-out examples")
+    assert f"2 held-out examples are longer than {min(budget, 128)} tokens ({knob}) and were dropped" in caplog.text
+
+
+@pytest.mark.parametrize("budget", [64, 128, 4096])
+def test_a_document_that_the_context_would_hold_is_split_with_a_warning(
+    cfg: RunConfig, tmp_path: Path, budget: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"text": "1+1=" * 60}))
+    cfg = apply_overrides(cfg, [f"learner.micro_batch_tokens={budget}", *SHORT])
+    data = DataConfig(source=str(path), text_field="text")
+    stream = prepare(dataclasses.replace(cfg, sft=SFTConfig(steps=1, data=data), evaluation=EvalConfig())).sft_stream
+    assert stream is not None
+    with caplog.at_level(logging.INFO):
+        _tell_of_lengths(stream)
+    (record,) = caplog.records
+    assert record.levelname == ("WARNING" if budget == 64 else "INFO")
+    assert f"longer than {min(budget, 128)} tokens" in record.message
+    assert ("learner.micro_batch_tokens" in record.message) == (budget == 64)
 
 
 def test_a_reward_for_domains_that_are_not_there_and_a_model_that_is_none_are_refused(cfg: RunConfig) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -74,6 +75,10 @@ def records(ctx: Context) -> list[dict[str, float]]:
 HELD_OUT = [Example([9, 1], [0, 1]), Example([9, 2, 3], [0, 1, 1]), Example([9, 10], [0, 1])]
 
 
+def held_out(dropped: int = 0) -> ExampleStream:
+    return cast(ExampleStream, SimpleNamespace(all=lambda: HELD_OUT, dropped=dropped, split=0, limit="64 tokens"))
+
+
 def test_epochs_become_steps_and_the_export_is_of_the_last(tokenizer, tmp_path):
     learners = Learners()
     ctx = context(tmp_path, tokenizer, learners, epochs=1.5)
@@ -86,11 +91,19 @@ def test_epochs_become_steps_and_the_export_is_of_the_last(tokenizer, tmp_path):
 @pytest.mark.parametrize(("every", "due"), [(0, [4]), (2, [1, 3, 4]), (3, [2, 4])])
 def test_the_evaluation_loss_is_measured_before_when_due_and_at_the_end(tokenizer, tmp_path, every, due):
     ctx = context(tmp_path, tokenizer, Learners(), steps=5, eval_every=every)
-    train_sft(ctx, "model", stream(tokenizer), HELD_OUT)
+    train_sft(ctx, "model", stream(tokenizer), held_out())
     found = records(ctx)
+    assert not any("eval/dropped" in r for r in found)
     assert [r["step"] for r in found if "eval/nll" in r] == due
     assert [r["step"] for r in found if "eval/nll_before" in r] == [0]
     assert found[-1]["eval/nll"] == pytest.approx(4.0)  # (1 + 2 + 3 + 10) / 4
+
+
+def test_held_out_examples_that_were_dropped_are_told_and_counted_beside_the_loss(tokenizer, tmp_path, caplog):
+    ctx = context(tmp_path, tokenizer, Learners(), steps=2)
+    train_sft(ctx, "model", stream(tokenizer), held_out(dropped=3))
+    assert [r.get("eval/dropped") for r in records(ctx)] == [3.0, 3.0]
+    assert "3 held-out examples are longer than 64 tokens and were dropped" in caplog.text
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 512])
@@ -108,7 +121,7 @@ def test_held_out_examples_that_teach_nothing_are_refused(tokenizer, tmp_path):
 
 def test_a_stopped_stage_goes_on_where_it_stopped_and_measures_no_second_beginning(tokenizer, tmp_path):
     whole = Learners()
-    train_sft(context(tmp_path / "whole", tokenizer, whole, steps=5), "model", stream(tokenizer), HELD_OUT)
+    train_sft(context(tmp_path / "whole", tokenizer, whole, steps=5), "model", stream(tokenizer), held_out())
 
     class StopAfter(Learners):
         def step(self, updates_U: list[PackedBatch]) -> StepStats:
@@ -117,10 +130,10 @@ def test_a_stopped_stage_goes_on_where_it_stopped_and_measures_no_second_beginni
 
     stop, first = Stop(), StopAfter()
     with pytest.raises(Stopped, match="after SFT step 3 of 5"):
-        train_sft(context(tmp_path, tokenizer, first, stop, steps=5), "model", stream(tokenizer), HELD_OUT)
+        train_sft(context(tmp_path, tokenizer, first, stop, steps=5), "model", stream(tokenizer), held_out())
     second = Learners()
     ctx = context(tmp_path, tokenizer, second, steps=5)
-    train_sft(ctx, "model", stream(tokenizer), HELD_OUT)
+    train_sft(ctx, "model", stream(tokenizer), held_out())
     assert second.steps == 5
     assert first.seen + second.seen == whole.seen
     found = records(ctx)
