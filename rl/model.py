@@ -27,6 +27,7 @@ from transformers.configuration_utils import PretrainedConfig
 from transformers.masking_utils import AttentionMaskInterface
 from transformers.modeling_utils import AttentionInterface, PreTrainedModel
 
+from rl.architecture import refuse_other_attention, refuse_unsound
 from rl.config import LearnerConfig, LoraConfig
 from rl.logprobs import HeadWork, LogprobHead
 from rl.lora import add_adapters
@@ -37,6 +38,7 @@ from rl.types import BadInput, MicroBatch
 PACKED_ATTENTION, ROWS_ATTENTION = "aha_packed", "aha_rows"
 SEQUENCE_ATTENTION = "aha_sequence"
 """Of ranks that share their sequences; rl/workers/ulysses.py registers it."""
+OWN_ATTENTION = (PACKED_ATTENTION, ROWS_ATTENTION, SEQUENCE_ATTENTION)
 # Scalings of the logits that an output head of ours would leave out without a word.
 UNSUPPORTED_LOGIT_SETTINGS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 
@@ -53,6 +55,7 @@ def packed_attention(
     Returns ((1, T, heads, d), None). On a GPU in half precision through PyTorch's varlen kernel; else a loop over
     sequences, which gives the same numbers and is what the tests run on a CPU.
     """
+    refuse_other_attention(module, attention_mask, kwargs)
     cu_seq_lens = kwargs["cu_seq_lens_q"]
     assert isinstance(cu_seq_lens, Tensor)
     assert query.shape[0] == 1
@@ -89,6 +92,7 @@ def rows_attention(
     Computed in float32 whatever the inputs: PyTorch's bfloat16 backward for CPUs took six times longer on rows of 37
     tokens, and nine tenths of a training step with it.
     """
+    refuse_other_attention(module, attention_mask, kwargs)
     scaling = kwargs.get("scaling")
     window = kwargs.get("sliding_window")
     if isinstance(window, int) and query.shape[2] > window:
@@ -151,6 +155,7 @@ class Backbone(nn.Module):
 
     def __init__(self, hf: PreTrainedModel, layout: str) -> None:
         super().__init__()
+        refuse_unsound(hf, layout, own_attention=hf.config._attn_implementation in OWN_ATTENTION)
         self.hf = hf
         self.layout = layout
 
@@ -265,6 +270,18 @@ def load_policy(
     policy = make_ready(Policy(hf, layout, learner.logprob_chunk_tokens), learner, device)
     loading.finish(policy, path)
     return policy
+
+
+def refuse_model(path: str, learner: LearnerConfig, *, gpu: bool) -> None:
+    """Raise BadInput for a model that load_policy would refuse. Makes its layers without weights."""
+    device = torch.device("cuda" if gpu else "cpu")
+    layout = resolve_layout(learner, device)
+    with torch.device("meta"):
+        try:
+            hf = AutoModelForCausalLM.from_config(load_config(path), attn_implementation=attention_name(layout, device))
+        except ValueError as error:
+            raise BadInput(f"model.path={path}: cannot be trained here ({str(error).splitlines()[0]})") from error
+    Policy(hf, layout, learner.logprob_chunk_tokens)
 
 
 def attention_name(layout: str, device: torch.device) -> str:

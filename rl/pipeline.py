@@ -114,6 +114,10 @@ def prepare(
         if cfg.sft.eval_data.source:
             sft_held_out = _examples(cfg, cfg.sft.eval_data, tokenizer, limit)
     check_run(cfg, trained_on)
+    if cfg.sft.enabled or cfg.grpo.steps:
+        from rl.model import refuse_model  # modelling code, which the driver needs for nothing else
+
+        refuse_model(model_path, cfg.learner, gpu=cfg.cluster.device == "gpu")
     return Inputs(model_path, tokenizer, limit, stream, prompts, eval_prompts, sft_stream, sft_held_out, scorer)
 
 
