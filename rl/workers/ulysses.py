@@ -9,6 +9,7 @@ from deepspeed.sequence.layer import DistributedAttention
 from torch import Tensor, nn
 from transformers.modeling_utils import AttentionInterface
 
+from rl.architecture import refuse_other_attention
 from rl.model import SEQUENCE_ATTENTION, packed_attention
 from rl.sequence import Share
 
@@ -39,6 +40,7 @@ def join_sequence_group(size: int, timeout_s: float) -> Share:
         module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: object
     ) -> tuple[Tensor, None]:
         """As packed_attention, of this rank's tokens alone: (1, heads, T / size, d) -> (1, T / size, heads, d)."""
+        refuse_other_attention(module, attention_mask, kwargs)
         slices = (x.transpose(SEQUENCE, HEADS) for x in (query, key, value))
         return ulysses(*slices, 0, None, module, kwargs), None
 
