@@ -134,12 +134,16 @@ def _capitals(text: str) -> str:
 
 @lru_cache(maxsize=1)
 def _config() -> object:
-    from math_verify import LatexExtractionConfig
+    from math_verify import LatexExtractionConfig, LatexNormalizationConfig
 
     # It warns, once, that it runs without a time limit: here the caller has one.
     for module in ("parser", "grader"):
         logging.getLogger(f"math_verify.{module}").setLevel(logging.ERROR)
-    return LatexExtractionConfig(boxed_match_priority=-1)
+    # Its cleaning is for prose: units takes the m of x+2m away, basic_latex reads (5)_{2} as a count of permutations.
+    cleaning = LatexNormalizationConfig(
+        basic_latex=False, units=False, malformed_operators=True, nits=True, boxed="none", equations=False
+    )
+    return LatexExtractionConfig(boxed_match_priority=-1, normalization_config=cleaning)
 
 
 def _parse(latex: str) -> Basic:
