@@ -11,7 +11,8 @@ is extracted strictly (rewards/extract.py), then compared as text, as an exact n
     3, 5 and \{5, 3\}   are the same set; (3, 5) and (5, 3) are not the same, nor are (3, 5] and (3, 5)
     x = 3 and 3        are the same; x = 3 and y = 3 are not
     words              ignore case (Evelyn, evelyn); letters do not (x is not X)
-    the question       an expression copied from the prompt is not its own simplification
+    the question       an expression copied from the prompt is not its own simplification; a word, a number or
+                       another notation of the reference (\pi/2) may stand there
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from typing import TYPE_CHECKING
 
 from rewards.expressions import Unreadable
 from rewards.extract import boxes, final_answers, normalise, opens_thinking
-from rewards.mathematics import MAX_LENGTH, Form, read, read_simple, text_key, tidy, without_variable
-from rewards.quantities import UNITS, Number, parse_number
+from rewards.mathematics import MAX_LENGTH, Form, read, read_simple, stands_in, text_key, tidy, without_variable
+from rewards.quantities import UNITS, Number, parse_number, split_unit
 from rewards.types import Score, correct, excerpt, unparseable, wrong
 
 if TYPE_CHECKING:
@@ -151,9 +152,21 @@ def same_mathematics(one: str, gold: str, *, percent: str = "strict") -> bool:
 
 
 def _copied(given: str, gold: str, prompt: str) -> bool:
-    """Whether an answer that is not the reference's text was copied from the prompt, spaces aside."""
-    text = text_key(given)
-    return len(text) >= MIN_COPIED and text != text_key(gold) and text in "".join(prompt.split())
+    """Whether an answer that equals the reference is an expression of the prompt, still to be simplified."""
+    text = text_key(split_unit(tidy(given))[0])
+    if len(text) < MIN_COPIED or _symbols(given) == _symbols(gold) or not _holds_expression(read(given)):
+        return False
+    return stands_in(text, prompt)
+
+
+def _symbols(text: str) -> str:
+    r""" "x = \frac{\pi}{2}" and "\pi/2" -> "pi2/": two equal answers with the same symbols differ in notation alone."""
+    body = split_unit(without_variable(tidy(text))[0])[0]
+    return re.sub(r"\\frac|[ {}/\\]", "", body) + "/" * (body.count("\\frac") + body.count("/"))
+
+
+def _holds_expression(form: Form) -> bool:
+    return form.kind == "expression" or any(map(_holds_expression, form.parts))
 
 
 def _variables_agree(one: str, gold: str) -> bool:

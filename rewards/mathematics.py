@@ -93,9 +93,14 @@ def read(text: str) -> Form:
 
 
 def tidy(text: str) -> str:
-    r"""One spelling of LaTeX for each thing: "\left(\dfrac12,\;π\right)" -> "(\frac12, \pi)". Raises Unreadable."""
+    """The text in one spelling (see respelled). Raises Unreadable when it is too long."""
     if len(text) > MAX_LENGTH:
         raise Unreadable(f"{len(text)} characters, more than {MAX_LENGTH}")
+    return respelled(text)
+
+
+def respelled(text: str) -> str:
+    r"""One spelling of LaTeX for each thing: "\left(\dfrac12,\;π\right)" -> "(\frac12, \pi)"."""
     text = SEPARATORS.sub(",", text)
     text = _ROOT.sub(r"\\sqrt{\1}", text)
     text = _LATEX.sub(lambda match: _TIDIED.get(match.group(), match.group()), text)
@@ -106,6 +111,13 @@ def tidy(text: str) -> str:
 def text_key(text: str) -> str:
     """The tidy text without spaces and needless braces, for comparing: "x^{2} + 1" -> "x^2+1". "4 2" is not "42"."""
     return _KEY_SPACES.sub("", _KEY_BRACES.sub(r"\1\2", tidy(text)))
+
+
+def stands_in(text: str, prompt: str) -> bool:
+    """Whether a text_key stands in a prompt, spaces aside: "2x+3" in "Is 2x + 3 odd?", not in "Is 12x+30 odd?"."""
+    pattern = " ?".join(map(re.escape, text))
+    whole = rf"(?:\b|(?!\w)){pattern}(?:\b|(?<!\w))"
+    return re.search(whole, _KEY_BRACES.sub(r"\1\2", respelled(prompt)), re.ASCII) is not None
 
 
 def without_variable(text: str) -> tuple[str, str]:

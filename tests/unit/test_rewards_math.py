@@ -296,6 +296,46 @@ def test_an_expression_copied_from_the_question_is_not_its_simplification():
 
 
 @pytest.mark.parametrize(
+    ("prompt", "answer", "gold"),
+    [
+        ("Factor $x^{2}+2x+1$.", "x^{2} + 2x + 1", "(x+1)^2"),
+        ("Factor $x^{2}+2x+1$.", "x^2+2x+1", "(x+1)^2"),
+        ("Simplify 2x+3x.", "2x+3x", "5x"),
+        (r"What is $\left(a+b\right)+c$?", "(a+b)+c", "a+b+c"),
+        (r"Simplify $\frac{6}{8}x$", r"\frac{6}{8}x", r"\frac{3}{4}x"),
+        (r"Simplify $\sin(-x)$.", r"\sin(-x)", r"-\sin x"),
+        (r"Simplify $e^{\ln x}$.", r"e^{\ln x}", "x"),
+        (r"Simplify $\frac{a/b}{c}$.", r"\frac{a/b}{c}", r"\frac{a}{bc}"),
+        (r"Reduce $(\sqrt{8}, 1)$.", r"(\sqrt{8}, 1)", r"(2\sqrt{2}, 1)"),
+        (r"Simplify $\sqrt{8}\text{ cm}$.", r"\sqrt{8} cm", r"2\sqrt{2}\text{ cm}"),
+        ("What is 2+3*4?", "2+3*4", "14"),
+    ],
+)
+def test_what_the_question_asks_to_simplify_is_not_the_answer(prompt, answer, gold):
+    assert judge(answer, gold).value == (gold != "14")
+    assert judge(answer, gold, prompt=prompt).verdict == WRONG
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answer", "gold"),
+    [
+        ("Which of Evelyn and Navin is faster?", "Evelyn", r"\text{Evelyn}"),
+        ("Is it a circle or an ellipse?", "ellipse", r"\text{ellipse}"),
+        ("She has 120 dollars and spends 100 dollars. What is left?", "20 dollars", "20"),
+        ("Tim walks 15 miles, and Ann as far as Tim. How far?", "15 miles", "15"),
+        (r"Solve $\sin x = 1$ for $x$ in $[0, \pi/2]$.", r"\pi/2", r"\frac{\pi}{2}"),
+        (r"Solve for $x$ in $[-\pi/2, \pi/2]$.", r"-\pi/2", r"x = -\frac{\pi}{2}"),
+        (r"Where in $(0, \pi/2)$ is it positive?", r"(0, \pi/2)", r"\left(0, \frac{\pi}{2}\right)"),
+        (r"A side is $2\sqrt2$ cm. Find another.", r"2\sqrt2 cm", r"2\sqrt{2}"),
+        ("Is 12x+30 more than 2x+304?", "2x+30", "30+2x"),
+        ("The set {1, 2, 3} is given.", r"\{1,2,3\}", "1, 2, 3"),
+    ],
+)
+def test_what_only_happens_to_stand_in_the_question_is_the_answer(prompt, answer, gold):
+    assert judge(answer, gold, prompt=prompt) == (1.0, CORRECT, "")
+
+
+@pytest.mark.parametrize(
     "answer",
     [
         "42",
@@ -385,6 +425,17 @@ def test_every_gsm8k_solution_agrees_with_its_own_answer(name):
         assert accuracy(forms[number % 2], prompt=row["question"], answer=row["answer"]) == (1.0, CORRECT, ""), row
         assert check_reference(row["answer"]) is None
     assert len(found) > 1000
+
+
+def test_a_gsm8k_answer_may_have_a_unit_that_stands_with_it_in_the_question():
+    units = ["dollars", "hours", "minutes", "days", "miles", "years", "feet", "inches", "pounds", "cups", "weeks"]
+    tried = 0
+    for row in rows("gsm8k/test.jsonl"):
+        gold = row["answer"].rsplit("####", 1)[1].strip()
+        for unit in (unit for unit in units if f"{gold} {unit}" in row["question"]):
+            tried += 1
+            assert accuracy(think(f"{gold} {unit}"), prompt=row["question"], answer=row["answer"]).value == 1, row
+    assert tried > 5
 
 
 def test_every_math500_solution_agrees_with_its_own_answer():
