@@ -141,7 +141,7 @@ def same_mathematics(one: str, gold: str, *, percent: str = "strict") -> bool:
         if len(one) > MAX_LENGTH:
             return False
         text, variable = without_variable(tidy(one))
-        given = read_simple(text)
+        given = read_simple(text, wordy=wanted.kind == "words")
         return (
             given is not None and _variables_agree(variable, wanted.variable) and agree(given, wanted, percent=percent)
         )

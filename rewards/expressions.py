@@ -32,7 +32,7 @@ _BARE = re.compile(
     rf"(?<![\\A-Za-z])({'|'.join(sorted(_FUNCTIONS | {'pi', 'infty', 'theta'}, reverse=True))})(?![A-Za-z])"
 )
 _CAPITAL = re.compile(r"\\[A-Za-z]+|(?<!_)(?<!_\{)[A-Z](?!_)")
-_ENGLISH = {"not", "is", "the", "if", "for", "in", "no", "yes", "to", "of", "it", "any", "all", "nan", "inf"}
+ENGLISH = {"not", "is", "the", "if", "for", "in", "no", "yes", "to", "of", "it", "any", "all", "nan", "inf"}
 _MATH = re.compile(r"[A-Za-z0-9+\-*/^_=<>()\[\]{}|!.\\ ]*")
 
 
@@ -65,7 +65,7 @@ def _check(text: str) -> None:
     if unknown := next((command for command in commands if command not in _COMMANDS), None):
         raise Unreadable(f"the command {unknown}")
     words = re.findall(r"(?<![\\A-Za-z])[A-Za-z]{2,}", text.replace("\\text", "\\"))
-    if word := next((w for w in words if len(w) > 4 or w.lower() in _ENGLISH), None):
+    if word := next((w for w in words if len(w) > 4 or w.lower() in ENGLISH), None):
         raise Unreadable(f"the word {word!r}")
     if re.search(r"[0-9] [0-9]|[0-9] ?_", text):
         raise Unreadable("two numbers side by side")

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from rewards.expressions import NAMES, Unreadable, bracket_step, read_expression
+from rewards.expressions import ENGLISH, NAMES, Unreadable, bracket_step, read_expression
 from rewards.quantities import SEPARATORS, Number, parse_number, split_unit
 
 if TYPE_CHECKING:
@@ -126,8 +126,11 @@ def without_variable(text: str) -> tuple[str, str]:
     return (match["rest"], match["name"].replace(" ", "")) if match else (text, "")
 
 
-def read_simple(text: str) -> Form | None:
-    """The Form of what needs no parser: a number, a letter, words, or a number in another base. Else None."""
+def read_simple(text: str, *, wordy: bool = False) -> Form | None:
+    r"""The Form of what needs no parser: a number, a letter, words, or a number in another base. Else None.
+
+    wordy: short letters are words too, where words are wanted; else only \text{AB} is, since AB is a product.
+    """
     rest, unit = split_unit(text)
     number = parse_number(rest)
     if number is not None:
@@ -135,10 +138,10 @@ def read_simple(text: str) -> Form | None:
     plain = re.sub(r"\\text ?\{([^{}]*)\}", r"\1", text).strip()
     if letter := _LETTER.fullmatch(plain):
         return Form("letter", letter[1] or letter[2])
-    words = plain.split()
-    wordy = plain != text or any(len(word) > 2 for word in words)
+    words = re.split("[ -]+", plain)  # p-q is a difference
+    wordy = wordy or plain != text or any(len(word) > 2 or word.lower() in ENGLISH for word in words)
     if wordy and _WORDS.fullmatch(plain) and not {*words} & NAMES:
-        return Form("words", " ".join(words).casefold())
+        return Form("words", re.sub(" ?- ?", "-", " ".join(plain.split())).casefold())
     if base := _BASE.fullmatch(text):
         return Form("base", f"{base[1]}_{base[2] or base[3]}")
     return None
