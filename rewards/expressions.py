@@ -76,7 +76,11 @@ def _check(text: str) -> None:
         raise Unreadable(f"a number of more than {MAX_DIGITS} digits")
     if text.count("|") > 4 or re.search(r"[+*/^-] ?(?:[+*/^-] ?){2}", text) or len(commands) > 20:
         raise Unreadable("too many signs")
-    giant = any(len(n) > 3 or int(n) > MAX_FACTORIAL for n in numbers) or re.search(r"[)}!A-Za-z] ?!", text)
+    if "!=" in text:
+        raise Unreadable("!=, which is unequal or the end of a factorial")
+    if re.search(r"(?:[)}\]|!]|\\r(?:floor|ceil|vert)) ?!", text):
+        raise Unreadable("a factorial of brackets or of a factorial")
+    giant = any(len(n) > 3 or int(n) > MAX_FACTORIAL for n in numbers)
     if giant and ("!" in text or "\\binom" in text):
         raise Unreadable("a giant factorial")
     _check_powers(text)

@@ -15,7 +15,7 @@ ANSWER_OPEN, ANSWER_CLOSE = "<answer>", "</answer>"
 _ANSWER_TAG = re.compile("</?answer>")
 # A box's opening, any escaped character (so that \{ is no brace), or a brace. Each match has a bounded length.
 _BOX_TOKEN = re.compile(r"\\boxed\s{0,4}\{|\\.|[{}]", re.DOTALL)
-_MATH_MARKS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"))
+_MARKS = (("**", "**"), ("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"))
 
 
 class Extracted(NamedTuple):
@@ -105,16 +105,16 @@ def final_answers(completion: str, *, opened: bool) -> Extracted:
 
 
 def normalise(text: str) -> str:
-    """The answer without what never changes it: outer whitespace and math marks, a final full stop, runs of spaces.
+    """The answer without what never changes it: outer whitespace, math marks, bold, a final full stop, runs of spaces.
 
     " $42$. " -> "42"; "x  =  3" -> "x = 3". Case stays: x is not X.
     """
     text = " ".join(text.replace("\u2212", "-").split())
     text = _without_full_stop(text)
-    for left, right in _MATH_MARKS:
+    for left, right in _MARKS:
         inner = text[len(left) : -len(right)]
         if len(text) > len(left) + len(right) and text.startswith(left) and text.endswith(right) and left not in inner:
-            return _without_full_stop(inner.strip())
+            text = _without_full_stop(inner.strip())
     return text
 
 

@@ -8,7 +8,9 @@ rewards/expressions.py will not parse.
     "(3, 5)"  "[3, 5)"  "3 \le x < 5"                         tuples and intervals: brackets and order count
     "\text{(C)}"  "C"                                         a letter
     "\text{Evelyn}"  "evelyn"                                 words, in any case
+    "\text{June 20}"                                          words; p-q is a difference
     "5 cm"  "90^\circ"  "\$5"                                  numbers with a unit
+    "(42)"  "\text{42}"  "= 42"  "- 42"                       plain numbers
 """
 
 from __future__ import annotations
@@ -32,10 +34,11 @@ MAX_PARTS = 24
 MAX_NESTING, MAX_ROUND_NESTING = 16, 6
 """math-verify's parser takes 0.1 s and more for each further round bracket around x."""
 _ROOT = re.compile(r"√ ?([0-9]+|[A-Za-z])")
-_LATEX = re.compile(r"\\\\|\\[,;:! ]|\\[A-Za-z]+|~|\*\*|[π∞∪≤≥≠×·÷√]")
+_LATEX = re.compile(r"\\\\|\\[,;:! ]|\\[A-Za-z]+|~|\*\*|[<>]=|[π∞∪≤≥≠×·÷√]")
 _TIDIED = {"\\displaystyle": "", "\\leq": r"\le ", "\\geq": r"\ge ", "\\neq": r"\ne ", "\\leqslant": r"\le "}
 _TIDIED |= {"\\geqslant": r"\ge ", "~": " ", "**": "^", "π": r"\pi ", "∞": r"\infty ", "∪": r"\cup ", "≤": r"\le "}
 _TIDIED |= {"≥": r"\ge ", "≠": r"\ne ", "×": r"\times ", "·": r"\cdot ", "÷": "/", "√": r"\sqrt ", "\\div": "/"}
+_TIDIED |= {"<=": r"\le ", ">=": r"\ge "}
 _TIDIED |= dict.fromkeys(["\\,", "\\;", "\\:", "\\!", "\\ ", "\\quad", "\\qquad"], " ")
 _TIDIED |= dict.fromkeys(["\\left", "\\right", "\\big", "\\Big", "\\bigl", "\\bigr", "\\Bigl", "\\Bigr"], "")
 _TIDIED |= dict.fromkeys(["\\dfrac", "\\tfrac", "\\cfrac"], "\\frac")
@@ -44,6 +47,7 @@ _TIDIED |= dict.fromkeys(
 )
 _AND = re.compile(r" ?,? ?(?:\\text ?\{ ?(?:and|or) ?\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])) ?")
 _THOUSANDS = re.compile(r"(?<![0-9,.])[1-9][0-9]{0,2}(?:,[0-9]{3})+(?= ?(?:\\(?!\\)|[a-z]))")
+_SUBSCRIPT = re.compile(r"_([A-Za-z0-9])(?![0-9])")
 _KEY_BRACES = re.compile(r"([_^])\{([A-Za-z0-9])\}")
 _KEY_SPACES = re.compile(r"(?<![0-9]) | (?![0-9])")
 
@@ -53,7 +57,8 @@ _VARIABLE = re.compile(
     r" ?(?:=|\\in(?![A-Za-z])) ?(?P<rest>[^=<>]+)"
 )
 _LETTER = re.compile(r"\( ?([A-J]) ?\)|([A-J])\)?")
-_WORDS = re.compile(r"[A-Za-z][A-Za-z' -]+")
+_WORDS = re.compile(r"[A-Za-z][A-Za-z' -]+(?: [0-9]{1,4})?")
+_WRAPPED = re.compile(r"\\text ?\{([^{}]*)\}|\(([^(),]*)\)|= ?(.*)")
 _BASE = re.compile(r"0*([0-9A-F]+)_(?:\{([0-9]{1,2})\}|([0-9]{1,2}))")
 _MATRIX = re.compile(r"\\begin ?\{([pb]?matrix)\}(.*)\\end ?\{\1\}")
 _TOKEN = re.compile(r"\\begin ?\{[a-z]*\}|\\end ?\{[a-z]*\}|\\[A-Za-z]+|\\.|.")
@@ -104,6 +109,7 @@ def respelled(text: str) -> str:
     text = SEPARATORS.sub(",", text)
     text = _ROOT.sub(r"\\sqrt{\1}", text)
     text = _LATEX.sub(lambda match: _TIDIED.get(match.group(), match.group()), text)
+    text = _SUBSCRIPT.sub(r"_{\1}", text)
     text = _AND.sub(", ", " ".join(text.split()))
     return _THOUSANDS.sub(lambda match: match.group().replace(",", ""), text).strip()
 
@@ -131,7 +137,8 @@ def read_simple(text: str, *, wordy: bool = False) -> Form | None:
 
     wordy: short letters are words too, where words are wanted; else only \text{AB} is, since AB is a product.
     """
-    rest, unit = split_unit(text)
+    wrapped = _WRAPPED.fullmatch(text)
+    rest, unit = split_unit(wrapped[wrapped.lastindex or 0].strip() if wrapped else text)
     number = parse_number(rest)
     if number is not None:
         return Form("number", number=number, unit=unit)
@@ -139,7 +146,8 @@ def read_simple(text: str, *, wordy: bool = False) -> Form | None:
     if letter := _LETTER.fullmatch(plain):
         return Form("letter", letter[1] or letter[2])
     words = re.split("[ -]+", plain)  # p-q is a difference
-    wordy = wordy or plain != text or any(len(word) > 2 or word.lower() in ENGLISH for word in words)
+    wordy = wordy or plain != text or any(word.lower() in ENGLISH for word in words)
+    wordy = wordy or any(len(word) > 2 and not word.isdigit() for word in words)
     if wordy and _WORDS.fullmatch(plain) and not {*words} & NAMES:
         return Form("words", re.sub(" ?- ?", "-", " ".join(plain.split())).casefold())
     if base := _BASE.fullmatch(text):
@@ -212,7 +220,7 @@ def _without_plus_minus(pieces: list[str]) -> Iterator[str]:
 
 def _read_brackets(text: str) -> Form | None:
     """A set in braces, or a tuple or interval in brackets, when one pair spans the whole text."""
-    marks = re.fullmatch(r"(\\\{|[(\[])(.*)(\\\}|[)\]])", text)
+    marks = re.fullmatch(r"(\\\{|[(\[{])(.*)(\\\}|[)\]]|(?<!\\)\})", text)
     if not marks:
         return None
     left, inner, right = marks.groups()
@@ -220,9 +228,12 @@ def _read_brackets(text: str) -> Form | None:
         pieces = _split(inner, ",")[::2]
     except Unreadable:  # (a)(b): the first bracket closes before the end
         return None
-    if left == "\\{" and right == "\\}":
+    braces = left + right
+    if braces == "\\{\\}" or (braces == "{}" and len(pieces) > 1):  # {42} is 42 in LaTeX's own braces
         return Form("set", parts=_parts(list(_without_plus_minus(pieces))) if inner.strip() else ())
-    return Form("tuple", left + right, parts=_parts(pieces)) if len(pieces) > 1 else None
+    if len(pieces) == 1 or left == "{" or right == "}":
+        return None
+    return Form("tuple", braces, parts=_parts(pieces))
 
 
 def _read_inequality(pieces: list[str]) -> Form | None:

@@ -10,7 +10,7 @@ MAX_NUMBER_LENGTH = 200
 """Longer texts are compared as text only: exact arithmetic on thousands of digits is a way to stall a run."""
 
 # ASCII digits only: int() would read every script's digits, and a model need not be paid for "４２".
-_DECIMAL = re.compile(r"(?P<sign>[+-]?)(?P<whole>[1-9][0-9]{0,2}(?:,[0-9]{3})+|[0-9]+)?(?P<part>\.[0-9]*)?")
+_DECIMAL = re.compile(r"(?P<sign>[+-]?) ?(?P<whole>[1-9][0-9]{0,2}(?:,[0-9]{3})+|[0-9]+)?(?P<part>\.[0-9]*)?")
 _LATEX_FRACTION = re.compile(
     r"(?P<sign>[+-]?)(?P<whole>[0-9]*)\s*\\[dtc]?frac\s*"
     r"(?:\{(?P<top>[^{}]*)\}|(?P<t>[0-9]))\s*(?:\{(?P<bottom>[^{}]*)\}|(?P<b>[0-9]))"
