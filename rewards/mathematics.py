@@ -135,7 +135,7 @@ def without_variable(text: str) -> tuple[str, str]:
 def read_simple(text: str, *, wordy: bool = False) -> Form | None:
     r"""The Form of what needs no parser: a number, a letter, words, or a number in another base. Else None.
 
-    wordy: short letters are words too, where words are wanted; else only \text{AB} is, since AB is a product.
+    wordy: words are wanted, so that AB is one, as \text{AB} always is; else it is a product, and p-q a difference.
     """
     wrapped = _WRAPPED.fullmatch(text)
     rest, unit = split_unit(wrapped[wrapped.lastindex or 0].strip() if wrapped else text)
@@ -145,9 +145,10 @@ def read_simple(text: str, *, wordy: bool = False) -> Form | None:
     plain = re.sub(r"\\text ?\{([^{}]*)\}", r"\1", text).strip()
     if letter := _LETTER.fullmatch(plain):
         return Form("letter", letter[1] or letter[2])
-    words = re.split("[ -]+", plain)  # p-q is a difference
+    words = re.split("[ -]+", plain)
     wordy = wordy or plain != text or any(word.lower() in ENGLISH for word in words)
     wordy = wordy or any(len(word) > 2 and not word.isdigit() for word in words)
+    wordy = wordy or (len(words) > 2 and "-" not in plain)  # B A C is an order of letters
     if wordy and _WORDS.fullmatch(plain) and not {*words} & NAMES:
         return Form("words", re.sub(" ?- ?", "-", " ".join(plain.split())).casefold())
     if base := _BASE.fullmatch(text):
