@@ -54,7 +54,7 @@ def run(
     settings: Annotated[bool, typer.Option("--settings", help="List the recipe's settings and stop.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Check settings, model and data, and stop.")] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Of a recipe of several stages: say which would run, and why, and stop.")
+        bool, typer.Option("--dry-run", help="Say what would run (of several stages: which, and why) and stop.")
     ] = False,
     doctor_first: Annotated[
         bool, typer.Option("--doctor", help="Make the checks of aha doctor first; run only when none fails.")
@@ -84,6 +84,9 @@ def run(
     from launch.report.beside import Reports
     from rl import pipeline
 
+    if dry_run:
+        print(pipeline.told(cfg))
+        return
     if check:
         pipeline.prepare(cfg)
         print(f"{recipe}: settings, model, data and rewards are fine. {cfg.batch_arithmetic()}.")

@@ -166,6 +166,25 @@ def _judgeable(cfg: RunConfig, data: DataConfig) -> list[Row]:
     return [row for i, row in enumerate(rows) if i not in bad]
 
 
+def progress(cfg: RunConfig) -> str:
+    """What the run's folder holds of it: new, begun or complete. Raises BadInput when it holds another run."""
+    _refuse_other_run(cfg)
+    summary = cfg.run_dir / "summary.json"
+    if summary.exists() and json.loads(summary.read_text())["steps"] == cfg.grpo.steps:
+        return "complete"
+    return "begun" if (cfg.run_dir / "resolved.json").exists() else "new"
+
+
+def told(cfg: RunConfig) -> str:
+    """What run would do, in words. Touches nothing. Raises BadInput when the folder holds another run."""
+    does = {
+        "new": "is new: nothing was run there",
+        "begun": "was begun: the run goes on there",
+        "complete": "is complete: its summary is shown again",
+    }
+    return f"{cfg.name}: {cfg.model.path}. {cfg.batch_arithmetic()}.\n{cfg.run_dir} {does[progress(cfg)]}."
+
+
 def run(
     cfg: RunConfig,
     make_backend: Callable[[RunConfig], Backend],
@@ -177,9 +196,8 @@ def run(
     """
     started = time.perf_counter()
     inputs = prepare(cfg)
-    _refuse_other_run(cfg)
     summary = cfg.run_dir / "summary.json"
-    if summary.exists() and json.loads(summary.read_text())["steps"] == cfg.grpo.steps:
+    if progress(cfg) == "complete":
         print(f"This run is complete: {summary}\n")
         print((cfg.run_dir / "summary.txt").read_text())
         return summary
