@@ -219,12 +219,17 @@ def folder_name(index: int, stage: Stage, key: StageKey) -> str:
     return f"{index:02d}-{stage.name}-{key.key[:8]}"
 
 
+def stage_folders(folder: Path, name: str) -> list[Path]:
+    """The folders of stages with that name in a recipe's folder, of all keys and places, the newest last."""
+    own = re.compile(rf"\d+-{re.escape(name)}-[0-9a-f]{{8}}")
+    begun = [path for path in folder.glob(f"*-{name}-*/stage.json") if own.fullmatch(path.parent.name)]
+    return [path.parent for path in sorted(begun, key=lambda path: path.stat().st_mtime)]
+
+
 def past_keys(recipe: Recipe, stage: Stage) -> list[tuple[Path, StageKey]]:
     """The stage's folders of all keys, the newest last, with the key that each was made with."""
-    folders = [p for p in recipe.folder.glob(f"*-{stage.name}-*/stage.json") if re.fullmatch(
-        rf"\d+-{re.escape(stage.name)}-[0-9a-f]{{8}}", p.parent.name)]  # fmt: skip
     found = []
-    for path in sorted(folders, key=lambda p: p.stat().st_mtime):
-        tree = json.loads(path.read_text(encoding="utf-8"))
-        found.append((path.parent, StageKey(tree["key"], tree["config"], tree["inputs"])))
+    for folder in stage_folders(recipe.folder, stage.name):
+        tree = json.loads((folder / "stage.json").read_text(encoding="utf-8"))
+        found.append((folder, StageKey(tree["key"], tree["config"], tree["inputs"])))
     return found

@@ -28,16 +28,23 @@ def plan(recipe: Recipe) -> list[Planned]:
     planned = []
     for i, stage in enumerate(recipe.stages):
         key = keys[stage.name]
-        folder = recipe.folder / folder_name(i, stage, key)
+        past = past_keys(recipe, stage)
+        # Its place in the recipe may have been another when it was run.
+        own = [folder for folder, older in past if older.key == key.key]
+        folder = max(reversed(own), key=_is_done, default=recipe.folder / folder_name(i, stage, key))
         state, because = "new", ["was never run"]
-        if (folder / provenance.FILE).is_file():
+        if _is_done(folder):
             state, because = "done", []
         elif (folder / "stage.json").is_file():
             state, because = "resume", ["was begun"]
-        elif past := past_keys(recipe, stage):
+        elif past:
             because = key.changes_since(past[-1][1])
         planned.append(Planned(stage, key, folder, state, because))
     return planned
+
+
+def _is_done(folder: Path) -> bool:
+    return (folder / provenance.FILE).is_file()
 
 
 def told(planned: list[Planned]) -> str:

@@ -6,13 +6,12 @@ before. Others are of earlier versions of the recipe: they are named and left ou
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from launch.report.reading import Json, Run, read_json, read_run
-from rl.keys import stage_config
+from rl.keys import stage_config, stage_folders
 from rl.provenance import spent
 from rl.recipe import (
     GRPO,
@@ -165,20 +164,18 @@ def _own_folder(folder: Path, recipe: Recipe, number: int, keys: Mapping[str, st
     keys: of the stages before. What comes from outside the recipe is not read again, so a change in it goes unseen.
     """
     stage = recipe.stages[number]
-    name = re.compile(rf"{number:02d}-{re.escape(stage.name)}-[0-9a-f]{{8}}")
     wanted = stage_config(recipe, stage)
-    begun = [p for p in folder.glob(f"{number:02d}-{stage.name}-*/stage.json") if name.fullmatch(p.parent.name)]
-    for path in sorted(begun, key=lambda p: p.stat().st_mtime, reverse=True):
-        written = read_json(path)
+    for path in reversed(stage_folders(folder, stage.name)):
+        written = read_json(path / "stage.json")
         config = written.get("config") if isinstance(written, dict) else None
         inputs = written.get("inputs") if isinstance(written, dict) else None
         if not isinstance(config, dict) or not isinstance(inputs, dict):
-            raise BadInput(f"{path}: says neither the settings nor the inputs of its stage; remove the folder")
+            raise BadInput(f"{path}: stage.json says neither settings nor inputs; remove the folder")
         # A setting that only one of the two has is of another version of Aha, and then as it was by default.
         same = all(_equal(str(config[key]), value) for key, value in wanted.items() if key in config)
         read = {ref.stage: key for text, key in inputs.items() if (ref := Reference.parse(text)) is not None}
         if same and all(keys.get(before) == key for before, key in read.items()):
-            return path.parent, str(written["key"]) if isinstance(written, dict) else ""
+            return path, str(written["key"]) if isinstance(written, dict) else ""
     return None
 
 

@@ -235,6 +235,36 @@ def test_the_plan_says_what_runs_and_why(four: Recipe) -> None:
     assert text[3].endswith("runs: input @picks")
 
 
+def made(recipe: Recipe, *begun: str) -> None:
+    """The folders of a recipe whose stages are all done, but for those that were only begun."""
+    for p in plan(recipe):
+        p.folder.mkdir(parents=True, exist_ok=True)
+        record = {"key": p.key.key, "config": p.key.config, "inputs": p.key.inputs}
+        (p.folder / "stage.json").write_text(json.dumps(record))
+        if p.stage.name not in begun:
+            (p.folder / "provenance.json").write_text("{}")
+
+
+def test_a_stage_put_in_or_taken_out_moves_no_other_to_another_folder(four: Recipe) -> None:
+    made(four, "last")
+    between = replace(four["cold"], name="between")  # type: ignore[type-var]
+    longer = replace(four, stages=(four.stages[0], between, *four.stages[1:]))
+    now = {p.stage.name: p for p in plan(longer)}
+    assert {name: p.state for name, p in now.items()} == {
+        "cold": "done", "between": "new", "zero": "done", "picks": "done", "mixed": "done", "last": "resume",
+    }  # fmt: skip
+    assert now["between"].folder.name.startswith("01-between-")
+    assert now["zero"].folder.name.startswith("01-zero-")
+    # Of two folders of one key, which older versions made, the one that is done counts.
+    second = four.folder / now["zero"].folder.name.replace("01-", "02-")
+    second.mkdir()
+    (second / "stage.json").write_text((now["zero"].folder / "stage.json").read_text())
+    assert {p.stage.name: p for p in plan(longer)}["zero"].folder == now["zero"].folder
+    alone = replace(four, stages=(replace(four.stages[3], mix=MixConfig(parts=(MixPart(four["zero"].prompts),))),))  # type: ignore[attr-defined]
+    made(replace(four, stages=(four.stages[0], *alone.stages)))
+    assert [p.folder.name[:9] for p in plan(alone) if p.state == "done"] == ["01-mixed-"]
+
+
 # ------------------------------------------------------------------------------------------------ files
 
 

@@ -54,6 +54,16 @@ def test_every_claim_stands_with_both_numbers_their_errors_and_whether_it_held(
     assert broken["stderr"] > 0  # type: ignore[index, operator]
 
 
+def test_a_stage_whose_place_in_the_recipe_changed_is_read_from_the_folder_of_its_old_place(tmp_path: Path) -> None:
+    recipe = made_up(tmp_path / "r")
+    write_recipe(recipe)
+    later = replace(recipe, stages=(replace(recipe.stages[0], name="first"), *recipe.stages))
+    (recipe.folder / "recipe.json").write_text(recipe_to_json(later))
+    read = read_recipe(recipe.folder)
+    assert [s.state for s in read.stages] == ["new"] + ["done"] * len(recipe.stages)
+    assert read.left_out == []
+
+
 def test_the_chain_names_what_each_stage_reads_and_as_what(page: RecipePage) -> None:
     reads = {s.name: [(i.stage, i.role) for i in s.inputs] for s in page.chain}
     assert reads == {
