@@ -14,13 +14,18 @@ import hashlib
 import importlib.util
 import json
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar, cast
 
 from rl.config import MODEL, AskConfig, DataConfig, TeacherConfig
 from rl.data import TASK, fingerprint, load_rows
 from rl.recipe import Build, Recipe, Reference, Stage, is_taught, references, run_config, stage_to_dict
+from rl.settings import build
 from rl.types import BadInput
+
+ConfigT = TypeVar("ConfigT")
 
 
 def flat(node: object, prefix: str = "") -> dict[str, str]:
@@ -52,6 +57,8 @@ LATER = {
 }  # fmt: skip
 # The same of settings that many parts of a stage have.
 LATER_ANYWHERE = {"long_prompts": "error"}
+# A number of passes that is whole has no ".0" in the hash, so that what was done with such a one stays done.
+WHOLE = "sft.epochs"
 CHUNK = 1 << 22
 
 
@@ -97,12 +104,19 @@ def _later(name: str) -> str | None:
 
 def stage_config(recipe: Recipe, stage: Stage) -> dict[str, str]:
     """Dotted setting -> value, as text, of all that changes what the stage puts out. Reads no file."""
-    config = flat(stage_to_dict(stage))
+    config = flat(stage_to_dict(_pointed(stage)))
+    if config.get(WHOLE, "0.0") != "0.0":
+        config[WHOLE] = config[WHOLE].removesuffix(".0")
     if not isinstance(stage, Build):
-        shared = dataclasses.asdict(run_config(recipe, stage))
+        shared = dataclasses.asdict(_pointed(run_config(recipe, stage)))
         names = ("seed", "model") if is_taught(stage) else SHARED  # what machines there are is nothing to a teacher
         config |= flat({name: shared[name] for name in names}, "base.")
     return {name: value for name, value in config.items() if name not in FREE and name != "name"}
+
+
+def _pointed(node: ConfigT) -> ConfigT:
+    """The same settings, each number of a field for fractions as a float: Python says 2, JSON and overrides 2.0."""
+    return cast(ConfigT, build(type(node), dataclasses.asdict(cast(Any, node))))
 
 
 def _texts(stage: Stage) -> list[str]:
@@ -112,13 +126,20 @@ def _texts(stage: Stage) -> list[str]:
 def _outer_inputs(stage: Stage) -> dict[str, str]:
     """What a stage reads from outside the recipe: models, data, Python functions."""
     found: dict[str, str] = {}
+    most: dict[str, DataConfig] = {}
+
+    def read(data: DataConfig) -> None:
+        if Path(data.source).is_file():  # of a file that is read twice the longer part holds the other
+            data = max(data, most.get(data.source, data), key=lambda d: d.limit or sys.maxsize)
+        most[data.source] = data
+        found[data.source] = _data_hash(data)
 
     def walk(node: object) -> None:
         if isinstance(node, TeacherConfig):
             return  # its model is a name at its endpoint
         if isinstance(node, DataConfig):
             if node.source and not node.source.startswith("@"):
-                found[node.source] = _data_hash(node)
+                read(node)
         elif dataclasses.is_dataclass(node):
             for f in dataclasses.fields(node):
                 value = getattr(node, f.name)
@@ -127,6 +148,10 @@ def _outer_inputs(stage: Stage) -> dict[str, str]:
                         found[value] = path_hash(value)
                 elif f.name == "samples" and isinstance(value, tuple):
                     found.update({text: _file_hash(Path(text)) for text in value if Path(text).is_file()})
+                elif f.name == "sources" and isinstance(value, tuple):
+                    for text in value:
+                        if Path(text).is_file() or TASK.fullmatch(text):  # a Hub id says no more than the config
+                            read(DataConfig(source=text))
                 else:
                     walk(value)
         elif isinstance(node, tuple):
@@ -176,7 +201,8 @@ def _module_hash(module: str, text: str) -> str:
         if name not in files:
             files[name] = _file_hash(file)
             top = module.partition(".")[0] + "."
-            waiting += [imported for imported in _imports(file) if imported.startswith(top)]
+            package = name if file.name == "__init__.py" else name.rpartition(".")[0]
+            waiting += [imported for imported in _imports(file, package) if imported.startswith(top)]
     return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
 
@@ -188,14 +214,19 @@ def _source_of(module: str) -> Path | None:
     return Path(spec.origin) if spec is not None and spec.origin is not None else None
 
 
-def _imports(file: Path) -> list[str]:
-    """Modules that the source imports; of `from a import b`, both a and a.b, which may be one."""
+def _imports(file: Path, package: str) -> list[str]:
+    """Modules that the source of a module of the package imports; of `from a import b`, both a and a.b: it may be one.
+
+    In package "a.b", `from .c import d` is a.b.c and a.b.c.d, `from .. import d` is a and a.d.
+    """
     names = []
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: package.count(".") + 2 - node.level] if node.level else []
+            source = ".".join([*above, *([node.module] if node.module else [])])
+            names += [source, *(f"{source}.{alias.name}" for alias in node.names)]
     return names
 
 

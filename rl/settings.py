@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import json
 import types
 import typing
@@ -16,6 +17,7 @@ from rl.types import BadInput
 
 
 ConfigT = typing.TypeVar("ConfigT")
+_hints = functools.cache(typing.get_type_hints)
 
 
 def apply_overrides(cfg: ConfigT, overrides: Sequence[str]) -> ConfigT:
@@ -58,7 +60,7 @@ def _set(node: object, path: list[str], text: str, full_key: str, root: object |
         return (*node[:i], _set(node[i], rest, text, full_key, root), *node[i + 1 :])
     if not dataclasses.is_dataclass(node) or head not in {f.name for f in dataclasses.fields(node)}:
         raise _unknown_key(full_key, root)
-    hints = typing.get_type_hints(type(node))
+    hints = _hints(typing.cast(type, type(node)))
     current = getattr(node, head)
     if rest:
         value = _set(current, rest, text, full_key, root)
@@ -255,7 +257,7 @@ def _build(hint: object, value: object, key: str) -> object:
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, dict):
             raise BadInput(f"{key or 'config'}: expected an object")
-        hints = typing.get_type_hints(hint)
+        hints = _hints(typing.cast(type, hint))
         unknown = sorted(set(value) - set(hints))
         if unknown:
             raise BadInput(f"unknown config key {key + unknown[0]!r} in the saved config")

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from launch.recipes import load
+from rl import keys
 from rl.config import (
     DataConfig,
     DistillConfig,
+    EvalConfig,
     GRPOConfig,
     MixConfig,
     MixPart,
@@ -30,6 +32,7 @@ from rl.progress import plan, told
 from rl.recipe import (
     GRPO,
     SFT,
+    Build,
     Mix,
     Recipe,
     Reject,
@@ -185,10 +188,65 @@ def test_new_content_of_a_file_changes_the_stages_that_read_it(four: Recipe, tmp
     old = stage_keys(four)["cold"].key
     rows(tmp_path / "train.jsonl", count=5)
     # Other bytes under the same config: the cache knows a file by more than its name.
-    from rl import keys
-
     keys._data_hash.cache_clear()
     assert stage_keys(four)["cold"].key != old
+
+
+def test_new_content_of_a_file_that_a_function_builds_from_changes_the_key(four: Recipe, tmp_path: Path) -> None:
+    source = rows(tmp_path / "source.jsonl")
+    recipe = replace(four, stages=(Build("made", "recipes.targets:answers", (source,)),))
+    old = stage_keys(recipe)["made"]
+    assert list(old.inputs) == ["recipes.targets:answers", source]
+    rows(tmp_path / "source.jsonl", count=5)
+    keys._data_hash.cache_clear()
+    assert stage_keys(recipe)["made"].changes_since(old) == [f"input {source}"]
+
+
+@pytest.mark.parametrize("limits", [(0, 2), (2, 0), (4, 2), (2, 4)])
+def test_a_file_that_is_read_twice_counts_by_the_most_that_is_read_of_it(
+    four: Recipe, tmp_path: Path, limits: tuple[int, int]
+) -> None:
+    file = rows(tmp_path / "twice.jsonl", count=5)
+    trained, measured = (DataConfig(source=file, limit=limit) for limit in limits)
+    stage = replace(four["zero"], model="org/base", prompts=trained, evaluation=EvalConfig(data=measured))  # type: ignore[call-arg]
+    recipe = replace(four, stages=(stage,))
+    old = stage_keys(recipe)["zero"]
+    lines = Path(file).read_text().splitlines()
+    Path(file).write_text("\n".join([*lines[:3], lines[3].replace("3 + 1", "2 + 2"), lines[4]]) + "\n")
+    keys._data_hash.cache_clear()
+    assert stage_keys(recipe)["zero"].changes_since(old) == [f"input {file}"]
+
+
+def test_a_function_changes_with_the_modules_that_it_imports_relatively(
+    four: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    inner = tmp_path / "apart" / "inner"
+    inner.mkdir(parents=True)
+    for file, text in (
+        (tmp_path / "apart" / "__init__.py", ""),
+        (tmp_path / "apart" / "shared.py", "COUNT = 1\nrows = list\n"),
+        (inner / "__init__.py", "from .helper import rows\n"),
+        (inner / "helper.py", "from .. import shared\nfrom ..shared import COUNT, rows\n"),
+        (inner / "task.py", "from . import helper\n"),
+    ):
+        file.write_text(text)
+    for function in ("apart.inner.task:rows", "apart.inner:rows"):
+        recipe = replace(four, stages=(Build("made", function),))
+        for file in (inner / "helper.py", tmp_path / "apart" / "shared.py"):
+            old = stage_keys(recipe)["made"].key
+            file.write_text(file.read_text() + "MORE = 2\n")
+            assert stage_keys(recipe)["made"].key != old, (function, file.name)
+
+
+@pytest.mark.parametrize("path", ["sky_t1.py", "distill_students.py", "gsm8k_targets.py", "r1.py", "r1_mini.py"])
+def test_a_whole_number_is_one_number_with_and_without_its_point(path: str) -> None:
+    recipe = load(f"recipes/{path}")
+    assert isinstance(recipe, Recipe)
+    assert changed(recipe, recipe_from_json(recipe_to_json(recipe))) == []
+    trained = next(s for s in recipe.stages if isinstance(s, SFT) and (s.sft.epochs or path == "r1_mini.py"))
+    same = f"{trained.name}.sft.epochs={float(trained.sft.epochs)}"
+    assert changed(recipe, apply_stage_overrides(recipe, [same, "model.lora.alpha=32"])) == []
 
 
 def test_new_content_of_a_model_folder_changes_the_key(four: Recipe, tmp_path: Path) -> None:
@@ -247,7 +305,7 @@ def made(recipe: Recipe, *begun: str) -> None:
 
 def test_a_stage_put_in_or_taken_out_moves_no_other_to_another_folder(four: Recipe) -> None:
     made(four, "last")
-    between = replace(four["cold"], name="between")  # type: ignore[type-var]
+    between = replace(four["cold"], name="between")
     longer = replace(four, stages=(four.stages[0], between, *four.stages[1:]))
     now = {p.stage.name: p for p in plan(longer)}
     assert {name: p.state for name, p in now.items()} == {
@@ -260,7 +318,7 @@ def test_a_stage_put_in_or_taken_out_moves_no_other_to_another_folder(four: Reci
     second.mkdir()
     (second / "stage.json").write_text((now["zero"].folder / "stage.json").read_text())
     assert {p.stage.name: p for p in plan(longer)}["zero"].folder == now["zero"].folder
-    alone = replace(four, stages=(replace(four.stages[3], mix=MixConfig(parts=(MixPart(four["zero"].prompts),))),))  # type: ignore[attr-defined]
+    alone = replace(four, stages=(replace(four.stages[3], mix=MixConfig(parts=(MixPart(four["zero"].prompts),))),))  # type: ignore[attr-defined, call-arg]
     made(replace(four, stages=(four.stages[0], *alone.stages)))
     assert [p.folder.name[:9] for p in plan(alone) if p.state == "done"] == ["01-mixed-"]
 
