@@ -31,7 +31,16 @@ from rl.types import BadInput, Prompt, Row
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["PromptStream", "Stream", "all_prompts", "end_token_ids", "fingerprint", "load_rows", "place"]
+__all__ = [
+    "PromptStream",
+    "Stream",
+    "all_prompts",
+    "end_token_ids",
+    "fingerprint",
+    "load_rows",
+    "place",
+    "python_function",
+]
 ItemT = TypeVar("ItemT")
 log = logging.getLogger(__name__)
 TASK = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
@@ -92,8 +101,7 @@ def _read(cfg: DataConfig) -> Iterator[tuple[str, object]]:
     """Pairs of a row's place in the source ("line 7") and the row."""
     path = Path(cfg.source)
     if path.suffix.lower() in READERS:
-        if not path.is_file():
-            raise BadInput(f"{cfg.source}: no such file")
+        refuse_missing(cfg.source)
         yield from READERS[path.suffix.lower()](path)
     elif path.is_file():
         raise BadInput(f"{cfg.source}: unknown kind of file; use {', '.join(READERS)}")
@@ -168,7 +176,8 @@ READERS: dict[str, Callable[[Path], Iterator[tuple[str, object]]]] = {
 }
 
 
-def _call_task(source: str) -> Iterable[object]:
+def python_function(source: str) -> Callable[..., object]:
+    """What 'module:function' names. Raises BadInput when it is not there."""
     module_name, _, name = source.partition(":")
     try:
         module = importlib.import_module(module_name)
@@ -177,6 +186,20 @@ def _call_task(source: str) -> Iterable[object]:
     function = vars(module).get(name)
     if not callable(function):
         raise BadInput(f"{source}: {module_name} has no function {name}")
+    return cast(Callable[..., object], function)
+
+
+def refuse_missing(source: str) -> None:
+    """Raise BadInput for a file or a function in Python that is not there. Reads no rows, and asks no Hub."""
+    if Path(source).suffix.lower() in READERS:
+        if not Path(source).is_file():
+            raise BadInput(f"{source}: no such file")
+    elif TASK.fullmatch(source):
+        python_function(source)
+
+
+def _call_task(source: str) -> Iterable[object]:
+    function = python_function(source)
     try:
         inspect.signature(function).bind()
     except TypeError as error:

@@ -299,6 +299,8 @@ def _reference_faults(stage: Stage, earlier: dict[str, Stage]) -> Iterator[str]:
             yield f"{key}={text}: that stage samples nothing; name one of its files as @{ref.stage}/FILE"
         elif ref.metric and not isinstance(earlier[ref.stage], Evaluate | GRPO | RewardTraining):
             yield f"{key}={text}: that stage measures nothing"
+        elif isinstance(stage, Compare) and not ref.metric:
+            yield f"{key}={text}: name what that stage measures, as @{ref.stage}:pass@1"
 
 
 def _scores_faults(stage: Stage, earlier: dict[str, Stage]) -> Iterator[str]:
@@ -356,8 +358,19 @@ def _own_faults(recipe: Recipe, stage: Stage) -> Iterator[str]:
         yield from _prefer_faults(stage.prefer)
     if isinstance(stage, RewardTraining):
         yield from _reward_faults(stage.reward)
+    if isinstance(stage, Compare):
+        yield from _claim_faults(stage)
     if isinstance(stage, Build) and ":" not in stage.function:
         yield f"function={stage.function}: expected 'module:function'"
+
+
+def _claim_faults(stage: Compare) -> Iterator[str]:
+    for i, claim in enumerate(stage.claims):
+        for side, text in (("left", claim.left), ("right", claim.right)):
+            try:
+                float("0" if text.startswith("@") else text)
+            except ValueError:
+                yield f"claims.{i}.{side}={text}: is neither a number nor @stage:metric"
 
 
 def _shot_faults(cfg: RejectConfig) -> Iterator[str]:

@@ -12,13 +12,14 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 
 from rl import provenance
 from rl.backend import Backend, Judging
-from rl.config import MODEL, AskConfig, DataConfig, EvalConfig, RewardConfig, RewardTrainConfig, RunConfig
+from rl.config import MODEL, AskConfig, DataConfig, EvalConfig, PreferConfig, RewardConfig, RewardTrainConfig, RunConfig
+from rl.data import refuse_missing
 from rl.export import Sampling, export_folder
 from rl.pipeline import Inputs, export_model, prepare, resolve_model, with_teachers
 from rl.prepare import with_tokens
@@ -48,7 +49,7 @@ from rl.recipe import (
     trained_on,
 )
 from rl.routing import named
-from rl.stages.claims import compare
+from rl.stages.claims import compare, refuse_unmeasured
 from rl.stages.context import Context, Stop
 from rl.stages.grpo import train_grpo
 from rl.stages.heldout import evaluate_model
@@ -111,7 +112,10 @@ def run_recipe(
 def check_inputs(recipe: Recipe, planned: list[Planned]) -> None:
     """Load and check all that can be before a stage makes it: models, tokenizers, data, rewards. Raises BadInput."""
     for p in planned:
-        if p.state == "done" or not isinstance(p.stage, HAS_MODEL):
+        if p.state == "done":
+            continue
+        _check_named(recipe, p.stage)
+        if not isinstance(p.stage, HAS_MODEL):
             continue
         try:
             cfg = _known(recipe, p.stage)
@@ -151,6 +155,34 @@ def _known(recipe: Recipe, stage: Stage) -> RunConfig:
     if evaluation.shots_data.source.startswith("@"):
         evaluation = dataclasses.replace(evaluation, shots=0, shots_data=DataConfig())
     return dataclasses.replace(cfg, sft=sft, evaluation=evaluation)
+
+
+def _check_named(recipe: Recipe, stage: Stage) -> None:
+    """Raise BadInput for a file, a function or a measure that a stage names and that is not or will not be there."""
+    try:
+        for source in _sources(stage):
+            if source and not source.startswith("@"):
+                refuse_missing(source)
+        if isinstance(stage, Compare):
+            refuse_unmeasured(stage.claims, {s.name: s for s in recipe.stages})
+    except BadInput as error:
+        raise BadInput(f"stage {stage.name}: {error}") from error
+
+
+def _sources(node: object) -> Iterator[str]:
+    """What a stage's rows come from: files, functions, Hub ids and other stages; "" for none."""
+    if isinstance(node, DataConfig):
+        yield node.source
+    elif isinstance(node, Build):
+        yield from (node.function, *node.sources)
+    elif isinstance(node, PreferConfig):
+        yield from (node.function, *node.samples)
+    elif dataclasses.is_dataclass(node):
+        for f in dataclasses.fields(node):
+            yield from _sources(vars(node)[f.name])
+    elif isinstance(node, tuple):
+        for item in node:
+            yield from _sources(item)
 
 
 def made_by_stages(cfg: RewardTrainConfig) -> bool:

@@ -16,8 +16,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Column, Table
 
-from rl.metrics import mean_and_stderr
-from rl.recipe import Claim, Reference
+from rl.metrics import default_ks, mean_and_stderr
+from rl.recipe import GRPO, Claim, Evaluate, Reference, RewardTraining, Stage
 from rl.stages.evaluate import EvalResult
 from rl.stages.reward import HeldOut
 from rl.types import BadInput
@@ -80,6 +80,33 @@ def measure(text: str, folders: Mapping[str, Path]) -> Measurement:
     if file is None:
         raise BadInput(f"claim: stage {ref.stage} has no evaluation; set its evaluation.data")
     return _of_result(EvalResult.read(file), name, text)
+
+
+def refuse_unmeasured(claims: Sequence[Claim], stages: Mapping[str, Stage]) -> None:
+    """Raise BadInput for a claim about what its stage will not measure. stages: by name."""
+    for text in (side for claim in claims for side in (claim.left, claim.right)):
+        ref = Reference.parse(text)
+        if ref is None:
+            continue
+        known = _measures(stages[ref.stage])
+        if ref.metric.removeprefix(BEFORE) not in known:
+            there = f"it measures {', '.join(sorted(known))}" if known else "set its evaluation.data"
+            raise BadInput(f"{text}: stage {ref.stage} does not measure that; {there}")
+
+
+def _measures(stage: Stage) -> set[str]:
+    """Names of all that the stage may measure: what depends on the problems (as their language) is among them."""
+    if isinstance(stage, RewardTraining):
+        return set(HeldOut(0.0, 0.0, 0.0, 0.0, 0).metrics())
+    if not isinstance(stage, Evaluate | GRPO) or not stage.evaluation.data.source:
+        return set()
+    asked = stage.evaluation
+    ks = asked.pass_at or default_ks(asked.samples)
+    whole = EvalResult(
+        0.0, 0.0, 0.0 if asked.greedy else None, 0.0, 0.0, [], {str(k): (0.0, 0.0) for k in ks},
+        cons=0.0, cons_stderr=0.0, thought_mean=0.0, answer_mean=0.0, format=0.0, language=0.0, samples=asked.samples,
+    )  # fmt: skip
+    return {"cons", *whole.metrics()}
 
 
 def _file(ref: Reference, folders: Mapping[str, Path], kind: str) -> Path | None:

@@ -9,7 +9,6 @@ manifest.json   for each part how many rows it had, gave and lost, and why
 from __future__ import annotations
 
 import functools
-import importlib
 import json
 import logging
 from collections import Counter
@@ -21,7 +20,7 @@ import numpy as np
 
 from rewards.filters import EvaluationIndex
 from rl.config import DataConfig, MixConfig, MixPart
-from rl.data import fingerprint, load_rows, place
+from rl.data import fingerprint, load_rows, place, python_function
 from rl.stages.contamination import shown_texts
 from rl.stages.lines import write_rows
 from rl.templates import Table
@@ -128,11 +127,7 @@ def _bare(value: object) -> str:
 
 def build(folder: Path, function: str, sources: Mapping[str, str]) -> Path:
     """Write what function({name: rows}) returns as data.jsonl. sources: name -> file. Raises BadInput."""
-    module, _, name = function.partition(":")
-    try:
-        make = vars(importlib.import_module(module))[name]
-    except (ImportError, KeyError) as error:
-        raise BadInput(f"function={function}: no such Python function ({error})") from error
+    make = python_function(function)
     given = {key: load_rows(DataConfig(source=path)) for key, path in sources.items()}
     rows = list(cast(Iterable[object], make(given)))
     bad = next((i for i, row in enumerate(rows) if not isinstance(row, dict)), None)

@@ -15,7 +15,6 @@ A prompt's line is written whole; after a kill the prompts that have one are not
 
 from __future__ import annotations
 
-import importlib
 import itertools
 import json
 import logging
@@ -23,13 +22,14 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypedDict
+from typing import NamedTuple, TypedDict, cast
 
 import numpy as np
 
 from rewards.extract import opens_thinking
 from rewards.llm_judge import llm_pairwise, shown
 from rl.config import PreferConfig
+from rl.data import python_function
 from rl.preferences import OPENED
 from rl.reward_model import read_part
 from rl.stages.context import Stop, sample_seed
@@ -155,11 +155,7 @@ def _opening(line: PromptLine) -> Row:
 
 def _rule(spec: str) -> Judge:
     """The recipe's own function, asked in both orders."""
-    module, _, name = spec.partition(":")
-    try:
-        function = vars(importlib.import_module(module))[name]
-    except (ImportError, KeyError) as error:
-        raise BadInput(f"prefer.function={spec}: no such Python function ({error})") from error
+    function = python_function(spec)
 
     def judge(pairs: Sequence[Pair]) -> list[Opinion]:
         return [
@@ -168,7 +164,7 @@ def _rule(spec: str) -> Judge:
 
     def ask(first: str, second: str, pair: Pair) -> float:
         columns = {**pair.line["row"], "answer": pair.line["answer"]}
-        return float(function(first, second, **columns))
+        return float(cast(float, function(first, second, **columns)))
 
     return judge
 
