@@ -83,11 +83,13 @@ def run(
         return
     from launch.report.beside import Reports
     from rl import pipeline
+    from rl.lock import refuse_unwritable
 
     if dry_run:
         print(pipeline.told(cfg))
         return
     if check:
+        refuse_unwritable(cfg.run_dir)
         pipeline.prepare(cfg)
         print(f"{recipe}: settings, model, data and rewards are fine. {cfg.batch_arithmetic()}.")
         return
@@ -153,8 +155,10 @@ def _run_stages(recipe: StagedRecipe, *, check: bool, dry_run: bool) -> None:
         print(told(plan(recipe)))
         return
     from rl import workflow
+    from rl.lock import refuse_unwritable
 
     if check:
+        refuse_unwritable(recipe.folder)
         workflow.check_inputs(recipe, plan(recipe))
         print(f"{recipe.name}: {len(recipe.stages)} stages; settings, models, data and rewards are fine.")
         return

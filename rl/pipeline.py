@@ -21,6 +21,7 @@ from rl.config import AskConfig, DataConfig, RunConfig
 from rl.data import TASK, PromptStream, end_token_ids, load_rows, place
 from rl.examples import CONTEXT, MICRO_BATCH, ExampleStream
 from rl.judge import refuse_style_alone, unjudgeable
+from rl.lock import held
 from rl.metrics import paired_difference
 from rl.prepare import refuse_other_tokenizer, refuse_short_teacher, with_tokens
 from rl.pretrained import context_length, load_config, load_tokenizer, refuse_heads
@@ -192,10 +193,22 @@ def run(
 ) -> Path:
     """Run or resume; returns the path of summary.json.
 
-    make_backend(cfg) starts the machines; evaluated(run_dir) is called after each evaluation.
+    make_backend(cfg) starts the machines; evaluated(run_dir) is called after each evaluation. Raises BadInput also when
+    another process is at work in the folder.
     """
     started = time.perf_counter()
     inputs = prepare(cfg)
+    with held(cfg.run_dir):
+        return _run(cfg, inputs, make_backend, evaluated, started)
+
+
+def _run(
+    cfg: RunConfig,
+    inputs: Inputs,
+    make_backend: Callable[[RunConfig], Backend],
+    evaluated: Callable[[Path], None],
+    started: float,
+) -> Path:
     summary = cfg.run_dir / "summary.json"
     if progress(cfg) == "complete":
         print(f"This run is complete: {summary}\n")

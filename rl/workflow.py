@@ -21,6 +21,7 @@ from rl.backend import Backend, Judging
 from rl.config import MODEL, AskConfig, DataConfig, EvalConfig, PreferConfig, RewardConfig, RewardTrainConfig, RunConfig
 from rl.data import refuse_missing
 from rl.export import Sampling, export_folder
+from rl.lock import held
 from rl.pipeline import Inputs, export_model, prepare, resolve_model, with_teachers
 from rl.prepare import with_tokens
 from rl.pretrained import load_config
@@ -82,14 +83,18 @@ def run_recipe(
     make_backend(cfg) starts a stage's machines; prepare_machines() what they share, once, when the first is needed.
     make_judging(cfg) starts the rewards of a stage without machines.
     progressed(recipe.folder) is called after each stage and each evaluation; it must return at once.
+    Raises BadInput for what check_inputs tells, and when another process is at work in the folder.
     """
+    check_inputs(recipe, plan(recipe))
+    with held(recipe.folder):
+        return _run(recipe, _Machines(make_backend, make_judging, prepare_machines), progressed)
+
+
+def _run(recipe: Recipe, machines: _Machines, progressed: Callable[[Path], None]) -> Path:
     planned = plan(recipe)
-    check_inputs(recipe, planned)
-    recipe.folder.mkdir(parents=True, exist_ok=True)
     (recipe.folder / "recipe.json").write_text(recipe_to_json(recipe), encoding="utf-8")
     print(told(planned), flush=True)
     folders = {p.stage.name: p.folder for p in planned}
-    machines = _Machines(make_backend, make_judging, prepare_machines)
     started = time.monotonic()
     try:
         with Stop().listening() as stop:
