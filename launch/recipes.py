@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
-import json
 import os
 import sys
 import typing
@@ -13,7 +12,7 @@ from pathlib import Path
 
 from rl.config import RunConfig
 from rl.recipe import Recipe, apply_stage_overrides, check, recipe_from_json
-from rl.settings import apply_overrides, from_json, parse, validate
+from rl.settings import apply_overrides, from_json, json_object, parse, validate
 from rl.types import BadInput
 
 
@@ -29,7 +28,12 @@ def load(path: str, overrides: Sequence[str] = ()) -> RunConfig | Recipe:
     made: object
     if file.suffix == ".json":
         text = file.read_text(encoding="utf-8")
-        made = recipe_from_json(text) if "stages" in json.loads(text) else from_json(text)
+        try:
+            made = recipe_from_json(text) if "stages" in json_object(text) else from_json(text)
+        except BadInput as error:
+            raise BadInput(f"{path}: {error}") from error
+        except KeyError as error:
+            raise BadInput(f"{path}: lacks {error}") from error
     else:
         make = _function(file)
         arguments, rest = _arguments(make, rest)
@@ -85,7 +89,7 @@ def _arguments(make: Callable[..., object], overrides: list[str]) -> tuple[dict[
     for item in overrides:
         key, eq, value = item.partition("=")
         if eq and key.strip() in inspect.signature(make).parameters:
-            given[key.strip()] = parse(value.strip(), hints.get(key.strip(), str), key.strip())
+            given[key.strip()] = parse(value, hints.get(key.strip(), str), key.strip())
         else:
             rest.append(item)
     return given, rest

@@ -42,6 +42,7 @@ from rl.config import (
     TrackConfig,
 )
 from rl.recipe import GRPO, SFT, Build, Claim, Compare, Evaluate, Mix, Prefer, Recipe, Reject, RewardTraining, Stage
+from rl.types import BadInput
 
 ACCURACY = RewardConfig("accuracy", domains=("reasoning",))
 FORMAT = RewardConfig("format", weight=0.2, domains=("reasoning",))
@@ -138,9 +139,14 @@ def laptop(seed: int) -> Scale:
     )  # fmt: skip
 
 
+SCALES = {"laptop": laptop, "tiny": tiny}
+
+
 def recipe(scale: str = "laptop", seed: int = 1, ablations: bool = False, reward_model: bool = True) -> Recipe:
     """Called by `aha run recipes/r1_mini.py`. scale: laptop or tiny."""
-    s = {"laptop": laptop, "tiny": tiny}[scale](seed)
+    if scale not in SCALES:
+        raise BadInput(f"scale={scale}: must be one of {', '.join(SCALES)}")
+    s = SCALES[scale](seed)
     stages = [*_zero(s), *_to_sft(s), *(_reward_model(s) if reward_model else []), *_final(s, reward_model)]
     stages += _students(s)
     if ablations:

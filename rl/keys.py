@@ -258,9 +258,12 @@ def stage_folders(folder: Path, name: str) -> list[Path]:
 
 
 def past_keys(recipe: Recipe, stage: Stage) -> list[tuple[Path, StageKey]]:
-    """The stage's folders of all keys, the newest last, with the key that each was made with."""
+    """The stage's folders of all keys, the newest last, with their keys; none whose file is broken."""
     found = []
     for folder in stage_folders(recipe.folder, stage.name):
-        tree = json.loads((folder / "stage.json").read_text(encoding="utf-8"))
-        found.append((folder, StageKey(tree["key"], tree["config"], tree["inputs"])))
+        try:
+            tree = json.loads((folder / "stage.json").read_text(encoding="utf-8"))
+            found.append((folder, StageKey(tree["key"], tree["config"], tree["inputs"])))
+        except (ValueError, KeyError, TypeError):
+            continue
     return found

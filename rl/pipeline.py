@@ -25,6 +25,7 @@ from rl.lock import held
 from rl.metrics import paired_difference
 from rl.prepare import refuse_other_tokenizer, refuse_short_teacher, with_tokens
 from rl.pretrained import context_length, load_config, load_tokenizer, refuse_heads
+from rl.records import write_whole
 from rl.reward_model import check_models
 from rl.routing import named, refuse_unused
 from rl.score import Scorer
@@ -219,7 +220,7 @@ def _run(
         log.info("starting Ray, %d learner rank(s) and %d sampler(s)", cfg.learner.ranks, cfg.sampler.count)
         backend = make_backend(cfg)
         try:
-            (cfg.run_dir / "resolved.json").write_text(to_json(cfg))
+            write_whole(cfg.run_dir / "resolved.json", to_json(cfg))
             backend.start(inputs.model_path, inputs.context_length)
             tracker.start(json.loads(to_json(cfg)))
             tracker.attach(backend.publish, backend.queue)
@@ -295,7 +296,10 @@ def _refuse_other_run(cfg: RunConfig) -> None:
     path = cfg.run_dir / "resolved.json"
     if not path.exists():
         return
-    old, new = json.loads(to_json(from_json(path.read_text()))), json.loads(to_json(cfg))
+    try:
+        old, new = json.loads(to_json(from_json(path.read_text()))), json.loads(to_json(cfg))
+    except BadInput as error:
+        raise BadInput(f"{path}: {error}; use another name=..., or delete the folder") from error
     for key, (was, now) in _differences(old, new, "").items():
         if not key.startswith(FREE_ON_RESUME):
             raise BadInput(

@@ -33,7 +33,7 @@ def plan(recipe: Recipe) -> list[Planned]:
         own = [folder for folder, older in past if older.key == key.key]
         folder = max(reversed(own), key=_is_done, default=recipe.folder / folder_name(i, stage, key))
         state, because = "new", ["was never run"]
-        if _is_done(folder):
+        if own and _is_done(folder):
             state, because = "done", []
         elif (folder / "stage.json").is_file():
             state, because = "resume", ["was begun"]

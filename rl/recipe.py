@@ -431,11 +431,11 @@ def apply_stage_overrides(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
             if not rest:
                 raise BadInput(f"{item}: {head} is a stage; set one of its values, for example {head}.grpo.steps=10")
             i = names.index(head)
-            try:
-                stage = apply_overrides(recipe.stages[i], [item.strip().partition(".")[2]])
-            except BadInput as error:
-                raise BadInput(f"stage {head}: {error}") from error
+            stage = apply_overrides(recipe.stages[i], [item.partition(".")[2]], f"{head}.")
             recipe = dataclasses.replace(recipe, stages=(*recipe.stages[:i], stage, *recipe.stages[i + 1 :]))
+        elif key.strip() == "model.path":
+            say = f"say of which stage, as {names[0]}.model={value}; each names a model of its own"
+            raise BadInput(f"{item}: {say}")
         elif head in RUN_FIELDS:
             raise BadInput(f"{item}: say of which stage, as {names[0]}.{item}; the stages are {', '.join(names)}")
         elif rest and head not in {k.partition(".")[0] for k in all_keys(recipe.base)}:
@@ -450,7 +450,8 @@ def apply_stage_overrides(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
 def staged_settings(recipe: Recipe) -> list[tuple[str, str, str]]:
     """Every knob as (dotted key, value, sentence): the stages' by their names, then the base's."""
     rows = [(f"{s.name}.{key}", value, text) for s in recipe.stages for key, value, text in describe(s)]
-    shared = [row for row in describe(recipe.base) if row[0].partition(".")[0] not in (*RUN_FIELDS, "name", "out")]
+    unused = ("model.path", "name", "out")
+    shared = [r for r in describe(recipe.base) if r[0] not in unused and r[0].partition(".")[0] not in RUN_FIELDS]
     return rows + shared
 
 

@@ -86,15 +86,19 @@ class MetricsFile:
         self._seen = {(r["stage"], r["step"]) for r in kept}
 
     def _write(self, records: Iterable[Mapping[str, object]]) -> None:
-        text = "".join(json.dumps(record) + "\n" for record in records)
-        temporary = self._path.with_suffix(".tmp")
-        temporary.write_text(text, encoding="utf-8")
-        _replace(temporary, self._path)
+        write_whole(self._path, "".join(json.dumps(record) + "\n" for record in records))
 
 
 def _json_number(value: float) -> float | None:
     number = int(value) if isinstance(value, int | np.integer) else float(value)
     return number if math.isfinite(number) else None
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that a kill at any moment leaves the old one or the new one, whole."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    _replace(temporary, path)
 
 
 def _replace(temporary: Path, path: Path) -> None:

@@ -20,17 +20,26 @@ ConfigT = typing.TypeVar("ConfigT")
 _hints = functools.cache(typing.get_type_hints)
 
 
-def apply_overrides(cfg: ConfigT, overrides: Sequence[str]) -> ConfigT:
-    """Return cfg with "dotted.key=value" strings applied, in order.
+class _NoSuchKey(Exception):
+    """Nothing in the config has the name."""
 
-    Tuple elements are reached by number ("rewards.0.weight=0.5"); a tuple of texts is written with commas.
+
+def apply_overrides(cfg: ConfigT, overrides: Sequence[str], prefix: str = "") -> ConfigT:
+    """Return cfg with "dotted.key=value" strings applied, in order. prefix: what the user put before the keys.
+
+    Tuple elements are reached by number ("rewards.0.weight=0.5"); a tuple of texts is written with commas. A text keeps
+    the spaces that it begins or ends with.
     Raises BadInput on an unknown key (naming the nearest), a value of the wrong type, or a missing "=".
     """
     for item in overrides:
         key, eq, value = item.partition("=")
         if not eq:
             raise BadInput(f"override {item!r}: expected key=value, for example grpo.group_size=16")
-        cfg = typing.cast(ConfigT, _set(cfg, key.strip().split("."), value.strip(), key.strip()))
+        key = key.strip()
+        try:
+            cfg = typing.cast(ConfigT, _set(cfg, key.split("."), value, prefix + key))
+        except _NoSuchKey:
+            raise _unknown_key(prefix + key, all_keys(cfg, prefix)) from None
     return cfg
 
 
@@ -48,22 +57,21 @@ def all_keys(cfg: object, prefix: str = "") -> list[str]:
     return keys
 
 
-def _set(node: object, path: list[str], text: str, full_key: str, root: object | None = None) -> object:
-    root = node if root is None else root
+def _set(node: object, path: list[str], text: str, full_key: str) -> object:
     head, rest = path[0], path[1:]
     if isinstance(node, tuple):
         if not head.isdigit() or int(head) >= len(node):
-            raise _unknown_key(full_key, root)
+            raise _NoSuchKey
         i = int(head)
         if not rest:
-            raise _unknown_key(full_key, root)
-        return (*node[:i], _set(node[i], rest, text, full_key, root), *node[i + 1 :])
+            raise _NoSuchKey
+        return (*node[:i], _set(node[i], rest, text, full_key), *node[i + 1 :])
     if not dataclasses.is_dataclass(node) or head not in {f.name for f in dataclasses.fields(node)}:
-        raise _unknown_key(full_key, root)
+        raise _NoSuchKey
     hints = _hints(typing.cast(type, type(node)))
     current = getattr(node, head)
     if rest:
-        value = _set(current, rest, text, full_key, root)
+        value = _set(current, rest, text, full_key)
     elif dataclasses.is_dataclass(current):
         raise BadInput(f"{full_key}: is a group of settings; set one of {', '.join(all_keys(current, full_key + '.'))}")
     else:
@@ -71,8 +79,7 @@ def _set(node: object, path: list[str], text: str, full_key: str, root: object |
     return dataclasses.replace(typing.cast(typing.Any, node), **{head: value})
 
 
-def _unknown_key(key: str, root: object) -> BadInput:
-    known = all_keys(root)
+def _unknown_key(key: str, known: list[str]) -> BadInput:
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     if not near:
         last = key.rsplit(".", 1)[-1]
@@ -85,7 +92,7 @@ def parse(text: str, hint: object, key: str) -> object:
     """A value from its text by its type. Raises BadInput that names the key."""
     try:
         if hint is bool:
-            return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[text.lower()]
+            return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[text.strip().lower()]
         if hint is int:
             return int(text.replace("_", ""))
         if hint is float:
@@ -244,8 +251,19 @@ def to_json(cfg: RunConfig) -> str:
 
 
 def from_json(text: str) -> RunConfig:
-    """Read what to_json wrote. Raises BadInput on unknown keys."""
-    return typing.cast(RunConfig, _build(RunConfig, json.loads(text), ""))
+    """Read what to_json wrote. Raises BadInput on unknown keys and on what is no JSON."""
+    return typing.cast(RunConfig, _build(RunConfig, json_object(text), ""))
+
+
+def json_object(text: str) -> dict[str, object]:
+    """The object that a JSON text is. Raises BadInput for others."""
+    try:
+        tree = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise BadInput(f"is not JSON: {error}") from error
+    if not isinstance(tree, dict):
+        raise BadInput(f"expected an object, not {type(tree).__name__}")
+    return tree
 
 
 def build(kind: type, value: object) -> object:

@@ -49,6 +49,7 @@ from rl.recipe import (
     stage_to_dict,
     trained_on,
 )
+from rl.records import read_metrics, write_whole
 from rl.routing import named
 from rl.stages.claims import compare, refuse_unmeasured
 from rl.stages.context import Context, Stop
@@ -92,7 +93,7 @@ def run_recipe(
 
 def _run(recipe: Recipe, machines: _Machines, progressed: Callable[[Path], None]) -> Path:
     planned = plan(recipe)
-    (recipe.folder / "recipe.json").write_text(recipe_to_json(recipe), encoding="utf-8")
+    write_whole(recipe.folder / "recipe.json", recipe_to_json(recipe))
     print(told(planned), flush=True)
     folders = {p.stage.name: p.folder for p in planned}
     started = time.monotonic()
@@ -267,7 +268,7 @@ class _Runner:
             "name": self.stage.name, "kind": type(self.stage).__name__, "key": self.key.key,
             "config": self.key.config, "inputs": self.key.inputs,
         }  # fmt: skip
-        (self.folder / "stage.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        write_whole(self.folder / "stage.json", json.dumps(record, indent=2) + "\n")
         stage, seed = self.stage, self.recipe.base.seed
         if isinstance(stage, Mix):
             parts = tuple(dataclasses.replace(p, data=self._resolved(p.data)) for p in stage.mix.parts)
@@ -396,8 +397,6 @@ class _Runner:
 
     def _counts(self) -> dict[str, object]:
         """Steps and tokens of the stage, from what it wrote."""
-        from rl.records import read_metrics
-
         counts: dict[str, object] = {}
         for record in read_metrics(self.folder):
             stage = str(record["stage"])

@@ -290,3 +290,12 @@ def test_help_lists_every_key_with_its_value_and_choices():
     assert sorted(described) == sorted(all_keys(good()))
     assert described["rewards.1.weight"][0] == "0.5"
     assert described["grpo.loss"][1].endswith("One of: grpo, dr_grpo, dapo, gspo, cispo.")
+
+
+def test_a_text_keeps_the_spaces_of_its_own():
+    cfg = apply_overrides(
+        good(), ["rollout.stop=\n\n,Q: ", "prompts.template={prompt} ", " grpo.steps = 3", "track.wandb=off"]
+    )
+    assert cfg.rollout.stop == ("\n\n", "Q: ")
+    assert cfg.prompts.template == "{prompt} "
+    assert cfg.grpo.steps == 3

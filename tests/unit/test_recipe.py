@@ -130,7 +130,13 @@ def test_overrides_reach_a_stage_by_name_and_the_base_otherwise(four: Recipe) ->
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("zero.grpo.stepz=7", "stage zero: unknown config key 'grpo.stepz'; did you mean grpo.steps?"),
+        ("zero.grpo.stepz=7", "unknown config key 'zero.grpo.stepz'; did you mean zero.grpo.steps?"),
+        ("cold.steps=7", "unknown config key 'cold.steps'; did you mean cold.sft.steps?"),
+        ("cold.sft=7", "cold.sft: is a group of settings; set one of cold.sft.steps, "),
+        (
+            "model.path=org/m",
+            "model.path=org/m: say of which stage, as cold.model=org/m; each names a model of its own",
+        ),
         ("zerro.grpo.steps=7", "unknown config key 'zerro.grpo.steps'; did you mean zero.grpo.steps?"),
         ("grpo.steps=7", "say of which stage, as cold.grpo.steps=7; the stages are cold, zero"),
         ("zero=7", "zero is a stage; set one of its values"),
@@ -323,6 +329,17 @@ def test_a_stage_put_in_or_taken_out_moves_no_other_to_another_folder(four: Reci
     assert [p.folder.name[:9] for p in plan(alone) if p.state == "done"] == ["01-mixed-"]
 
 
+@pytest.mark.parametrize("left", ["", "{", "[]", '{"key": "1"}'])
+def test_a_stage_file_that_a_kill_left_broken_is_of_a_stage_that_is_not_done(four: Recipe, left: str) -> None:
+    made(four)
+    broken = plan(four)[4].folder
+    (broken / "stage.json").write_text(left)
+    assert [p.state for p in plan(four)] == ["done", "done", "done", "done", "resume"]
+    assert plan(four)[4].folder == broken
+    other = apply_stage_overrides(four, ["last.sft.steps=9"])
+    assert [p.state for p in plan(other)] == ["done", "done", "done", "done", "new"]
+
+
 # ------------------------------------------------------------------------------------------------ files
 
 
@@ -348,3 +365,18 @@ def test_touching_the_fourth_stage_of_the_miniature_reruns_what_follows_from_it_
         "eval_final_chat", "claims",
     ]  # fmt: skip
     assert changed(made, apply_stage_overrides(made, ["sft.sft.steps=7"])) == names
+
+
+def test_a_broken_json_recipe_and_an_unknown_scale_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.json"
+    for text, said in (
+        ("{", "is not JSON"),
+        ("3", "expected an object"),
+        ('{"name": "r", "stages": []}', "lacks 'base'"),
+        ('{"grpo": {"stepz": 3}}', "unknown config key 'grpo.stepz'"),
+    ):
+        file.write_text(text)
+        with pytest.raises(BadInput, match=f"{file}: .*{said}"):
+            load(str(file))
+    with pytest.raises(BadInput, match="scale=huge: must be one of laptop, tiny"):
+        load("recipes/r1_mini.py", ["scale=huge"])
