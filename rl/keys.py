@@ -162,13 +162,19 @@ def _outer_inputs(stage: Stage) -> dict[str, str]:
     return found
 
 
-@functools.lru_cache(maxsize=256)
 def _data_hash(data: DataConfig) -> str:
     if TASK.fullmatch(data.source):  # called without need it might download a lot
         return path_hash(data.source)
     if Path(data.source).is_file():
-        return fingerprint(load_rows(data))
+        stat = Path(data.source).stat()
+        return _rows_hash(data, stat.st_size, stat.st_mtime_ns)
     return hashlib.sha256(f"{data.source} {data.subset} {data.split}".encode()).hexdigest()
+
+
+@functools.lru_cache(maxsize=256)
+def _rows_hash(data: DataConfig, size: int, mtime_ns: int) -> str:
+    """Of a file's rows; size and time only tell whether it was read before."""
+    return fingerprint(load_rows(data))
 
 
 def path_hash(text: str) -> str:
