@@ -222,12 +222,23 @@ def inputs_of(stage: Stage) -> list[str]:
 
 
 def trained_on(recipe: Recipe, stage: Stage) -> list[DataConfig]:
-    """What stages before this one trained its model on, the nearest first. References are left as they are."""
+    """What stages before this one trained its model on, the nearest first. References are left as they are.
+
+    Without the mixtures that were kept free of the stage's evaluation set already.
+    """
+    held_out = stage.evaluation.data if isinstance(stage, Evaluate | GRPO) else DataConfig()
     found: list[DataConfig] = []
     while isinstance(stage, HAS_MODEL) and (ref := Reference.parse(stage.model)) is not None:
         stage = recipe[ref.stage]
         found += [stage.sft.data] if isinstance(stage, SFT) else [stage.prompts] if isinstance(stage, GRPO) else []
-    return found
+    return [data for data in found if not _is_free_of(recipe, data, held_out)]
+
+
+def _is_free_of(recipe: Recipe, data: DataConfig, held_out: DataConfig) -> bool:
+    ref = Reference.parse(data.source)
+    mixed = recipe[ref.stage] if ref is not None and not ref.file else None
+    name = (held_out.source, held_out.subset, held_out.split)
+    return isinstance(mixed, Mix) and name in [(d.source, d.subset, d.split) for d in mixed.mix.against]
 
 
 def run_config(recipe: Recipe, stage: Stage) -> RunConfig:

@@ -230,6 +230,10 @@ def test_an_evaluation_is_compared_with_what_earlier_stages_trained_its_model_on
     clean = taught(tmp_path / "clean", "reverse 111:", "reverse 222:")
     assert [Path(data.source).name for data in trained_on(clean, clean["ev"])] == ["2.jsonl", "@mixed"]
     assert trained_on(clean, clean["one"]) == []
+    held_out = clean["ev"].evaluation.data  # type: ignore[attr-defined]
+    mixed = Mix("mixed", dataclasses.replace(clean["mixed"].mix, against=(held_out,)))  # type: ignore[attr-defined]
+    freed = dataclasses.replace(clean, stages=(mixed, *clean.stages[1:]))
+    assert [Path(data.source).name for data in trained_on(freed, freed["ev"])] == ["2.jsonl"]
     check_inputs(clean, plan(clean))
     dirty = taught(tmp_path / "dirty", "reverse 111:", "reverse 333")
     with pytest.raises(BadInput, match=r"stage ev: .*3.jsonl in .*2.jsonl: 1 of 1 evaluation problems share"):
