@@ -42,7 +42,8 @@ def recipe() -> RunConfig:
             RewardConfig("accuracy", weight=2.0),
             RewardConfig("soft_overlong", options=("max_tokens=3072", "cache_tokens=614")),
         ),
-        rollout=RolloutConfig(max_new_tokens=3072),
+        # The base model's end token is another than that of the chat template's turns.
+        rollout=RolloutConfig(max_new_tokens=3072, stop=("<|im_end|>",)),
         grpo=GRPOConfig(
             steps=200,
             prompts_per_step=512,

@@ -31,7 +31,8 @@ def recipe() -> RunConfig:
         model=ModelConfig(path="Qwen/Qwen2.5-Math-7B", context_length=4096),
         prompts=MATHS,
         rewards=(RewardConfig("accuracy"),),
-        rollout=RolloutConfig(max_new_tokens=3000),
+        # The base model's end token is another than that of the chat template's turns.
+        rollout=RolloutConfig(max_new_tokens=3000, stop=("<|im_end|>",)),
         grpo=GRPOConfig(
             steps=500,
             prompts_per_step=128,

@@ -86,7 +86,8 @@ def end_token(exam: Exam) -> Check:
             f"{told}, but {wrong}",
             "the tokenizer's end token (eos_token) is not the one that this model ends with: completions would run on "
             "to the limit",
-            "set eos_token in the model's tokenizer_config.json to the token that ends an answer",
+            "set eos_token in the model's tokenizer_config.json to the token that ends an answer, or name it in "
+            "rollout.stop",
         )
     if exam.inputs.sft_stream is None or exam.cfg.sft.data.text_field:
         return passed(f"{told}; no SFT stage teaches another")
@@ -122,7 +123,7 @@ def mask_fault(example: Example, stops: Sequence[int], tokenizer: PreTrainedToke
 
 
 def _chat_ends_otherwise(exam: Exam) -> str:
-    """Where the recipe uses the chat template: the first token after an assistant's answer in it is a stop token."""
+    """Where the recipe uses the chat template: the first token after an assistant's answer in it ends a completion."""
     tokenizer = exam.inputs.tokenizer
     if CHAT not in (exam.cfg.prompts.template, exam.cfg.sft.data.template if exam.cfg.sft.enabled else ""):
         return ""
@@ -130,7 +131,7 @@ def _chat_ends_otherwise(exam: Exam) -> str:
     turns = [{"role": "user", "content": "6 * 7?"}, {"role": "assistant", "content": answer}]
     text = str(tokenizer.apply_chat_template(turns, tokenize=False))
     rest = next(encode([text.rpartition(answer)[2].lstrip()], tokenizer))
-    if not rest or rest[0] in exam.stop_token_ids:
+    if not rest or rest[0] in exam.stop_token_ids or str(tokenizer.decode(rest[:1])) in exam.cfg.rollout.stop:
         return ""
     return f"the chat template ends an answer with {_named(rest[:1], tokenizer)}"
 

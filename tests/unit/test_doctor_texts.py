@@ -70,6 +70,8 @@ def test_an_end_token_that_the_chat_template_does_not_write_is_named(make_byte_t
     check = end_token(patient(make_byte_tokenizer(end="<pad>"), **chatty()))
     assert check.outcome is Outcome.FAILED
     assert "the chat template ends an answer with '</s>' (2)" in check.measured
+    stopped = chatty() | {"rollout": dataclasses.replace(CFG.rollout, stop=("</s>",))}
+    assert end_token(patient(make_byte_tokenizer(end="<pad>"), **stopped)).outcome is Outcome.PASSED
 
 
 def test_an_end_token_that_the_models_own_files_do_not_name_is_found(tokenizer, tmp_path) -> None:
