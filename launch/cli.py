@@ -154,22 +154,23 @@ def _run_stages(recipe: StagedRecipe, *, check: bool, dry_run: bool) -> None:
     if dry_run:
         print(told(plan(recipe)))
         return
-    from rl import workflow
     from rl.lock import refuse_unwritable
+    from rl.recipe_inputs import check_inputs
 
     if check:
         refuse_unwritable(recipe.folder)
-        workflow.check_inputs(recipe, plan(recipe))
+        check_inputs(recipe, plan(recipe))
         print(f"{recipe.name}: {len(recipe.stages)} stages; settings, models, data and rewards are fine.")
         return
     from launch.report.beside import Reports
     from rl.workers.cluster import RayBackend
     from rl.workers.remote import start_ray
     from rl.workers.reward import LocalJudging
+    from rl.workflow import run_recipe
 
     reports = Reports()
     try:
-        workflow.run_recipe(
+        run_recipe(
             recipe, RayBackend, LocalJudging, prepare_machines=lambda: start_ray(recipe.base), progressed=reports
         )
     except AhaError:  # a recipe that failed or was stopped has a page of the stages that are done

@@ -34,8 +34,8 @@ from rl.recipe import (
     apply_stage_overrides,
     check,
 )
+from rl.recipe_inputs import check_inputs
 from rl.types import BadInput
-from rl.workflow import check_inputs
 
 TASK = "recipes.r1_tasks:chat_train"
 

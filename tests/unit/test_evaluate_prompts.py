@@ -31,11 +31,12 @@ from rl.judge import Judges
 from rl.pipeline import resolve_model
 from rl.progress import plan
 from rl.recipe import SFT, Evaluate, Mix, Recipe, trained_on
+from rl.recipe_inputs import check_inputs
 from rl.shots import ask, asked_prompts, evaluation_prompts, fill, shot_stop, worked_examples
 from rl.stages.contamination import check_contamination, check_run, find_contamination
 from rl.stages.mix import mix
 from rl.types import BadInput, Rollout, RolloutGroup
-from rl.workflow import check_inputs, run_recipe
+from rl.workflow import run_recipe
 from tests.unit import recipe_runs
 
 

@@ -73,8 +73,10 @@ def allowed(path: str) -> tuple[str, ...]:
         return ()
     if path == "rl/pipeline.py":
         return (*level_0_and_1(), "rl.stages", "rewards")
+    if path == "rl/recipe_inputs.py":
+        return (*level_0_and_1(), "rl.stages", "rl.pipeline")
     if path == "rl/workflow.py":
-        return (*level_0_and_1(), "rl.stages", "rl.pipeline", "rewards")
+        return (*level_0_and_1(), "rl.stages", "rl.pipeline", "rl.recipe_inputs", "rewards")
     if folder == "rl":
         return (*level_0_and_1(), "rewards") if name in ("judge.py", "reward_model.py") else level_0_and_1()
     if folder == "rl/workers":
@@ -87,8 +89,9 @@ def allowed(path: str) -> tuple[str, ...]:
 
 
 def level_0_and_1() -> tuple[str, ...]:
+    above = ("__init__", "pipeline", "recipe_inputs", "workflow")
     files = (ROOT / "rl").glob("*.py")
-    return (*LEVEL_0 - {"rl"}, *(f"rl.{f.stem}" for f in files if f.stem not in ("__init__", "pipeline", "workflow")))
+    return (*LEVEL_0 - {"rl"}, *(f"rl.{f.stem}" for f in files if f.stem not in above))
 
 
 def source_files() -> list[str]:

@@ -21,8 +21,9 @@ from rl.config import RunConfig
 from rl.lock import held, refuse_unwritable
 from rl.progress import plan
 from rl.recipe import Build, Recipe
+from rl.recipe_inputs import check_inputs
 from rl.types import BadInput
-from rl.workflow import check_inputs, run_recipe
+from rl.workflow import run_recipe
 
 HOLD = "import sys, time\nfrom pathlib import Path\nfrom rl.lock import held\nwith held(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)\n"
 

@@ -37,12 +37,12 @@ from rl.recipe import (
     recipe_from_json,
     recipe_to_json,
 )
+from rl.recipe_inputs import made_by_stages
 from rl.routing import named
 from rl.stages import prefer as stage
 from rl.stages.context import Stop
 from rl.stages.prefer import agreed, balanced, prefer
 from rl.types import AhaError, BadInput, Stopped
-from rl.workflow import made_by_stages
 
 ASKED: list[str] = []
 
