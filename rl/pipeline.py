@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib
 import json
 import logging
 import shutil
@@ -18,7 +17,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from rl.backend import Backend
 from rl.config import AskConfig, DataConfig, RunConfig
-from rl.data import TASK, PromptStream, end_token_ids, load_rows, place
+from rl.data import TASK, PromptStream, end_token_ids, load_rows, place, python_function
 from rl.examples import CONTEXT, MICRO_BATCH, ExampleStream
 from rl.judge import refuse_style_alone, unjudgeable
 from rl.lock import held
@@ -283,10 +282,9 @@ def resolve_model(path: str, key: str = "model.path") -> str:
         if (("/" in path and path.count("/") > 1) or path.startswith((".", "/"))) and not Path(path).is_dir():
             raise BadInput(f"{key}={path}: no such folder")
         return path
-    module, _, name = path.partition(":")
     try:
-        make = vars(importlib.import_module(module))[name]
-    except (ImportError, KeyError) as error:
+        make = python_function(path)
+    except BadInput as error:
         raise BadInput(f"{key}={path}: no such Python function ({error})") from error
     return str(make())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 from pathlib import Path
 
 from transformers import AutoConfig, AutoTokenizer
@@ -14,6 +15,8 @@ from transformers.utils import cached_file
 from rl.config import ModelConfig
 from rl.sequence import check_heads
 from rl.types import BadInput
+
+log = logging.getLogger(__name__)
 
 
 def load_config(path: str) -> PretrainedConfig:
@@ -33,10 +36,13 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
 
 
 def generation_file(path: str) -> Path | None:
-    """The generation_config.json of a model's folder or id; None where it has none."""
+    """The generation_config.json of a model's folder or id; None where it has none, or, with a warning, where it cannot
+    be had.
+    """
     try:
-        found = cached_file(path, "generation_config.json")
-    except (OSError, ValueError):  # it has none, or path is no model: a tokenizer made by hand
+        found = cached_file(path, "generation_config.json", _raise_exceptions_for_missing_entries=False)
+    except (OSError, ValueError) as error:
+        log.warning("%s: its end tokens may be more: no generation_config.json (%s)", path, _first_line(error))
         return None
     return Path(found) if found else None
 

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from rewards import REWARDS
 from rl.backend import SampleParams
 from rl.config import RunConfig
 from rl.keys import path_hash
@@ -100,7 +101,7 @@ def _hash(
     version: int,
     weights: int,
 ) -> str:
-    rewards = [(asdict(reward), path_hash(reward.function)) for reward in cfg.rewards]
+    rewards = [(asdict(reward), path_hash(REWARDS.get(reward.function, reward.function))) for reward in cfg.rewards]
     machines = asdict(cfg.model), asdict(cfg.sampler)
     parts = [version, weights, asdict(params), machines, rewards, seeds_PG, [asdict(p) for p in prompts_P]]
     return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:16]

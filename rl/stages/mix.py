@@ -22,6 +22,7 @@ from rewards.filters import EvaluationIndex
 from rl.config import DataConfig, MixConfig, MixPart
 from rl.data import fingerprint, load_rows, place, python_function
 from rl.stages.contamination import shown_texts
+from rl.stages.decide import bare
 from rl.stages.lines import write_rows
 from rl.templates import Table
 from rl.types import BadInput, Row
@@ -119,7 +120,7 @@ def _common(table: Table, row: Row, i: int, part: MixPart, where: Callable[[int]
 
 def _bare(value: object) -> str:
     """Text without regard to white space."""
-    return " ".join((value if isinstance(value, str) else json.dumps(value, sort_keys=True)).split())
+    return bare(value if isinstance(value, str) else json.dumps(value, sort_keys=True))
 
 
 # ------------------------------------------------------------------------------------------------ built in Python

@@ -33,7 +33,7 @@ from rl.data import python_function
 from rl.preferences import OPENED
 from rl.reward_model import read_part
 from rl.stages.context import Stop, sample_seed
-from rl.stages.decide import NO_ANSWER, category
+from rl.stages.decide import NO_ANSWER, bare, category
 from rl.stages.lines import append_lines, mend, whole_lines, write_rows
 from rl.stages.reject import PromptLine, read_samples
 from rl.types import AhaError, BadInput, Row, Stopped
@@ -137,7 +137,7 @@ def candidates(prompt_id: int, line: PromptLine, count: int, seed: int) -> list[
     A request that failed is no sample.
     """
     answered = [s["text"] for s in line["samples"] if category(s.get("reason", "")) != NO_ANSWER]
-    texts = list({" ".join(text.split()): text for text in answered}.values())
+    texts = list({bare(text): text for text in answered}.values())
     dice = np.random.default_rng(sample_seed(seed, "prefer", prompt_id))
     pairs = list(itertools.combinations(texts, 2))
     order = dice.permutation(len(pairs))[: count or None]
@@ -230,7 +230,7 @@ def write_pairs(folder: Path, cfg: PreferConfig, seed: int) -> Path:
         for pair in line["pairs"]:
             row = line["row"] | {"chosen": pair["chosen"], "rejected": pair["rejected"]}
             row |= {"domain": cfg.domain} if cfg.domain else {}
-            key = tuple(" ".join(str(row[name]).split()) for name in ("prompt", "chosen", "rejected"))
+            key = tuple(bare(str(row[name])) for name in ("prompt", "chosen", "rejected"))
             fate = pair["reason"].partition(":")[0] or ("duplicate" if key in seen else "")
             seen.add(key)
             if fate:

@@ -147,6 +147,10 @@ def test_sampler_and_learner_agree_from_node_to_node_and_stale_weights_and_dead_
         assert len(set(placement_group_table(backend.group)["bundles_to_node_id"].values())) == 2
         assert len(backend.judges) == 2  # a reward worker on each node
         backend.sync_weights(0)
+        # A stop text may be a special token: here the only one that may be sampled.
+        special = dataclasses.replace(PARAMS, stop=("<|end|>",), stop_token_ids=(), only=(0,))
+        ((_, (stopped,)),) = backend.rollouts(requests_for(1, 1), special)
+        assert (stopped.token_ids_T.tolist(), stopped.finish_reason) == ([0], "stop")
         gap_after_sync(1)
         mean = gap_after_sync(2)
         assert mean < limit
