@@ -64,6 +64,7 @@ def run(
 
     aha run RECIPE --help lists the recipe's settings too.
     """
+    from launch.machine import settled
     from launch.recipes import load
     from rl.config import RunConfig
 
@@ -71,6 +72,8 @@ def run(
     if settings:
         print_settings(recipe, cfg)
         return
+    cfg, precision = settled(cfg, ask_cluster=not (check or dry_run))
+    print(precision, flush=True)
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     if doctor_first and not (check or dry_run):
@@ -317,9 +320,12 @@ def doctor(
     checkpoints; a killed sampler. Nothing of the run is touched. Of several stages, the first with GRPO is examined.
     """
     from launch.doctor.command import doctor as examine
+    from launch.machine import settled
     from launch.recipes import load
 
-    if not examine(recipe, load(recipe, overrides or []), as_data=json_):
+    cfg, precision = settled(load(recipe, overrides or []))
+    print(precision, file=sys.stderr if json_ else sys.stdout, flush=True)
+    if not examine(recipe, cfg, as_data=json_):
         raise typer.Exit(1)
 
 

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from launch.machine import settled_run
 from recipes.benchmarks import BENCHMARKS, EXAMPLES, STEP_BY_STEP, r1_protocol
 from rl.config import DataConfig, EvalConfig, GRPOConfig, ModelConfig, RewardConfig, RolloutConfig, RunConfig
 from rl.data import READERS
@@ -66,6 +67,8 @@ def build(asked: Asked, overrides: list[str]) -> RunConfig:
         evaluation=evaluation,
     )
     cfg = apply_overrides(cfg, overrides)
+    cfg, precision = settled_run(cfg)
+    print(precision)
     if cfg.name == name:
         settings = repr((cfg.seed, cfg.model, cfg.prompts, cfg.rewards, cfg.rollout, cfg.evaluation))
         cfg = dataclasses.replace(cfg, name=f"{name}-{hashlib.sha256(settings.encode()).hexdigest()[:8]}")

@@ -21,6 +21,7 @@ from launch.plan_time import Passes, SyncTime, UpdateTime, sync_time, update_tim
 from launch.plan_trial import can_be_tried, spec_of, train_here
 from rl.batch import bin_lengths
 from rl.config import RunConfig
+from rl.precision import settle
 
 SEEDS = (0, 1, 2)
 """Rollout batches that are drawn and simulated; the plan shows their mean."""
@@ -110,6 +111,7 @@ def plan_run(
     sft_tokens: mean length of an SFT example; 0 takes a prompt and a mean completion, or SFT_TOKENS without GRPO.
     sft_examples: how many there are, for sft.epochs; 0: unknown. Raises BadInput.
     """
+    cfg = settle(cfg, hw.machine)[0]
     arch = find_architecture(cfg.model.path)
     room = cfg.model.context_length or arch.context
     lengths = lengths or assumed_lengths(cfg.rollout.max_new_tokens, room=room)

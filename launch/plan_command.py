@@ -15,6 +15,7 @@ from launch.plan_rollouts import Lengths, assumed_lengths
 from launch.plan_show import show, to_json
 from launch.plan_stages import plan_stages, show_stages, stage_models
 from rl.config import RunConfig
+from rl.precision import settle
 from rl.recipe import Recipe
 from rl.types import BadInput
 
@@ -56,6 +57,11 @@ def plan_command(recipe: RunConfig | Recipe, options: PlanOptions) -> bool:
     )  # fmt: skip
     if hw.on_gpu and not options.nodes:
         hw = replace(hw, nodes=max(1, math.ceil(devices_needed(base, hw) / hw.devices_per_node)))
+
+    base, chosen = settle(base, hw.machine)
+    recipe = replace(recipe, base=base) if isinstance(recipe, Recipe) else base
+    if not options.json:
+        print(chosen)
 
     def lengths_for(cfg: RunConfig) -> Lengths:
         limit = cfg.rollout.max_new_tokens

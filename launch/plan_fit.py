@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from launch.plan_hardware import GIB, Hardware
 from launch.plan_memory import LearnerMemory, LearnerShape, learner_memory
 from launch.plan_model import Architecture
+from rl.precision import HALF
 
 MOST_DOUBLINGS = 6
 
@@ -68,7 +69,7 @@ def _candidates(
             shape.zero_stage, shape.checkpointing, 0, shape.ranks,
         ):  # fmt: skip
             continue
-        if stage == 0 and shape.dtype == "bfloat16":
+        if stage == 0 and shape.dtype in HALF:
             continue
         tokens = shape.tokens // 2**halved
         other = replace(

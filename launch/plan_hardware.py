@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
+from rl.precision import HALF, Machine, cpu_unit
 from rl.types import AhaError, BadInput
 
 TABLE = Path(__file__).with_name("gpus.toml")
@@ -76,8 +77,13 @@ class Hardware:
     def devices(self) -> int:
         return self.nodes * self.devices_per_node
 
+    @property
+    def machine(self) -> Machine:
+        """What decides model.dtype=auto."""
+        return Machine(self.kind, "" if self.on_gpu else cpu_unit())
+
     def flops(self, dtype: str) -> float:
-        return self.bf16 if dtype == "bfloat16" else self.fp32
+        return self.bf16 if dtype in HALF else self.fp32
 
     def wire(self, ranks: int) -> float:
         """Bytes a second that each of this many ranks sends in a ring: inside a node, or between nodes.
@@ -144,12 +150,13 @@ def find_hardware(name: str, *, nodes: int, gpus_per_node: int, calibrate: bool 
 def this_machine(nodes: int = 1) -> Hardware:
     """This machine's processor: its cores and memory as the system tells them, rates a core from the table."""
     row, cores = table()["cpu"], len(os.sched_getaffinity(0))
+    bf16 = row["bf16_a_core"] if cpu_unit() else row["bf16_a_core_without_unit"]
     return Hardware(
         name=f"this machine, {cores} core{'s' if cores > 1 else ''}",
         kind="cpu",
         source=row["source"],
         memory_gib=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB,
-        bf16=row["bf16_a_core"] * cores * 1e12,
+        bf16=bf16 * cores * 1e12,
         fp32=row["fp32_a_core"] * cores * 1e12,
         memory_bandwidth=row["copy_gbs"] * 1e9,
         link_bandwidth=row["copy_gbs"] * 1e9,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from launch.plan_hardware import GIB, Hardware
 from launch.plan_model import Architecture
+from rl.precision import HALF, bytes_per_number
 
 BUCKET_NUMBERS = 500_000_000
 """DeepSpeed's reduce_bucket_size, which the learner leaves at its default. A GPU allocates all of it at once."""
@@ -41,7 +42,7 @@ class LearnerShape:
     @property
     def width(self) -> int:
         """Bytes of a number in compute precision."""
-        return 2 if self.dtype == "bfloat16" else 4
+        return bytes_per_number(self.dtype)
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def _over(sharded: bool, ranks: int) -> str:
 def _gradients(trained: int, shape: LearnerShape) -> tuple[float, float]:
     """(accumulated float32 gradients, those that backward leaves on the weights beside them)."""
     share = 1.0 / max(1, shape.ranks)
-    if shape.dtype == "bfloat16":
+    if shape.dtype in HALF:
         # ZeRO 1: BF16_Optimizer accumulates all gradients on each rank and leaves the bfloat16 ones in place.
         return (4.0 * trained, 2.0 * trained) if shape.zero_stage <= 1 else (4.0 * trained * share, 0.0)
     return (4.0 * trained if shape.zero_stage <= 1 else 4.0 * trained * share), 0.0
@@ -163,10 +164,10 @@ def _head(arch: Architecture, shape: LearnerShape, on_gpu: bool) -> float:
     chunk = 4.0 * min(shape.chunk, shape.scored) * arch.vocab
     hidden = (4.0 + shape.width) * shape.scored * arch.hidden
     grad = 4.0 * arch.embedding if not shape.lora else 0.0
-    if on_gpu and shape.dtype == "bfloat16":
+    if on_gpu and shape.dtype in HALF:
         # Backward: logits, their bfloat16 copy, the gradient's float32 sum and one product more.
         return hidden + max(2 * chunk, 1.5 * chunk + 2 * grad)
-    copy = 4.0 * arch.embedding if shape.dtype == "bfloat16" else 0.0
+    copy = 4.0 * arch.embedding if shape.dtype in HALF else 0.0
     return hidden + copy + max(2 * chunk, chunk + grad + (grad / 2 if copy else 0.0))
 
 
@@ -174,7 +175,7 @@ def _buffers(arch: Architecture, trained: int, shape: LearnerShape, on_gpu: bool
     """DeepSpeed's own. A CPU commits only what is touched, a GPU the whole bucket."""
     w, stage = shape.width, shape.zero_stage
     bucket = w * float(BUCKET_NUMBERS if on_gpu else min(BUCKET_NUMBERS, trained))
-    if stage == 0 or (stage == 1 and shape.dtype == "bfloat16"):
+    if stage == 0 or (stage == 1 and shape.dtype in HALF):
         # Gradients are flattened into one more tensor to be reduced, in compute precision.
         return w * float(min(trained, BUCKET_NUMBERS)) if shape.ranks > 1 else 0.0
     if stage == 3:
@@ -195,7 +196,7 @@ def _reduction(trained: int, shape: LearnerShape) -> float:
 
 def _optimiser_step(trained: int, shape: LearnerShape) -> float:
     """This rank's gradients laid flat once more for AdamW, which BF16_Optimizer (ZeRO 1) does not need."""
-    if shape.zero_stage == 0 or (shape.zero_stage == 1 and shape.dtype == "bfloat16"):
+    if shape.zero_stage == 0 or (shape.zero_stage == 1 and shape.dtype in HALF):
         return 0.0
     flat = 4.0 * trained / max(1, shape.ranks)
     return min(flat, 4.0 * SUB_GROUP_NUMBERS) if shape.zero_stage == 3 else flat
@@ -255,7 +256,7 @@ def sampler_memory(
     max_sequences: int, full_length: float, mean_length: float,
 ) -> SamplerMemory:  # fmt: skip
     """full_length, mean_length: prompt and completion, tokens."""
-    width = 2.0 if dtype == "bfloat16" else 4.0
+    width = float(bytes_per_number(dtype))
     weights = width * arch.parameters
     if not hw.on_gpu:  # untied, and its head in float32: rl/workers/precision.py
         weights += 4.0 * arch.embedding - (0.0 if arch.tied else width * arch.embedding)

@@ -14,6 +14,7 @@ import numpy as np
 
 from launch.plan_hardware import Hardware
 from launch.plan_model import Architecture
+from rl.precision import bytes_per_number
 from rl.types import BadInput
 
 
@@ -85,7 +86,7 @@ def make_decoder(
     seeded: each sample has a random generator of its own, as Aha's have. A mixture of experts reads all its weights.
     """
     e, tp = hw.efficiency, tensor_parallel
-    width = 2.0 if dtype == "bfloat16" else 4.0
+    width = float(bytes_per_number(dtype))
     head_width = width if hw.on_gpu else 4.0
     layers = arch.parameters - 2 * arch.embedding if arch.given_active else arch.active
     read = width * layers + head_width * arch.embedding

@@ -40,7 +40,11 @@ class ModelConfig:
     """Which model is trained."""
 
     path: str = knob("", "Hugging Face id or folder of a causal LM.")
-    dtype: str = knob("bfloat16", "Compute precision of learner and sampler.", choices=("bfloat16", "float32"))
+    dtype: str = knob(
+        "auto", "Compute precision of learner and sampler. auto: bfloat16 on GPUs and on CPUs with a unit for it, else "
+        "float32; what was begun keeps its precision. float16: on GPUs alone.",
+        choices=("auto", "bfloat16", "float16", "float32"),
+    )  # fmt: skip
     context_length: int = knob(0, "Prompt plus completion limit, tokens; 0 takes the model's own.", lo=0)
     add_tokens: tuple[str, ...] = knob((), "New tokens, as <think>, without LoRA; they begin as the mean of others.")
     lora: LoraConfig = knob(LoraConfig, "Low-rank adapters.")
@@ -200,7 +204,7 @@ class GRPOConfig:
     importance_cap: float = knob(2.0, "Largest importance weight (TIS; verl's threshold is 2).", lo=1)
     overlong: str = knob("keep", "Truncated rollouts: keep or mask (DAPO's overlong filter).", choices=("keep", "mask"))
     max_logprob_gap: float = knob(
-        0.0, "Stop when the mean |sampler - learner| logprob exceeds this, nats; 0: 1e-3 float32, 0.05 bfloat16.", lo=0
+        0.0, "Stop when the mean |sampler - learner| logprob exceeds this, nats; 0: 1e-3 float32, 0.05 else.", lo=0
     )
     optim: OptimConfig = knob(OptimConfig, "Optimiser of this stage.")
 

@@ -299,6 +299,8 @@ def _refuse_other_run(cfg: RunConfig) -> None:
     except BadInput as error:
         raise BadInput(f"{path}: {error}; use another name=..., or delete the folder") from error
     for key, (was, now) in _differences(old, new, "").items():
+        if key == "model.dtype" and "auto" in (was, now):  # it becomes the one that the folder was begun in
+            continue
         if not key.startswith(FREE_ON_RESUME):
             raise BadInput(
                 f"{cfg.run_dir} holds a run with {key}={was}, not {now}; use another name=..., or delete the folder"

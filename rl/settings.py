@@ -171,11 +171,13 @@ def validate(cfg: RunConfig) -> None:
         )
     if cfg.rollout.top_p < 1 and g.old_logprobs == "sampler":
         faults.append("rollout.top_p below 1 cuts the tail of the sampler's logprobs; use grpo.old_logprobs=learner")
-    if cfg.learner.zero_stage == 0 and cfg.model.dtype == "bfloat16":
+    if cfg.learner.zero_stage == 0 and cfg.model.dtype in ("bfloat16", "float16"):
         faults.append(
-            "learner.zero_stage=0: DeepSpeed keeps no float32 copy of bfloat16 weights there and does not start; use "
-            "learner.zero_stage=1, or model.dtype=float32"
+            f"learner.zero_stage=0: DeepSpeed keeps no float32 copy of {cfg.model.dtype} weights there and does not "
+            "start; use learner.zero_stage=1, or model.dtype=float32"
         )
+    if cfg.model.dtype == "float16" and cfg.cluster.device == "cpu":
+        faults.append("model.dtype=float16 trains on GPUs alone; use model.dtype=auto")
     faults += _sequence_faults(cfg)
     e = cfg.evaluation
     if any(not 1 <= k <= e.samples for k in e.pass_at):

@@ -16,6 +16,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from rl.backend import SampleParams, Task
 from rl.config import RunConfig
+from rl.precision import Machine, cpu_unit, settle
 from rl.pretrained import refuse_head_size
 from rl.types import (
     AhaError,
@@ -60,10 +61,10 @@ class RayBackend:
     """The real machines: one Ray actor for each learner rank and each sampler."""
 
     def __init__(self, cfg: RunConfig) -> None:
-        self.cfg = cfg
         self.num_ranks = cfg.learner.ranks
         self.started_ray = start_ray(cfg)
         self.device = find_device(cfg)
+        self.cfg = cfg = settle(cfg, Machine(self.device, cpu_unit()))[0]
         self.layout = cfg.learner.layout_on(gpu=self.device == "gpu")
         self.transfer = self._transfer()
         self.learners: list[ray.actor.ActorHandle] = []

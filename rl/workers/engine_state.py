@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rl.config import OptimConfig, RunConfig
+from rl.precision import BFLOAT16, FLOAT16
 from rl.types import AhaError
 
 # The reference is refreshed and restored shard by shard, so ZeRO-3 must not keep full copies of it between passes: by
@@ -43,7 +44,8 @@ def engine_config(cfg: RunConfig, optim: OptimConfig | None) -> dict[str, object
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "zero_optimization": zero | (SHARDS_ONLY if optim is None else {}),
-        "bf16": {"enabled": cfg.model.dtype == "bfloat16"},
+        "bf16": {"enabled": cfg.model.dtype == BFLOAT16},
+        "fp16": {"enabled": cfg.model.dtype == FLOAT16},
         "data_types": {"grad_accum_dtype": "fp32"},
         "steps_per_print": 10**9,
         "wall_clock_breakdown": False,

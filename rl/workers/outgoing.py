@@ -24,7 +24,7 @@ from rl.workers.send import WeightSender
 if TYPE_CHECKING:
     from rl.workers.wire import SyncClient
 
-DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
 class Outgoing(ABC):

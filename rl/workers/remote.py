@@ -14,8 +14,10 @@ import psutil
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from ray.util.placement_group import PlacementGroup, placement_group_table
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rl.config import RunConfig
+from rl.precision import CPU_UNITS, Machine, cpu_unit
 from rl.types import AhaError, BadInput
 
 QUIET = {
@@ -79,6 +81,22 @@ def find_device(cfg: RunConfig) -> str:
     if cfg.cluster.device == "gpu" and not gpus:
         raise BadInput("cluster.device=gpu: the Ray cluster has no GPU; use cluster.device=cpu or join another cluster")
     return cfg.cluster.device if cfg.cluster.device != "auto" else ("gpu" if gpus else "cpu")
+
+
+def cluster_machine(cfg: RunConfig) -> Machine:
+    """What the workers will run on. On CPUs, each node of the cluster is asked which bfloat16 unit it has."""
+    device = find_device(cfg)
+    if device == "gpu":
+        return Machine(device)
+    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    ask = ray.remote(cpu_unit)
+    refs = [
+        ask.options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote()
+        for node in nodes
+    ]
+    names = [f"node {node['NodeManagerAddress']}" for node in nodes]
+    units = collect(refs, names, cfg.cluster.start_timeout_s, "say what CPU it has")
+    return Machine(device, max(units, key=lambda unit: CPU_UNITS.index(unit)) if units and all(units) else "")
 
 
 def collect(refs: list[ray.ObjectRef], names: list[str], bound: float, doing: str) -> list:

@@ -150,7 +150,7 @@ def test_a_config_without_faults_passes():
         ("grpo.uniform_groups=drop", "grpo.uniform_groups=drop would drop those groups' KL too"),
         ("grpo.group_size=1", "grpo.group_size=1: a group of one has no advantage"),
         (
-            "learner.zero_stage=0",
+            "learner.zero_stage=0 model.dtype=bfloat16",
             "learner.zero_stage=0: DeepSpeed keeps no float32 copy of bfloat16 weights there and does not start; use "
             "learner.zero_stage=1, or model.dtype=float32",
         ),

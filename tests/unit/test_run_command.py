@@ -37,7 +37,8 @@ def test_a_dry_run_of_one_run_starts_nothing_and_says_what_would_be_done(out: Pa
     for name in ("r1_zero", "countdown", "dapo", "dr_grpo", "quickstart"):
         assert " is new: " in dry(f"recipes/{name}.py", f"out={out}")
     said = dry("recipes/quickstart.py", f"out={out}", "model.path=org/some", "name=small")
-    assert said.startswith("small: org/some.")
+    assert said.startswith("model.dtype=auto is ")
+    assert " small: org/some." in said
     assert "rollouts per step" in said
     assert f"{out}/small is new: nothing was run there" in said
     assert not out.exists()

@@ -1,0 +1,65 @@
+"""What a recipe leaves to the machine, settled before anything starts: the compute precision."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+from rl.config import RunConfig
+from rl.precision import AUTO, Machine, joins_cluster, settle, this_machine
+from rl.recipe import Recipe, check
+from rl.settings import validate
+
+
+def settled(made: RunConfig | Recipe, *, ask_cluster: bool = True) -> tuple[RunConfig | Recipe, str]:
+    """(the recipe with a dtype in place of auto, one line that says what was chosen and why).
+
+    ask_cluster: join the Ray cluster that the recipe names, to learn what its machines are; without it they are taken
+    to have GPUs. Raises BadInput when the chosen precision does not go with other settings.
+    """
+    if isinstance(made, RunConfig):
+        return settled_run(made, ask_cluster=ask_cluster)
+    base, line = settle(made.base, *_machine(made.base, _begun_in(made), ask_cluster))
+    recipe = dataclasses.replace(made, base=base)
+    check(recipe)
+    return recipe, line
+
+
+def settled_run(cfg: RunConfig, *, ask_cluster: bool = True) -> tuple[RunConfig, str]:
+    """settled, of a recipe of one run."""
+    cfg, line = settle(cfg, *_machine(cfg, _begun_in(cfg), ask_cluster))
+    validate(cfg)
+    return cfg, line
+
+
+def _machine(cfg: RunConfig, begun_in: str, ask_cluster: bool) -> tuple[Machine, str]:
+    if not joins_cluster(cfg.cluster):
+        return this_machine(cfg.cluster), begun_in
+    if ask_cluster:
+        return _cluster_machine(cfg), begun_in
+    return Machine("cpu" if cfg.cluster.device == "cpu" else "gpu"), begun_in
+
+
+def _begun_in(made: RunConfig | Recipe) -> str:
+    """The precision of what the folder holds already; "" for a new folder, and where its file does not say."""
+    file = made.folder / "recipe.json" if isinstance(made, Recipe) else made.run_dir / "resolved.json"
+    found = _read(file, *(["base"] if isinstance(made, Recipe) else []), "model", "dtype")
+    return found if isinstance(found, str) and found != AUTO else ""
+
+
+def _read(file: Path, *keys: str) -> object:
+    try:
+        node = json.loads(file.read_text(encoding="utf-8"))
+        for key in keys:
+            node = node[key]
+    except (FileNotFoundError, json.JSONDecodeError, KeyError, TypeError):
+        return None
+    return node
+
+
+def _cluster_machine(cfg: RunConfig) -> Machine:
+    from rl.workers.remote import cluster_machine, start_ray
+
+    start_ray(cfg)
+    return cluster_machine(cfg)
