@@ -453,6 +453,10 @@ class LearnerConfig:
 
     ranks: int = knob(1, "Data-parallel learner processes.", lo=1)
     zero_stage: int = knob(1, "DeepSpeed ZeRO stage.", lo=0, hi=3)
+    dither: bool = knob(
+        True, "bfloat16, float16: spread the float32 copy of the weights inside their rounding cells once, at the "
+        "start, so that small updates are not lost (rl/dither.py)."
+    )  # fmt: skip
     micro_batch_tokens: int = knob(4096, "Most tokens in a micro-batch, padding included.", lo=8)
     layout: str = knob(
         "auto", "rows: similar lengths padded; packed: one varlen row; auto: packed on GPUs, rows on CPUs.",

@@ -52,7 +52,7 @@ FREE = (
 LATER = {
     "reject.teacher.model": "", "reject.teacher.send_seed": "True", "reject.top_logprobs": "0",
     "sft.distill.cached": "False", "prefer.scores": "response", "grpo.uniform_by": "",
-    "base.learner.sequence_parallel": "1",
+    "base.learner.sequence_parallel": "1", "base.learner.dither": "False",
     **{f"reject.ask.{name}": value for name, value in flat(dataclasses.asdict(AskConfig())).items()},
 }  # fmt: skip
 # The same of settings that many parts of a stage have.
@@ -111,6 +111,8 @@ def stage_config(recipe: Recipe, stage: Stage) -> dict[str, str]:
         shared = dataclasses.asdict(_pointed(run_config(recipe, stage)))
         names = ("seed", "model") if is_taught(stage) else SHARED  # what machines there are is nothing to a teacher
         config |= flat({name: shared[name] for name in names}, "base.")
+        if config["base.model.dtype"] == "float32":  # nothing is dithered there
+            config |= {name: "False" for name in ("base.learner.dither",) if name in config}
     return {name: value for name, value in config.items() if name not in FREE and name != "name"}
 
 

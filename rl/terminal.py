@@ -113,6 +113,9 @@ class Bar:
         if "rollout/staleness_max" in self._last:
             behind = self._last["rollout/staleness_max"]
             rows.add_row("staleness", f"{behind:.0f}", "policy versions behind, the oldest rollout")
+        if "policy/weights_moved" in self._last:
+            moved = self._last["policy/weights_moved"]
+            rows.add_row("weights moved", f"{moved:.1%}", "of the weights that compute, by the last update")
         memory = psutil.virtual_memory()
         rows.add_row(
             "memory", f"{memory.percent:.0f} %", f"{memory.used / 2**30:.1f} of {memory.total / 2**30:.1f} GiB here"

@@ -30,7 +30,7 @@ TABLE_ROWS = 32
 GROUPS = (
     ("reward", ("reward/", "accuracy")),
     ("rollout", ("rollout/", "samples/", "groups/", "emergence/", "queue/")),
-    ("policy", ("entropy", "kl", "ratio", "max/ratio", "clip_share", "importance", "gap/", "max/gap")),
+    ("policy", ("policy/", "entropy", "kl", "ratio", "max/ratio", "clip_share", "importance", "gap/", "max/gap")),
     ("learner", ("loss", "grad_norm", "lr", "updates", "learner/", "max/", "nll")),
     ("time", ("seconds", "tokens_per_second")),
     ("data", ("batch/", "tokens", "data/")),

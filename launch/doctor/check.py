@@ -14,9 +14,10 @@ Table = tuple[tuple[str, ...], ...]
 
 
 class Outcome(StrEnum):
-    """SKIPPED: it does not concern this recipe, or what it needs has failed."""
+    """SKIPPED: it does not concern this recipe, or what it needs has failed. WARNED: not wrong, but hardly wanted."""
 
     PASSED = "passed"
+    WARNED = "warned"
     FAILED = "failed"
     SKIPPED = "skipped"
 
@@ -36,6 +37,10 @@ class Check:
 
 def passed(measured: str, table: Table = ()) -> Check:
     return Check(Outcome.PASSED, measured, table=table)
+
+
+def warned(measured: str, cause: str, remedy: str) -> Check:
+    return Check(Outcome.WARNED, measured, cause, remedy)
 
 
 def failed(measured: str, cause: str, remedy: str, table: Table = ()) -> Check:
@@ -59,7 +64,7 @@ def go_round(probes: Sequence[Probe]) -> Iterator[Check]:
     """Make the checks in order. One that cannot be made fails with its error; those that need it are left out."""
     outcomes: dict[str, Outcome] = {}
     for probe in probes:
-        missing = [name for name in probe.needs if outcomes[name] is not Outcome.PASSED]
+        missing = [name for name in probe.needs if outcomes[name] not in (Outcome.PASSED, Outcome.WARNED)]
         start = time.perf_counter()
         if missing:
             check = skipped(f"not made: it needs {missing[0]!r}")
@@ -79,7 +84,7 @@ def _make(probe: Probe) -> Check:
 
 # ------------------------------------------------------------------------------------------------ on paper
 
-MARKS = {Outcome.PASSED: "ok  ", Outcome.FAILED: "FAIL", Outcome.SKIPPED: "--  "}
+MARKS = {Outcome.PASSED: "ok  ", Outcome.WARNED: "warn", Outcome.FAILED: "FAIL", Outcome.SKIPPED: "--  "}
 WIDTH, INDENT = 116, 6
 
 
@@ -106,6 +111,8 @@ def summary(checks: Sequence[Check]) -> str:
     count = {outcome: [c.name for c in checks if c.outcome is outcome] for outcome in Outcome}
     bad = count[Outcome.FAILED]
     told = f"{len(bad)} failed" + (f" ({', '.join(bad)})" if bad else "")
+    doubtful = count[Outcome.WARNED]
+    told = f"{len(doubtful)} warned ({', '.join(doubtful)}), {told}" if doubtful else told
     return f"{len(checks)} checks: {len(count[Outcome.PASSED])} passed, {told}, {len(count[Outcome.SKIPPED])} skipped"
 
 

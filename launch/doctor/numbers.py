@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from launch.doctor.check import Check, Table, failed, passed, skipped
+from launch.doctor.check import Check, Table, failed, passed, skipped, warned
 from launch.doctor.exam import Exam
 from rl.types import MicroBatch, PackedBatch, RolloutGroup, StepStats
 
@@ -164,6 +164,9 @@ class Update:
     reference_after: dict[str, float]
 
 
+FEW_MOVED = 1e-3
+"""Below this share of changed weights an update hardly reaches the model: the doctor warns."""
+
 ADVANTAGES = (1.0, -0.5, 0.25, 0.75)
 """Made up, none 0, and their sum is not 0 either: a loss of 0 would hide a wrong denominator."""
 
@@ -220,6 +223,24 @@ def parameters_move(exam: Exam, update: Update) -> Check:
             "freeze all but the adapters (rl/lora.py)",
         )
     return passed(f"{told} (gradient norm {update.stats.grad_norm:.3g})")
+
+
+def weights_move(exam: Exam, update: Update) -> Check:
+    """An update reaches enough of the weights that compute: those that round back to what they were learn nothing."""
+    share = update.stats.metrics["policy/weights_moved"]
+    cfg = exam.cfg
+    told = (
+        f"{100 * share:.3g} % of the {cfg.model.dtype} weights changed in one update at learning rate "
+        f"{update.stats.learning_rate:.3g}"
+    )
+    if share >= FEW_MOVED:
+        return passed(told)
+    return warned(
+        f"{told}: almost nothing moves",
+        f"steps this small round back to the old {cfg.model.dtype} weights"
+        + ("" if cfg.learner.dither or cfg.model.dtype == "float32" else ", and learner.dither=false"),
+        "use learner.dither=true, model.dtype=float32, or a higher learning rate",
+    )
 
 
 def _layer(name: str) -> str:

@@ -61,6 +61,7 @@ class Rounds:
             Probe("tokenizers agree", lambda: texts.same_text(exam), loaded),
             Probe("sampler stops", lambda: texts.stops(exam), loaded),
             Probe(MOVE, lambda: numbers.parameters_move(exam, self.update), loaded),
+            Probe("weights move", lambda: numbers.weights_move(exam, self.update), moved),
             # After an update: an optimiser that has never stepped has no state whose return could be seen.
             Probe(SAVE, self.save, loaded),
             Probe("reference stays", lambda: numbers.reference_stays(exam, self.update), moved),

@@ -93,6 +93,10 @@ class Times:
 
 # (section, chart, form, hint, [(label, metric pattern)]); "*" in a label is what the pattern's "*" stands for.
 Spec = tuple[str, str, str, str, list[tuple[str, str]]]
+WEIGHTS_MOVED = (
+    "Share of the weights in compute precision that an update changed. The others rounded back to what they were: near "
+    "zero, the model does not learn what its optimiser computes."
+)
 GRPO: list[Spec] = [
     ("Reward", "Mean reward", "number", "Weighted sum of the parts, mean over samples.", [("mean", "reward/mean")]),
     ("Reward", "Parts of the reward", "number", "Each reward function, unweighted mean.", [("*", "reward/*")]),
@@ -140,6 +144,7 @@ GRPO: list[Spec] = [
     ("Sampler and learner", "Corrected tokens", "share", "Tokens whose weight was truncated or masked.",
      [("truncated", "importance_truncated"), ("masked", "importance_masked")]),
     ("Optimiser", "Gradient norm", "number", "Before clipping.", [("norm", "grad_norm")]),
+    ("Optimiser", "Weights moved", "share", WEIGHTS_MOVED, [("moved", "policy/weights_moved")]),
     ("Optimiser", "Loss", "number", "Near zero by construction: watch the reward instead.", [("loss", "loss")]),
     ("Optimiser", "Learning rate", "number", "", [("rate", "lr")]),
     ("Optimiser", "Skipped updates", "number", "A gradient was not finite.", [("skipped", "updates/skipped")]),
@@ -161,6 +166,7 @@ SFT: list[Spec] = [
         [("before", "eval/nll_before"), ("nll", "eval/nll")],
     ),
     ("SFT", "Gradient norm (SFT)", "number", "Before clipping.", [("norm", "grad_norm")]),
+    ("SFT", "Weights moved (SFT)", "share", WEIGHTS_MOVED, [("moved", "policy/weights_moved")]),
     ("SFT", "Learning rate (SFT)", "number", "", [("rate", "lr")]),
 ]
 REWARD_MODEL: list[Spec] = [

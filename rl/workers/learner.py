@@ -31,6 +31,7 @@ from rl.distill import Distillation, hidden_states, teacher_advantage
 from rl.lora import without_adapters
 from rl.loss import logprob_gap, nll_loss, policy_loss
 from rl.model import UNSHARDED, Backbone, Policy, ScoreInput, load_policy
+from rl.precision import HALF
 from rl.reward_loss import reward_loss
 from rl.schedule import learning_rate
 from rl.sequence import WHOLE
@@ -38,7 +39,8 @@ from rl.top_k import CachedDistillation
 from rl.types import AhaError, BadInput, MicroBatch, StepStats, TopLogprobs
 from rl.workers import engine_state
 from rl.workers.engine_state import check_gradients_before_stepping, copy_shards, engine_config, full_shape, shard
-from rl.workers.meter import Clock, Totals
+from rl.workers.masters import Movement, spread_masters
+from rl.workers.meter import Clock, Totals, mean_over_ranks
 from rl.workers.outgoing import DTYPES, Outgoing, add_to_hash
 from rl.workers.sharded import Sharded
 
@@ -103,6 +105,8 @@ class Learner(Outgoing):
             config=engine_config(self.cfg, self.task.optim),
         )
         check_gradients_before_stepping(self.engine, self.cfg.learner.zero_stage)
+        if self.cfg.learner.dither and self.cfg.model.dtype in HALF:
+            spread_masters(self.engine.module.hf.named_parameters(), self.cfg.seed)
         self.policy: Backbone = self.engine.module
         self.updates = 0
         self.reference = None
@@ -183,6 +187,7 @@ class Learner(Outgoing):
         gap = (float("nan"), float("nan"))
         losses: list[float] = []
         norms, rate, skipped = [], 0.0, 0
+        moved: list[float] = []
         for u, micro_batches in enumerate(updates_U):
             if self._refresh_is_due():
                 self._refresh_reference()
@@ -200,7 +205,9 @@ class Learner(Outgoing):
             if not losses and grpo is not None:  # later updates have moved on from what was sampled
                 gap = self._check_gap(metrics)
             with clock("update"):
+                movement = Movement(self.policy.parameters())
                 applied, norm = self._apply(rate)
+                moved.append(movement.share())
             skipped += not applied
             losses.append(loss)
             norms.append(norm)
@@ -209,6 +216,8 @@ class Learner(Outgoing):
         tokens = int(metrics.pop("tokens", 0))
         for name in ("gap", "max/gap"):  # of the first update alone it says what it should: later ones have moved on
             metrics.pop(name, None)
+        if moved:
+            metrics["policy/weights_moved"] = mean_over_ranks(float(np.mean(moved)), self.device)
         return StepStats(
             loss=float(np.mean(losses)) if losses else 0.0,
             grad_norm=float(np.mean(norms)) if norms else 0.0,

@@ -39,6 +39,13 @@ class Clock:
         self.seconds[phase] = self.seconds.get(phase, 0.0) + now - since
 
 
+def mean_over_ranks(value: float, device: torch.device) -> float:
+    """The mean of what each rank gives. Called on every rank."""
+    total = torch.tensor(value, dtype=torch.float64, device=device)
+    dist.all_reduce(total)
+    return float(total) / dist.get_world_size()
+
+
 class Totals:
     """Metric sums of micro-batches; names that start with max/ keep the largest."""
 

@@ -62,10 +62,10 @@ class InProcess:
 
 
 @contextmanager
-def learners(cfg: RunConfig, grpo: GRPOConfig) -> Iterator[InProcess | RayBackend]:
+def learners(cfg: RunConfig, grpo: GRPOConfig, optim: OptimConfig = OPTIM) -> Iterator[InProcess | RayBackend]:
     """Learners alone, without a sampler: in this process for one rank, in Ray actors for more."""
     cfg = dataclasses.replace(cfg, grpo=grpo)
-    task = Task(model_folder(cfg), OPTIM, 10, grpo)
+    task = Task(model_folder(cfg), optim, 10, grpo)
     if cfg.learner.ranks == 1:
         learner = InProcess(cfg)
         learner.load(task)

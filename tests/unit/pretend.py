@@ -52,6 +52,7 @@ class PretendBackend:
     per_micro_batch: each micro-batch divides by its own tokens. loss_factor: the loss is multiplied by it.
     one_seed: all samples of a group are drawn alike. raw: logprobs from before the temperature.
     other_prompt: the sampler sees a token more. deaf_to_stop: the sampler does not know the end token.
+    moved: the share of the weights that an update is said to change.
     forgets: restore leaves the optimiser as it is. moving_reference: the reference is the policy.
     """
 
@@ -59,6 +60,7 @@ class PretendBackend:
 
     def __init__(self, cfg: RunConfig, **plants: object) -> None:
         known = dict.fromkeys(("stale_head", "per_micro_batch", "one_seed", "raw", "other_prompt"), False)
+        known |= {"moved": 1.0}
         known |= {"deaf_to_stop": False, "forgets": False, "moving_reference": False, "frozen": "", "loss_factor": 1.0}
         assert not set(plants) - set(known)
         self.cfg, self.plants = cfg, known | plants
@@ -174,7 +176,7 @@ class PretendBackend:
             group["lr"] = learning_rate(self.task.optim, self.updates, self.task.total_updates)
         self.updates += 1
         self.optimizer.step()
-        return StepStats(loss, norm, 0.0, updates=1)
+        return StepStats(loss, norm, 0.0, updates=1, metrics={"policy/weights_moved": float(str(self.plants["moved"]))})
 
     def _backward(self, mb: MicroBatch) -> float:
         assert self.task.grpo is not None

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from launch.doctor import exam
-from launch.doctor.check import Check, Outcome
+from launch.doctor.check import Check, Outcome, all_passed, summary
 from launch.doctor.rounds import Rounds
 from recipes.tiny import recipe
 from rl.config import RewardConfig, RunConfig
@@ -70,6 +70,15 @@ def test_one_frozen_layer_is_named(cfg: RunConfig) -> None:
     assert check.name == "update"
     assert "(in model.layers.2: 9)" in check.measured
     assert "frozen" in check.cause
+
+
+def test_an_update_that_changes_almost_no_weight_is_a_warning_and_no_failure(cfg: RunConfig) -> None:
+    checks = examined(cfg, moved=0.0004)
+    assert [name for name, check in checks.items() if check.outcome is Outcome.WARNED] == ["weights move"]
+    assert "0.04 % of the float32 weights" in checks["weights move"].measured
+    assert "higher learning rate" in checks["weights move"].remedy
+    assert all_passed(list(checks.values()))
+    assert "1 warned (weights move), 0 failed" in summary(list(checks.values()))
 
 
 def test_a_sampler_that_does_not_stop_at_the_end_token_is_named(cfg: RunConfig) -> None:

@@ -24,7 +24,12 @@ ONLY_IN = {
         "rl/workers/scorers.py",
         "launch/submit.py",
     },
-    "deepspeed": {"rl/workers/learner.py", "rl/workers/sharded.py", "rl/workers/ulysses.py"},
+    "deepspeed": {
+        "rl/workers/learner.py",
+        "rl/workers/masters.py",
+        "rl/workers/sharded.py",
+        "rl/workers/ulysses.py",
+    },
     "vllm": {"rl/workers/sampler.py", "rl/workers/precision.py", "rl/workers/weights.py"},
 }
 

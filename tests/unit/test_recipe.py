@@ -189,6 +189,12 @@ def test_what_is_shared_changes_all_that_uses_it(four: Recipe) -> None:
     assert changed(four, apply_stage_overrides(four, ["model.dtype=bfloat16"])) == [s.name for s in four.stages]
 
 
+def test_dithering_changes_what_is_trained_in_half_precision_and_nothing_in_float32(four: Recipe) -> None:
+    assert changed(four, apply_stage_overrides(four, ["learner.dither=false"])) == []
+    half = apply_stage_overrides(four, ["model.dtype=bfloat16"])
+    assert changed(half, apply_stage_overrides(half, ["learner.dither=false"])) == [s.name for s in four.stages]
+
+
 def test_new_content_of_a_file_changes_the_stages_that_read_it(four: Recipe, tmp_path: Path) -> None:
     old = stage_keys(four)["cold"].key
     rows(tmp_path / "train.jsonl", count=5)
