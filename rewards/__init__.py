@@ -43,6 +43,9 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 """Short name -> the row's columns that the reward reads, beside prompt and answer. Its other parameters are settings:
 a column of the same name does not change them."""
 
+GUARDS = frozenset(("run_untrusted_code_without_sandbox",))
+"""Settings that take a guard away. An option does so only as `true`, letter by letter, and a row's column never."""
+
 STYLE = frozenset((
     "format", "format_boxed", "format_cold_start", "language_consistency", "length_budget", "repetition",
     "soft_overlong",

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from rewards.expressions import Unreadable
 from rewards.extract import boxes, final_answers, normalise, opens_thinking
@@ -38,7 +38,14 @@ MAX_SOLVED = 60
 """Characters of a relation that math-verify may solve; longer ones are compared by their values only."""
 
 
-def accuracy(completion: str, *, prompt: str = "", answer: str, percent: str = "strict", **columns: object) -> Score:
+def accuracy(
+    completion: str,
+    *,
+    prompt: str = "",
+    answer: str,
+    percent: Literal["strict", "lenient"] = "strict",
+    **columns: object,
+) -> Score:
     r"""1 when the completion's final answer is the reference `answer`, else 0.
 
     completion: the model's text. prompt: what it was given; one that ends in <think> puts the completion's start

@@ -87,8 +87,11 @@ def run(
 
     run_untrusted_code_without_sandbox: run it as a plain process of this user in a temporary folder, with the same
     limits but `processes` and `folder_mb`: it can read, write and send all that this user can.
-    Raises SandboxError when the sandbox cannot start.
+    Raises SandboxError when the sandbox cannot start, TypeError unless the guard is exactly True or False: the text
+    "False" would take it away.
     """
+    if not isinstance(run_untrusted_code_without_sandbox, bool):
+        raise TypeError(f"run_untrusted_code_without_sandbox={run_untrusted_code_without_sandbox!r}: is no bool")
     limits = limits or Limits()
     start = time.monotonic()
     given: list[int] = []

@@ -9,48 +9,51 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
-import json
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import SupportsFloat
 
 import numpy as np
 
-from rewards import COLUMNS, DEFAULT_TIMEOUT_S, REFERENCE_CHECKS, REWARDS, STYLE, TIMEOUTS_S, short_name
+from rewards import COLUMNS, DEFAULT_TIMEOUT_S, GUARDS, REFERENCE_CHECKS, REWARDS, STYLE, TIMEOUTS_S, short_name
 from rewards.types import Score
 from rewards.watch import hacking_watch
 from rl.config import RewardConfig
+from rl.options import ALWAYS, Function, completion_name, options_of, parameters_of, takes_lists
 from rl.routing import applies_to, applying, is_model, named, unrewarded
 from rl.types import BadInput, RewardPart, RolloutGroup, Row, ScoredGroup, Verdict
 
 log = logging.getLogger(__name__)
 
-Function = Callable[..., object]
 Parts = dict[str, RewardPart]
 WATCHED, WATCHED_TAIL = 128, 1500
 """Samples of a step, and characters at the end of each, that watch() reads: the loop waits for it."""
-
-_ALWAYS = {"prompt", "answer", "completion_tokens", "prompts", "completions", "completion_ids"}
-"""What every reward is given beside the row's columns, by these names."""
 
 
 class Judges:
     """The reward functions of a run, resolved and ready. Reward models are not among them (rl/reward_model.py).
 
     rewards: each function is a short name of rewards.REWARDS or "module:function", native or in TRL's shape (see
-    resolve). names: of the functions, in order (see rl.routing.named). Raises BadInput, naming the reward, when one
-    cannot be found.
+    resolve). names: of the functions, in order (see rl.routing.named). Raises BadInput with a line for each reward that
+    cannot be found and for each option that does not fit.
     """
 
     def __init__(self, rewards: Sequence[RewardConfig]) -> None:
         self.configs = {name: reward for name, reward in named(rewards).items() if not is_model(reward)}
         self._rewards: dict[str, _Reward] = {}
+        faults = []
         for name, reward in self.configs.items():
-            function = resolve(reward.function)
-            in_lists = not {"prompts", "completions"}.isdisjoint(_parameters(function))
-            settings = _settings(reward.function, function)
-            self._rewards[name] = (_Batched if in_lists else _Native)(name, function, options_of(reward), settings)
+            try:
+                function = resolve(reward.function)
+                options = options_of(reward, function)
+            except BadInput as error:
+                faults.append(str(error))
+                continue
+            kind = _Batched if takes_lists(function) else _Native
+            self._rewards[name] = kind(name, function, options, _settings(reward.function, function))
+        if faults:
+            raise BadInput("\n".join(faults))
 
     @property
     def names(self) -> list[str]:
@@ -141,27 +144,13 @@ def watch(scored_P: Sequence[ScoredGroup], names: Sequence[str] = ("accuracy",))
 
 
 def _settings(spec: str, function: Function) -> set[str]:
-    """Parameters of a built-in reward that no column of a row may fill; of a reward of one's own, none.
+    """Parameters of a built-in reward that no column of a row may fill; of a reward of one's own, GUARDS alone.
 
     A row that happens to have a column "percent" must not change what accuracy(percent=...) pays.
     """
     if not REWARDS.get(spec, spec).startswith("rewards."):
-        return set()
-    return set(_parameters(function)) - _ALWAYS - set(COLUMNS.get(short_name(spec), ()))
-
-
-def options_of(reward: RewardConfig) -> dict[str, object]:
-    """("percent=lenient", "limit=3") -> {"percent": "lenient", "limit": 3}; a value is JSON where it can be."""
-    options: dict[str, object] = {}
-    for text in reward.options:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise BadInput(f"rewards: {reward.function!r}: option {text!r}: expected name=value")
-        try:
-            options[key.strip()] = json.loads(value)
-        except ValueError:
-            options[key.strip()] = value
-    return options
+        return set(GUARDS)
+    return set(parameters_of(function)) - ALWAYS - set(COLUMNS.get(short_name(spec), ())) | GUARDS
 
 
 def resolve(spec: str) -> Function:
@@ -186,24 +175,12 @@ def resolve(spec: str) -> Function:
     return function
 
 
-def _parameters(function: Function) -> dict[str, inspect.Parameter]:
-    try:
-        return dict(inspect.signature(function).parameters)
-    except ValueError:  # some builtins tell nothing of their parameters
-        return {}
-
-
 class _Reward:
     """One reward function. judge: a part for each sample of a group, None where the reward does not apply."""
 
     def __init__(self, name: str, function: Function, options: dict[str, object], settings: set[str]) -> None:
         self._name, self._function, self._options, self._settings = name, function, options, settings
-        self._parameters = _parameters(function)
-        unknown = sorted(set(options) - set(self._parameters))
-        if unknown:
-            near = difflib.get_close_matches(unknown[0], self._parameters, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise BadInput(f"rewards: {name!r} has no parameter {unknown[0]!r}{hint}")
+        self._parameters = parameters_of(function)
         self._traced = False
 
     def judge(self, group: RolloutGroup) -> list[RewardPart | None]:
@@ -232,7 +209,7 @@ class _Native(_Reward):
         prompt = group.prompt
         columns = {**prompt.columns, "prompt": prompt.for_rewards, "answer": prompt.reference}
         # A column with the name of the completion's own parameter would be passed twice.
-        columns.pop(next(iter(self._parameters), ""), None)
+        columns.pop(completion_name(self._function), None)
         return [
             _part(self._call((r.text,), columns | {"completion_tokens": len(r.token_ids_T)})) for r in group.rollouts_G
         ]

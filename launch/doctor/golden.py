@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from rewards.types import CORRECT, UNPARSEABLE, WRONG
 from rl.config import RewardConfig
-from rl.judge import options_of
+from rl.judge import resolve
+from rl.options import options_of
 from rl.types import Row
 
 Settings = dict[str, object]
@@ -31,7 +32,7 @@ class Golden:
 def golden_cases(reward: RewardConfig) -> list[Golden]:
     """The cases of a built-in reward; none for one of the user's own, a reward model, or a judge over the network."""
     make = CASES.get(reward.function)
-    return make(options_of(reward)) if make is not None else []
+    return make(options_of(reward, resolve(reward.function))) if make is not None else []
 
 
 def _r1(thought: str, answer: str) -> str:

@@ -22,6 +22,10 @@ from rewards.code_agent import read_results
 from rewards.sandbox import Limits, run
 from rewards.sandbox_view import SandboxError, View, python
 from rewards.types import CORRECT, WRONG
+from rl.config import RewardConfig
+from rl.judge import Judges
+from rl.types import BadInput
+from tests.unit.test_score import group
 
 ROOT = Path(__file__).resolve().parents[2]
 HUMAN_EVAL = ROOT.parent / "shared" / "data" / "human_eval" / "HumanEval.jsonl.gz"
@@ -454,3 +458,33 @@ def test_human_eval_pays_every_canonical_solution_and_none_that_is_altered(chang
     odd = {row["task_id"]: score for row, score in zip(rows, scores, strict=True) if score.verdict != verdict}
     assert odd == {}
     assert len(scores) == 164
+
+
+# ------------------------------------------------------------------------------------------------ the guard
+
+
+GUARD = "run_untrusted_code_without_sandbox"
+
+
+def as_a_run_does(spelling):
+    return Judges((RewardConfig("code_accuracy", options=(f"{GUARD}={spelling}",)),))
+
+
+@pytest.mark.parametrize("spelling", ["false", "False", "FALSE", "0", "no", "No", "true"])
+def test_a_completion_writes_outside_only_when_the_guard_is_taken_away_by_true(spelling, tmp_path):
+    """ "False" was once read as a text, so as true."""
+    tmp_path.chmod(0o777)
+    file = tmp_path / "outside"
+    program = fenced(f"try: open({str(file)!r}, 'w').write('x')\nexcept OSError: pass\nprint(2)")
+    judges = as_a_run_does(spelling)
+    (parts,) = judges.judge_all(group(program, row={"tests": [{"input": "", "output": "2\n"}]}), judges.names)
+    assert (parts["code_accuracy"].score, parts["code_accuracy"].reason) == (1.0, "")
+    assert file.exists() == (spelling == "true")
+
+
+@pytest.mark.parametrize(
+    "spelling", ["", "None", "null", "off", '"false"', "'False'", "[]", "1", "True", "yes", " true"]
+)
+def test_what_is_neither_false_nor_exactly_true_starts_nothing(spelling):
+    with pytest.raises(BadInput, match=f"rewards: 'code_accuracy': option {GUARD}="):
+        as_a_run_does(spelling)

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 OURS = ("rl", "rewards", "recipes", "launch", "tests")
 HEAVY = ("torch", "ray", "vllm", "deepspeed", "transformers", "datasets", "sympy", "math_verify", "py3langid", "openai")
-LEVEL_0 = {"rl", "rl.config", "rl.recipe", "rl.settings", "rl.types"}
+LEVEL_0 = {"rl", "rl.config", "rl.recipe", "rl.settings", "rl.typed", "rl.types"}
 ONLY_IN = {
     "ray": {
         "rl/workers/cluster.py",
@@ -68,7 +68,7 @@ def is_in(name: str, packages: tuple[str, ...] | set[str]) -> bool:
 def allowed(path: str) -> tuple[str, ...]:
     """Which of our modules the file at path may import, with all that is inside them."""
     folder, _, name = path.rpartition("/")
-    if path in ("rl/config.py", "rl/__init__.py"):
+    if path in ("rl/config.py", "rl/typed.py", "rl/__init__.py"):
         return ("rl.types",)
     if path == "rl/settings.py":
         return ("rl.config", "rl.types")
@@ -83,7 +83,7 @@ def allowed(path: str) -> tuple[str, ...]:
     if path == "rl/workflow.py":
         return (*level_0_and_1(), "rl.stages", "rl.pipeline", "rl.recipe_inputs", "rewards")
     if folder == "rl":
-        return (*level_0_and_1(), "rewards") if name in ("judge.py", "reward_model.py") else level_0_and_1()
+        return (*level_0_and_1(), "rewards") if name in ("judge.py", "options.py", "reward_model.py") else level_0_and_1()
     if folder == "rl/workers":
         return (*level_0_and_1(), "rl.workers")
     if folder == "rl/stages":
