@@ -85,25 +85,25 @@ def run(
         _run_stages(cfg, check=check, dry_run=dry_run)
         return
     from launch.report.beside import Reports
-    from rl import pipeline
-    from rl.lock import refuse_unwritable
+    from rl.records.folder_lock import refuse_unwritable
+    from rl.workflow import inputs, run_one
 
     if dry_run:
-        print(pipeline.told(cfg))
+        print(run_one.told(cfg))
         return
     if check:
         refuse_unwritable(cfg.run_dir)
-        pipeline.prepare(cfg)
+        inputs.prepare(cfg)
         print(f"{recipe}: settings, model, data and rewards are fine. {cfg.batch_arithmetic()}.")
         return
 
     def make_backend(cfg: RunConfig):  # type: ignore[no-untyped-def]
-        from rl.workers.cluster import RayBackend
+        from rl.workers.cluster.ray_backend import RayBackend
 
         return RayBackend(cfg)
 
     reports = Reports()
-    pipeline.run(cfg, make_backend, evaluated=reports)
+    run_one.run(cfg, make_backend, evaluated=reports)
     reports.finish(cfg.run_dir)
 
 
@@ -152,13 +152,13 @@ def submit(
 
 
 def _run_stages(recipe: StagedRecipe, *, check: bool, dry_run: bool) -> None:
-    from rl.progress import plan, told
+    from rl.workflow.plan import plan, told
 
     if dry_run:
         print(told(plan(recipe)))
         return
-    from rl.lock import refuse_unwritable
-    from rl.recipe_inputs import check_inputs
+    from rl.records.folder_lock import refuse_unwritable
+    from rl.workflow.recipe_inputs import check_inputs
 
     if check:
         refuse_unwritable(recipe.folder)
@@ -166,10 +166,10 @@ def _run_stages(recipe: StagedRecipe, *, check: bool, dry_run: bool) -> None:
         print(f"{recipe.name}: {len(recipe.stages)} stages; settings, models, data and rewards are fine.")
         return
     from launch.report.beside import Reports
-    from rl.workers.cluster import RayBackend
-    from rl.workers.remote import start_ray
-    from rl.workers.reward import LocalJudging
-    from rl.workflow import run_recipe
+    from rl.scoring.reward_processes import LocalJudging
+    from rl.workers.cluster.ray_backend import RayBackend
+    from rl.workers.cluster.ray_calls import start_ray
+    from rl.workflow.run_recipe import run_recipe
 
     reports = Reports()
     try:
@@ -187,7 +187,7 @@ def provenance(
     path: Annotated[Path, typer.Argument(help="A model, a dataset, or the folder of a stage.", show_default=False)],
 ) -> None:
     """Say how a model or dataset was made, stage by stage, back to the base model."""
-    from rl.provenance import read, told
+    from rl.records.provenance import read, told
 
     print(told(read(path.resolve())))
 
@@ -252,7 +252,7 @@ def export(
     converters beside it are not llama.cpp's. Ollama converts by itself: ollama create NAME -f DIR/Modelfile, with
     --quantize q4_K_M for a small one; or llama.cpp's convert_hf_to_gguf.py DIR.
     """
-    from rl.export import Sampling, export_folder
+    from rl.export.folder import Sampling, export_folder
 
     quiet_libraries()
     print(export_folder(source, out, ollama=ollama, sampling=Sampling(temperature, top_p), template=template))
@@ -270,7 +270,7 @@ def plan(
     ] = None,
     overrides: Overrides = None,
     gpu: Annotated[
-        str, typer.Option("--gpu", help="A GPU of launch/gpus.toml, or cpu: this machine. Default: the recipe's.")
+        str, typer.Option("--gpu", help="A GPU of launch/plan/gpus.toml, or cpu: this machine. Default: the recipe's.")
     ] = "",
     nodes: Annotated[int, typer.Option("--nodes", help="Machines; 0: as many as it needs.")] = 0,
     gpus_per_node: Annotated[int, typer.Option("--gpus-per-node", help="GPUs of each.")] = 8,
@@ -291,7 +291,7 @@ def plan(
     ] = False,
 ) -> None:
     """Memory, time and cost of a recipe before it starts; touches no device. Exit code 1: it will not fit."""
-    from launch import plan_command as planning
+    from launch.plan import command as planning
     from launch.recipes import load
 
     if published:

@@ -20,13 +20,14 @@ from rich.table import Table
 from launch.machine import settled_run
 from recipes.benchmarks import BENCHMARKS, EXAMPLES, STEP_BY_STEP, r1_protocol
 from rl.config import DataConfig, EvalConfig, GRPOConfig, ModelConfig, RewardConfig, RolloutConfig, RunConfig
-from rl.data import READERS
-from rl.settings import apply_overrides, to_json, validate
-from rl.templates import CHAT
+from rl.data.rows import READERS
+from rl.data.templates import CHAT
+from rl.settings.config_checks import validate
+from rl.settings.overrides import apply_overrides, to_json
 from rl.types import BadInput, Prompt
 
 if TYPE_CHECKING:
-    from rl.stages.contamination import Contamination
+    from rl.data.contamination import Contamination
 
 log = logging.getLogger(__name__)
 
@@ -143,7 +144,7 @@ def training_rows(source: str, evaluated: DataConfig) -> DataConfig:
 
 def contamination(cfg: EvalConfig, prompts: Sequence[Prompt], against: str) -> Contamination:
     """Look for the problems in every text of the training rows. Raises BadInput as check_contamination does."""
-    from rl.stages.contamination import check_contamination, every_text
+    from rl.data.contamination import check_contamination, every_text
 
     problems = [str(p.row[cfg.data.prompt_field]) for p in prompts]
     training = every_text(training_rows(against, cfg.data))
@@ -152,13 +153,13 @@ def contamination(cfg: EvalConfig, prompts: Sequence[Prompt], against: str) -> C
 
 def evaluate_checkpoint(cfg: RunConfig, asked: Asked, out: Path | None, console: Console | None = None) -> Path:
     """Evaluate, print the table, write the json; returns its path (by default <out>/<name>/eval.json)."""
-    from rl import pipeline
-    from rl.stages.context import Context, Stop
-    from rl.stages.heldout import evaluate_model
-    from rl.track import Tracker
-    from rl.workers.cluster import RayBackend
+    from rl.context import Context, Stop
+    from rl.evaluation.evaluate import evaluate_model
+    from rl.records.tracker import Tracker
+    from rl.workers.cluster.ray_backend import RayBackend
+    from rl.workflow.inputs import prepare
 
-    inputs = pipeline.prepare(cfg)
+    inputs = prepare(cfg)
     if inputs.scorer is None or not inputs.eval_prompts:
         raise BadInput("aha eval: name the problems with --data and at least one --reward")
     found = contamination(cfg.evaluation, inputs.eval_prompts, asked.against) if asked.against else None

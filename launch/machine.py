@@ -7,9 +7,10 @@ import json
 from pathlib import Path
 
 from rl.config import RunConfig
-from rl.precision import AUTO, Machine, joins_cluster, settle, this_machine
-from rl.recipe import Recipe, check
-from rl.settings import validate
+from rl.recipe import Recipe
+from rl.settings.config_checks import validate
+from rl.settings.precision import AUTO, Machine, joins_cluster, settle, this_machine
+from rl.settings.recipe_checks import check
 
 
 def settled(made: RunConfig | Recipe, *, ask_cluster: bool = True) -> tuple[RunConfig | Recipe, str]:
@@ -59,7 +60,7 @@ def _read(file: Path, *keys: str) -> object:
 
 
 def _cluster_machine(cfg: RunConfig) -> Machine:
-    from rl.workers.remote import cluster_machine, start_ray
+    from rl.workers.cluster.ray_calls import cluster_machine, start_ray
 
     start_ray(cfg)
     return cluster_machine(cfg)

@@ -61,8 +61,8 @@ def settings_table(path: str, cfg: RunConfig | Recipe) -> Table:
 def settings_of(path: str, cfg: RunConfig | Recipe) -> list[tuple[str, str, str]]:
     """(key, value, what it means): the parameters of the recipe's function, with their defaults, then every knob."""
     from launch.recipes import parameters
-    from rl.recipe import Recipe, staged_settings
-    from rl.settings import describe
+    from rl.recipe import Recipe
+    from rl.settings.overrides import describe, staged_settings
 
     rows = [
         (name, default, f"Parameter of recipe() in {Path(path).name}; its default is shown.")

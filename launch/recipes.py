@@ -11,8 +11,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rl.config import RunConfig
-from rl.recipe import Recipe, apply_stage_overrides, check, recipe_from_json
-from rl.settings import apply_overrides, from_json, json_object, parse, validate
+from rl.recipe import Recipe
+from rl.settings.config_checks import validate
+from rl.settings.overrides import (
+    apply_overrides,
+    apply_stage_overrides,
+    from_json,
+    json_object,
+    parse,
+    recipe_from_json,
+)
+from rl.settings.recipe_checks import check
 from rl.types import BadInput
 
 

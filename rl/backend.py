@@ -1,4 +1,6 @@
-"""What a stage may ask of the machines. rl.workers.cluster.RayBackend implements it; unit tests use one in-process."""
+"""What a stage may ask of the machines. rl.workers.cluster.ray_backend.RayBackend implements it; unit tests use one
+in-process.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +61,7 @@ class SampleParams:
 
 
 class Judging(Protocol):
-    """Rewards alone, for a stage that starts no machines. rl.workers.reward.LocalJudging implements it."""
+    """Rewards alone, for a stage that starts no machines. rl.scoring.reward_processes.LocalJudging implements it."""
 
     def judge(self, group: RolloutGroup, names: Sequence[str]) -> Callable[[], JudgeReport]:
         """Ask these rewards about a group; the result waits, within a bound, for what they say."""

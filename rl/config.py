@@ -175,7 +175,7 @@ CORRECTIONS = ("none", "token_truncate", "token_mask", "sequence_truncate", "seq
 
 @dataclass(frozen=True)
 class GRPOConfig:
-    """The GRPO stage. Formulas: rl/advantage.py and rl/loss.py."""
+    """The GRPO stage. Formulas: rl/algorithms/advantage.py and rl/algorithms/policy_loss.py."""
 
     steps: int = knob(100, "Rollout steps.", lo=0)
     prompts_per_step: int = knob(32, "Prompts (questions) sampled in a step (R1: 32 per update).", lo=1)
@@ -219,7 +219,7 @@ class GRPOConfig:
 
 @dataclass(frozen=True)
 class DistillConfig:
-    """Distillation by distribution on the examples. Formulas: rl/distill.py."""
+    """Distillation by distribution on the examples. Formulas: rl/algorithms/distill.py."""
 
     teacher: str = knob("", "Id, folder or @stage of the frozen teacher, of the same tokenizer; empty: none.")
     divergence: str = knob(
@@ -227,7 +227,9 @@ class DistillConfig:
         choices=DIVERGENCES,
     )  # fmt: skip
     cached: bool = knob(
-        False, "Learn the teacher's top logprobs that the rows carry (rl/cached.py), without a teacher; forward only."
+        False,
+        "Learn the teacher's top logprobs that the rows carry (rl/data/teacher_logprobs.py), without a teacher; "
+        "forward only.",
     )
     jsd_beta: float = knob(0.5, "jsd: the teacher's share in the mixture (GKD).", lo=0.01, hi=0.99)
     nll_coef: float = knob(0.0, "Weight of the examples' own NLL beside the divergence.", lo=0)
@@ -296,7 +298,7 @@ KEEPS = ("all", "first", "shortest", "longest", "diverse")
 
 @dataclass(frozen=True)
 class TeacherConfig:
-    """An OpenAI-compatible endpoint that answers in place of the stage's model: rl/stages/teacher.py."""
+    """An OpenAI-compatible endpoint that answers in place of the stage's model: rl/rollouts/teacher.py."""
 
     url: str = knob("", "Address of the endpoint, as https://host/v1; empty: the stage's own model is sampled.")
     model: str = knob("", "Its model, by the name in GET /models.")
@@ -414,7 +416,9 @@ class PreferConfig:
 
 @dataclass(frozen=True)
 class RewardTrainConfig:
-    """Training of a reward model, with R1's settings (10.1038/s41586-025-09422-z). Formulas: rl/reward_loss.py."""
+    """Training of a reward model, with R1's settings (10.1038/s41586-025-09422-z). Formulas:
+    rl/algorithms/reward_loss.py.
+    """
 
     kind: str = knob(
         "pairwise", "pairwise: chosen and rejected (R1: helpful); pointwise: a response and its label (R1: safety).",
@@ -455,7 +459,7 @@ class LearnerConfig:
     zero_stage: int = knob(1, "DeepSpeed ZeRO stage.", lo=0, hi=3)
     dither: bool = knob(
         True, "bfloat16, float16: spread the float32 copy of the weights inside their rounding cells once, at the "
-        "start, so that small updates are not lost (rl/dither.py)."
+        "start, so that small updates are not lost (rl/workers/learner/dither.py)."
     )  # fmt: skip
     micro_batch_tokens: int = knob(4096, "Most tokens in a micro-batch, padding included.", lo=8)
     layout: str = knob(

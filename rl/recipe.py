@@ -9,11 +9,7 @@ precision, tracking. Overrides reach a stage by its name ("zero.grpo.steps=10"),
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import json
-import re
-import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,8 +28,6 @@ from rl.config import (
     SFTConfig,
     knob,
 )
-from rl.settings import all_keys, apply_overrides, build, describe, validate, value_faults
-from rl.types import BadInput
 
 
 @dataclass(frozen=True)
@@ -154,7 +148,6 @@ MAKES_MODEL = (SFT, GRPO)
 MAKES_DATA = (Reject, Mix, Build, Prefer)
 HAS_MODEL = (SFT, GRPO, Reject, RewardTraining, Evaluate)
 """Stages that run a model on the workers; a rejection stage with a teacher only borrows its tokenizer."""
-ADDRESS = re.compile(r"https?://[^\s/:]+(:\d{1,5})?(/\S*)?")
 RUN_FIELDS = ("sft", "prompts", "rewards", "rollout", "grpo", "evaluation")
 
 
@@ -265,229 +258,9 @@ def _unshared(cfg: RunConfig) -> RunConfig:
 _NOTHING = RunConfig(grpo=GRPOConfig(steps=0))
 
 
-# ------------------------------------------------------------------------------------------------ checks
-
-
-def check(recipe: Recipe) -> None:
-    """Check names, references and every setting. Raises BadInput with all the faults, one a line."""
-    faults: list[str] = []
-    earlier: dict[str, Stage] = {}
-    if not recipe.name or "/" in recipe.name:
-        faults.append(f"name={recipe.name!r}: must be a folder name without '/'")
-    shared = recipe.base.learner.sequence_parallel
-    if shared > 1 and not any(shares_sequences(stage) for stage in recipe.stages):
-        faults.append(f"learner.sequence_parallel={shared}: no stage is SFT without a teacher, which it is for; use 1")
-    for stage in recipe.stages:
-        if not stage.name.replace("_", "").replace("-", "").isalnum():
-            faults.append(f"stage {stage.name!r}: a name has letters, digits, - and _ only")
-        if stage.name in earlier:
-            faults.append(f"stage {stage.name!r}: the name is used twice")
-        faults += [f"{stage.name}.{fault}" for fault in _reference_faults(stage, earlier)]
-        faults += [f"{stage.name}.{fault}" for fault in _scores_faults(stage, earlier)]
-        faults += [f"{stage.name}.{fault}" for fault in _own_faults(recipe, stage)]
-        earlier[stage.name] = stage
-    if faults:
-        raise BadInput("\n".join(faults))
-
-
-def _reference_faults(stage: Stage, earlier: dict[str, Stage]) -> Iterator[str]:
-    for key, text in references(stage):
-        ref = Reference.parse(text)
-        assert ref is not None
-        if ref.stage not in earlier:
-            near = difflib.get_close_matches(ref.stage, earlier, n=1)
-            hint = f"; did you mean @{near[0]}?" if near else ""
-            yield f"{key}={text}: no earlier stage has that name{hint}"
-        elif key in ("model", "sft.distill.teacher", "grpo.teacher") and not isinstance(
-            earlier[ref.stage], MAKES_MODEL
-        ):
-            yield f"{key}={text}: that stage makes no model"
-        elif key.endswith("source") and not ref.file and not isinstance(earlier[ref.stage], MAKES_DATA):
-            yield f"{key}={text}: that stage makes no dataset; name one of its files as @{ref.stage}/FILE"
-        elif key.startswith("rewards.") and not isinstance(earlier[ref.stage], RewardTraining):
-            yield f"{key}={MODEL}{text}: that stage trains no reward model"
-        elif key.startswith("prefer.samples") and not ref.file and not isinstance(earlier[ref.stage], Reject):
-            yield f"{key}={text}: that stage samples nothing; name one of its files as @{ref.stage}/FILE"
-        elif ref.metric and not isinstance(earlier[ref.stage], Evaluate | GRPO | RewardTraining):
-            yield f"{key}={text}: that stage measures nothing"
-        elif isinstance(stage, Compare) and not ref.metric:
-            yield f"{key}={text}: name what that stage measures, as @{ref.stage}:pass@1"
-
-
-def _scores_faults(stage: Stage, earlier: dict[str, Stage]) -> Iterator[str]:
-    """A reward model reads the part of a response that it was trained on, and its pairs are balanced by that part."""
-
-    def made_by(text: str) -> tuple[str, Stage | None]:
-        ref = Reference.parse(text)
-        return (ref.stage, earlier.get(ref.stage)) if ref else ("", None)
-
-    if isinstance(stage, RewardTraining):
-        name, pairs = made_by(stage.reward.data.source)
-        if isinstance(pairs, Prefer) and pairs.prefer.balance_lengths and pairs.prefer.scores != stage.reward.scores:
-            yield (
-                f"reward.scores={stage.reward.scores}: but @{name} balances the lengths of another part; set "
-                f"{name}.prefer.scores={stage.reward.scores}"
-            )
-    if isinstance(stage, GRPO | Reject | Evaluate):
-        for i, reward in enumerate(stage.rewards):
-            name, trained = made_by(reward.function.removeprefix(MODEL))
-            if isinstance(trained, RewardTraining) and trained.reward.scores != reward.model.scores:
-                yield (
-                    f"rewards.{i}.model.scores={reward.model.scores}: but @{name} was trained on the "
-                    f"{trained.reward.scores}"
-                )
-
-
-def _own_faults(recipe: Recipe, stage: Stage) -> Iterator[str]:
-    yield from value_faults(stage)
-    if isinstance(stage, HAS_MODEL):
-        if not stage.model:
-            yield "model: name a Hugging Face id, a folder, or @stage"
-        try:
-            validate(run_config(recipe, stage))
-        except BadInput as error:
-            yield from (line for line in str(error).splitlines() if not line.startswith("model.path"))
-    if isinstance(stage, SFT) and not stage.sft.enabled:
-        yield "sft.steps: set steps or epochs"
-    if isinstance(stage, GRPO) and not stage.grpo.steps:
-        yield "grpo.steps: must be at least 1"
-    if isinstance(stage, Reject | Evaluate) and not stage.rewards:
-        yield "rewards: at least one must say which samples are correct, for example RewardConfig('accuracy')"
-    if isinstance(stage, Reject) and (stage.reject.teacher.url or stage.reject.teacher.model):
-        yield from _teacher_faults(stage)
-    if isinstance(stage, Reject) and stage.reject.ask.shots:
-        yield from _shot_faults(stage.reject)
-    if (
-        isinstance(stage, Reject)
-        and stage.reject.top_logprobs
-        and (stage.rollout.temperature, stage.rollout.top_p) != (1, 1)
-    ):
-        yield "reject.top_logprobs: what a student learns is the distribution at rollout.temperature=1 and top_p=1"
-    if isinstance(stage, Mix) and not stage.mix.parts:
-        yield "mix.parts: at least one dataset"
-    if isinstance(stage, Prefer):
-        yield from _prefer_faults(stage.prefer)
-    if isinstance(stage, RewardTraining):
-        yield from _reward_faults(stage.reward)
-    if isinstance(stage, Compare):
-        yield from _claim_faults(stage)
-    if isinstance(stage, Build) and ":" not in stage.function:
-        yield f"function={stage.function}: expected 'module:function'"
-
-
-def _claim_faults(stage: Compare) -> Iterator[str]:
-    for i, claim in enumerate(stage.claims):
-        for side, text in (("left", claim.left), ("right", claim.right)):
-            try:
-                float("0" if text.startswith("@") else text)
-            except ValueError:
-                yield f"claims.{i}.{side}={text}: is neither a number nor @stage:metric"
-
-
-def _shot_faults(cfg: RejectConfig) -> Iterator[str]:
-    if not cfg.ask.shots_data.source:
-        yield f"reject.ask.shots={cfg.ask.shots}: name the rows to draw them from in reject.ask.shots_data.source"
-    if cfg.top_logprobs:
-        yield "reject.top_logprobs: with reject.ask.shots a sample's text ends before its tokens do; use one of the two"
-
-
-def _prefer_faults(cfg: PreferConfig) -> Iterator[str]:
-    if not cfg.samples:
-        yield "prefer.samples: name at least one stage that samples"
-    if bool(cfg.function) == bool(cfg.base_url):
-        yield "prefer: set function (a rule) or base_url (a judge), one of the two"
-    if cfg.base_url and not cfg.judge:
-        yield "prefer.judge: name the judge's model"
-    if cfg.function and ":" not in cfg.function:
-        yield f"prefer.function={cfg.function}: expected 'module:function'"
-
-
-def _reward_faults(cfg: RewardTrainConfig) -> Iterator[str]:
-    if not cfg.data.source:
-        yield "reward.data.source: no preference data"
-    if not cfg.steps and not cfg.epochs:
-        yield "reward.steps: set steps or epochs"
-    if not cfg.eval_data.source and not cfg.held_out_share:
-        yield "reward.held_out_share=0: accuracy needs held-out rows; or set reward.eval_data.source"
-
-
-def _teacher_faults(stage: Reject) -> Iterator[str]:
-    teacher = stage.reject.teacher
-    if not ADDRESS.fullmatch(teacher.url):
-        yield f"reject.teacher.url={teacher.url}: expected an address, as https://host/v1"
-    if not teacher.model:
-        yield "reject.teacher.model: name the endpoint's model"
-    if stage.rollout.stop:
-        yield "rollout.stop: an endpoint leaves the stop text out of its answer; use none with a teacher"
-    if stage.reject.top_logprobs:
-        yield "reject.top_logprobs: an endpoint's logprobs are not stored; sample a model of your own for them"
-    models = [r.function for r in stage.rewards if r.function.startswith("model:")]
-    if models:
-        yield f"rewards: {models[0]}: a reward model needs machines, and a stage with a teacher starts none"
-
-
 # ------------------------------------------------------------------------------------------------ overrides, json
-
-
-def apply_stage_overrides(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
-    """ "zero.grpo.steps=10" sets a stage's value, "name=" and "out=" the recipe's, anything else the base's."""
-    for item in overrides:
-        key, _, value = item.partition("=")
-        head, _, rest = key.strip().partition(".")
-        names = [s.name for s in recipe.stages]
-        if head in ("name", "out") and not rest:
-            renamed = {"name": recipe.name, "out": recipe.out} | {head: value.strip()}
-            recipe = dataclasses.replace(recipe, name=renamed["name"], out=renamed["out"])
-        elif head in names:
-            if not rest:
-                raise BadInput(f"{item}: {head} is a stage; set one of its values, for example {head}.grpo.steps=10")
-            i = names.index(head)
-            stage = apply_overrides(recipe.stages[i], [item.partition(".")[2]], f"{head}.")
-            recipe = dataclasses.replace(recipe, stages=(*recipe.stages[:i], stage, *recipe.stages[i + 1 :]))
-        elif key.strip() == "model.path":
-            say = f"say of which stage, as {names[0]}.model={value}; each names a model of its own"
-            raise BadInput(f"{item}: {say}")
-        elif head in RUN_FIELDS:
-            raise BadInput(f"{item}: say of which stage, as {names[0]}.{item}; the stages are {', '.join(names)}")
-        elif rest and head not in {k.partition(".")[0] for k in all_keys(recipe.base)}:
-            near = difflib.get_close_matches(head, names, n=1)
-            hint = f"; did you mean {near[0]}.{rest}?" if near else f"; the stages are {', '.join(names)}"
-            raise BadInput(f"unknown config key {key!r}{hint}")
-        else:
-            recipe = dataclasses.replace(recipe, base=apply_overrides(recipe.base, [item]))
-    return recipe
-
-
-def staged_settings(recipe: Recipe) -> list[tuple[str, str, str]]:
-    """Every knob as (dotted key, value, sentence): the stages' by their names, then the base's."""
-    rows = [(f"{s.name}.{key}", value, text) for s in recipe.stages for key, value, text in describe(s)]
-    unused = ("model.path", "name", "out")
-    shared = [r for r in describe(recipe.base) if r[0] not in unused and r[0].partition(".")[0] not in RUN_FIELDS]
-    return rows + shared
-
-
-def recipe_to_json(recipe: Recipe) -> str:
-    """The whole recipe as JSON text; recipe_from_json reads it back."""
-    stages = [stage_to_dict(stage) for stage in recipe.stages]
-    tree = {"name": recipe.name, "out": recipe.out, "base": dataclasses.asdict(recipe.base), "stages": stages}
-    return json.dumps(tree, indent=2) + "\n"
 
 
 def stage_to_dict(stage: Stage) -> dict[str, object]:
     """The stage as JSON values, its kind among them."""
     return {"kind": type(stage).__name__, **dataclasses.asdict(stage)}
-
-
-def recipe_from_json(text: str) -> Recipe:
-    """Read what recipe_to_json wrote. Raises BadInput on unknown keys and kinds."""
-    tree = json.loads(text)
-    stages = []
-    for item in tree["stages"]:
-        if item.get("kind") not in KINDS:
-            raise BadInput(
-                f"stage {item.get('name')!r}: unknown kind {item.get('kind')!r}; there are {', '.join(KINDS)}"
-            )
-        rest = {key: value for key, value in item.items() if key != "kind"}
-        stages.append(typing.cast(Stage, build(KINDS[item["kind"]], rest)))
-    base = typing.cast(RunConfig, build(RunConfig, tree["base"]))
-    return Recipe(tree["name"], base, tuple(stages), tree["out"])

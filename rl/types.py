@@ -185,7 +185,7 @@ class ScoredGroup:
 class Example:
     """One SFT example. loss_mask_T is 1 on the tokens that are learnt (answer and stop token), else 0.
 
-    teacher: a teacher's cached logprobs, one position a learnt token (rl/cached.py).
+    teacher: a teacher's cached logprobs, one position a learnt token (rl/data/teacher_logprobs.py).
     """
 
     token_ids: list[int]

@@ -17,11 +17,11 @@ def doctor(recipe: str, made: RunConfig | Recipe, *, as_data: bool = False) -> b
     cfg = made if isinstance(made, RunConfig) else examined_run(made)
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    from launch.doctor.examined import Examined
     from launch.doctor.rounds import Rounds
-    from rl.examined import Examined
 
     def make_backend(cfg: RunConfig) -> Examined:
-        from rl.workers.examine import ExaminedBackend
+        from launch.doctor.machines import ExaminedBackend
 
         return ExaminedBackend(cfg)
 

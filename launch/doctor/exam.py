@@ -7,14 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from launch.doctor.examined import Examined
 from rl.backend import SampleParams, Task
-from rl.batch import pack
 from rl.config import GRPOConfig, OptimConfig, RunConfig
-from rl.data import end_token_ids
-from rl.examined import Examined
-from rl.pipeline import Inputs
-from rl.stages.context import sample_seed
+from rl.context import sample_seed
+from rl.data.packing import pack
+from rl.data.templates import end_token_ids
 from rl.types import MicroBatch, PackedBatch, Prompt, RolloutGroup, SampleRequest, ScoredGroup
+from rl.workflow.inputs import Inputs
 
 DRAWN = 32
 """Prompts drawn from the recipe's data."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from rewards.types import CORRECT, UNPARSEABLE, WRONG
 from rl.config import RewardConfig
-from rl.judge import resolve
-from rl.options import options_of
+from rl.scoring.options import options_of
+from rl.scoring.reward_functions import resolve
 from rl.types import Row
 
 Settings = dict[str, object]

@@ -13,7 +13,7 @@ from launch.doctor.golden import OVER_THE_NETWORK, Golden, golden_cases
 from rewards import REWARDS
 from rewards.types import excerpt
 from rl.config import RewardConfig
-from rl.routing import applies_to
+from rl.scoring.routing import applies_to
 from rl.types import Prompt, RewardPart, Rollout, RolloutGroup, Verdict
 
 ROWS = 3

@@ -11,8 +11,8 @@ import torch
 from launch.doctor.check import Check, failed, passed, skipped
 from launch.doctor.exam import Exam
 from launch.doctor.numbers import measure_gaps, shorten
-from rl.checkpoint import MANIFEST, CheckpointMeta, CheckpointStore
 from rl.config import RunConfig
+from rl.records.checkpoint import MANIFEST, CheckpointMeta, CheckpointStore
 from rl.types import BadInput
 
 
@@ -77,7 +77,7 @@ def loads_equal(exam: Exam, saved: Saved) -> Check:
         return failed(
             "the weights after loading are not those that were saved",
             "part of the state is not in the checkpoint, or is not put back",
-            "look at rl/workers/engine_state.py's save and restore",
+            "look at rl/workers/learner/deepspeed_engine.py's save and restore",
         )
     again = _save(exam, 1)
     one, two = (json.loads((path / MANIFEST).read_text()) for path in (saved.path, again))
@@ -88,7 +88,7 @@ def loads_equal(exam: Exam, saved: Saved) -> Check:
         return failed(
             f"the weights are equal after loading, but saved again these files differ: {shorten(other)}",
             "the optimiser's state, the random state or a counter is not put back",
-            "look at rl/workers/engine_state.py's save and restore",
+            "look at rl/workers/learner/deepspeed_engine.py's save and restore",
         )
     return passed(
         f"loaded into learners set up anew, the weights are those that were saved; saved again, all {len(one)} files "
@@ -143,7 +143,7 @@ def flipped_byte_found(exam: Exam) -> Check:
     return failed(
         f"one bit of {name} changed, and the checkpoint is still taken for whole",
         "checkpoints are not verified on load",
-        "look at CheckpointStore.fault in rl/checkpoint.py",
+        "look at CheckpointStore.fault in rl/records/checkpoint.py",
     )
 
 
@@ -169,6 +169,6 @@ def sampler_returns(exam: Exam) -> Check:
         return failed(
             measured,
             "the new sampler did not get the work or the weights of the old one",
-            "look at RayBackend._revive in rl/workers/cluster.py",
+            "look at RayBackend._revive in rl/workers/cluster/ray_backend.py",
         )
     return passed(measured)

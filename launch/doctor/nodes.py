@@ -6,8 +6,8 @@ import shutil
 from collections.abc import Sequence
 
 from launch.doctor.check import Check, Table, failed, passed
+from launch.doctor.examined import NodeReport, Reached
 from rl.config import RunConfig
-from rl.examined import NodeReport, Reached
 
 GIB = 1 << 30
 

@@ -82,7 +82,7 @@ def logprobs(exam: Exam) -> Check:
                     f"{told}; but {found.gap_M[chosen_M].mean():.1e} at position {label}",
                     "the two agree but for one place: its token is scored with another context, or the end token is "
                     "treated apart",
-                    "compare what the sampler is given and what the packer lays out (rl/batch.py) at that place",
+                    "compare what the sampler is given and what the packer lays out (rl/data/packing.py) at that place",
                     found.table(),
                 )
         return passed(told, found.table())
@@ -95,7 +95,7 @@ def _why_they_differ(exam: Exam, micro_batches_R: list[list[MicroBatch]], found:
     if raw <= exam.cfg.gap_limit:
         return (
             f"the sampler reports raw logprobs, from before the temperature: against those the gap is {raw:.1e}",
-            "run vLLM with logprobs_mode=processed_logprobs (rl/workers/sampler.py)",
+            "run vLLM with logprobs_mode=processed_logprobs (rl/workers/sampler/sampler.py)",
         )
     first, rest = found.gap_M[found.place_M == 1].mean(), found.gap_M[found.place_M > 16]
     if len(rest) and first > 3 * rest.mean():
@@ -220,7 +220,7 @@ def parameters_move(exam: Exam, update: Update) -> Check:
         return failed(
             f"{told}; but so did frozen weights: {shorten(moved)}",
             "the base under the adapters is trained too",
-            "freeze all but the adapters (rl/lora.py)",
+            "freeze all but the adapters (rl/model/lora.py)",
         )
     return passed(f"{told} (gradient norm {update.stats.grad_norm:.3g})")
 
@@ -304,7 +304,7 @@ def loss(exam: Exam, update: Update) -> Check:
     told = f"{exam.cfg.grpo.loss} loss of {n} rollouts {stats.loss:.5f}, by hand {update.expected:.5f}"
     divided = (
         "the loss is divided by the wrong count: of sequences, tokens, micro-batches or ranks",
-        "the denominator belongs into loss_weight_T (rl/batch.py), once; nothing after it may average again",
+        "the denominator belongs into loss_weight_T (rl/data/packing.py), once; nothing after it may average again",
     )
     if not math.isclose(stats.loss, update.expected, rel_tol=tolerance, abs_tol=1e-5):
         return failed(f"{told}: {stats.loss / update.expected:.3g} times as large", *divided)

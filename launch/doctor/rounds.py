@@ -9,11 +9,11 @@ from functools import cached_property
 from launch.doctor import judged, lasting, nodes, numbers, texts
 from launch.doctor.check import Check, Probe, go_round, passed
 from launch.doctor.exam import Exam
+from launch.doctor.examined import Examined, NodeReport
+from launch.doctor.node_probe import versions
 from rl.config import RunConfig
-from rl.examined import Examined, NodeReport
-from rl.pipeline import prepare
-from rl.routing import named
-from rl.workers.nodes import versions
+from rl.scoring.routing import named
+from rl.workflow.inputs import prepare
 
 START, LOAD, LOGPROBS, SAVE, MOVE = "workers start", "weights are sent", "logprobs", "checkpoint is saved", "update"
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from rl.config import MODEL, EvalConfig, RunConfig
 from rl.recipe import GRPO, SFT, Recipe, Reference, Stage, references, run_config
-from rl.settings import validate
+from rl.settings.config_checks import validate
 from rl.types import BadInput
 
 

@@ -14,7 +14,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from launch.doctor.check import Check, failed, passed, skipped
 from launch.doctor.exam import Exam
 from rl.config import DataConfig, RunConfig
-from rl.templates import CHAT, encode, prompt_prefix, render
+from rl.data.templates import CHAT, encode, prompt_prefix, render
 from rl.types import Example
 
 EXAMPLES = 32
@@ -35,7 +35,7 @@ def template(exam: Exam) -> Check:
         return failed(
             f"the samplers get {len(prompt.token_ids)} tokens for the first question, its template gives {len(want)}",
             "the data stream does not put questions through the template",
-            "compare rl/data.py's PromptStream with rl/templates.py's render",
+            "compare rl/data/streams.py's PromptStream with rl/data/templates.py's render",
         )
     others = _other_sources(cfg)
     for name, data in others.items():
@@ -98,7 +98,8 @@ def end_token(exam: Exam) -> Check:
             return failed(
                 f"{told}, but SFT example {i + 1}: {fault}",
                 "SFT does not teach the end that sampling waits for: completions would run on to the limit",
-                "compare the end of rl/examples.py's sequences and their masks with rl/templates.py's end_token_ids",
+                "compare the end of rl/data/sft_examples.py's sequences and their masks with rl/data/templates.py's "
+                "end_token_ids",
             )
     return passed(f"{told}; each answer of {len(examples)} SFT examples ends in it, inside the loss mask")
 
@@ -165,7 +166,7 @@ def stops(exam: Exam) -> Check:
             f"made to write only {name}, the sampler wrote {len(long.token_ids_T)} of at most {FORCED_TOKENS} tokens "
             f"and ended with {long.finish_reason!r}",
             "the sampler does not stop at the end token: wrong stop_token_ids reach it",
-            "look at what rl/workers/sampler.py gives vLLM as stop_token_ids",
+            "look at what rl/workers/sampler/sampler.py gives vLLM as stop_token_ids",
         )
     for mb in (mb for rank in exam.micro_batches(groups) for mb in rank):
         last_S = np.cumsum(mb.lengths_S) - 1
@@ -174,14 +175,14 @@ def stops(exam: Exam) -> Check:
             return failed(
                 f"{name}, sampled, is outside the learner's loss mask",
                 "the packer leaves the end token out: ending an answer would never be rewarded",
-                "look at loss_mask_T in rl/batch.py",
+                "look at loss_mask_T in rl/data/packing.py",
             )
     early = sum(np.isin(r.token_ids_T[:-1], exam.stop_token_ids).any() for g in exam.groups for r in g.rollouts_G)
     if early:
         return failed(
             f"{early} sampled completions have {name} before their end",
             "the sampler goes on after the end token",
-            "look at what rl/workers/sampler.py gives vLLM as stop_token_ids",
+            "look at what rl/workers/sampler/sampler.py gives vLLM as stop_token_ids",
         )
     ended = [r.finish_reason == "stop" for g in exam.groups for r in g.rollouts_G]
     free = f"; of {len(ended)} free samples {sum(ended)} ended by themselves" if ended else ""
@@ -204,7 +205,7 @@ def samples_differ(exam: Exam) -> Check:
             f"{told}: every group holds {size} times one sample",
             f"all samples of a group are drawn with one seed, or greedily (temperature here {exam.temperature:g}), or "
             "the model is so sure that nothing can be learnt",
-            "look at the seeds and the temperature that reach vLLM (rl/workers/sampler.py); else raise "
+            "look at the seeds and the temperature that reach vLLM (rl/workers/sampler/sampler.py); else raise "
             "rollout.temperature",
         )
     return passed(told)

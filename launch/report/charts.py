@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from launch.report.reading import Record, Run
-from rl.records import phases
+from rl.records.metrics_file import phases
 
 MOST_POINTS = 600
 MOST_COLUMNS = 160

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import cast
 
 from rl.config import RunConfig
-from rl.provenance import spent
-from rl.records import read_metrics
-from rl.settings import describe, from_json
+from rl.records.metrics_file import read_metrics
+from rl.records.provenance import spent
+from rl.settings.overrides import describe, from_json
 from rl.types import BadInput
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launch.report.reading import Json, Run, read_json, read_run
-from rl.keys import stage_config, stage_folders
-from rl.provenance import spent
 from rl.recipe import (
     GRPO,
     MAKES_MODEL,
@@ -28,10 +26,12 @@ from rl.recipe import (
     Reject,
     RewardTraining,
     Stage,
-    recipe_from_json,
     references,
 )
+from rl.records.provenance import spent
+from rl.settings.overrides import recipe_from_json
 from rl.types import BadInput
+from rl.workflow.stage_keys import stage_config, stage_folders
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from launch.report.reading import Json, Run
 from launch.report.recipe import Claims, Input, RecipeRun, StageRun, claims_of, details_of, evaluated_on, read_recipe
 from launch.report.results import Fact, Value, thousands, value_of
 from rl.recipe import GRPO, SFT, RewardTraining
-from rl.terminal import duration
+from rl.records.terminal import duration
 
 SCRIPTS = (
     "dom.js", "chart.js", "overview.js", "timeline.js", "config.js", "frame.js", "chain.js", "stages.js", "recipe.js",

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from launch.report.reading import Record, Run
-from rl.terminal import duration
+from rl.records.terminal import duration
 
 LABELS = {
     "pass@1": "Held-out accuracy, sampled (pass@1)",

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from launch.report.reading import Run
 from launch.report.tokens import Tokens, cut_text, read_tokens, units
-from rl.records import rollout_files
+from rl.records.rollout_files import rollout_files
 from rl.types import AhaError
 
 if TYPE_CHECKING:

@@ -10,16 +10,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from rl.backend import Task
-from rl.batch import pack
-from rl.data import PromptStream
-from rl.emergence import Emergence
-from rl.score import Scorer
-from rl.stages.context import Context
-from rl.stages.evaluate import EvalResult
-from rl.stages.heldout import evaluate_once, measured
-from rl.stages.rollouts import RolloutQueue, staleness
-from rl.stages.style import share_in_language
-from rl.track import stats_metrics
+from rl.context import Context
+from rl.data.packing import pack
+from rl.data.streams import PromptStream
+from rl.evaluation.emergence import Emergence
+from rl.evaluation.evaluate import EvalResult, evaluate_once, measured
+from rl.evaluation.style import share_in_language
+from rl.records.tracker import stats_metrics
+from rl.rollouts.queue import RolloutQueue, staleness
+from rl.scoring.scorer import Scorer
 from rl.types import PackedBatch, Prompt, ScoredGroup, Stopped
 
 log = logging.getLogger(__name__)

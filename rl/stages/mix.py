@@ -20,11 +20,11 @@ import numpy as np
 
 from rewards.filters import EvaluationIndex
 from rl.config import DataConfig, MixConfig, MixPart
-from rl.data import fingerprint, load_rows, place, python_function
-from rl.stages.contamination import shown_texts
-from rl.stages.decide import bare
-from rl.stages.lines import write_rows
-from rl.templates import Table
+from rl.data.contamination import shown_texts
+from rl.data.rows import fingerprint, load_rows, place, python_function
+from rl.data.templates import Table
+from rl.records.whole_files import write_rows
+from rl.stages.selection import bare
 from rl.types import BadInput, Row
 
 log = logging.getLogger(__name__)

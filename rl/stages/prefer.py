@@ -29,13 +29,13 @@ import numpy as np
 from rewards.extract import opens_thinking
 from rewards.llm_judge import llm_pairwise, shown
 from rl.config import PreferConfig
-from rl.data import python_function
-from rl.preferences import OPENED
-from rl.reward_model import read_part
-from rl.stages.context import Stop, sample_seed
-from rl.stages.decide import NO_ANSWER, bare, category
-from rl.stages.lines import append_lines, mend, whole_lines, write_rows
+from rl.context import Stop, sample_seed
+from rl.data.preference_pairs import OPENED
+from rl.data.rows import python_function
+from rl.records.whole_files import append_lines, mend, whole_lines, write_rows
+from rl.scoring.reward_model_text import read_part
 from rl.stages.reject import PromptLine, read_samples
+from rl.stages.selection import NO_ANSWER, bare, category
 from rl.types import AhaError, BadInput, Row, Stopped
 
 log = logging.getLogger(__name__)

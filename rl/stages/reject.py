@@ -3,7 +3,7 @@
     samples.jsonl   a line a prompt: its samples, each with text, verdicts, and why it was kept or dropped
     data.jsonl      a row for each kept sample: the prompt's row, with the sample as "target"
     yield.json      counts by reason; they add up to the samples. With a teacher, its tokens and what they cost
-    answers.jsonl   with a teacher: each answer as it came (rl/stages/teacher.py)
+    answers.jsonl   with a teacher: each answer as it came (rl/rollouts/teacher.py)
 
 A prompt's line is written whole; after a kill the prompts that have one are not sampled again.
 Axis suffixes: _P prompts, _G samples of a prompt.
@@ -19,17 +19,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NotRequired, Protocol, TypedDict
 
-from rl import cached
 from rl.backend import Judging, SampleParams, Task
-from rl.cached import vocabulary_hash
 from rl.config import OptimConfig, RejectConfig
-from rl.score import Scorer
-from rl.shots import shot_stop
-from rl.stages.context import Context, sample_seed
-from rl.stages.decide import KEPT, NO_ANSWER, bare, category, decide, is_kept
-from rl.stages.lines import append_lines, mend, whole_lines, write_rows
-from rl.stages.rollouts import ScoringStats, grade_arriving, sample_and_grade
-from rl.stages.teacher import Teacher, spent
+from rl.context import Context, sample_seed
+from rl.data import teacher_logprobs
+from rl.data.few_shot import shot_stop
+from rl.data.teacher_logprobs import vocabulary_hash
+from rl.records.whole_files import append_lines, mend, whole_lines, write_rows
+from rl.rollouts.queue import ScoringStats, grade_arriving, sample_and_grade
+from rl.rollouts.teacher import Teacher, spent
+from rl.scoring.scorer import Scorer
+from rl.stages.selection import KEPT, NO_ANSWER, bare, category, decide, is_kept
 from rl.types import AhaError, GradedGroup, Prompt, Row, Stopped
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 class SampleLine(TypedDict):
     """One sample in samples.jsonl. reason: "kept: " and the policy, or another category, a colon, and what was found.
 
-    cached: of a kept one with cfg.top_logprobs, the columns that rl/cached.py reads.
+    cached: of a kept one with cfg.top_logprobs, the columns that rl/data/teacher_logprobs.py reads.
     """
 
     text: str
@@ -252,8 +252,9 @@ def _add_cached(line: PromptLine, graded: GradedGroup, vocabulary: str) -> None:
             )
         logprobs = [[round(float(x), 5) for x in row] for row in rollout.top.logprobs_NK]
         sample["cached"] = {
-            cached.TARGET_IDS: rollout.token_ids_T.tolist(), cached.IDS: rollout.top.ids_NK.tolist(),
-            cached.LOGPROBS: logprobs, cached.TOKENIZER: vocabulary,
+            teacher_logprobs.TARGET_IDS: rollout.token_ids_T.tolist(),
+            teacher_logprobs.IDS: rollout.top.ids_NK.tolist(),
+            teacher_logprobs.LOGPROBS: logprobs, teacher_logprobs.TOKENIZER: vocabulary,
         }  # fmt: skip
 
 

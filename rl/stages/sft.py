@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rl.backend import Task
-from rl.batch import pack_examples
-from rl.examples import MICRO_BATCH, ExampleStream
-from rl.stages.context import Context
-from rl.track import stats_metrics
+from rl.context import Context
+from rl.data.packing import pack_examples
+from rl.data.sft_examples import MICRO_BATCH, ExampleStream
+from rl.records.tracker import stats_metrics
 from rl.types import BadInput, Example, Stopped
 
 log = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""Aha's side of grpo_step.py: GRPO steps through rl.workers.cluster.RayBackend, in the same settings as trl_side.py.
+"""Aha's side of grpo_step.py: GRPO steps through rl.workers.cluster.ray_backend.RayBackend, in the same settings as trl_side.py.
 
 The loop is that of rl/stages/grpo.py without its files, evaluation and checkpoints, which TRL's side does not do either.
 """
@@ -14,7 +14,6 @@ import psutil
 from common import Clock, Settings, SideResult, StepResult, side_arguments, trained_rollouts, with_other
 
 from rl.backend import Backend, SampleParams, Task
-from rl.batch import pack
 from rl.config import (
     ClusterConfig,
     DataConfig,
@@ -26,12 +25,15 @@ from rl.config import (
     RolloutConfig,
     RunConfig,
     SamplerConfig,
-    validate,
 )
-from rl.data import PromptStream, end_token_ids, load_rows
-from rl.pretrained import load_tokenizer
-from rl.score import Scorer
-from rl.stages.context import sample_seed
+from rl.context import sample_seed
+from rl.data.packing import pack
+from rl.data.rows import load_rows
+from rl.data.streams import PromptStream
+from rl.data.templates import end_token_ids
+from rl.model.pretrained import load_tokenizer
+from rl.scoring.scorer import Scorer
+from rl.settings.config_checks import validate
 from rl.types import JudgeReport, Prompt, RolloutGroup, SampleRequest
 
 Judged = tuple[RolloutGroup, Callable[[], JudgeReport]]
@@ -142,7 +144,7 @@ def workers_peak_mib() -> float:
 
 def run_steps(settings: Settings, result: SideResult) -> None:
     """A warm-up step, then settings.steps measured ones, into result."""
-    from rl.workers.cluster import RayBackend
+    from rl.workers.cluster.ray_backend import RayBackend
 
     cfg = run_config(settings)
     backend = RayBackend(cfg)

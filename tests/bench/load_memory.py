@@ -44,9 +44,9 @@ def run_rank(how: str, rank: int, ranks: int, port: int, args: argparse.Namespac
 
     from recipes.tiny import recipe
     from rl.config import LoraConfig
-    from rl.model import UNSHARDED
-    from rl.pipeline import resolve_model
-    from rl.workers.learner import Learner
+    from rl.model.policy import UNSHARDED
+    from rl.workers.learner.learner import Learner
+    from rl.workflow.inputs import resolve_model
 
     signal.alarm(TIMEOUT_S)
     cfg = recipe()
@@ -79,7 +79,7 @@ def run_rank(how: str, rank: int, ranks: int, port: int, args: argparse.Namespac
 
 def measure(how: str, ranks: int, args: argparse.Namespace) -> list[dict[str, float]]:
     """For each rank: peak (all resident memory) and own (without the checkpoint's mapped pages), MiB above the start."""
-    from rl.workers.remote import free_port
+    from rl.workers.cluster.ray_calls import free_port
 
     port = str(free_port())
     env = os.environ | {"HF_HUB_OFFLINE": "1", "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}

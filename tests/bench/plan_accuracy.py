@@ -26,14 +26,13 @@ import psutil
 REPO = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPO))
 
-from launch.plan_hardware import GIB, Hardware, calibrated, this_machine  # noqa: E402
-from launch.plan_memory import LearnerShape, learner_memory  # noqa: E402
-from launch.plan_model import Architecture, read_config  # noqa: E402
-from launch.plan_time import Passes, update_time  # noqa: E402
-from launch.plan_trial import spec_of, train_here  # noqa: E402
-from launch.plan_trial_rank import random_groups, write_model  # noqa: E402
+from launch.plan.hardware import GIB, Hardware, calibrated, this_machine  # noqa: E402
+from launch.plan.memory import LearnerShape, learner_memory  # noqa: E402
+from launch.plan.model import Architecture, read_config  # noqa: E402
+from launch.plan.time import Passes, update_time  # noqa: E402
+from launch.plan.trial import spec_of, train_here  # noqa: E402
+from launch.plan.trial_rank import random_groups, write_model  # noqa: E402
 from rl.backend import Task  # noqa: E402
-from rl.batch import pack  # noqa: E402
 from rl.config import (  # noqa: E402
     ClusterConfig,
     GRPOConfig,
@@ -42,6 +41,7 @@ from rl.config import (  # noqa: E402
     OptimConfig,
     RunConfig,
 )
+from rl.data.packing import pack  # noqa: E402
 from rl.types import PackedBatch  # noqa: E402
 
 MEMORY_BOUND, TIME_BOUND = 0.15, 0.25
@@ -143,7 +143,7 @@ class Measured:
 
 def measure(case: Case, cfg: RunConfig, steps: int) -> Measured:
     """Start the learners, train, and read their memory and time."""
-    from rl.workers.cluster import RayBackend
+    from rl.workers.cluster.ray_backend import RayBackend
 
     backend = RayBackend(cfg)
     try:
@@ -194,7 +194,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--only", default="", help="how a case's name begins, for example 45M")
     options.add_argument("--steps", type=int, default=3)
-    options.add_argument("--no-calibrate", action="store_true", help="take the rates of launch/gpus.toml")
+    options.add_argument("--no-calibrate", action="store_true", help="take the rates of launch/plan/gpus.toml")
     args = options.parse_args()
     os.chdir(REPO)
     hw = this_machine() if args.no_calibrate else calibrated(this_machine())

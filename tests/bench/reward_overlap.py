@@ -19,12 +19,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from recipes.quickstart import recipe
 from rl.backend import SampleParams, Task
-from rl.batch import pack
 from rl.config import RewardConfig, RunConfig
-from rl.data import PromptStream, end_token_ids, load_rows
-from rl.pretrained import load_tokenizer
-from rl.score import Scorer
-from rl.stages.context import sample_seed
+from rl.context import sample_seed
+from rl.data.packing import pack
+from rl.data.rows import load_rows
+from rl.data.streams import PromptStream
+from rl.data.templates import end_token_ids
+from rl.model.pretrained import load_tokenizer
+from rl.scoring.scorer import Scorer
 from rl.types import RolloutGroup, SampleRequest
 
 NAME = "reward_overlap:slow_length"
@@ -42,7 +44,7 @@ def main() -> None:
     parser.add_argument("--wait", type=float, default=1.0, help="seconds for each sample")
     args = parser.parse_args()
     sys.path.insert(0, str(Path(__file__).parent))
-    from rl.workers.cluster import RayBackend
+    from rl.workers.cluster.ray_backend import RayBackend
 
     base = recipe()
     cfg = dataclasses.replace(

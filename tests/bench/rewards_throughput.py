@@ -75,7 +75,7 @@ def alone(judge: Callable[[T], Score], cases: Sequence[T]) -> float:
 
 def through_worker(cases: list[Case]) -> float:
     """Groups of 8 samples, many at once, as the loop sends them."""
-    from rl.workers.reward import Judge
+    from rl.scoring.reward_processes import Judge
 
     judge = Judge((RewardConfig("accuracy"),), ScoringConfig(processes=os.cpu_count() or 1))
     judge.start()

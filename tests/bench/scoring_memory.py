@@ -37,7 +37,7 @@ def run_case(method: str, tokens: int, args: argparse.Namespace) -> None:
     """One case, in this process: print the peak above what inputs, weights and libraries take, and what came out."""
     import torch
 
-    from rl.logprobs import chunked_logprobs
+    from rl.algorithms.logprobs import chunked_logprobs
 
     def score(hidden_TD: torch.Tensor, targets_T: torch.Tensor, temperature_T: torch.Tensor) -> torch.Tensor:
         if method == "chunked":

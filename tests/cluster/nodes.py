@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rl.workers.remote import QUIET
+from rl.workers.cluster.ray_calls import QUIET
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent

@@ -20,8 +20,8 @@ from safetensors import safe_open
 
 from recipes.tiny import recipe
 from rl.config import RewardConfig, RunConfig
-from rl.settings import to_json
-from rl.workers.remote import most_on_one_node, use_interface_of
+from rl.settings.overrides import to_json
+from rl.workers.cluster.ray_calls import most_on_one_node, use_interface_of
 from tests.cluster.network import Port, network, why_not
 from tests.cluster.nodes import Node, environment, short_folder, wait_for
 

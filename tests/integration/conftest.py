@@ -19,7 +19,7 @@ def _ray_cluster() -> Iterator[None]:
     import ray
     from ray.cluster_utils import Cluster
 
-    from rl.workers.remote import QUIET
+    from rl.workers.cluster.ray_calls import QUIET
 
     os.environ |= QUIET
     os.chdir(ROOT)

@@ -8,7 +8,7 @@ from deepspeed.utils import safe_get_full_fp32_param
 
 from rl.backend import Task
 from rl.config import OptimConfig, RunConfig
-from rl.workers.learner import Learner
+from rl.workers.learner.learner import Learner
 
 
 def masters_of(rank: int, port: int, cfg: RunConfig, folder: str) -> dict[str, np.ndarray]:

@@ -14,10 +14,10 @@ def run_ranks(work: Callable[..., object], ranks: int, *args: object) -> list:
 
     work: a function of a module, which is loaded once and then forked: importing DeepSpeed takes longer than most work.
     """
-    from rl.workers.remote import free_port
+    from rl.workers.cluster.ray_calls import free_port
 
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([work.__module__, "rl.workers.learner", "rl.workers.ulysses"])
+    context.set_forkserver_preload([work.__module__, "rl.workers.learner.learner", "rl.workers.learner.ulysses"])
     results = context.Queue()
     port = free_port()
     processes = [context.Process(target=_rank, args=(work, r, port, results, args)) for r in range(ranks)]

@@ -19,16 +19,16 @@ import torch
 from torch import nn
 
 from rl.backend import Task
-from rl.batch import pack_examples
 from rl.config import LoraConfig, RewardTrainConfig, RunConfig
-from rl.model import UNSHARDED, Backbone
-from rl.pipeline import resolve_model
-from rl.preferences import encode, pack_preferences
-from rl.pretrained import load_tokenizer
-from rl.reward_model import Encoder
+from rl.data.packing import pack_examples
+from rl.data.preference_pairs import encode, pack_preferences
+from rl.model.policy import UNSHARDED, Backbone
+from rl.model.pretrained import load_tokenizer
+from rl.scoring.reward_model_text import Encoder
 from rl.types import MicroBatch
-from rl.workers.learner import Learner
-from rl.workers.outgoing import DTYPES
+from rl.workers.learner.learner import Learner
+from rl.workers.learner.weights_out import DTYPES
+from rl.workflow.inputs import resolve_model
 from tests.integration.test_learner import GRPO, OPTIM, packed, scored_groups
 from tests.integration.test_sft import examples
 

@@ -16,11 +16,11 @@ import ray
 
 from launch.doctor import judged, lasting, nodes, numbers, texts
 from launch.doctor.check import Check, Outcome, go_round
+from launch.doctor.machines import ExaminedBackend
+from launch.doctor.node_probe import versions
 from launch.doctor.rounds import Rounds
 from rl.config import RewardConfig, RunConfig
-from rl.routing import named
-from rl.workers.examine import ExaminedBackend
-from rl.workers.nodes import versions
+from rl.scoring.routing import named
 
 HELPERS = "tests.integration.helpers"
 HEAD = "lm_head.weight"

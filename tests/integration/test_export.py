@@ -9,13 +9,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from rl import pipeline
 from rl.backend import SampleParams, Task
 from rl.config import RunConfig
-from rl.export import Sampling, export_folder
-from rl.settings import to_json
+from rl.export.folder import Sampling, export_folder
+from rl.settings.overrides import to_json
 from rl.types import SampleRequest
-from rl.workers.cluster import RayBackend
+from rl.workers.cluster.ray_backend import RayBackend
+from rl.workflow import inputs
 
 TEXTS = [f"reverse {digits}:" for digits in ("1234", "9817", "4466", "7123", "5599", "8261")]
 TOKENS = 24
@@ -37,7 +37,7 @@ def test_the_exported_model_gives_the_samplers_greedy_tokens_in_transformers_and
 
     from tests.integration.test_learner import OPTIM, packed, scored_groups
 
-    path = pipeline.resolve_model("recipes.tiny_model:tied")
+    path = inputs.resolve_model("recipes.tiny_model:tied")
     tokenizer = AutoTokenizer.from_pretrained(path)
     prompts = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in TEXTS]
     # The rollouts that move it are made up, so their logprobs are nobody's.

@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from rl.backend import Task
-from rl.batch import pack
 from rl.config import GRPOConfig, OptimConfig, RunConfig
+from rl.data.packing import pack
 from rl.types import AhaError, PackedBatch, Prompt, Rollout, RolloutGroup, ScoredGroup, StepStats
-from rl.workers.cluster import RayBackend
-from rl.workers.remote import free_port
+from rl.workers.cluster.ray_backend import RayBackend
+from rl.workers.cluster.ray_calls import free_port
 
 OPTIM = OptimConfig(lr=1e-2)
 
@@ -43,7 +43,7 @@ class InProcess:
     """One learner rank in the test's own process: the same class without Ray, which saves an actor's start."""
 
     def __init__(self, cfg: RunConfig) -> None:
-        from rl.workers.learner import Learner
+        from rl.workers.learner.learner import Learner
 
         self.learner = Learner(cfg, 0, "cpu", cfg.learner.threads or 2)
         if not torch.distributed.is_initialized():
@@ -81,7 +81,7 @@ def learners(cfg: RunConfig, grpo: GRPOConfig, optim: OptimConfig = OPTIM) -> It
 
 
 def model_folder(cfg: RunConfig) -> str:
-    from rl.pipeline import resolve_model
+    from rl.workflow.inputs import resolve_model
 
     return resolve_model(cfg.model.path)
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from launch.plan_hardware import this_machine
-from launch.plan_memory import LearnerShape
-from launch.plan_model import Architecture
-from launch.plan_time import Passes, update_time
-from launch.plan_trial import spec_of, train_here
+from launch.plan.hardware import this_machine
+from launch.plan.memory import LearnerShape
+from launch.plan.model import Architecture
+from launch.plan.time import Passes, update_time
+from launch.plan.trial import spec_of, train_here
 
 
 def test_two_ranks_of_zero_3_are_tried_here_and_a_step_is_reckoned_from_them() -> None:

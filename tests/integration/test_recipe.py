@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from launch.recipes import load
-from rl.progress import plan
-from rl.recipe import Evaluate, Recipe, Reject, apply_stage_overrides
+from rl.recipe import Evaluate, Recipe, Reject
+from rl.settings.overrides import apply_stage_overrides
+from rl.workflow.plan import plan
 
 ROOT = Path(__file__).parents[2]
 SHORT = [  # a few steps of everything: what is tested is the machinery
@@ -38,7 +39,7 @@ def recipe(out: Path) -> Recipe:
 def start(made: Recipe, folder: Path) -> subprocess.Popen[bytes]:
     import ray
 
-    from rl.recipe import recipe_to_json
+    from rl.settings.overrides import recipe_to_json
 
     file = folder / f"{Path(made.out).name}.json"
     file.write_text(recipe_to_json(made))
@@ -108,7 +109,7 @@ def _check_datasets(made: Recipe) -> None:
 
 def _check_provenance(made: Recipe) -> None:
     """The final model's record goes back to the base model."""
-    from rl.provenance import read
+    from rl.records.provenance import read
 
     folder = next(p.folder for p in plan(made) if p.stage.name == "final")
     records = read(folder / "model")

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from rl.config import RewardConfig, RewardModelConfig, RunConfig
+from rl.scoring.reward_model import RewardModel
 from rl.types import Prompt, Rollout, RolloutGroup, Verdict
-from rl.workers.cluster import RayBackend
-from rl.workers.reward_model import RewardModel
+from rl.workers.cluster.ray_backend import RayBackend
 from tests.unit.classifiers import llama_classifier
 
 GENERAL = ("general",)

@@ -11,12 +11,12 @@ import pytest
 
 from rl.backend import Backend
 from rl.config import LearnerConfig, OptimConfig, RewardTrainConfig, RunConfig
-from rl.pretrained import load_tokenizer
-from rl.reward_model import load_encoder
-from rl.stages.context import Context, Stop
-from rl.stages.reward import HeldOut, held_out_path, train_reward_model
-from rl.track import Tracker
-from rl.workers.cluster import RayBackend
+from rl.context import Context, Stop
+from rl.model.pretrained import load_tokenizer
+from rl.records.tracker import Tracker
+from rl.scoring.reward_model_text import load_encoder
+from rl.stages.reward_model import HeldOut, held_out_path, train_reward_model
+from rl.workers.cluster.ray_backend import RayBackend
 from tests.unit.classifiers import llama_causal
 from tests.unit.test_reward_training import TorchLearners, rows_file
 

@@ -17,12 +17,12 @@ import pandas
 import pytest
 import torch
 
-from rl import pipeline
 from rl.backend import SampleParams, Task
 from rl.config import RewardConfig, RunConfig
-from rl.settings import to_json
+from rl.settings.overrides import to_json
 from rl.types import AhaError, BadInput, Prompt, Rollout, RolloutGroup, SampleRequest
-from rl.workers.cluster import RayBackend
+from rl.workers.cluster.ray_backend import RayBackend
+from rl.workflow import inputs, run_one
 from tests.integration.conftest import shortened
 
 ROOT = Path(__file__).parents[2]
@@ -47,7 +47,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
         # Each start would spend ten seconds on importing a verifier of mathematics.
         rewards=(RewardConfig("tests.integration.helpers:digit_share"),),
     )
-    pipeline.run(cfg, start_backend)
+    run_one.run(cfg, start_backend)
     return cfg
 
 
@@ -77,7 +77,7 @@ def test_a_recipe_runs_on_two_ranks_of_zero_3_and_two_samplers_fed_from_one_queu
         learner=dataclasses.replace(tiny.learner, ranks=2, zero_stage=3),
         sampler=dataclasses.replace(tiny.sampler, count=2, deterministic=False),
     )
-    pipeline.run(cfg, start_backend)
+    run_one.run(cfg, start_backend)
     _check_run(cfg)
 
 
@@ -123,10 +123,10 @@ def test_sampler_and_learner_agree_from_node_to_node_and_stale_weights_and_dead_
 ) -> None:
     from ray.util import placement_group_table
 
-    from rl.stages.rollouts import _refuse_strange
+    from rl.rollouts.queue import _refuse_strange
     from tests.integration.test_learner import OPTIM, packed, scored_groups
 
-    path = pipeline.resolve_model(f"recipes.tiny_model:{model}")
+    path = inputs.resolve_model(f"recipes.tiny_model:{model}")
     grpo = dataclasses.replace(tiny.grpo, kl_coef=0.0, max_logprob_gap=10.0)
     cfg = dataclasses.replace(
         tiny, model=dataclasses.replace(tiny.model, dtype=dtype), grpo=grpo,
@@ -215,7 +215,7 @@ class ForgetfulBackend(RayBackend):
 
 
 def test_the_samplers_residual_is_not_rounded_to_bfloat16_and_its_norm_is_right() -> None:
-    from rl.workers.precision import add_and_norm
+    from rl.workers.sampler.precision import add_and_norm
 
     x = torch.tensor([[1.0, 2.0]], dtype=torch.bfloat16)
     small = torch.tensor([[2.0**-10, -(2.0**-10)]])  # lost in bfloat16, whose steps are 2^-7 at 1

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rl.batch import pack_examples
 from rl.config import LoraConfig, RunConfig
+from rl.data.packing import pack_examples
 from rl.types import Example, PackedBatch
 from tests.integration.ranks import run_ranks
 from tests.integration.test_sft import LORA, examples, sft_task, tiny_learner
@@ -37,7 +37,7 @@ def batch_of(cfg: RunConfig, seed: int) -> PackedBatch:
 
 def traces(rank: int, port: int, cases: dict[str, tuple[dict[str, object], bool]], ranks: int, shared: int):  # type: ignore[no-untyped-def]
     """Name -> losses and gradient norms of three steps, an evaluation loss, the weights' sums, tokens learnt."""
-    from rl.workers.learner import Learner
+    from rl.workers.learner.learner import Learner
 
     found: dict[str, Trace] = {}
     for name, (changes, lora) in cases.items():

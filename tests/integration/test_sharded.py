@@ -16,7 +16,7 @@ import pytest
 from torch import nn
 
 from rl.types import AhaError
-from rl.workers.remote import free_port
+from rl.workers.cluster.ray_calls import free_port
 from tests.integration.sharded_ranks import LOADS, RUNS
 from tests.unit.classifiers import llama_causal
 
@@ -80,7 +80,7 @@ def test_a_sharded_learner_that_is_restored_goes_on_bit_for_bit(seen: Seen, case
 
 
 def test_a_model_that_was_loaded_whole_is_refused() -> None:
-    from rl.workers.sharded import refuse_whole_parameters
+    from rl.workers.learner.deepspeed_engine import refuse_whole_parameters
 
     with pytest.raises(AhaError, match=r"model: 2 parameters, the first of them weight, were loaded whole"):
         refuse_whole_parameters(nn.Linear(2, 3), "model")

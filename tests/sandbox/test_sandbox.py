@@ -23,7 +23,7 @@ from rewards.sandbox import Limits, run
 from rewards.sandbox_view import SandboxError, View, python
 from rewards.types import CORRECT, WRONG
 from rl.config import RewardConfig
-from rl.judge import Judges
+from rl.scoring.reward_functions import Judges
 from rl.types import BadInput
 from tests.unit.test_score import group
 

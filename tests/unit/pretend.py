@@ -17,14 +17,15 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from launch.doctor.examined import NodeReport, Reached, SyncedTensors
+from launch.doctor.node_probe import NodeProbe
+from rl.algorithms.learning_rate import learning_rate
+from rl.algorithms.policy_loss import policy_loss
 from rl.backend import SampleParams, Task
 from rl.config import RunConfig
-from rl.examined import NodeReport, Reached, SyncedTensors
-from rl.judge import Judges
-from rl.loss import policy_loss
-from rl.model import ScoreInput, load_policy
-from rl.pretrained import load_tokenizer
-from rl.schedule import learning_rate
+from rl.model.policy import ScoreInput, load_policy
+from rl.model.pretrained import load_tokenizer
+from rl.scoring.reward_functions import Judges
 from rl.types import (
     Hardware,
     JudgeReport,
@@ -37,8 +38,7 @@ from rl.types import (
     StepStats,
     SyncReport,
 )
-from rl.workers.nodes import NodeProbe
-from rl.workers.wire import tensor_checksum
+from rl.workers.sync.buckets import tensor_checksum
 
 CPU = torch.device("cpu")
 torch.set_num_threads(1)  # the model is so small that threads would only wait for one another
@@ -46,7 +46,7 @@ HEAD = "lm_head.weight"
 
 
 class PretendBackend:
-    """Implements rl.examined.Examined. Each plant is a fault, off by default.
+    """Implements launch.doctor.examined.Examined. Each plant is a fault, off by default.
 
     stale_head: the head never reaches the sampler. frozen: no gradient for parameters with this in their name.
     per_micro_batch: each micro-batch divides by its own tokens. loss_factor: the loss is multiplied by it.

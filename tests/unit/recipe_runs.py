@@ -8,7 +8,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from rl import provenance
 from rl.config import (
     DataConfig,
     EvalConfig,
@@ -22,26 +21,15 @@ from rl.config import (
     SFTConfig,
     TrackConfig,
 )
-from rl.keys import folder_name, stage_keys
-from rl.recipe import (
-    GRPO,
-    SFT,
-    Claim,
-    Compare,
-    Evaluate,
-    Mix,
-    Prefer,
-    Recipe,
-    Reject,
-    RewardTraining,
-    inputs_of,
-    recipe_to_json,
-)
-from rl.stages.claims import compare
-from rl.stages.evaluate import EvalResult
+from rl.evaluation.evaluate import EvalResult
+from rl.recipe import GRPO, SFT, Claim, Compare, Evaluate, Mix, Prefer, Recipe, Reject, RewardTraining, inputs_of
+from rl.records import provenance
+from rl.records.tracker import Tracker
+from rl.settings.overrides import recipe_to_json
+from rl.stages.compare import compare
 from rl.stages.mix import mix
 from rl.stages.reject import write_kept
-from rl.track import Tracker
+from rl.workflow.stage_keys import folder_name, stage_keys
 from tests.unit.report_runs import write_run
 
 PROBLEMS = 20
@@ -95,7 +83,7 @@ def folders(recipe: Recipe) -> dict[str, Path]:
 
 
 def begin(recipe: Recipe, number: int) -> Path:
-    """As rl/workflow.py begins a stage."""
+    """As rl/workflow/run_recipe.py begins a stage."""
     stage = recipe.stages[number]
     folder, key = folders(recipe)[stage.name], stage_keys(recipe)[stage.name]
     folder.mkdir(exist_ok=True)
@@ -111,7 +99,7 @@ def begin(recipe: Recipe, number: int) -> Path:
 
 
 def end(recipe: Recipe, number: int, folder: Path) -> None:
-    """As rl/workflow.py ends a stage; it took 10 s, 8 s of them in phases."""
+    """As rl/workflow/run_recipe.py ends a stage; it took 10 s, 8 s of them in phases."""
     record = json.loads((folder / "stage.json").read_text())
     before = [folders(recipe)[name] for name in inputs_of(recipe.stages[number])]
     details = {"seconds": {"load": 1.0, "work": 7.0, "stage": 10.0}, "seed": recipe.base.seed, "counts": {}}

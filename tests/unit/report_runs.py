@@ -13,10 +13,10 @@ from rich.console import Console
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from rl.config import GRPOConfig, ModelConfig, RewardConfig, RunConfig, TrackConfig
-from rl.settings import to_json
-from rl.stages.evaluate import EvalResult
-from rl.summary import Measured, write_summary
-from rl.track import Tracker
+from rl.evaluation.evaluate import EvalResult
+from rl.records.summary import Measured, write_summary
+from rl.records.tracker import Tracker
+from rl.settings.overrides import to_json
 from rl.types import Prompt, RewardPart, Rollout, RolloutGroup, ScoredGroup, Verdict
 
 END = "<end>"

@@ -1,4 +1,4 @@
-"""rl/advantage.py against values computed by hand."""
+"""rl/algorithms/advantage.py against values computed by hand."""
 
 import doctest
 import math
@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-import rl.advantage
-from rl.advantage import advantages, batch_std, group_mean, group_std, is_uniform, leave_one_out
+import rl.algorithms.advantage
+from rl.algorithms.advantage import advantages, batch_std, group_mean, group_std, is_uniform, leave_one_out
 
 KINDS = ("group_std", "group_mean", "batch_std", "leave_one_out", "per_reward")
 
@@ -20,7 +20,7 @@ def run(kind, rewards_PG, valid_PG=None, eps=0.0, parts_PG=None, weights=None):
 
 
 def test_the_examples_in_the_docstrings_are_true():
-    result = doctest.testmod(rl.advantage)
+    result = doctest.testmod(rl.algorithms.advantage)
     assert result.attempted >= 4
     assert result.failed == 0
 

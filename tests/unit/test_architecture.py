@@ -13,10 +13,11 @@ from torch import nn
 from recipes.tiny import recipe
 from recipes.tiny_model import make_tokenizer
 from rl.config import LearnerConfig
-from rl.model import ScoreInput, load_policy, packed_attention, refuse_model, rows_attention
-from rl.pipeline import prepare
-from rl.settings import apply_overrides
+from rl.model.attention import packed_attention, rows_attention
+from rl.model.policy import ScoreInput, load_policy, refuse_model
+from rl.settings.overrides import apply_overrides
 from rl.types import BadInput
+from rl.workflow.inputs import prepare
 
 CPU = torch.device("cpu")
 LENGTHS = (17, 11, 23)

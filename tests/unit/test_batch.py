@@ -1,4 +1,4 @@
-"""rl/batch.py: who counts, what each token weighs, and that no split changes the loss.
+"""rl/data/packing.py: who counts, what each token weighs, and that no split changes the loss.
 
 The model is a table: the logprob of a token is table[token id], so losses and gradients can be compared exactly.
 """
@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from rl.batch import bin_lengths, deal_costs, pack, pack_examples, token_weight
+from rl.algorithms.policy_loss import nll_loss, policy_loss
 from rl.config import LOSSES, GRPOConfig, LearnerConfig
-from rl.loss import nll_loss, policy_loss
+from rl.data.packing import bin_lengths, deal_costs, pack, pack_examples, token_weight
 from rl.types import Example, Prompt, Rollout, RolloutGroup, ScoredGroup
 
 VOCABULARY = 1000

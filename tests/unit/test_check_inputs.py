@@ -1,4 +1,4 @@
-"""rl/recipe_inputs.py: a recipe is checked before it runs; what its stages will make is no fault, what they never will is."""
+"""rl/workflow/recipe_inputs.py: a recipe is checked before it runs; what its stages will make is no fault, what they never will is."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from rl.config import (
     RunConfig,
     SFTConfig,
 )
-from rl.pipeline import resolve_model
-from rl.prepare import with_tokens
-from rl.progress import plan
+from rl.model.added_tokens import with_tokens
 from rl.recipe import GRPO, SFT, Evaluate, Mix, Recipe, Stage
-from rl.recipe_inputs import check_inputs
 from rl.types import BadInput
+from rl.workflow.inputs import resolve_model
+from rl.workflow.plan import plan
+from rl.workflow.recipe_inputs import check_inputs
 
 MODEL = "recipes.tiny_model:tied"
 REWARDS = (RewardConfig("accuracy"),)

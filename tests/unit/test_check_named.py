@@ -19,23 +19,12 @@ from rl.config import (
     RunConfig,
     SFTConfig,
 )
-from rl.progress import plan
-from rl.recipe import (
-    SFT,
-    Build,
-    Claim,
-    Compare,
-    Evaluate,
-    Mix,
-    Prefer,
-    Recipe,
-    RewardTraining,
-    Stage,
-    apply_stage_overrides,
-    check,
-)
-from rl.recipe_inputs import check_inputs
+from rl.recipe import SFT, Build, Claim, Compare, Evaluate, Mix, Prefer, Recipe, RewardTraining, Stage
+from rl.settings.overrides import apply_stage_overrides
+from rl.settings.recipe_checks import check
 from rl.types import BadInput
+from rl.workflow.plan import plan
+from rl.workflow.recipe_inputs import check_inputs
 
 TASK = "recipes.r1_tasks:chat_train"
 

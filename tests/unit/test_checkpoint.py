@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from rl.checkpoint import CheckpointMeta, CheckpointStore, check_meta
+from rl.records.checkpoint import CheckpointMeta, CheckpointStore, check_meta
 from rl.types import BadInput
 
 

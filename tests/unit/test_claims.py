@@ -1,4 +1,4 @@
-"""rl/stages/claims.py: what a claim reads, when it holds, and the tables that a recipe ends with."""
+"""rl/stages/compare.py: what a claim reads, when it holds, and the tables that a recipe ends with."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from rl.evaluation.evaluate import EvalResult
 from rl.recipe import Claim
-from rl.stages.claims import Measurement, compare, measure
-from rl.stages.claims import put_to_test as outcome
-from rl.stages.evaluate import EvalResult
+from rl.stages.compare import Measurement, compare, measure
+from rl.stages.compare import put_to_test as outcome
 from rl.types import BadInput
 
 

@@ -17,14 +17,16 @@ from rewards.accuracy import accuracy
 from rewards.code import code_accuracy
 from rewards.format import format_r1
 from rl.config import ModelConfig, RunConfig, TrackConfig
-from rl.data import all_prompts, load_rows
-from rl.judge import refuse_style_alone
-from rl.recipe import Build, Recipe, Reject, Stage, check, run_config
-from rl.routing import named, refuse_unused, unrewarded
+from rl.data.rows import load_rows
+from rl.data.streams import all_prompts
+from rl.recipe import Build, Recipe, Reject, Stage, run_config
+from rl.scoring.reward_functions import refuse_style_alone
+from rl.scoring.reward_processes import LocalJudging
+from rl.scoring.routing import named, refuse_unused, unrewarded
+from rl.settings.recipe_checks import check
 from rl.stages.mix import build
 from rl.types import Row
-from rl.workers.reward import LocalJudging
-from rl.workflow import run_recipe
+from rl.workflow.run_recipe import run_recipe
 from tests.unit.test_teacher import Request, Server, no_machines, server  # noqa: F401
 
 QUESTIONS = ("What is one plus one?", "What is one plus two?", "What is two plus two?")

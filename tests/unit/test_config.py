@@ -1,4 +1,4 @@
-"""rl/config.py and rl/settings.py: overrides, ranges, batch arithmetic, resolved.json."""
+"""rl/config.py and rl/settings/overrides.py: overrides, ranges, batch arithmetic, resolved.json."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from rl.config import (
     RewardConfig,
     RunConfig,
 )
-from rl.settings import all_keys, apply_overrides, describe, from_json, to_json, validate
+from rl.settings.config_checks import validate
+from rl.settings.overrides import all_keys, apply_overrides, describe, from_json, to_json
 from rl.types import BadInput
 
 

@@ -1,4 +1,4 @@
-"""rl/templates.py, rl/data.py and recipes/tasks.py."""
+"""rl/data/templates.py, rl/data/rows.py and recipes/tasks.py."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import pytest
 
 from recipes import tasks
 from rl.config import DataConfig
-from rl.data import PromptStream, all_prompts, end_token_ids, fingerprint, load_rows
-from rl.examples import ExampleStream
-from rl.pretrained import load_tokenizer
-from rl.templates import check_template, render
+from rl.data.rows import fingerprint, load_rows
+from rl.data.sft_examples import ExampleStream
+from rl.data.streams import PromptStream, all_prompts
+from rl.data.templates import check_template, end_token_ids, render
+from rl.model.pretrained import load_tokenizer
 from rl.types import BadInput
 
 PLAIN = DataConfig(source="made up", template="plain")

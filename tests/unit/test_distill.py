@@ -1,4 +1,4 @@
-"""rl/distill.py: divergences by hand, the chunked loss against plain autograd, and what must not change a number."""
+"""rl/algorithms/distill.py: divergences by hand, the chunked loss against plain autograd, and what must not change a number."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from rl.algorithms.distill import Distillation, divergence, hidden_states, teacher_advantage
+from rl.algorithms.logprobs import LogprobHead
+from rl.algorithms.policy_loss import policy_loss
 from rl.config import DIVERGENCES, DistillConfig, GRPOConfig, LearnerConfig
-from rl.distill import Distillation, divergence, hidden_states, teacher_advantage
-from rl.logprobs import LogprobHead
-from rl.loss import policy_loss
-from rl.model import ScoreInput, load_policy
+from rl.model.policy import ScoreInput, load_policy
 
 P, Q = torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[0.25, 0.75]]).log()
 

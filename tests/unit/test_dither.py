@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rl.dither import dithered, uniform_of
+from rl.workers.learner.dither import dithered, uniform_of
 
 CPU = torch.device("cpu")
 HALF = [torch.bfloat16, torch.float16]

@@ -13,12 +13,12 @@ import pytest
 
 from launch.doctor import nodes
 from launch.doctor.check import Check, Outcome, Probe, all_passed, as_json, failed, go_round, lines, passed, summary
+from launch.doctor.examined import NodeReport, Reached
 from launch.doctor.lasting import checkpoints_whole
+from launch.doctor.node_probe import NodeProbe, code_hash, versions
 from recipes.tiny import recipe
-from rl.checkpoint import CheckpointMeta, CheckpointStore
-from rl.examined import NodeReport, Reached
+from rl.records.checkpoint import CheckpointMeta, CheckpointStore
 from rl.types import AhaError
-from rl.workers.nodes import NodeProbe, code_hash, versions
 
 ROOT = Path(__file__).resolve().parents[2]
 GIB = 1 << 30
@@ -207,12 +207,12 @@ def test_the_command_prints_lines_and_with_json_one_object_and_exits_with_1(monk
 def test_run_with_doctor_runs_nothing_when_a_check_fails(monkeypatch, capfd) -> None:
     from launch import cli
     from launch.doctor import rounds
-    from rl import pipeline
+    from rl.workflow import run_one
 
     ran = []
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(rounds, "Rounds", OneFailure)
-    monkeypatch.setattr(pipeline, "run", lambda *args, **more: ran.append(args))
+    monkeypatch.setattr(run_one, "run", lambda *args, **more: ran.append(args))
     monkeypatch.setattr(sys, "argv", ["aha", "run", "recipes/tiny.py", "--doctor"])
     with pytest.raises(SystemExit) as ended:
         cli.main()

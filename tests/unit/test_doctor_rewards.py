@@ -12,7 +12,7 @@ from launch.doctor.judged import reward
 from rewards import REWARDS
 from rewards.types import WRONG, Score
 from rl.config import RewardConfig
-from rl.routing import named
+from rl.scoring.routing import named
 from tests.unit.doctored import patient
 
 SETTINGS = {

@@ -153,7 +153,7 @@ def test_dead_and_raising_verifiers_are_named_one_by_one(cfg: RunConfig) -> None
 
 
 def test_a_checkpoint_of_the_run_with_a_flipped_byte_is_named_and_the_run_is_not_touched(cfg: RunConfig) -> None:
-    from rl.checkpoint import CheckpointMeta, CheckpointStore
+    from rl.records.checkpoint import CheckpointMeta, CheckpointStore
 
     store = CheckpointStore(cfg.run_dir / "checkpoints" / "grpo", keep=2)
     partial = store.begin(5)

@@ -58,9 +58,9 @@ def test_the_end_that_sft_teaches_is_the_one_that_sampling_waits_for(tokenizer) 
 
 
 def test_sft_that_teaches_another_end_than_sampling_waits_for_is_named(tokenizer, monkeypatch) -> None:
-    from rl import examples
+    from rl.data import sft_examples
 
-    monkeypatch.setattr(examples, "end_token_ids", lambda tokenizer: [0])
+    monkeypatch.setattr(sft_examples, "end_token_ids", lambda tokenizer: [0])
     check = end_token(patient(tokenizer))
     assert check.outcome is Outcome.FAILED
     assert "'</s>' (2), but SFT example 1: the last token that is learnt is '<pad>' (0)" in check.measured

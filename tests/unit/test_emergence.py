@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rl.emergence import (
+from rl.evaluation.emergence import (
     LANGUAGE_CHARACTERS,
     REFLECTIVE_WORDS,
     Emergence,
@@ -20,8 +20,8 @@ from rl.emergence import (
     length_metrics,
     term_metrics,
 )
-from rl.emergence_figure import draw_emergence, first_occurrences
-from rl.records import MetricsFile
+from rl.records.emergence_figure import draw_emergence, first_occurrences
+from rl.records.metrics_file import MetricsFile
 from rl.types import Prompt, RewardPart, Rollout, RolloutGroup, ScoredGroup, Verdict
 
 

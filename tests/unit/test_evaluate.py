@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from rl.config import DataConfig, EvalConfig, GRPOConfig, RewardConfig
-from rl.score import Scorer
-from rl.stages.comparer import Comparer, plainly_same
-from rl.stages.consensus import consensus, voted
-from rl.stages.evaluate import EvalResult, evaluate, summarise
-from rl.stages.style import LANGUAGE_SAMPLES, Style, measure_style, share_in_language
+from rl.evaluation.comparer import Comparer, plainly_same
+from rl.evaluation.consensus import consensus, voted
+from rl.evaluation.evaluate import EvalResult, evaluate, summarise
+from rl.evaluation.style import LANGUAGE_SAMPLES, Style, measure_style, share_in_language
+from rl.scoring.scorer import Scorer
 from rl.types import AhaError, GradedGroup, JudgeReport, Prompt, Queue, RewardPart, Rollout, RolloutGroup, Verdict
 
 THOUGHT = "<think>hm</think>"

@@ -13,9 +13,9 @@ from rich.console import Console
 from launch.evaluate import Asked, build, contamination, context_needed, table, training_rows
 from recipes.benchmarks import AIME, BENCHMARKS, GSM8K, MATH500, STEP_BY_STEP, r1_protocol
 from rl.config import DataConfig, EvalConfig
-from rl.data import load_rows, place
-from rl.settings import from_json, to_json
-from rl.templates import Table
+from rl.data.rows import load_rows, place
+from rl.data.templates import Table
+from rl.settings.overrides import from_json, to_json
 from rl.types import BadInput, Prompt
 
 LOCAL = Path(__file__).parents[3] / "shared" / "data"

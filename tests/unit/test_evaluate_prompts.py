@@ -27,16 +27,16 @@ from rl.config import (
     SFTConfig,
     TrackConfig,
 )
-from rl.judge import Judges
-from rl.pipeline import resolve_model
-from rl.progress import plan
+from rl.data.contamination import check_contamination, check_run, find_contamination
+from rl.data.few_shot import ask, asked_prompts, evaluation_prompts, fill, shot_stop, worked_examples
 from rl.recipe import SFT, Evaluate, Mix, Recipe, trained_on
-from rl.recipe_inputs import check_inputs
-from rl.shots import ask, asked_prompts, evaluation_prompts, fill, shot_stop, worked_examples
-from rl.stages.contamination import check_contamination, check_run, find_contamination
+from rl.scoring.reward_functions import Judges
 from rl.stages.mix import mix
 from rl.types import BadInput, Rollout, RolloutGroup
-from rl.workflow import run_recipe
+from rl.workflow.inputs import resolve_model
+from rl.workflow.plan import plan
+from rl.workflow.recipe_inputs import check_inputs
+from rl.workflow.run_recipe import run_recipe
 from tests.unit import recipe_runs
 
 

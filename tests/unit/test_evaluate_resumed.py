@@ -11,16 +11,16 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-import rl.records
+import rl.records.rollout_files
 from rl.backend import SampleParams
 from rl.config import EvalConfig, RewardConfig, RunConfig, SamplerConfig, TrackConfig
-from rl.judge import Judges
-from rl.records import rollouts_path
-from rl.score import Scorer
-from rl.stages import chunks
-from rl.stages.context import Context, Stop
-from rl.stages.heldout import eval_path, evaluate_model, evaluate_once
-from rl.track import Tracker
+from rl.context import Context, Stop
+from rl.evaluation import resumable
+from rl.evaluation.evaluate import eval_path, evaluate_model, evaluate_once
+from rl.records.rollout_files import rollouts_path
+from rl.records.tracker import Tracker
+from rl.scoring.reward_functions import Judges
+from rl.scoring.scorer import Scorer
 from rl.types import (
     AhaError,
     JudgeReport,
@@ -96,7 +96,7 @@ def config(folder: Path, **settings: object) -> RunConfig:
 @pytest.fixture(autouse=True)
 def _long(monkeypatch: pytest.MonkeyPatch) -> None:
     """300 tokens are a long evaluation here: three chunks, of 2, 2 and 1 problems."""
-    monkeypatch.setattr(chunks, "CHUNK_TOKENS", 33)
+    monkeypatch.setattr(resumable, "CHUNK_TOKENS", 33)
 
 
 def run(
@@ -117,12 +117,12 @@ def files(cfg: RunConfig) -> tuple[str, list[dict[str, object]]]:
 def test_an_evaluation_is_cut_into_more_chunks_the_longer_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     one, four = (RunConfig(sampler=SamplerConfig(count=n)) for n in (1, 4))
-    assert chunks.count(one, 100 * 8 * 512) == 1
-    assert chunks.count(one, 4000 * 8192) == 1
-    assert chunks.count(one, 30 * 64 * 32_768) == 2  # AIME
-    assert chunks.count(four, 30 * 64 * 32_768) == 1  # all at once there
-    assert chunks.count(one, 500 * 16 * 32_768) == 4
-    assert chunks.count(one, 500 * 64 * 32_768) == 8
+    assert resumable.count(one, 100 * 8 * 512) == 1
+    assert resumable.count(one, 4000 * 8192) == 1
+    assert resumable.count(one, 30 * 64 * 32_768) == 2  # AIME
+    assert resumable.count(four, 30 * 64 * 32_768) == 1  # all at once there
+    assert resumable.count(one, 500 * 16 * 32_768) == 4
+    assert resumable.count(one, 500 * 64 * 32_768) == 8
 
 
 @pytest.mark.parametrize(("greedy", "dies_at"), [(False, 2), (False, 3), (True, 4)])
@@ -145,7 +145,7 @@ def test_one_that_was_killed_samples_what_is_missing_and_ends_as_one_that_nobody
 def test_chunks_change_no_number(tmp_path: Path, tokenizer: object, monkeypatch: pytest.MonkeyPatch) -> None:
     cfg, other = config(tmp_path / "a"), config(tmp_path / "b")
     run(tokenizer, cfg, Seeded(cfg))
-    monkeypatch.setattr(chunks, "CHUNK_TOKENS", 10**6)
+    monkeypatch.setattr(resumable, "CHUNK_TOKENS", 10**6)
     whole = Seeded(other)
     run(tokenizer, other, whole)
     assert whole.calls == [[0, 1, 2, 3, 4]] * 2  # sampled, and greedily
@@ -178,7 +178,7 @@ def test_a_chunk_whose_file_was_cut_short_is_sampled_again(
 
     cfg = config(tmp_path, greedy=False)
     with monkeypatch.context() as patch:
-        patch.setattr(rl.records, "_replace", cut)
+        patch.setattr(rl.records.rollout_files, "replace_file", cut)
         with pytest.raises(Killed):
             run(tokenizer, cfg, Seeded(cfg))
     assert [file.suffix for file in (cfg.run_dir / "evals" / "partial").iterdir()] == [".tmp"]

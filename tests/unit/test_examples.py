@@ -1,4 +1,4 @@
-"""rl/examples.py: conversations and documents. (Prompts and targets: test_data.py.)"""
+"""rl/data/sft_examples.py: conversations and documents. (Prompts and targets: test_data.py.)"""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from rl.config import DataConfig, SFTConfig
-from rl.data import PromptStream
-from rl.examples import ExampleStream
+from rl.data.sft_examples import ExampleStream
+from rl.data.streams import PromptStream
 from rl.types import BadInput
 
 END = 2

@@ -13,11 +13,11 @@ import pytest
 from recipes.tiny import recipe
 from recipes.tiny_model import make
 from rl.config import DataConfig
-from rl.export import Sampling, chat_template, export_folder
-from rl.ollama import chat_turns, go_template, modelfile, text_turns
-from rl.pretrained import load_tokenizer
-from rl.settings import to_json
-from rl.templates import prompt_prefix, render
+from rl.data.templates import prompt_prefix, render
+from rl.export.folder import Sampling, chat_template, export_folder
+from rl.export.ollama import chat_turns, go_template, modelfile, text_turns
+from rl.model.pretrained import load_tokenizer
+from rl.settings.overrides import to_json
 from rl.types import BadInput
 
 QUESTIONS = ["What is 1 + 2?", "Add {1} and 2", 'Say "so"\nand {{stop}} ', "Wie groß ist π? "]
@@ -91,7 +91,7 @@ def test_the_card_says_what_it_was_made_from_and_what_was_measured(exported: Pat
 
 
 def test_a_card_names_hub_ids(run: Path, tmp_path: Path):
-    from rl.card import model_card
+    from rl.export.model_card import model_card
 
     cfg = recipe()
     hub = dataclasses.replace(
@@ -154,7 +154,7 @@ def test_a_model_without_a_run_keeps_its_own_chat_template(run: Path, tmp_path: 
 def test_a_stage_of_a_recipe_is_exported_with_its_template_its_evaluations_and_its_chain(run: Path, tmp_path: Path):
     import shutil
 
-    from rl import provenance
+    from rl.records import provenance
 
     stage = tmp_path / "stages" / "zero"
     (stage / "evals").mkdir(parents=True)
@@ -180,7 +180,7 @@ def test_a_stage_that_learnt_bare_text_is_exported_without_a_template_of_ours(ru
 
     from transformers import AutoTokenizer
 
-    from rl import provenance
+    from rl.records import provenance
 
     stage = tmp_path / "base"
     shutil.copytree(run / "model", stage / "model")
@@ -198,8 +198,8 @@ def test_a_stage_that_learnt_bare_text_is_exported_without_a_template_of_ours(ru
 @pytest.fixture
 def final(tmp_path: Path) -> Path:
     """A stage: SFT of a base, RL, and a second base taught by the RL's samples. Bases: a Hub id's and a folder's."""
-    from rl import provenance
-    from rl.keys import path_hash
+    from rl.data.content_hash import path_hash
+    from rl.records import provenance
 
     def record(name: str, kind: str, config: dict[str, str], before: list[str], base: str = "", local: bool = False):
         folder = tmp_path / name
@@ -227,7 +227,7 @@ def final(tmp_path: Path) -> Path:
 
 
 def test_the_card_of_a_stage_names_its_base_and_data_sets_of_the_hub_from_the_chain(final: Path):
-    from rl.card import model_card
+    from rl.export.model_card import model_card
 
     card = model_card(final, None, "x")
     front = card.split("---")[1].strip().splitlines()
@@ -240,7 +240,7 @@ def test_the_card_of_a_stage_names_its_base_and_data_sets_of_the_hub_from_the_ch
 
 
 def test_a_folder_on_someones_disk_is_no_base_model_of_the_hub(final: Path):
-    from rl.card import model_card
+    from rl.export.model_card import model_card
 
     card = model_card(final.parent / "zero", None, "x")
     assert "base_model" not in card  # models/large looks like a Hub id, but was a folder when the stage ran
@@ -251,7 +251,7 @@ def test_a_folder_on_someones_disk_is_no_base_model_of_the_hub(final: Path):
 def test_an_export_stage_makes_the_folder_and_is_done_again_when_it_was_cut_short(run: Path, tmp_path: Path):
     from rl.config import RunConfig
     from rl.recipe import Export, Recipe
-    from rl.workflow import run_recipe
+    from rl.workflow.run_recipe import run_recipe
 
     def no_machines(cfg: RunConfig):
         raise AssertionError("an export needs no machines")

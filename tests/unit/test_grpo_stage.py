@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rl.algorithms.learning_rate import learning_rate
 from rl.config import GRPOConfig, ModelConfig, OptimConfig, RewardConfig, RolloutConfig, RunConfig
-from rl.schedule import learning_rate
 from rl.stages import grpo as stage
 from rl.types import (
     MicroBatch,

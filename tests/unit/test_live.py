@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from rl.config import RunConfig, SamplerConfig
-from rl.stages.rollouts import ScoringStats, staleness
+from rl.rollouts.queue import ScoringStats, staleness
 from rl.types import Prompt, Queue, Rollout, RolloutGroup, SampleRequest, ScoredGroup
-from rl.workers.feed import Feed
-from rl.workers.memory import GIB, held_here, memory_metrics, together
+from rl.workers.cluster.hardware import GIB, held_here, memory_metrics, together
+from rl.workers.cluster.work_queue import Feed
 
 # ------------------------------------------------------------------------------------------------ the queue
 
@@ -96,7 +96,7 @@ def test_this_process_holds_memory():
 
 @pytest.fixture
 def gauges(monkeypatch) -> Iterator[ModuleType]:
-    """rl.workers.gauges on a Ray that only remembers: SHOWN is (gauge, run, stage) -> value."""
+    """rl.workers.cluster.gauges on a Ray that only remembers: SHOWN is (gauge, run, stage) -> value."""
     shown: dict[tuple[str, str, str], float] = {}
 
     class Gauge:
@@ -116,14 +116,14 @@ def gauges(monkeypatch) -> Iterator[ModuleType]:
     )
     metrics = ModuleType("ray.util.metrics")
     vars(metrics).update(Gauge=Gauge)
-    monkeypatch.delitem(sys.modules, "rl.workers.gauges", raising=False)
+    monkeypatch.delitem(sys.modules, "rl.workers.cluster.gauges", raising=False)
     for name, module in (("ray", fake), ("ray.util", ModuleType("ray.util")), ("ray.util.metrics", metrics)):
         monkeypatch.setitem(sys.modules, name, module)
-    import rl.workers.gauges as module
+    import rl.workers.cluster.gauges as module
 
     vars(module).update(SHOWN=shown)
     yield module
-    sys.modules.pop("rl.workers.gauges", None)
+    sys.modules.pop("rl.workers.cluster.gauges", None)
 
 
 def test_each_metric_of_a_step_is_a_gauge_in_its_group_with_run_and_stage(gauges, caplog):

@@ -1,4 +1,4 @@
-"""rl/lock.py: a run's folder belongs to one process at a time; a killed one gives it back."""
+"""rl/records/folder_lock.py: a run's folder belongs to one process at a time; a killed one gives it back."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ import pytest
 from filelock import FileLock
 
 from launch.recipes import load_run
-from rl import pipeline
 from rl.config import RunConfig
-from rl.lock import held, refuse_unwritable
-from rl.progress import plan
 from rl.recipe import Build, Recipe
-from rl.recipe_inputs import check_inputs
+from rl.records.folder_lock import held, refuse_unwritable
 from rl.types import BadInput
-from rl.workflow import run_recipe
+from rl.workflow import run_one
+from rl.workflow.plan import plan
+from rl.workflow.recipe_inputs import check_inputs
+from rl.workflow.run_recipe import run_recipe
 
-HOLD = "import sys, time\nfrom pathlib import Path\nfrom rl.lock import held\nwith held(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)\n"
+HOLD = "import sys, time\nfrom pathlib import Path\nfrom rl.records.folder_lock import held\nwith held(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)\n"
 
 
 def no_machines(*arguments: object) -> object:
@@ -53,10 +53,10 @@ def test_a_second_run_of_one_folder_is_refused_and_told_who_is_at_work(
         run_recipe(staged, no_machines, no_machines)  # type: ignore[arg-type]
     one = load_run("recipes/tiny.py", [f"out={tmp_path / 'runs'}", "name=r"])
     with pytest.raises(BadInput, match=rf"{said}.*delete {folder}/\.lock"):
-        pipeline.run(one, no_machines)  # type: ignore[arg-type]
+        run_one.run(one, no_machines)  # type: ignore[arg-type]
     assert [p.state for p in plan(staged)] == ["new"]  # looking needs no lock
     check_inputs(staged, plan(staged))
-    assert "is new" in pipeline.told(one)
+    assert "is new" in run_one.told(one)
 
 
 def test_a_killed_process_holds_nothing(tmp_path: Path, holder: subprocess.Popen[str]) -> None:

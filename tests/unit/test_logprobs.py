@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rl.logprobs import chunked_logprobs
+from rl.algorithms.logprobs import chunked_logprobs
 
 
 def problem(tokens: int = 37, hidden: int = 16, vocab: int = 50, seed: int = 0):  # type: ignore[no-untyped-def]

@@ -11,8 +11,8 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from rl.config import LearnerConfig, LoraConfig
-from rl.lora import PlainWeight, plain_weights, without_adapters
-from rl.model import Policy, ScoreInput, load_policy
+from rl.model.lora import PlainWeight, plain_weights, without_adapters
+from rl.model.policy import Policy, ScoreInput, load_policy
 from rl.types import BadInput
 
 CPU = torch.device("cpu")

@@ -1,4 +1,4 @@
-"""rl/loss.py against values computed by hand, against autograd of the printed objectives, and by enumeration."""
+"""rl/algorithms/policy_loss.py against values computed by hand, against autograd of the printed objectives, and by enumeration."""
 
 import itertools
 import math
@@ -6,8 +6,7 @@ import math
 import pytest
 import torch
 
-from rl.config import CORRECTIONS, KL_ESTIMATORS, LOSSES, GRPOConfig
-from rl.loss import (
+from rl.algorithms.policy_loss import (
     cispo_objective,
     clipped_objective,
     importance_weights,
@@ -18,6 +17,7 @@ from rl.loss import (
     policy_loss,
     sequence_ratio,
 )
+from rl.config import CORRECTIONS, KL_ESTIMATORS, LOSSES, GRPOConfig
 
 
 def config(**changes):

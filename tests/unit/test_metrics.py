@@ -8,7 +8,7 @@ from fractions import Fraction
 
 import pytest
 
-from rl.metrics import (
+from rl.evaluation.metrics import (
     default_ks,
     group_equivalent,
     majority,

@@ -10,8 +10,9 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from rl.config import LearnerConfig
-from rl.lora import plain_weights
-from rl.model import ModelWriter, ScoreInput, load_policy
+from rl.model.lora import plain_weights
+from rl.model.policy import ScoreInput, load_policy
+from rl.model.writer import ModelWriter
 
 CPU = torch.device("cpu")
 LENGTHS = (9, 30, 17)

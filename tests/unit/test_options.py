@@ -1,4 +1,4 @@
-"""Options of rewards (rl/options.py): each is read by its parameter's type, and what does not fit is refused."""
+"""Options of rewards (rl/scoring/options.py): each is read by its parameter's type, and what does not fit is refused."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ import pytest
 
 from rewards import GUARDS, REWARDS
 from rl.config import RewardConfig, RunConfig
-from rl.judge import Judges, resolve
-from rl.options import options_of, parameters_of
-from rl.settings import apply_overrides, from_json, to_json
+from rl.scoring.options import options_of, parameters_of
+from rl.scoring.reward_functions import Judges, resolve
+from rl.settings.overrides import apply_overrides, from_json, to_json
 from rl.types import BadInput
 from tests.unit.test_score import group
 
@@ -357,7 +357,7 @@ def test_the_sandbox_itself_refuses_a_guard_that_is_no_bool(value: object) -> No
 
 
 def test_options_are_checked_by_check_too(tmp_path: Path) -> None:
-    from rl.pipeline import prepare
+    from rl.workflow.inputs import prepare
 
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"prompt": "1 + 1?", "answer": "2", "tests": "def check(f): pass"}\n')

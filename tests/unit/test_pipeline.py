@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 from recipes.tiny import recipe
+from rl.algorithms.learning_rate import learning_rate
 from rl.config import DataConfig, EvalConfig, OptimConfig, RewardConfig, RunConfig, SFTConfig
-from rl.pipeline import _judgeable, _refuse_other_run, prepare
-from rl.schedule import learning_rate
-from rl.settings import apply_overrides, from_json, to_json
+from rl.settings.overrides import apply_overrides, from_json, to_json
 from rl.stages.sft import _tell_of_lengths
 from rl.types import BadInput
+from rl.workflow.inputs import _judgeable, prepare
+from rl.workflow.run_one import _refuse_other_run
 
 
 @pytest.fixture

@@ -14,13 +14,14 @@ from pathlib import Path
 import pytest
 
 from launch import cli
-from launch.plan import Plan, devices_needed, grpo_passes, learner_shape, plan_run
-from launch.plan_hardware import find_hardware
-from launch.plan_rollouts import Lengths
-from launch.plan_show import advice, count, duration
+from launch.plan.checks import devices_needed
+from launch.plan.hardware import find_hardware
+from launch.plan.plan import Plan, grpo_passes, learner_shape, plan_run
+from launch.plan.rollouts import Lengths
+from launch.plan.show import advice, count, duration
 from recipes.distill_students import STUDENTS
 from rl.config import GRPOConfig, LearnerConfig, ModelConfig, RewardConfig, RolloutConfig, RunConfig, SamplerConfig
-from rl.settings import apply_overrides
+from rl.settings.overrides import apply_overrides
 
 ROOT = Path(__file__).resolve().parents[2]
 H100 = find_hardware("H100-80G", nodes=2, gpus_per_node=8)
@@ -179,11 +180,11 @@ def test_what_is_assumed_is_said():
 
 def test_it_answers_in_under_two_processor_seconds_and_loads_no_torch():
     code = (
-        "import sys; from launch import cli, plan_command, plan_published\n"
+        "import sys; from launch import cli; from launch.plan import command, published\n"
         "from recipes.quickstart import recipe\n"
         "import dataclasses; cfg = recipe()\n"
         "cfg = dataclasses.replace(cfg, model=dataclasses.replace(cfg.model, path='Qwen/Qwen2.5-7B'))\n"
-        "plan_command.plan_command(cfg, plan_command.PlanOptions(gpu='H100-80G'))\n"
+        "command.plan_command(cfg, command.PlanOptions(gpu='H100-80G'))\n"
         "print(sorted({'torch', 'ray', 'vllm', 'deepspeed', 'transformers', 'datasets'} & set(sys.modules)))"
     )
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -230,7 +231,7 @@ def test_json_holds_the_same_numbers(command):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["recipes/tiny.py", "--gpu", "H1000"], "not in launch/gpus.toml"),
+        (["recipes/tiny.py", "--gpu", "H1000"], "not in launch/plan/gpus.toml"),
         (["recipes/tiny.py", "model.path=nobody/nothing"], "not among the models that aha plan knows"),
         (["recipes/tiny.py", "--price", "-1"], "must not be negative"),
         (["recipes/tiny.py", "--nodes", "-1"], "must not be negative"),
@@ -246,7 +247,7 @@ def test_bad_input_ends_with_2_and_one_line(words, message, command):
 
 
 def test_published_figures_stand_beside_predictions_with_their_ratio(command):
-    from launch.plan_published import rows
+    from launch.plan.published import rows
 
     found = rows()
     assert {"R1_FACTS", "FIELD_NOTES", "tests/bench/README.md"} == {row.source.split()[0].rstrip(";,") for row in found}

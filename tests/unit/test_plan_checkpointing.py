@@ -6,7 +6,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from rl.config import LearnerConfig
-from rl.model import load_policy
+from rl.model.policy import load_policy
 
 
 def forwards_of_a_layer(folder: str, *, checkpointing: bool) -> int:

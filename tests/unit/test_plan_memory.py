@@ -6,16 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from launch.plan_fit import changes_that_fit
-from launch.plan_hardware import GIB, find_hardware, this_machine
-from launch.plan_memory import (
-    LearnerMemory,
-    LearnerShape,
-    layer_bytes_per_token,
-    learner_memory,
-    sampler_memory,
-)
-from launch.plan_model import Architecture, find_architecture
+from launch.plan.fit import changes_that_fit
+from launch.plan.hardware import GIB, find_hardware, this_machine
+from launch.plan.memory import LearnerMemory, LearnerShape, layer_bytes_per_token, learner_memory, sampler_memory
+from launch.plan.model import Architecture, find_architecture
 
 QWEN_7B = find_architecture("Qwen/Qwen2.5-7B")
 H100 = find_hardware("H100-80G", nodes=2, gpus_per_node=8)

@@ -8,8 +8,8 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from launch.plan_hardware import find_hardware, gpu_names, sources, table, this_machine
-from launch.plan_model import Architecture, find_architecture, read_config
+from launch.plan.hardware import find_hardware, gpu_names, sources, table, this_machine
+from launch.plan.model import Architecture, find_architecture, read_config
 from recipes.bases import POSITIONS
 from rl.types import BadInput
 
@@ -119,7 +119,7 @@ def test_the_table_has_the_shapes_that_the_tiny_models_are_made_with(which, monk
 
 
 def test_the_table_knows_how_many_positions_every_model_has():
-    from launch.plan_model import _table
+    from launch.plan.model import _table
 
     assert [name for name, arch in _table().items() if not arch.context] == []
     assert find_architecture("Qwen/Qwen2.5-7B").context == 131_072
@@ -167,16 +167,16 @@ def test_only_this_machine_can_be_calibrated():
 
 
 def test_a_calibration_that_takes_too_long_ends_with_a_message(monkeypatch):
-    from launch import plan_hardware
+    from launch.plan import hardware
     from rl.types import AhaError
 
-    monkeypatch.setattr(plan_hardware, "CALIBRATION_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(hardware, "CALIBRATION_TIMEOUT_S", 0.01)
     with pytest.raises(AhaError, match=r"nothing measured within 0\.01 s"):
-        plan_hardware.calibrated(this_machine())
+        hardware.calibrated(this_machine())
 
 
 def test_the_best_of_the_rounds_is_the_rate():
-    from launch.plan_calibrate import ROUNDS, best_rate
+    from launch.plan.calibrate import ROUNDS, best_rate
 
     rounds = []
     rate = best_rate(10.0, lambda: rounds.append(len(rounds)))

@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from launch.plan_hardware import find_hardware, this_machine
-from launch.plan_memory import LearnerShape
-from launch.plan_model import find_architecture
-from launch.plan_rollouts import Decoder, Lengths, assumed_lengths, make_decoder, simulate
-from launch.plan_time import Passes, sync_time, update_time
+from launch.plan.hardware import find_hardware, this_machine
+from launch.plan.memory import LearnerShape
+from launch.plan.model import find_architecture
+from launch.plan.rollouts import Decoder, Lengths, assumed_lengths, make_decoder, simulate
+from launch.plan.time import Passes, sync_time, update_time
 from rl.types import BadInput
 
 H100 = find_hardware("H100-80G", nodes=2, gpus_per_node=8)

@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from launch import plan_trial
-from launch.plan_hardware import find_hardware, this_machine
-from launch.plan_memory import LearnerShape
-from launch.plan_model import find_architecture
-from launch.plan_time import Passes, update_time
-from launch.plan_trial import LAYERS, MICRO_BATCHES, Trial, fit, spec_of, train_here
+from launch.plan import trial as plan_trial
+from launch.plan.hardware import find_hardware, this_machine
+from launch.plan.memory import LearnerShape
+from launch.plan.model import find_architecture
+from launch.plan.time import Passes, update_time
+from launch.plan.trial import LAYERS, MICRO_BATCHES, Trial, fit, spec_of, train_here
 from rl.types import AhaError
 
 SMOL = find_architecture("HuggingFaceTB/SmolLM2-135M-Instruct")

@@ -9,13 +9,13 @@ import pytest
 
 from launch import machine
 from launch.machine import settled
-from launch.plan_hardware import this_machine as planned_machine
+from launch.plan.hardware import this_machine as planned_machine
 from recipes.quickstart import recipe
-from rl import precision
 from rl.config import ClusterConfig, ModelConfig, RunConfig
-from rl.precision import Machine, bfloat16_unit, bytes_per_number, has_gpu, settle, this_machine
-from rl.recipe import SFT, Recipe, recipe_to_json
-from rl.settings import to_json
+from rl.recipe import SFT, Recipe
+from rl.settings import precision
+from rl.settings.overrides import recipe_to_json, to_json
+from rl.settings.precision import Machine, bfloat16_unit, bytes_per_number, has_gpu, settle, this_machine
 from rl.types import BadInput
 
 CPU, UNIT, GPU = Machine("cpu"), Machine("cpu", "avx512_bf16"), Machine("gpu")
@@ -136,9 +136,9 @@ def test_what_the_chosen_precision_does_not_go_with_is_told_before_the_start(mon
 
 
 def test_a_plan_knows_what_bfloat16_costs_without_a_unit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("launch.plan_hardware.cpu_unit", lambda: "amx_bf16")
+    monkeypatch.setattr("launch.plan.hardware.cpu_unit", lambda: "amx_bf16")
     fast = planned_machine()
-    monkeypatch.setattr("launch.plan_hardware.cpu_unit", lambda: "")
+    monkeypatch.setattr("launch.plan.hardware.cpu_unit", lambda: "")
     slow = planned_machine()
     assert fast.flops("bfloat16") > fast.flops("float32") == slow.flops("float32") > slow.flops("bfloat16")
 

@@ -23,26 +23,17 @@ from rl.config import (
     RolloutConfig,
     RunConfig,
 )
-from rl.keys import stage_keys
-from rl.preferences import OPENED
-from rl.recipe import (
-    GRPO,
-    Prefer,
-    Recipe,
-    Reject,
-    RewardTraining,
-    apply_stage_overrides,
-    check,
-    inputs_of,
-    recipe_from_json,
-    recipe_to_json,
-)
-from rl.recipe_inputs import made_by_stages
-from rl.routing import named
+from rl.context import Stop
+from rl.data.preference_pairs import OPENED
+from rl.recipe import GRPO, Prefer, Recipe, Reject, RewardTraining, inputs_of
+from rl.scoring.routing import named
+from rl.settings.overrides import apply_stage_overrides, recipe_from_json, recipe_to_json
+from rl.settings.recipe_checks import check
 from rl.stages import prefer as stage
-from rl.stages.context import Stop
 from rl.stages.prefer import agreed, balanced, prefer
 from rl.types import AhaError, BadInput, Stopped
+from rl.workflow.recipe_inputs import made_by_stages
+from rl.workflow.stage_keys import stage_keys
 
 ASKED: list[str] = []
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from rl.prepare import refuse_other_tokenizer, with_tokens
+from rl.model.added_tokens import refuse_other_tokenizer, with_tokens
 from rl.types import BadInput
 
 NEW = ("<think>", "</think>")

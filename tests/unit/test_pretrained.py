@@ -8,7 +8,7 @@ import pytest
 from transformers import Gemma3Config, LlamaConfig, Mistral3Config, PretrainedConfig, Qwen3_5Config
 
 from rl.config import ModelConfig
-from rl.pretrained import CPU_HEAD_SIZES, context_length, refuse_head_size
+from rl.model.pretrained import CPU_HEAD_SIZES, context_length, refuse_head_size
 from rl.types import BadInput
 
 

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from rl import provenance, workflow
 from rl.config import DataConfig, MixConfig, MixPart, RunConfig, SFTConfig, TrackConfig
 from rl.recipe import SFT, Mix, Recipe
+from rl.records import provenance
 from rl.types import Hardware
-from rl.workers.nodes import hardware_of
+from rl.workers.cluster.hardware import hardware_of
+from rl.workflow import run_recipe
 
 NODES = [
     {"Alive": True, "NodeManagerAddress": "10.0.0.1", "Resources": {"CPU": 64.0}},
@@ -80,13 +81,13 @@ def run_two(folder: Path, tokenizer, hardware: Hardware, monkeypatch: pytest.Mon
         (ctx.run_dir / "sft").mkdir()
         return ctx.run_dir / "sft"
 
-    monkeypatch.setattr(workflow, "train_sft", train)
+    monkeypatch.setattr(run_recipe, "train_sft", train)
     stages = (
         Mix("mixed", MixConfig(parts=(MixPart(rows(folder / "rows.jsonl")),))),
         SFT("taught", str(model), SFTConfig(steps=2, data=DataConfig(source="@mixed"))),
     )
     recipe = Recipe("two", RunConfig(track=TrackConfig(wandb="off")), stages, out=str(folder))
-    return provenance.read(workflow.run_recipe(recipe, lambda cfg: Machines(hardware), lambda cfg: None))  # type: ignore[arg-type, return-value]
+    return provenance.read(run_recipe.run_recipe(recipe, lambda cfg: Machines(hardware), lambda cfg: None))  # type: ignore[arg-type, return-value]
 
 
 def test_a_stage_records_its_gpus_and_their_hours_and_the_chain_adds_them_up(

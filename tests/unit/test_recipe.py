@@ -1,4 +1,4 @@
-"""rl/recipe.py, rl/keys.py, rl/progress.py, launch/recipes.py: stages as data, and what a changed knob runs again."""
+"""rl/recipe.py, rl/workflow/stage_keys.py, rl/workflow/plan.py, launch/recipes.py: stages as data, and what a changed knob runs again."""
 
 from __future__ import annotations
 
@@ -26,23 +26,12 @@ from rl.config import (
     RunConfig,
     SFTConfig,
 )
-from rl.keys import LATER, StageKey, flat, folder_name, stage_keys
-from rl.progress import plan, told
-from rl.recipe import (
-    GRPO,
-    SFT,
-    Build,
-    Mix,
-    Recipe,
-    Reject,
-    apply_stage_overrides,
-    check,
-    inputs_of,
-    recipe_from_json,
-    recipe_to_json,
-    run_config,
-)
+from rl.recipe import GRPO, SFT, Build, Mix, Recipe, Reject, inputs_of, run_config
+from rl.settings.overrides import apply_stage_overrides, recipe_from_json, recipe_to_json
+from rl.settings.recipe_checks import check
 from rl.types import BadInput
+from rl.workflow.plan import plan, told
+from rl.workflow.stage_keys import LATER, StageKey, flat, folder_name, stage_keys
 
 
 def rows(path: Path, count: int = 4) -> str:

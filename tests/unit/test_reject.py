@@ -14,13 +14,13 @@ import pytest
 from recipes.r1_mini import READABLE
 from rl.backend import SampleParams
 from rl.config import AskConfig, DataConfig, MixConfig, MixPart, RejectConfig, RewardConfig, RunConfig, TrackConfig
-from rl.judge import Judges
-from rl.score import Scorer
-from rl.stages.context import Context, Stop
-from rl.stages.decide import decide
+from rl.context import Context, Stop
+from rl.records.tracker import Tracker
+from rl.scoring.reward_functions import Judges
+from rl.scoring.scorer import Scorer
 from rl.stages.mix import build, mix
 from rl.stages.reject import read_samples, reject, write_kept
-from rl.track import Tracker
+from rl.stages.selection import decide
 from rl.types import (
     BadInput,
     GradedGroup,

@@ -20,7 +20,7 @@ from launch.report.charts import MOST_POINTS, dead_groups, points, sections, ste
 from launch.report.html import MOST_BYTES, inert_json
 from launch.report.reading import read_run
 from launch.report.results import differences, results
-from rl.settings import from_json
+from rl.settings.overrides import from_json
 from rl.types import AhaError, BadInput
 from tests.unit.report_runs import HOSTILE, with_settings, write_run
 

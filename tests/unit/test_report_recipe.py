@@ -17,11 +17,12 @@ from launch.report.html import MOST_BYTES
 from launch.report.reading import read_run
 from launch.report.recipe import read_recipe
 from launch.report.recipe_page import RecipePage, recipe_page
-from rl import provenance
 from rl.config import DataConfig, PreferConfig, RewardTrainConfig, RunConfig, TrackConfig
-from rl.recipe import Build, Prefer, Recipe, RewardTraining, recipe_to_json
+from rl.recipe import Build, Prefer, Recipe, RewardTraining
+from rl.records import provenance
+from rl.settings.overrides import recipe_to_json
 from rl.types import AhaError, BadInput
-from rl.workflow import run_recipe
+from rl.workflow.run_recipe import run_recipe
 from tests.unit.recipe_runs import BROKEN, HELD, PROBLEMS, begin, end, folders, made_up, work, write_recipe
 from tests.unit.report_runs import write_run
 from tests.unit.test_report import page_of

@@ -9,11 +9,11 @@ from dataclasses import asdict
 import pyarrow.parquet as pq
 import pytest
 
-import rl.records
+import rl.records.rollout_files
 from launch.report.reading import read_run
 from launch.report.rollouts import MOST_STEPS, read_rollouts, spread
 from launch.report.tokens import Tokens, cut_text, read_tokens, units
-from rl.records import rollouts_path, write_rollouts
+from rl.records.rollout_files import rollouts_path, write_rollouts
 from tests.unit.report_runs import END, byte_tokenizer, group, write_run
 
 PLENTY = 10_000_000
@@ -52,7 +52,7 @@ def test_spread_keeps_the_first_and_the_last():
 
 
 def test_groups_that_lie_across_row_groups_are_read_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr(rl.records, "ROW_GROUP", 3)
+    monkeypatch.setattr(rl.records.rollout_files, "ROW_GROUP", 3)
     folder = write_run(tmp_path / "r", steps=2)
     path = rollouts_path(folder, "grpo", 0)
     assert pq.ParquetFile(path).num_row_groups == 6

@@ -13,10 +13,10 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from rl.config import RewardConfig, RewardModelConfig
-from rl.reward_model import Encoder, check_models, load_encoder, summary
+from rl.scoring import reward_model as worker
+from rl.scoring.reward_model import RewardModel
+from rl.scoring.reward_model_text import Encoder, check_models, load_encoder, summary
 from rl.types import BadInput, JudgeReport, Prompt, Rollout, RolloutGroup, Verdict
-from rl.workers import reward_model as worker
-from rl.workers.reward_model import RewardModel
 from tests.unit.classifiers import CHAT, WITHOUT_THINKING, bert_classifier, llama_classifier
 from tests.unit.conftest import byte_tokenizer
 

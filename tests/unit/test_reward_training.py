@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 
+from rl.algorithms.learning_rate import learning_rate
+from rl.algorithms.reward_loss import margins, reward_loss
 from rl.backend import Backend, Task
-from rl.classifier import Classifier, load_trainee
 from rl.config import (
     CheckpointConfig,
     DataConfig,
@@ -25,18 +26,17 @@ from rl.config import (
     RunConfig,
     TrackConfig,
 )
-from rl.model import ScoreInput
-from rl.preferences import OPENED, Unit, encode, load_preferences, margins, pack_preferences
-from rl.pretrained import load_tokenizer
-from rl.reward_loss import reward_loss
-from rl.reward_model import Encoder, scored_position
-from rl.schedule import learning_rate
-from rl.stages.claims import measure
-from rl.stages.context import Context, Stop
-from rl.stages.reward import HeldOut, held_out_accuracy, held_out_path, train_reward_model
-from rl.track import Tracker
+from rl.context import Context, Stop
+from rl.data.preference_pairs import OPENED, Unit, encode, load_preferences, pack_preferences
+from rl.model.classifier import Classifier, load_trainee
+from rl.model.policy import ScoreInput
+from rl.model.pretrained import load_tokenizer
+from rl.records.tracker import Tracker
+from rl.scoring.reward_model import RewardModel
+from rl.scoring.reward_model_text import Encoder, scored_position
+from rl.stages.compare import measure
+from rl.stages.reward_model import HeldOut, held_out_accuracy, held_out_path, train_reward_model
 from rl.types import AhaError, BadInput, MicroBatch, PackedBatch, Prompt, Rollout, RolloutGroup, Row, StepStats, Stopped
-from rl.workers.reward_model import RewardModel
 from tests.unit.classifiers import llama_causal, llama_classifier
 
 CPU = torch.device("cpu")

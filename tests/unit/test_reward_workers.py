@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from rl.config import RewardConfig, ScoringConfig
+from rl.scoring.reward_processes import Judge
 from rl.types import AhaError, BadInput, JudgeReport, Prompt, Rollout, RolloutGroup, Verdict
-from rl.workers.reward import Judge
 
 MODULE = """
 import mmap, os, signal, time

@@ -18,7 +18,7 @@ from rewards.format import check_format, format_r1, format_r1_opened
 from rewards.quantities import MAX_NUMBER_LENGTH, parse_number
 from rewards.types import CORRECT, UNPARSEABLE, WRONG
 from rl.config import RewardConfig
-from rl.judge import Judges, resolve
+from rl.scoring.reward_functions import Judges, resolve
 from rl.types import Prompt, Rollout, RolloutGroup, Verdict
 
 BOX = r"\boxed"

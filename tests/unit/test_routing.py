@@ -13,9 +13,9 @@ import pytest
 
 from rewards import COLUMNS, REWARDS
 from rl.config import GRPOConfig, RewardConfig, RewardModelConfig
-from rl.judge import Judges, refuse_style_alone, resolve, unjudgeable
-from rl.routing import applying, first_step, named, refuse_unused, unrewarded
-from rl.score import Scorer
+from rl.scoring.reward_functions import Judges, refuse_style_alone, resolve, unjudgeable
+from rl.scoring.routing import applying, first_step, named, refuse_unused, unrewarded
+from rl.scoring.scorer import Scorer
 from rl.types import AhaError, BadInput, Prompt, RewardPart, Rollout, RolloutGroup, Row, Verdict
 
 RIGHT, WRONG = "<think>a</think><answer>4</answer>", "<think>a</think><answer>5</answer>"

@@ -13,8 +13,8 @@ import pytest
 
 from rewards.types import Score
 from rl.config import GRPOConfig, RewardConfig
-from rl.judge import Judges, resolve, unjudgeable, watch
-from rl.score import Scorer
+from rl.scoring.reward_functions import Judges, resolve, unjudgeable, watch
+from rl.scoring.scorer import Scorer
 from rl.types import AhaError, BadInput, Prompt, Rollout, RolloutGroup, Row, Verdict
 
 RIGHT, WRONG, NONSENSE = "<think>a</think><answer>4</answer>", "<think>a</think><answer>5</answer>", "<think>"

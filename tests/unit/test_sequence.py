@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from rl.batch import pack_examples
 from rl.config import DistillConfig, LearnerConfig, SFTConfig
-from rl.model import ScoreInput
-from rl.recipe import apply_stage_overrides, check, run_config
-from rl.sequence import Share, check_heads
-from rl.settings import apply_overrides, validate
+from rl.data.packing import pack_examples
+from rl.model.policy import ScoreInput
+from rl.model.sequence_parallel import Share, check_heads
+from rl.recipe import run_config
+from rl.settings.config_checks import validate
+from rl.settings.overrides import apply_overrides, apply_stage_overrides
+from rl.settings.recipe_checks import check
 from rl.types import BadInput, Example, MicroBatch
 
 

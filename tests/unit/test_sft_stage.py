@@ -12,11 +12,11 @@ import pytest
 
 from rl.backend import Backend, Task
 from rl.config import CheckpointConfig, DataConfig, RunConfig, SFTConfig, TrackConfig
-from rl.examples import ExampleStream
+from rl.context import Context, Stop
+from rl.data.sft_examples import ExampleStream
+from rl.records.tracker import Tracker
 from rl.stages import sft
-from rl.stages.context import Context, Stop
 from rl.stages.sft import evaluation_loss, train_sft
-from rl.track import Tracker
 from rl.types import BadInput, Example, PackedBatch, StepStats, Stopped
 
 DATA = DataConfig(source="made up", template="plain")

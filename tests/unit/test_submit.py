@@ -19,7 +19,7 @@ from launch.package import pack_folder
 from launch.reach import Cluster, dashboard_url, default_python, reach
 from launch.submit import inside, job_entrypoint, job_environment, settle_paths
 from recipes.tiny import recipe
-from rl.settings import apply_overrides
+from rl.settings.overrides import apply_overrides
 from rl.types import BadInput
 
 # ------------------------------------------------------------------------------------------------ what travels

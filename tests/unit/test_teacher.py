@@ -1,4 +1,4 @@
-"""rl/stages/teacher.py: rejection sampling from an endpoint, against a server of the test's own on loopback."""
+"""rl/rollouts/teacher.py: rejection sampling from an endpoint, against a server of the test's own on loopback."""
 
 from __future__ import annotations
 
@@ -27,18 +27,21 @@ from rl.config import (
     TeacherConfig,
     TrackConfig,
 )
-from rl.data import all_prompts, load_rows
-from rl.judge import Judges
-from rl.keys import stage_keys
-from rl.progress import plan
-from rl.recipe import Recipe, Reject, apply_stage_overrides, check
-from rl.score import Scorer
-from rl.stages.context import Context, Stop
-from rl.stages.lines import mend, whole_lines
+from rl.context import Context, Stop
+from rl.data.rows import load_rows
+from rl.data.streams import all_prompts
+from rl.recipe import Recipe, Reject
+from rl.records.tracker import Tracker
+from rl.records.whole_files import mend, whole_lines
+from rl.rollouts.teacher import joined, read_answers
+from rl.scoring.reward_functions import Judges
+from rl.scoring.scorer import Scorer
+from rl.settings.overrides import apply_stage_overrides
+from rl.settings.recipe_checks import check
 from rl.stages.reject import reject
-from rl.stages.teacher import joined, read_answers
-from rl.track import Tracker
 from rl.types import AhaError, BadInput, JudgeReport, Stopped
+from rl.workflow.plan import plan
+from rl.workflow.stage_keys import stage_keys
 
 Request = dict[str, Any]
 CHAT = "chat"
@@ -385,7 +388,7 @@ def test_a_stop_waits_for_what_is_under_way_and_begins_nothing(server, stage):
 def test_a_line_that_was_cut_is_taken_off_whatever_its_length(tmp_path, monkeypatch):
     path = tmp_path / "x.jsonl"
     for block in (1, 4, 1 << 20):
-        monkeypatch.setattr("rl.stages.lines.BLOCK", block)
+        monkeypatch.setattr("rl.records.whole_files.BLOCK", block)
         for text, left in (("[1]\n[2", "[1]\n"), ("[1]\n", "[1]\n"), ("[1", ""), ("", ""), ("\n[12345", "\n")):
             path.write_text(text)
             mend(path)
@@ -420,8 +423,8 @@ def no_machines(cfg: RunConfig) -> Any:
 
 
 def test_a_recipes_stage_runs_without_machines_and_with_rewards_in_processes(server, recipe):
-    from rl.workers.reward import LocalJudging
-    from rl.workflow import run_recipe
+    from rl.scoring.reward_processes import LocalJudging
+    from rl.workflow.run_recipe import run_recipe
 
     folder = run_recipe(recipe, no_machines, LocalJudging, prepare_machines=lambda: no_machines(recipe.base))
     report = json.loads((folder / "yield.json").read_text())
@@ -441,7 +444,7 @@ def test_a_recipes_stage_runs_without_machines_and_with_rewards_in_processes(ser
 def test_an_endpoint_that_is_absent_or_lacks_the_model_is_refused_before_anything_starts(
     recipe, server, override, said
 ):
-    from rl.workflow import run_recipe
+    from rl.workflow.run_recipe import run_recipe
 
     recipe = apply_stage_overrides(recipe, [override])
     with pytest.raises(BadInput, match=said):

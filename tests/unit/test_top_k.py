@@ -1,4 +1,4 @@
-"""rl/top_k.py and rl/cached.py: KL over K tokens and a bucket, by hand and against the whole vocabulary; the columns."""
+"""rl/algorithms/distill.py and rl/data/teacher_logprobs.py: KL over K tokens and a bucket, by hand and against the whole vocabulary; the columns."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ import pytest
 import torch
 from torch import nn
 
-from rl.batch import pack_examples
-from rl.cached import vocabulary_hash
+from rl.algorithms.distill import CachedDistillation, divergence, rest_mass
+from rl.algorithms.logprobs import LogprobHead
 from rl.config import DataConfig, DistillConfig, LearnerConfig, RejectConfig, RewardConfig, RunConfig, SFTConfig
-from rl.distill import divergence
-from rl.examples import ExampleStream
-from rl.logprobs import LogprobHead
-from rl.pretrained import load_tokenizer
-from rl.recipe import Recipe, Reject, check
-from rl.settings import apply_overrides, validate
-from rl.stages.lines import append_lines
+from rl.data.packing import pack_examples
+from rl.data.sft_examples import ExampleStream
+from rl.data.teacher_logprobs import vocabulary_hash
+from rl.model.pretrained import load_tokenizer
+from rl.recipe import Recipe, Reject
+from rl.records.whole_files import append_lines
+from rl.settings.config_checks import validate
+from rl.settings.overrides import apply_overrides
+from rl.settings.recipe_checks import check
 from rl.stages.reject import _add_cached, write_kept
-from rl.top_k import CachedDistillation, rest_mass
 from rl.types import (
     AhaError,
     BadInput,
@@ -350,7 +351,7 @@ def test_a_sampler_that_sends_no_logprobs_is_named(tokenizer):
 
 
 def test_the_samplers_logprobs_are_its_likeliest_in_order_without_the_sampled_extra():
-    from rl.workers.sampler import _top
+    from rl.workers.sampler.sampler import _top
 
     def said(**by_token: float) -> dict[int, SimpleNamespace]:
         return {int(token[1:]): SimpleNamespace(logprob=value) for token, value in by_token.items()}

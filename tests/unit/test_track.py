@@ -20,13 +20,17 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-import rl.records
-import rl.track
+import rl.records.rollout_files
+import rl.records.tracker
 from rl.config import TrackConfig
-from rl.records import read_metrics, rollouts_path, write_rollouts
-from rl.summary import Curve, Measured, smooth, text_curve, write_summary
-from rl.terminal import Bar, duration, sparkline
-from rl.track import Tracker, stats_metrics
+from rl.records.curve_figure import Curve, smooth, text_curve
+from rl.records.metric_groups import panel_name
+from rl.records.metrics_file import read_metrics
+from rl.records.rollout_files import rollouts_path, write_rollouts
+from rl.records.summary import Measured, write_summary
+from rl.records.terminal import Bar, duration, sparkline
+from rl.records.tracker import Tracker, stats_metrics
+from rl.records.wandb_run import offline_history
 from rl.types import (
     AhaError,
     BadInput,
@@ -40,7 +44,6 @@ from rl.types import (
     StepStats,
     Verdict,
 )
-from rl.wandb_run import offline_history, panel_name
 
 OFF = TrackConfig(wandb="off")
 ROOT = Path(__file__).parents[2]
@@ -202,7 +205,7 @@ def test_a_kill_while_resuming_leaves_the_old_records_or_the_new_ones(start, mon
 def test_a_run_killed_at_any_moment_and_resumed_has_each_step_once(tmp_path):
     code = (
         "import sys, pathlib, os\n"
-        "from rl.track import Tracker\n"
+        "from rl.records.tracker import Tracker\n"
         "from rl.config import TrackConfig\n"
         "t = Tracker(pathlib.Path(sys.argv[1]), TrackConfig(wandb='off'), name='x')\n"
         "t.resume({'grpo': int(sys.argv[2])})\n"
@@ -284,7 +287,9 @@ def test_a_strange_completion_does_not_stop_a_run(start, text):
 
 def test_rollouts_are_whole_or_absent(start, monkeypatch):
     track = start()
-    monkeypatch.setattr(rl.records, "_replace", lambda temporary, path: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(
+        rl.records.rollout_files, "replace_file", lambda temporary, path: (_ for _ in ()).throw(KeyboardInterrupt)
+    )
     with pytest.raises(KeyboardInterrupt):
         track.step("grpo", 0, {}, [scored_group()])
     assert not rollouts_path(track.run_dir, "grpo", 0).exists()
@@ -302,7 +307,7 @@ def test_rollouts_can_be_switched_off(start):
 
 def test_without_a_terminal_each_step_is_one_line(start, screen, monkeypatch):
     times = iter([0.0, 0.0, 2.0, 4.0])
-    monkeypatch.setattr(rl.track.time, "monotonic", lambda: next(times))
+    monkeypatch.setattr(rl.records.tracker.time, "monotonic", lambda: next(times))
     track = start()
     track.begin("grpo", total=33)
     for step in range(2):

@@ -1,0 +1,176 @@
+"""ExaminedBackend: RayBackend with what `aha doctor` asks. The questions run inside the workers' own processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+import ray
+import torch
+from ray.util import placement_group_table
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from launch.doctor.examined import NodeReport, Reached, SyncedTensors
+from launch.doctor.node_probe import NodeProbe
+from rl.model.lora import plain_weights
+from rl.model.policy import ScoreInput
+from rl.types import MicroBatch
+from rl.workers.cluster.actors import LearnerHost
+from rl.workers.cluster.ray_backend import RayBackend
+from rl.workers.cluster.ray_calls import QUIET
+from rl.workers.sync.buckets import WIRE_DTYPES, tensor_checksum
+
+if TYPE_CHECKING:
+    from rl.workers.sampler.sampler import Sampler
+
+T = TypeVar("T")
+PROBE_LIMIT_S = 60.0
+
+
+class ExaminedBackend(RayBackend):
+    """Implements launch.doctor.examined.Examined."""
+
+    @property
+    def revives(self) -> bool:
+        return self.transfer == "bucket"
+
+    # -------------------------------------------------------------------------------------------- nodes
+
+    def nodes(self, folder: Path, token: str) -> list[NodeReport]:
+        probes = self._probes()
+        return self._ask_probes(probes, [p.report.remote(str(folder.absolute()), token) for p in probes], "report")
+
+    def ports(self) -> list[Reached]:
+        probes = self._probes()
+        listening = self._ask_probes(probes, [p.listen.remote() for p in probes], "listen on a free port")
+        pairs = sorted({(i, j) for i in range(len(probes)) for j in (0, (i + 1) % len(probes))})
+        refs = [probes[i].reach.remote(*listening[j]) for i, j in pairs]
+        return self._wait(refs, [f"node {i}" for i, _ in pairs], PROBE_LIMIT_S, "connect to another")
+
+    def _probes(self) -> list[ray.actor.ActorHandle]:
+        """A probe on every node, in the order of their addresses; gone when the last handle is."""
+        names = [*self._ranks, *(f"sampler {i}" for i in range(self.cfg.sampler.count))]
+        homes = placement_group_table(self.group)["bundles_to_node_id"]
+        nodes = sorted((n for n in ray.nodes() if n["Alive"]), key=lambda n: (n["NodeManagerAddress"], n["NodeID"]))
+        return [
+            ray.remote(NodeProbe)
+            .options(
+                num_cpus=0,
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
+                runtime_env={"env_vars": QUIET},
+            )
+            .remote(
+                node["NodeManagerAddress"],
+                tuple(name for i, name in enumerate(names) if homes[i] == node["NodeID"]),
+                int(node["Resources"].get("object_store_memory", 0)),
+            )
+            for node in nodes
+        ]
+
+    def _ask_probes(self, probes: list[ray.actor.ActorHandle], refs: list[ray.ObjectRef], doing: str) -> list:
+        return self._wait(refs, [f"node {i}" for i in range(len(probes))], PROBE_LIMIT_S, doing)
+
+    # -------------------------------------------------------------------------------------------- learners
+
+    def _ask_learners(self, question: Callable[[LearnerHost], T], doing: str) -> T:
+        """Rank 0's answer; every rank is asked, since most questions hold collectives."""
+        refs = [h.__ray_call__.remote(question) for h in self.learners]
+        answers: list[T] = self._wait(refs, self._ranks, self.cfg.cluster.step_timeout_s, doing)
+        return answers[0]
+
+    def score(self, micro_batches_R: list[list[MicroBatch]]) -> list[list[np.ndarray]]:
+        refs = [h.__ray_call__.remote(score, micro_batches_R[rank]) for rank, h in enumerate(self.learners)]
+        return self._wait(refs, self._ranks, self.cfg.cluster.step_timeout_s, "score rollouts")
+
+    def master_sums(self) -> dict[str, float]:
+        return self._ask_learners(master_sums, "sum the master weights")
+
+    def reference_sums(self) -> dict[str, float]:
+        return self._ask_learners(reference_sums, "sum the reference's weights")
+
+    # -------------------------------------------------------------------------------------------- samplers
+
+    def synced_tensors(self) -> list[SyncedTensors]:
+        learner, ends = self._ask_learners(learner_checksums, "take checksums")
+        refs = [h.__ray_call__.remote(sampler_checksums, ends, self.cfg.model.dtype) for h in self.samplers]
+        answers = self._wait(refs, self._names, self.cfg.cluster.sync_timeout_s, "take checksums")
+        return [SyncedTensors(learner, received, resident) for received, resident in answers]
+
+    def kill_sampler(self, index: int) -> None:
+        ray.kill(self.samplers[index])
+
+
+# ------------------------------------------------------------------------------------------------ inside a learner
+
+
+@torch.no_grad()
+def score(host: LearnerHost, micro_batches: list[MicroBatch]) -> list[np.ndarray]:
+    """Logprobs of the masked-in tokens of each micro-batch, float32 (M,), under each token's own temperature."""
+    learner = host.learner
+    scored = [learner.engine(ScoreInput.of(mb, learner.device))[0] for mb in micro_batches]
+    return [logprobs_M.detach().float().cpu().numpy() for logprobs_M in scored]
+
+
+def master_sums(host: LearnerHost) -> dict[str, float]:
+    return host.learner.master_sums()
+
+
+def reference_sums(host: LearnerHost) -> dict[str, float]:
+    return host.learner.reference_sums()
+
+
+def learner_checksums(host: LearnerHost) -> tuple[dict[str, int], dict[str, tuple[int, ...]]]:
+    """(checksum by name, the shapes of those that a sampler keeps as they are: embedding, head, vectors).
+
+    The names are the model's own, not those that the sender says it sends.
+    """
+    learner, hf = host.learner, host.learner.policy.hf
+    dtype = WIRE_DTYPES[learner.cfg.model.dtype]
+    outer = (hf.get_input_embeddings().weight, hf.get_output_embeddings().weight)
+    first = {id(weight.base): weight.name for weight in plain_weights(hf)}
+    kept = {first[id(p)] for p in outer}
+    checksums: dict[str, int] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, tensor in learner.full_parameters():
+        checksums[name] = tensor_checksum(tensor.to(dtype))
+        if name in kept or tensor.dim() == 1:
+            shapes[name] = tuple(tensor.shape)
+    for alias, p in hf.named_parameters(remove_duplicate=False):  # a tied head shares the embedding's tensor
+        name = first.get(id(p), "")
+        if p is outer[1] and alias.replace(".base_layer.", ".") != name:
+            checksums[alias], shapes[alias] = checksums[name], shapes[name]
+    return checksums, shapes
+
+
+# ------------------------------------------------------------------------------------------------ inside a sampler
+
+
+def sampler_checksums(
+    sampler: Sampler, shapes: dict[str, tuple[int, ...]], dtype: str
+) -> tuple[dict[str, int], dict[str, int]]:
+    """(received, resident) of SyncedTensors, of the first tensor-parallel rank."""
+    received = sampler.llm.collective_rpc(received_checksums)[0]
+    return received, sampler.llm.collective_rpc(partial(resident_checksums, shapes=shapes, dtype=dtype))[0]
+
+
+def received_checksums(worker) -> dict[str, int]:  # type: ignore[no-untyped-def]
+    """Runs inside a vLLM worker: name -> checksum of each tensor of the last update."""
+    return dict(worker.weight_transfer_engine.tally.by_name)
+
+
+def resident_checksums(worker, shapes: dict[str, tuple[int, ...]], dtype: str) -> dict[str, int]:  # type: ignore[no-untyped-def]
+    """Runs inside a vLLM worker: name -> checksum of what its model holds now, as it travels (dtype).
+
+    shapes: name -> the learner's shape. vLLM pads the vocabulary, so rows beyond it are left out. What the model holds
+    under another name or shape (fused, sharded or repacked layers) is not in the answer.
+    """
+    found = {}
+    for name, parameter in worker.get_model().named_parameters(remove_duplicate=False):
+        shape = shapes.get(name)
+        if shape is None or len(parameter) < shape[0] or tuple(parameter.shape[1:]) != shape[1:]:
+            continue
+        found[name] = tensor_checksum(parameter.data[: shape[0]].to(WIRE_DTYPES[dtype]))
+    return found

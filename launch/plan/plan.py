@@ -1,0 +1,285 @@
+"""`aha plan`: what a run will need and cost, before a device is touched. Loads no torch.
+
+plan_run() puts the parts together: memory (memory.py), rollouts (rollouts.py), time (time.py) on a
+stated hardware (hardware.py, gpus.toml), for the shapes of a model (model.py). What it assumes is in
+Plan.assumptions; nothing is measured unless the hardware was calibrated: then trial.py trains a few layers here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from launch.plan.checks import assumptions_of, devices_needed, find_problems, transfer_way
+from launch.plan.hardware import Hardware
+from launch.plan.memory import LearnerMemory, LearnerShape, SamplerMemory, learner_memory, sampler_memory
+from launch.plan.model import Architecture, find_architecture
+from launch.plan.rollouts import Lengths, RolloutTime, assumed_lengths, make_decoder, simulate
+from launch.plan.time import Passes, SyncTime, UpdateTime, sync_time, update_time
+from launch.plan.trial import can_be_tried, spec_of, train_here
+from rl.config import RunConfig
+from rl.data.packing import bin_lengths
+from rl.settings.precision import settle
+
+SEEDS = (0, 1, 2)
+"""Rollout batches that are drawn and simulated; the plan shows their mean."""
+SFT_TOKENS = 1024.0
+"""Assumed mean length of an SFT example where there is no GRPO whose completions it could be like."""
+QUEUED_STEPS = 4
+"""Asynchronous: so many steps' rollouts are decoded without a pause, to see what a step costs when no tail waits."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """Seconds of one GRPO step by phase, and of one when sampling and training overlap."""
+
+    rollout: RolloutTime
+    update: UpdateTime
+    sync: SyncTime
+    continuous_s: float
+
+    @property
+    def synchronous_s(self) -> float:
+        return self.rollout.seconds + self.update.seconds + self.sync.seconds
+
+    @property
+    def asynchronous_s(self) -> float:
+        """Sampler and learner each work all the time; both wait for the sync."""
+        return max(self.continuous_s, self.update.seconds) + self.sync.seconds
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of the whole run. devices: those it holds (1 machine on a CPU)."""
+
+    steps: int
+    grpo_s: float
+    sft_s: float
+    evaluation_s: float
+    devices: int
+    price: float
+
+    @property
+    def seconds(self) -> float:
+        return self.grpo_s + self.sft_s + self.evaluation_s
+
+    @property
+    def device_hours(self) -> float:
+        return self.seconds / 3600 * self.devices
+
+    @property
+    def money(self) -> float:
+        return self.device_hours * self.price
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that `aha plan` says of one config. step is None for a config without GRPO."""
+
+    cfg: RunConfig
+    arch: Architecture
+    hw: Hardware
+    lengths: Lengths
+    shape: LearnerShape
+    learner: LearnerMemory
+    sampler: SamplerMemory
+    tokens_per_step: float
+    micro_batches: int
+    padding_share: float
+    step: Step | None
+    cost: Cost
+    problems: tuple[str, ...]
+    assumptions: tuple[str, ...]
+
+    @property
+    def asynchronous(self) -> bool:
+        return self.cfg.rollout.staleness > 0
+
+    @property
+    def fits(self) -> bool:
+        return not self.problems
+
+
+def plan_run(
+    cfg: RunConfig, hw: Hardware, *, lengths: Lengths | None = None, price: float = 0.0, sft_tokens: float = 0.0,
+    sft_examples: int = 0,
+) -> Plan:  # fmt: skip
+    """Plan one config on this hardware.
+
+    sft_tokens: mean length of an SFT example; 0 takes a prompt and a mean completion, or SFT_TOKENS without GRPO.
+    sft_examples: how many there are, for sft.epochs; 0: unknown. Raises BadInput.
+    """
+    cfg = settle(cfg, hw.machine)[0]
+    arch = find_architecture(cfg.model.path)
+    room = cfg.model.context_length or arch.context
+    lengths = lengths or assumed_lengths(cfg.rollout.max_new_tokens, room=room)
+    sft_tokens = sft_tokens or (lengths.prompt + lengths.mean() if cfg.grpo.steps else SFT_TOKENS)
+    sft_tokens = min(sft_tokens, room) if room else sft_tokens
+    shape = learner_shape(cfg, arch, hw, lengths, sft_tokens)
+    learner = learner_memory(arch, shape, hw)
+    sampler = _sampler(cfg, arch, hw, lengths)
+    step, work = None, Passes(0, 0, 1, 0, 0, 0)
+    padding = 0.0
+    if cfg.grpo.steps:
+        work, padding = grpo_passes(cfg, shape, lengths)
+        step = _step(cfg, arch, hw, lengths, shape, sampler, work)
+    sft_steps = cfg.sft.steps or (cfg.sft.total_steps(sft_examples) if sft_examples else 0)
+    cost = _cost(cfg, arch, hw, shape, lengths, step, price, sft_tokens, sft_steps)
+    tried = can_be_tried(arch, shape, hw)
+    return Plan(
+        cfg, arch, hw, lengths, shape, learner, sampler,
+        tokens_per_step=cfg.grpo.rollouts_per_step * (lengths.prompt + lengths.mean()) if cfg.grpo.steps else 0.0,
+        micro_batches=work.micro_batches,
+        padding_share=padding,
+        step=step,
+        cost=cost,
+        problems=tuple(find_problems(cfg, arch, hw, shape, learner, sampler, lengths)),
+        assumptions=tuple(assumptions_of(cfg, arch, hw, lengths, sft_tokens, sft_steps, tried)),
+    )  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------ learner
+
+
+def is_packed(cfg: RunConfig, hw: Hardware) -> bool:
+    return cfg.learner.layout_on(gpu=hw.on_gpu) == "packed"
+
+
+def learner_shape(
+    cfg: RunConfig, arch: Architecture, hw: Hardware, lengths: Lengths, sft_tokens: float
+) -> LearnerShape:
+    """What a rank holds at worst: a full micro-batch, unless an update's longest rollouts would not fill one.
+
+    Ranks that share their sequences hold a part of it each.
+    """
+    g, learner = cfg.grpo, cfg.learner
+    longest = lengths.prompt + lengths.limit
+    updated = g.rollouts_per_step / g.updates_per_step * longest if g.steps else 0.0
+    examples = cfg.sft.examples_per_step * sft_tokens if cfg.sft.enabled else 0.0
+    tokens = int(min(learner.micro_batch_tokens, max(1.0, max(updated, examples) / learner.data_parallel)))
+    return LearnerShape(
+        dtype=cfg.model.dtype,
+        zero_stage=learner.zero_stage,
+        ranks=learner.ranks,
+        tokens=-(-tokens // learner.sequence_parallel),
+        scored=int(tokens / learner.sequence_parallel * (lengths.limit / longest if g.steps else 1.0)),
+        chunk=learner.logprob_chunk_tokens,
+        checkpointing=learner.gradient_checkpointing,
+        reference=g.steps > 0 and g.kl_coef > 0,
+        packed=is_packed(cfg, hw),
+        lora=cfg.model.lora.rank,
+        shared_by=learner.sequence_parallel,
+    )
+
+
+def grpo_passes(cfg: RunConfig, shape: LearnerShape, lengths: Lengths) -> tuple[Passes, float]:
+    """(what one step computes, its share of padding). Micro-batches are counted by the packer that the run uses."""
+    g = cfg.grpo
+    drawn = lengths.draw(g.rollouts_per_step, SEEDS[0])
+    tokens, micro_batches = 0.0, 0
+    for part in np.array_split(drawn, g.updates_per_step):
+        sizes = [min(int(n + lengths.prompt), cfg.learner.micro_batch_tokens) for n in part]
+        bins = bin_lengths(sizes, cfg.learner.micro_batch_tokens, "packed" if shape.packed else "rows")
+        rows = [sum(sizes[i] for i in b) if shape.packed else len(b) * max(sizes[i] for i in b) for b in bins]
+        tokens += sum(rows)
+        micro_batches += -(-len(bins) // shape.ranks)
+    real = float(drawn.sum()) + lengths.prompt * len(drawn)
+    mean_squared = float(((drawn + lengths.prompt) ** 2).sum() / max(1.0, real))
+    scoring = int(g.old_logprobs == "learner" and g.updates_per_step > 1)
+    work = Passes(
+        tokens=tokens,
+        scored=float(drawn.sum()),
+        mean_length=mean_squared,  # attention is quadratic: long rollouts weigh by their length
+        forwards=int(shape.reference) + scoring,
+        updates=g.updates_per_step,
+        micro_batches=micro_batches,
+    )
+    return work, max(0.0, 1.0 - real / tokens) if tokens else 0.0
+
+
+# ------------------------------------------------------------------------------------------------ time
+
+
+def _sampler(cfg: RunConfig, arch: Architecture, hw: Hardware, lengths: Lengths) -> SamplerMemory:
+    s = cfg.sampler
+    return sampler_memory(
+        arch, cfg.model.dtype, hw, tensor_parallel=s.tensor_parallel, gpu_share=s.gpu_memory_share,
+        kv_cache_gib=s.kv_cache_gib, max_sequences=s.max_sequences,
+        full_length=lengths.prompt + lengths.limit, mean_length=lengths.prompt + lengths.mean(),
+    )  # fmt: skip
+
+
+def _slots(sampler: SamplerMemory) -> int:
+    return max(1, min(sampler.max_sequences, sampler.mean_sequences))
+
+
+def _sample(
+    cfg: RunConfig, arch: Architecture, hw: Hardware, lengths: Lengths, slots: int, drawn_N: np.ndarray, group: int
+) -> RolloutTime:
+    s = cfg.sampler
+    decoder = make_decoder(arch, cfg.model.dtype, hw, tensor_parallel=s.tensor_parallel, eager=s.enforce_eager)
+    samplers = s.count if hw.on_gpu else min(s.count, hw.nodes)  # samplers of one machine share its cores
+    return simulate(
+        decoder, drawn_N, prompt=lengths.prompt, group=group, samplers=samplers, slots=slots,
+        shared_prefix=s.prefix_caching,
+    )  # fmt: skip
+
+
+def _mean(times: Sequence[RolloutTime]) -> RolloutTime:
+    n = len(times)
+    return RolloutTime(
+        sum(t.seconds for t in times) / n, sum(t.prefill_s for t in times) / n, sum(t.alone_s for t in times) / n,
+        sum(t.tokens for t in times) // n,
+    )  # fmt: skip
+
+
+def _step(
+    cfg: RunConfig, arch: Architecture, hw: Hardware, lengths: Lengths, shape: LearnerShape, sampler: SamplerMemory,
+    work: Passes,
+) -> Step:  # fmt: skip
+    g, slots = cfg.grpo, _slots(sampler)
+    batches = [lengths.draw(g.rollouts_per_step, seed) for seed in SEEDS]
+    rollout = _mean([_sample(cfg, arch, hw, lengths, slots, batch, g.group_size) for batch in batches])
+    queued = lengths.draw(QUEUED_STEPS * g.rollouts_per_step, SEEDS[0])
+    continuous = _sample(cfg, arch, hw, lengths, slots, queued, g.group_size)
+    sync = sync_time(
+        arch, shape, hw, way=transfer_way(cfg, hw), bucket_mib=cfg.cluster.bucket_mib,
+        samplers=cfg.sampler.count * cfg.sampler.tensor_parallel,
+    )  # fmt: skip
+    # What the last rollouts of the queue add is shared by all its steps.
+    return Step(rollout, _update(arch, shape, work, hw), sync, continuous.seconds / QUEUED_STEPS)
+
+
+def _update(arch: Architecture, shape: LearnerShape, work: Passes, hw: Hardware) -> UpdateTime:
+    """From a trial on this machine where the hardware is measured and the plan can be tried here, else from rates."""
+    spec = spec_of(arch, shape, work.mean_length, work.scored / work.tokens, hw) if work.tokens else None
+    return update_time(arch, shape, work, hw, train_here(spec) if spec else None)
+
+
+def sampling_seconds(
+    cfg: RunConfig, arch: Architecture, hw: Hardware, lengths: Lengths, problems: int, samples: int
+) -> float:
+    """Seconds to sample so many problems, each so often, outside training."""
+    sampler = _sampler(cfg, arch, hw, lengths)
+    drawn = lengths.draw(problems * samples, SEEDS[0])
+    return _sample(cfg, arch, hw, lengths, _slots(sampler), drawn, samples).seconds
+
+
+def _cost(
+    cfg: RunConfig, arch: Architecture, hw: Hardware, shape: LearnerShape, lengths: Lengths, step: Step | None,
+    price: float, sft_tokens: float, sft_steps: int,
+) -> Cost:  # fmt: skip
+    g, e = cfg.grpo, cfg.evaluation
+    a_step = 0.0 if step is None else step.asynchronous_s if cfg.rollout.staleness > 0 else step.synchronous_s
+    tokens = cfg.sft.examples_per_step * sft_tokens
+    micro_batches = int(np.ceil(tokens / cfg.learner.micro_batch_tokens / cfg.learner.data_parallel))
+    work = Passes(tokens, tokens, sft_tokens, forwards=0, updates=1, micro_batches=micro_batches)
+    shape = replace(shape, reference=False)
+    sft_s = sft_steps * _update(arch, shape, work, hw).seconds if sft_steps else 0.0
+    evaluation_s = 0.0
+    if g.steps and e.data.source and e.data.limit:
+        times = 2 + (max(0, (g.steps - 1) // e.every) if e.every else 0)
+        evaluation_s = times * sampling_seconds(cfg, arch, hw, lengths, e.data.limit, e.samples + int(e.greedy))
+    return Cost(g.steps, g.steps * a_step, sft_s, evaluation_s, devices_needed(cfg, hw), price)

@@ -1,0 +1,120 @@
+"""A plan of a recipe of several stages: each one that trains or samples, and their sum."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from rich.table import Table
+
+from launch.plan.checks import devices_needed
+from launch.plan.fit import gib
+from launch.plan.hardware import Hardware
+from launch.plan.plan import Plan, plan_run, sampling_seconds
+from launch.plan.rollouts import Lengths
+from launch.plan.show import advice, console, duration
+from rl.config import RunConfig
+from rl.recipe import GRPO, SFT, Evaluate, Recipe, Reference, Reject, Stage, is_taught, run_config
+from rl.types import BadInput
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One stage. plan is None for one that only samples; note says what is missing from the time."""
+
+    name: str
+    kind: str
+    model: str
+    plan: Plan | None
+    seconds: float
+    devices: int
+    note: str = ""
+
+    @property
+    def device_hours(self) -> float:
+        return self.seconds / 3600 * self.devices
+
+
+def plan_stages(
+    recipe: Recipe, hw: Hardware, *, lengths_for: Callable[[RunConfig], Lengths], price: float, sft_tokens: float,
+    sft_examples: int, shapes: Mapping[str, str],
+) -> list[StagePlan]:  # fmt: skip
+    """Every stage that needs a device. lengths_for: completion lengths of a stage. Raises BadInput.
+
+    shapes: each model -> the one whose shapes it has.
+    """
+    plans = []
+    for stage in recipe.stages:
+        if not isinstance(stage, SFT | GRPO | Reject | Evaluate):
+            continue
+        if isinstance(stage, Reject) and is_taught(stage):
+            note = f"time and price are {stage.reject.teacher.url}'s"
+            plans.append(StagePlan(stage.name, "Reject", stage.reject.teacher.model, None, 0.0, 0, note))
+            continue
+        cfg = run_config(recipe, stage)
+        cfg = replace(cfg, model=replace(cfg.model, path=shapes[root_model(recipe, stage)]))
+        lengths = lengths_for(cfg)
+        plan = plan_run(cfg, hw, lengths=lengths, price=price, sft_tokens=sft_tokens, sft_examples=sft_examples)
+        kind, model = type(stage).__name__, cfg.model.path
+        if isinstance(stage, SFT | GRPO):
+            note = "time without epochs: --sft-examples" if cfg.sft.enabled and not plan.cost.sft_s else ""
+            plans.append(StagePlan(stage.name, kind, model, plan, plan.cost.seconds, plan.cost.devices, note))
+            continue
+        problems, samples = _to_sample(stage)
+        seconds = sampling_seconds(cfg, plan.arch, hw, lengths, problems, samples) if problems else 0.0
+        note = "" if problems else "time unknown: its data have no limit"
+        plans.append(StagePlan(stage.name, kind, model, None, seconds, devices_needed(cfg, hw), note))
+    return plans
+
+
+def _to_sample(stage: Reject | Evaluate) -> tuple[int, int]:
+    """(problems, samples of each); 0 problems when the stage does not say how many."""
+    if isinstance(stage, Reject):
+        return stage.prompts.limit, stage.reject.samples
+    return stage.evaluation.data.limit, stage.evaluation.samples + int(stage.evaluation.greedy)
+
+
+def stage_models(recipe: Recipe) -> list[str]:
+    """The models outside the recipe that its stages start from."""
+    return [root_model(recipe, s) for s in recipe.stages if isinstance(s, SFT | GRPO | Reject | Evaluate)]
+
+
+def root_model(recipe: Recipe, stage: Stage) -> str:
+    """The model outside the recipe that a stage's model comes from: it has the same shape."""
+    while isinstance(stage, SFT | GRPO | Reject | Evaluate):
+        reference = Reference.parse(stage.model)
+        if reference is None:
+            return stage.model
+        stage = recipe[reference.stage]
+    raise BadInput(f"stage {stage.name} makes no model")
+
+
+def show_stages(plans: list[StagePlan], hw: Hardware, price: float) -> None:
+    """A row a stage, the sum, and what does not work where."""
+    out = console()
+    table = Table(box=None, pad_edge=False, title_justify="left", title=f"Stages on {hw.name}")
+    for heading, align in (("stage", "left"), ("kind", "left"), ("model", "left"), ("a learner, GiB", "right"),
+                           ("a step", "right"), ("stage", "right"), ("", "left")):  # fmt: skip
+        table.add_column(heading, justify=align)  # type: ignore[arg-type]
+    for s in plans:
+        memory = f"{gib(s.plan.learner.peak)} of {gib(s.plan.learner.limit)}" if s.plan else ""
+        step = s.plan.step if s.plan else None
+        a_step = step and (step.asynchronous_s if s.plan and s.plan.asynchronous else step.synchronous_s)
+        wrong = "does not work" if s.plan and s.plan.problems else s.note
+        table.add_row(s.name, s.kind, s.model, memory, duration(a_step) if a_step else "",
+                      duration(s.seconds) if s.seconds else "", wrong)  # fmt: skip
+    out.print(table)
+    seconds, hours = sum(s.seconds for s in plans), sum(s.device_hours for s in plans)
+    unknown = [s.name for s in plans if s.note]
+    total = f"\nAll stages: {duration(seconds)}"
+    if hw.on_gpu:
+        total += f", {hours:,.0f} GPU-hours" + (f", ${hours * price:,.0f} at ${price:g} an hour" if price else "")
+    out.print(total + (f", without {', '.join(unknown)}" if unknown else "") + ".", soft_wrap=True)
+    for s in plans:
+        for line in s.plan.problems if s.plan else ():
+            out.print(f"[bold red]{s.name} does not work:[/bold red] {line}", soft_wrap=True)
+        for line in advice(s.plan) if s.plan else []:
+            out.print(f"[bold]{s.name}, change:[/bold] {line}", soft_wrap=True)
+    out.print("\nTaken for granted:", soft_wrap=True)
+    for text in dict.fromkeys(line for s in plans if s.plan for line in s.plan.assumptions):
+        out.print(f"  - {text}", soft_wrap=True)

@@ -1,0 +1,149 @@
+"""Whether the problems of an evaluation stand in the training rows: R1's 10-gram match (V2 D.1). It misses paraphrases.
+
+The n-grams kept are the problems', which are few; the training rows, which are many, are looked through once.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from rewards.filters import CONTAMINATION_NGRAM, telling_ngrams, word_ngrams
+from rl.config import DataConfig, RunConfig
+from rl.data.rows import load_rows
+from rl.types import BadInput, Row
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Contamination:
+    """problems: number of the problem -> the words that it shares. training_rows: how many rows share some.
+
+    num_problems, num_rows: how many were looked at.
+    """
+
+    problems: dict[int, str]
+    training_rows: int
+    num_problems: int
+    num_rows: int
+
+    @property
+    def share(self) -> float:
+        return len(self.problems) / self.num_problems if self.num_problems else 0.0
+
+    def report(self) -> str:
+        """One line: how many, and up to three of them with what they share."""
+        if not self.problems:
+            return (
+                f"none of {self.num_problems} evaluation problems shares {CONTAMINATION_NGRAM} words in a row with the "
+                f"{self.num_rows} training texts"
+            )
+        shown = "; ".join(f"problem {i + 1}: {words[:100]!r}" for i, words in list(self.problems.items())[:3])
+        return (
+            f"{len(self.problems)} of {self.num_problems} evaluation problems share {CONTAMINATION_NGRAM} words in a "
+            f"row (or all, where they are shorter) with {self.training_rows} of {self.num_rows} training texts: {shown}"
+        )
+
+
+def find_contamination(problems: Sequence[str], training: Iterable[str]) -> Contamination:
+    """Match the problems' n-grams with the training texts'. Works in the memory of the problems' n-grams.
+
+    The wording that many problems share is no contamination (rewards.filters.telling_ngrams).
+
+    ["What is 1 + 2?"], ["what is 1 + 2"] -> problem 0
+    """
+    ngrams_P = [word_ngrams(problem) for problem in problems]
+    telling = telling_ngrams(ngrams_P)
+    shared: set[tuple[str, ...]] = set()
+    num_rows = hits = 0
+    for text in training:
+        num_rows += 1
+        found = telling & word_ngrams(text)
+        hits += bool(found)
+        shared |= found
+    found_P = {i: " ".join(min(ngrams & shared)) for i, ngrams in enumerate(ngrams_P) if ngrams & shared}
+    return Contamination(found_P, hits, len(problems), num_rows)
+
+
+def check_contamination(problems: Sequence[str], training: Iterable[str], policy: str, where: str) -> Contamination:
+    """find_contamination with its report logged. policy: "warn", or "error" which raises BadInput on any.
+
+    Raises BadInput, too, when there is no training text at all: nothing was compared, so nothing is clean.
+    """
+    found = find_contamination(problems, training)
+    if not found.num_rows:
+        raise BadInput(
+            f"{where}: no text was found in the training rows, so nothing was compared; are they the right ones?"
+        )
+    if policy == "error":
+        _refuse(found, where)
+    log.log(logging.WARNING if found.problems else logging.INFO, "%s: %s", where, found.report())
+    return found
+
+
+def _refuse(found: Contamination, where: str) -> None:
+    if found.problems:
+        raise BadInput(f"{where}: {found.report()}. Take them out of one side, or set evaluation.contamination=warn")
+
+
+def check_run(cfg: RunConfig, trained_on: Sequence[DataConfig] = ()) -> list[Contamination]:
+    """Look for the evaluation's problems in what trains the model, as cfg.evaluation says: one result a dataset.
+
+    That is the run's own prompts and SFT examples, and trained_on, what stages before it trained the model on.
+    Raises BadInput for evaluation.contamination=error.
+    """
+    held_out, policy = cfg.evaluation.data, cfg.evaluation.contamination
+    sources = [*trained_on, *([cfg.prompts] if cfg.prompts.source and cfg.grpo.steps else [])]
+    sources += [cfg.sft.data] if cfg.sft.enabled and cfg.sft.data.source else []
+    if policy == "off" or not held_out.source:
+        return []
+    found = {data.source: _compared(held_out, data) for data in dict.fromkeys(sources)}
+    if policy == "error":
+        for source, one in found.items():
+            _refuse(one, f"{held_out.source} in {source}")
+    return list(found.values())
+
+
+@functools.lru_cache(maxsize=1024)
+def _compared(held_out: DataConfig, training: DataConfig) -> Contamination:
+    """Compared, and told, when it is first asked for: several stages evaluate one model, or train on one dataset."""
+    problems = [_text(row, held_out.prompt_field) for row in load_rows(held_out)]
+    where = f"{held_out.source} in {training.source}"
+    return check_contamination(problems, training_texts(training), "warn", where)
+
+
+def training_texts(data: DataConfig) -> Iterator[str]:
+    """What the training rows show the model."""
+    return (text for row in load_rows(data) for text in shown_texts(row, data))
+
+
+def shown_texts(row: Row, data: DataConfig) -> list[str]:
+    """What a training row shows the model, each text by itself, so that a short problem is found as a whole."""
+    messages = row.get(data.messages_field) if data.messages_field else None
+    if isinstance(messages, list | tuple):
+        return [str(m.get("content", "")) for m in messages if isinstance(m, dict)]
+    fields = (data.text_field,) if data.text_field else (data.prompt_field, data.target_field)
+    return [text for field in fields if (text := _text(row, field))]
+
+
+def every_text(data: DataConfig) -> Iterator[str]:
+    """All texts of the rows, whatever their columns are called and however deep they lie (messages): for rows that
+    nobody has described.
+    """
+    return (text for row in load_rows(data) for text in _texts_in(row))
+
+
+def _texts_in(value: object) -> Iterator[str]:
+    if isinstance(value, str) and value.strip():
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _texts_in(part)
+
+
+def _text(row: Row, field: str) -> str:
+    value = row.get(field)
+    return value if isinstance(value, str) else ""

@@ -1,0 +1,171 @@
+"""Rows of preference data to what a reward model is trained on: question and response in its tokens, pairs or labels.
+
+A row holds either a question with a chosen and a rejected response, or a question with one response and its label.
+Training and scoring encode alike (rl/scoring/reward_model_text.py). The score is read off one token of each response.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from rl.config import LearnerConfig, RewardTrainConfig
+from rl.data.packing import Packable, schedule
+from rl.data.rows import load_rows, place
+from rl.data.streams import Stream
+from rl.scoring.reward_model_text import Encoder, read_part, scored_position
+from rl.types import BadInput, PackedBatch, Row
+
+log = logging.getLogger(__name__)
+
+OPENED = "thinking_opened"
+"""Column of a row whose responses begin inside the thinking, since their prompt opened it."""
+GOOD, BAD = 1.0, 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Question and response, int32 (T,), up to the token that the score is read off. label: 1 good (chosen), 0 bad."""
+
+    token_ids: np.ndarray
+    label: float
+
+
+Unit = tuple[Scored, ...]
+"""What one loss term needs: (chosen, rejected), or one labelled response."""
+
+
+@dataclass
+class Encoded:
+    """Rows as units. cut: responses that lost their end. dropped: reason -> rows left out."""
+
+    units: list[Unit] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
+    cut: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
+
+
+class PreferenceStream(Stream[Unit]):
+    """Units in a seeded order. The rows decide the fingerprint of its cursor."""
+
+    def __init__(self, encoded: Encoded, seed: int, shuffle: bool = True) -> None:
+        super().__init__(encoded.rows, seed, shuffle)
+        self._units = encoded.units
+
+    def _item(self, index: int, draw: int) -> Unit:
+        return self._units[index]
+
+
+def load_preferences(
+    cfg: RewardTrainConfig, encoder: Encoder, padding: int | None, seed: int
+) -> tuple[Encoded, Encoded]:
+    """(rows to train on, held-out rows). No question is in both, but for those of an eval_data that repeats them.
+
+    padding: the model's padding token (rl.scoring.reward_model_text.padding_token). Raises BadInput when a row lacks a
+    column, or either side is empty.
+    """
+    rows = load_rows(cfg.data)
+    if cfg.eval_data.source:
+        train, held_out = rows, load_rows(cfg.eval_data)
+    else:
+        questions = [_text(cfg, row, cfg.data.prompt_field, i) for i, row in enumerate(rows)]
+        kept_back = _held_out(questions, cfg.held_out_share, seed)
+        train = [row for row, q in zip(rows, questions, strict=True) if q not in kept_back]
+        held_out = [row for row, q in zip(rows, questions, strict=True) if q in kept_back]
+    sides = encode(train, cfg, encoder, padding), encode(held_out, cfg, encoder, padding)
+    for side, name in zip(sides, ("to train on", "held out"), strict=True):
+        if not side.units:
+            lost = ", ".join(f"{count} {reason}" for reason, count in side.dropped.items()) or "there is none"
+            raise BadInput(f"{cfg.data.source}: no row {name} of {len(rows)} ({lost})")
+        for reason, count in side.dropped.items():
+            log.warning("%d rows %s left out: %s", count, name, reason)
+        if side.cut:
+            log.warning("%d responses %s lost their end (reward.max_tokens=%d)", side.cut, name, encoder.max_tokens)
+    return sides
+
+
+def _held_out(questions: Sequence[str], share: float, seed: int) -> set[str]:
+    """The questions, at least one, whose hash with the seed is lowest: their rows stay together."""
+    distinct = sorted(set(questions), key=lambda q: hashlib.sha256(f"{seed} {q}".encode()).digest())
+    return set(distinct[: max(1, round(share * len(distinct)))])
+
+
+def encode(rows: Sequence[Row], cfg: RewardTrainConfig, encoder: Encoder, padding: int | None) -> Encoded:
+    """The rows' units, each response as the reward model will see it.
+
+    scores=summary reads what follows the thinking, an empty text where it never ends: as when it scores.
+    """
+    out = Encoded()
+    for i, row in enumerate(rows):
+        question = _text(cfg, row, cfg.data.prompt_field, i)
+        if cfg.kind == "pairwise":
+            texts = [(_text(cfg, row, cfg.chosen_field, i), GOOD), (_text(cfg, row, cfg.rejected_field, i), BAD)]
+        else:
+            texts = [(_text(cfg, row, cfg.response_field, i), _label(cfg, row, i))]
+        opened = bool(row.get(OPENED))
+        found = [(encoder.encode(question, read_part(t, cfg.scores, opened)), label) for t, label in texts]
+        unit = tuple(_scored(e.token_ids, padding, label) for e, label in found if e is not None)
+        if len(unit) < len(found):
+            _count(out, "the question alone fills reward.max_tokens")
+        elif min(len(s.token_ids) for s in unit) < 2:
+            _count(out, "there is nothing to read")
+        elif cfg.kind == "pairwise" and np.array_equal(unit[0].token_ids, unit[1].token_ids):
+            _count(out, "both responses read alike")
+        else:
+            out.units.append(unit)
+            out.rows.append(row)
+            out.cut += sum(e.cut for e, _ in found if e is not None)
+    return out
+
+
+def _scored(token_ids: Sequence[int], padding: int | None, label: float) -> Scored:
+    return Scored(np.asarray(token_ids[: scored_position(token_ids, padding) + 1], np.int32), label)
+
+
+def _count(out: Encoded, reason: str) -> None:
+    out.dropped[reason] = out.dropped.get(reason, 0) + 1
+
+
+def _text(cfg: RewardTrainConfig, row: Row, name: str, i: int) -> str:
+    value = row.get(name)
+    if not isinstance(value, str):
+        raise BadInput(f"{place(cfg.data.source, i)}: column {name!r} is missing or no text")
+    return value
+
+
+def _label(cfg: RewardTrainConfig, row: Row, i: int) -> float:
+    value = row.get(cfg.label_field)
+    if not isinstance(value, bool | int | float) or value not in (0, 1):
+        raise BadInput(f"{place(cfg.data.source, i)}: column {cfg.label_field!r} is {value!r}, not true, false, 1 or 0")
+    return float(value)
+
+
+def pack_preferences(units: Sequence[Unit], *, learner: LearnerConfig, layout: str) -> PackedBatch:
+    """One update, each unit weighing 1 / units. A pair stays in one micro-batch, chosen first.
+
+    The mask is set on the token that a score is read off; advantages_T holds the label there.
+    Raises BadInput when a pair does not fit into learner.micro_batch_tokens.
+    """
+    packed = [[_packable(scored, 1 / len(units)) for scored in unit] for unit in units]
+    budget = learner.micro_batch_tokens
+    worst = max((len(unit) * max(map(len, unit)) for unit in packed), default=0)
+    if worst > budget:
+        raise BadInput(
+            f"a unit of preference data has {worst} tokens, padding included, and learner.micro_batch_tokens={budget}; "
+            "raise it, or lower reward.max_tokens"
+        )
+    return PackedBatch(
+        micro_batches_R=schedule(packed, learner, layout),
+        num_loss_tokens=sum(len(unit) for unit in units),
+        num_sequences=len(units),
+    )
+
+
+def _packable(scored: Scored, weight: float) -> Packable:
+    mask_T = np.zeros(len(scored.token_ids), np.float32)
+    mask_T[-1] = 1
+    return Packable(scored.token_ids, mask_T, weight, advantage=scored.label)

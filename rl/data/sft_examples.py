@@ -1,0 +1,238 @@
+"""SFT examples: what is learnt of a row, and which tokens it is made of.
+
+A row is one of three things, as DataConfig says:
+    prompt and target    any template; the target and the end token are learnt
+    a conversation       chat template; the content and the end token of every assistant turn are learnt, but for turns
+                         whose "weight" is 0
+    a document           no template; every token is learnt (plain next-token training)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rl.config import DataConfig
+from rl.data.rows import place
+from rl.data.streams import Stream
+from rl.data.teacher_logprobs import refuse_other_tokenizers, refuse_ragged, target_ids, top_logprobs
+from rl.data.templates import CHAT, Message, Table, check_template, end_token_ids, open_answer, prompt_prefix, tokenise
+from rl.types import BadInput, Example, Row, TopLogprobs
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+ASSISTANT = "assistant"
+CONTEXT, MICRO_BATCH = "model.context_length", "learner.micro_batch_tokens"
+"""What bounds the tokens of an example: the less of the two."""
+
+
+class ExampleStream(Stream[Example]):
+    """SFT examples in a seeded order.
+
+    cached: the rows carry a teacher's logprobs, which become Example.teacher (rl/data/teacher_logprobs.py).
+    limited_by: the setting that max_tokens comes from. limit: the two in words.
+    dropped: rows left out by overlong="drop". split: documents cut into more than one piece.
+    Raises BadInput when a row lacks a field, is longer than max_tokens (overlong="error"), or no row is left.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        cfg: DataConfig,
+        tokenizer: PreTrainedTokenizerBase,
+        seed: int,
+        max_tokens: int,
+        overlong: str = "error",
+        *,
+        cached: bool = False,
+        limited_by: str = CONTEXT,
+    ) -> None:
+        if cfg.messages_field and cfg.text_field:
+            raise BadInput(
+                f"{cfg.source}: messages_field={cfg.messages_field} and text_field={cfg.text_field}: set one"
+            )
+        table = Table(rows, cfg, functools.partial(place, cfg.source))
+        self.dropped = self.split = 0
+        self.limit, self.limited_by = f"{max_tokens} tokens ({limited_by})", limited_by
+        self._teachers: list[TopLogprobs] = []
+        if cfg.text_field:
+            self._pieces, self.split = _document_pieces(table, tokenizer, max_tokens)
+            # Pieces of another length are other examples: the fingerprint has to tell them apart.
+            identity: list[Row] = [*rows, {"piece tokens": max_tokens}]
+            super().__init__(identity, seed, cfg.shuffle, size=len(self._pieces))
+            return
+        pieces = _conversations(table, tokenizer) if cfg.messages_field else _answers(table, tokenizer, cached=cached)
+        lengths = [len(ids) for ids, _ in pieces]
+        if overlong == "error" or min(lengths) > max_tokens:
+            remedy = f"raise {limited_by}, or set overlong=drop to leave the longest out"
+            what = "conversation" if cfg.messages_field else "example (prompt, target, end token)"
+            table.refuse_long(lengths, max_tokens, what, remedy)
+        kept = [i for i, length in enumerate(lengths) if length <= max_tokens]
+        self.dropped = len(rows) - len(kept)
+        self._pieces = [pieces[i] for i in kept]
+        if cached:
+            teachers = [top_logprobs(table, i, ids[learnt]) for i, (ids, learnt) in enumerate(pieces)]
+            refuse_ragged(table, teachers)
+            self._teachers = [teachers[i] for i in kept]
+        super().__init__([rows[i] for i in kept], seed, cfg.shuffle)
+
+    def all(self) -> list[Example]:
+        """Every example once, in the order of the rows."""
+        return [self._item(i, i) for i in range(len(self))]
+
+    def _item(self, index: int, draw: int) -> Example:
+        ids, learnt = self._pieces[index]
+        return Example(ids.tolist(), learnt.astype(int).tolist(), self._teachers[index] if self._teachers else None)
+
+
+Piece = tuple[np.ndarray, np.ndarray]
+"""Token ids, int32 (T,), and whether each is learnt, bool (T,)."""
+
+
+def _piece(parts: Sequence[tuple[np.ndarray, bool]]) -> Piece:
+    ids = np.concatenate([ids for ids, _ in parts])
+    return ids, np.repeat([learnt for _, learnt in parts], [len(ids) for ids, _ in parts])
+
+
+def _with_end(ids: np.ndarray, end: int) -> np.ndarray:
+    """A text that ends in the end token gets no second one."""
+    return ids if ids[-1:].tolist() == [end] else np.append(ids, np.int32(end))
+
+
+def _refuse_second_think(where: str, opening: str, answer: str) -> None:
+    # Some chat templates open <think> themselves: those of R1's distilled models do.
+    if opening.rstrip().endswith("<think>") and answer.lstrip().startswith("<think>"):
+        raise BadInput(f"{where}: the template already opens <think>; begin the target after it")
+
+
+def _answers(table: Table, tokenizer: PreTrainedTokenizerBase, *, cached: bool = False) -> list[Piece]:
+    """Prompt, target, end token, tokenised apart and joined: the prompt's tokens are what sampling starts from.
+
+    cached: the target's tokens are those that the row's logprobs belong to.
+    """
+    targets, (texts, prompt_ids) = table.texts(table.cfg.target_field), table.prompts(tokenizer)
+    for i, (text, target) in enumerate(zip(texts, targets, strict=True)):
+        _refuse_second_think(table.where(i), text, target)
+    end = end_token_ids(tokenizer)[0]
+    learnt = [_with_end(ids, end) for ids in tokenise(targets, tokenizer, table.where)]
+    if cached:
+        refuse_other_tokenizers(table, tokenizer)
+        learnt = [target_ids(table, i, tokenizer, ids) for i, ids in enumerate(learnt)]
+    return [_piece([(p, False), (ids, True)]) for p, ids in zip(prompt_ids, learnt, strict=True)]
+
+
+def _conversations(table: Table, tokenizer: PreTrainedTokenizerBase) -> list[Piece]:
+    """Whole conversations. The tokens before each assistant turn are those that sampling would see there.
+
+    That is: the template's text of all turns before, tokenised in one piece, must begin with the tokens so far, the
+    answers among them as they were sampled (content and end token). Where it does not, the row is refused.
+    """
+    if table.cfg.template != CHAT:
+        raise BadInput(f"messages_field={table.cfg.messages_field} needs template=chat, not {table.cfg.template!r}")
+    check_template(table.cfg, tokenizer)
+    rows = [_turns(table, i) for i in range(len(table.rows))]
+    openings: list[str] = []
+    answers: list[str] = []
+    owners: list[int] = []  # the row of each opening and its answer
+    weights: list[bool] = []  # of each answer: whether it is learnt
+    for i, (messages, learnt_turns) in enumerate(rows):
+        for t, message in enumerate(messages):
+            if message["role"] == ASSISTANT:
+                weights.append(learnt_turns[t])
+                openings.append(open_answer(messages[:t], tokenizer, table.where(i)))
+                answers.append(message["content"])
+                owners.append(i)
+                _refuse_second_think(table.where(i), openings[-1], answers[-1])
+    end = end_token_ids(tokenizer)[0]
+    opening_ids = tokenise(openings, tokenizer, lambda k: table.where(owners[k]))
+    answer_ids = tokenise(answers, tokenizer, lambda k: table.where(owners[k]))
+    parts: list[list[tuple[np.ndarray, bool]]] = [[] for _ in rows]
+    for owner, opening, answer, is_learnt in zip(owners, opening_ids, answer_ids, weights, strict=True):
+        so_far = np.concatenate([np.empty(0, np.int32), *(ids for ids, _ in parts[owner])])
+        if not np.array_equal(opening[: len(so_far)], so_far):
+            turn = 1 + len(parts[owner]) // 2
+            raise BadInput(
+                f"{table.where(owner)}: before assistant turn {turn} the chat template writes the earlier turns in "
+                "other tokens than those that were learnt (it may cut thoughts or white space, or end turns with "
+                "another token than eos_token); make a row of each turn, with the last answer as the target"
+            )
+        parts[owner] += [(opening[len(so_far) :], False), (_with_end(answer, end), is_learnt)]
+    return [_piece(p) for p in parts]
+
+
+def _turns(table: Table, index: int) -> tuple[list[Message], list[bool]]:
+    """The row's messages, checked, with the system message that cfg.system asks for in front; which may be learnt."""
+    where, name = table.where(index), table.cfg.messages_field
+    value = table.field(index, name)
+    if not isinstance(value, list) or not value:
+        raise BadInput(f"{where}: field {name!r} must be a list of messages with role and content, and not empty")
+    messages: list[Message] = []
+    learnt: list[bool] = []
+    for number, message in enumerate(value, 1):
+        if not isinstance(message, Mapping):
+            raise BadInput(f"{where}: message {number} of {name!r} is {type(message).__name__}, not role and content")
+        role, content = message.get("role"), message.get("content")
+        if not isinstance(role, str) or not isinstance(content, str) or not content.strip():
+            raise BadInput(f"{where}: message {number} of {name!r} lacks its role, or its content as text")
+        messages.append({"role": role, "content": content})
+        learnt.append(_is_learnt(message, f"{where}: message {number} of {name!r}"))
+    if messages[-1]["role"] != ASSISTANT:
+        raise BadInput(f"{where}: {name!r} ends with a turn of {messages[-1]['role']}, from which nothing is learnt")
+    system = table.cfg.system
+    if system and messages[0]["role"] != "system":
+        messages.insert(0, {"role": "system", "content": system})
+        learnt.insert(0, True)
+    if messages[0]["role"] == ASSISTANT:
+        raise BadInput(f"{where}: {name!r} begins with an answer; a question must come first")
+    if not any(yes for yes, message in zip(learnt, messages, strict=True) if message["role"] == ASSISTANT):
+        raise BadInput(f"{where}: every answer of {name!r} has weight 0")
+    return messages, learnt
+
+
+def _is_learnt(message: Mapping[str, object], where: str) -> bool:
+    """False for weight 0, as in OpenAI's format. Raises BadInput for anything else besides role and content.
+
+    A table's rows share their keys, so one that holds nothing is no fault.
+    """
+    weight = 1
+    for key, value in message.items():
+        if key in ("role", "content") or value in (None, "", [], {}):
+            continue
+        if key != "weight":
+            raise BadInput(
+                f"{where} has {key!r} besides role and content, which would be left out: write it into the "
+                "content (a chain as <think>...</think> before the answer), or drop the field"
+            )
+        if value not in (0, 1):
+            raise BadInput(f"{where} has weight {value}, not 0 or 1")
+        weight = value
+    return bool(weight)
+
+
+def _document_pieces(table: Table, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> tuple[list[Piece], int]:
+    """Documents with the end token behind them, in pieces of at most max_tokens; and how many were cut.
+
+    The first token of a piece is not learnt, since nothing precedes it, so it repeats the last of the piece before:
+    every token is learnt once, but for the document's first where the tokenizer puts no begin token before it.
+    7 tokens in pieces of 3: 0 1 2, 2 3 4, 4 5 6.
+    """
+    if max_tokens < 2:
+        raise BadInput(f"a limit of {max_tokens} tokens holds no token to learn after the first")
+    end = end_token_ids(tokenizer)[0]
+    texts = table.texts(table.cfg.text_field)
+    prefix = prompt_prefix(dataclasses.replace(table.cfg, template="plain"), tokenizer)
+    pieces: list[Piece] = []
+    num_split = 0
+    for ids in tokenise(texts, tokenizer, table.where, prefix):
+        document = _with_end(ids, end)
+        starts = range(0, max(1, len(document) - 1), max_tokens - 1)
+        num_split += len(starts) > 1
+        for start in starts:
+            piece = document[start : start + max_tokens]
+            pieces.append((piece, np.arange(len(piece)) > 0))
+    return pieces, num_split

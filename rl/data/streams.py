@@ -1,0 +1,140 @@
+"""From rows to a stream of prompts (or examples, rl/data/sft_examples.py): a seeded order, and a cursor that resumes.
+
+The order of an epoch depends on (seed, epoch) alone, so the cursor is a count of draws.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import numpy as np
+
+from rl.config import DataConfig
+from rl.data.rows import fingerprint, place
+from rl.data.templates import Table
+from rl.types import BadInput, Prompt, Row
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+log = logging.getLogger(__name__)
+
+ItemT = TypeVar("ItemT")
+
+
+class Stream(Generic[ItemT]):
+    """Items in a seeded order without end: each once an epoch, each epoch in an order of its own.
+
+    size: items of an epoch, where a row gives several (0: as many as rows).
+    """
+
+    def __init__(self, rows: Sequence[Row], seed: int, shuffle: bool, size: int = 0) -> None:
+        self._draws = 0
+        self._size, self._seed, self._shuffle = size or len(rows), seed, shuffle
+        self._fingerprint = int(fingerprint(rows)[:12], 16)
+        self._order, self._order_epoch = np.arange(self._size), -1
+
+    def __len__(self) -> int:
+        """Items of one epoch."""
+        return self._size
+
+    def take(self, n: int) -> list[ItemT]:
+        """The next n items, across epoch borders."""
+        items: list[ItemT] = []
+        for _ in range(n):
+            epoch, position = divmod(self._draws, self._size)
+            if self._shuffle and epoch != self._order_epoch:
+                self._order = np.random.default_rng([self._seed, epoch]).permutation(self._size)
+                self._order_epoch = epoch
+            items.append(self._item(int(self._order[position]), self._draws))
+            self._draws += 1
+        return items
+
+    def state(self) -> dict[str, int]:
+        """The cursor: where the next take begins, and what data and order it belongs to."""
+        epoch, position = divmod(self._draws, self._size)
+        return {"draws": self._draws, "epoch": epoch, "position": position, **self._identity()}
+
+    def restore(self, state: dict[str, int]) -> None:
+        """Go on from a cursor. Raises BadInput when it was made over other rows or in another order."""
+        missing = sorted({"draws", *self._identity()} - set(state))
+        if missing:
+            raise BadInput(f"cannot resume: the data cursor lacks {', '.join(missing)}")
+        for name, now in self._identity().items():
+            if state[name] != now:
+                raise BadInput(
+                    f"cannot resume: {name} of the data was {state[name]} when the cursor was saved and is {now} now, "
+                    "so rows would be skipped or repeated; bring the old data and settings back, or start a new run"
+                )
+        self._draws = state["draws"]
+
+    def _identity(self) -> dict[str, int]:
+        shuffle = int(self._shuffle)
+        return {"rows": self._size, "fingerprint": self._fingerprint, "seed": self._seed, "shuffle": shuffle}
+
+    def _item(self, index: int, draw: int) -> ItemT:
+        raise NotImplementedError
+
+
+class PromptStream(Stream[Prompt]):
+    """Prompts to sample from, tokenised up front.
+
+    Raises BadInput when a row lacks a field, or its prompt has more than max_prompt_tokens tokens; with
+    cfg.long_prompts=drop such rows are left out and counted.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        cfg: DataConfig,
+        tokenizer: PreTrainedTokenizerBase,
+        seed: int,
+        max_prompt_tokens: int,
+    ) -> None:
+        table = Table(rows, cfg, functools.partial(place, cfg.source))
+        self._references = [table.reference(i) for i in range(len(rows))]
+        self._questions = table.texts(cfg.prompt_field)
+        self._texts, self._ids = table.prompts(tokenizer)
+        self._rows = rows
+        lengths = [len(ids) for ids in self._ids]
+        self._kept = [i for i, length in enumerate(lengths) if length <= max_prompt_tokens]
+        if cfg.long_prompts == "error" or not self._kept:
+            remedy = (
+                "set long_prompts=drop, raise the less of model.context_length and learner.micro_batch_tokens, or "
+                "lower max_new_tokens"
+            )
+            table.refuse_long(lengths, max_prompt_tokens, "prompt", remedy)
+        elif len(self._kept) < len(rows):
+            left_out = len(rows) - len(self._kept)
+            log.warning(
+                "%s: %d of %d prompts are longer than %d tokens. Dropped",
+                cfg.source,
+                left_out,
+                len(rows),
+                max_prompt_tokens,
+            )
+        super().__init__([rows[i] for i in self._kept], seed, cfg.shuffle)
+
+    def _item(self, index: int, draw: int) -> Prompt:
+        index = self._kept[index]
+        return Prompt(
+            index,
+            draw,
+            self._ids[index].tolist(),
+            self._texts[index],
+            self._references[index],
+            self._rows[index],
+            self._questions[index],
+        )
+
+
+def all_prompts(
+    rows: Sequence[Row], cfg: DataConfig, tokenizer: PreTrainedTokenizerBase, max_prompt_tokens: int
+) -> list[Prompt]:
+    """Every prompt once, in the order of the rows, for evaluation: the same text and tokens as PromptStream's."""
+    stream = PromptStream(rows, dataclasses.replace(cfg, shuffle=False), tokenizer, 0, max_prompt_tokens)
+    return stream.take(len(stream))

@@ -1,0 +1,232 @@
+"""How a row is put to the model: its fields, the template, the tokens. Training, SFT and evaluation come through here.
+
+A template is a text with {prompt} in it. Nothing stands between a rendered prompt and a completion: after
+"Assistant:" the target "<think>" gives "Assistant:<think>". Where a space is wanted, the target begins with it.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from rl.config import DataConfig
+from rl.types import BadInput, Row
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Message = dict[str, str]
+"""One turn of a conversation: role (system, user, assistant, ...) and content."""
+
+CHAT = "chat"
+"""The tokenizer's own chat template: an optional system message, the question, and the opening of the answer."""
+
+TEMPLATES = {
+    # DeepSeek-R1 (arXiv 2501.12948), Table 1.
+    "r1_zero": (
+        "A conversation between User and Assistant. The user asks a question, and the Assistant solves it. "
+        "The assistant first thinks about the reasoning process in the mind and then provides the user with the "
+        "answer. The reasoning process and answer are enclosed within <think> </think> and <answer> </answer> tags, "
+        "respectively, i.e., <think> reasoning process here </think> <answer> answer here </answer>. "
+        "User: {prompt}. Assistant:"
+    ),
+    "plain": "{prompt}",
+}
+
+ENDS_A_SENTENCE = tuple(".?!:;,…。？！：；，")
+CHUNK = 4096
+"""Texts tokenised at once: bounds the memory of the tokenizer's own results."""
+
+
+def check_template(cfg: DataConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise BadInput when cfg.template cannot be used with this tokenizer, or cfg.system would be ignored."""
+    if cfg.template == CHAT:
+        if not tokenizer.chat_template:
+            raise BadInput("template=chat: this tokenizer has no chat template; use template=r1_zero or plain")
+        return
+    if cfg.system:
+        raise BadInput(f"system is only used by template=chat, but template={cfg.template!r}; drop one of the two")
+    if cfg.template not in TEMPLATES and "{prompt}" not in cfg.template:
+        names = [*TEMPLATES, CHAT]
+        near = difflib.get_close_matches(cfg.template, names, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise BadInput(f"template={cfg.template!r}: use {', '.join(names)}, or a text with {{prompt}} in it{hint}")
+
+
+def render(prompt: str, cfg: DataConfig, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The text that the model continues. check_template must have passed.
+
+    r1_zero puts a full stop after the question; where the question already ends in punctuation, that full stop is left
+    out and the question's own stays ("User: What is 1 + 2? Assistant:"). White space at the question's end goes.
+    In a text of one's own every {prompt} is replaced and nothing else: other braces are literal.
+    Raises BadInput when the chat template fails or leaves out the question or the system message.
+    """
+    if cfg.template == CHAT:
+        return _render_chat(prompt, cfg.system, tokenizer)
+    text = TEMPLATES.get(cfg.template, cfg.template)
+    if cfg.template == "r1_zero":
+        prompt = prompt.rstrip()
+        if prompt.endswith(ENDS_A_SENTENCE):
+            text = text.replace("{prompt}.", "{prompt}")
+    return text.replace("{prompt}", prompt)
+
+
+def open_answer(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, where: str = "") -> str:
+    """The chat template's text of these messages, and the opening of the answer to them.
+
+    Raises BadInput when the template fails; where names the row.
+    """
+    from jinja2 import TemplateError
+
+    conversation = cast(Any, messages)
+    try:
+        return cast(str, tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True))
+    except TemplateError as error:
+        place = f"{where}: " if where else ""
+        raise BadInput(f"{place}the tokenizer's chat template refused: {' '.join(str(error).split())}") from error
+
+
+def _render_chat(prompt: str, system: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    messages = [{"role": "system", "content": system}] if system else []
+    messages.append({"role": "user", "content": prompt})
+    text = open_answer(messages, tokenizer)
+    for name, part in (("system message", system), ("question", prompt)):
+        if part.strip() not in text:
+            raise BadInput(f"the tokenizer's chat template left out the {name} {part[:60]!r}")
+    return text
+
+
+def prompt_prefix(cfg: DataConfig, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Token ids that go before a rendered prompt: the begin token, where the model was trained to see one.
+
+    A chat template writes its own special tokens, so it gets none: a second begin token is a prompt that the model
+    never saw. Other templates get the one that the tokenizer puts before any text (Llama does, Qwen does not).
+    """
+    if cfg.template == CHAT or tokenizer.bos_token_id is None:
+        return []
+    bos = cast(int, tokenizer.bos_token_id)
+    return [bos] if cast(Any, tokenizer)("").input_ids[:1] == [bos] else []
+
+
+def encode(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, prefix: Sequence[int] = ()) -> Iterator[list[int]]:
+    """Token ids of each text, in order, with prefix before those that do not begin with it.
+
+    The tokenizer adds no special tokens (add_special_tokens=False): besides a second begin token, some tokenizers
+    would add an end token, after which there is nothing to answer.
+    """
+    head = list(prefix)
+    for start in range(0, len(texts), CHUNK):
+        chunk = list(texts[start : start + CHUNK])
+        batch = cast(Any, tokenizer)(chunk, add_special_tokens=False, return_attention_mask=False, verbose=False)
+        for ids in batch["input_ids"]:
+            yield ids if ids[: len(head)] == head else head + ids
+
+
+def end_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Tokens that end a completion: sampling stops at any of them, SFT teaches the first.
+
+    The first is the tokenizer's end token; others are those of the model's generation_config.json. In a chat model a
+    turn may end in another token (Gemma's <end_of_turn>) than a document does.
+    Raises BadInput when the tokenizer has none: completions would never end by themselves.
+    """
+    if tokenizer.eos_token_id is None:
+        raise BadInput("the tokenizer has no end token (eos_token); set it in the model's tokenizer_config.json")
+    from rl.model.pretrained import generation_ends
+
+    return list(dict.fromkeys([cast(int, tokenizer.eos_token_id), *generation_ends(tokenizer.name_or_path)]))
+
+
+def tokenise(
+    texts: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    where: Callable[[int], str],
+    prefix: Sequence[int] = (),
+) -> list[np.ndarray]:
+    """encode() as int32 arrays. Raises BadInput where the tokenizer loses a character; where(i) names text i."""
+    unknown, lost = _unknown_token_id(tokenizer), _lost_characters(texts, tokenizer)
+    arrays: list[np.ndarray] = []
+    for index, ids in enumerate(encode(texts, tokenizer, prefix)):
+        dropped = lost.intersection(texts[index]) if lost else set()
+        if dropped or (unknown is not None and unknown in ids):
+            which = f" ({min(dropped)!r})" if dropped else ""
+            raise BadInput(f"{where(index)}: the tokenizer cannot write a character{which} of {texts[index][:80]!r}")
+        arrays.append(np.asarray(ids, dtype=np.int32))
+    return arrays
+
+
+def _unknown_token_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The token that stands for text the tokenizer cannot write, or None when there is no such token of its own.
+
+    Some tokenizers name their end or padding token here, which may then stand in a text for what it is.
+    """
+    unknown = cast("int | None", tokenizer.unk_token_id)
+    others = (tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id)
+    return None if unknown in others else unknown
+
+
+def _lost_characters(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> set[str]:
+    """Visible characters of texts that the tokenizer drops without a word, as one without an unknown token does."""
+    seen = sorted(c for c in set[str]().union(*texts) if c.isprintable() and not c.isspace())
+    return {c for c, ids in zip(seen, encode(seen, tokenizer), strict=True) if not ids}
+
+
+class Table:
+    """Rows with the settings that say how to read them. Every error is a BadInput that begins with where(index)."""
+
+    def __init__(self, rows: Sequence[Row], cfg: DataConfig, where: Callable[[int], str]) -> None:
+        if not rows:
+            raise BadInput(f"{cfg.source}: has no rows")
+        self.rows, self.cfg, self.where = rows, cfg, where
+
+    def field(self, index: int, name: str) -> object:
+        if name not in self.rows[index]:
+            raise BadInput(f"{self.where(index)}: no field {name!r}; there are: {', '.join(self.rows[index])}")
+        return self.rows[index][name]
+
+    def text(self, index: int, name: str) -> str:
+        value = self.field(index, name)
+        if value is None or (isinstance(value, str) and not value.strip()):
+            raise BadInput(f"{self.where(index)}: field {name!r} is empty")
+        if not isinstance(value, str):
+            raise BadInput(f"{self.where(index)}: field {name!r} is {type(value).__name__}, expected text")
+        return value
+
+    def texts(self, name: str) -> list[str]:
+        return [self.text(i, name) for i in range(len(self.rows))]
+
+    def reference(self, index: int) -> str:
+        """The reference answer as text, a number's as Python writes it; "" when cfg.answer_field is "" or the row's
+        value is null: beside problems with answers there may be poems without.
+        """
+        name, mark = self.cfg.answer_field, self.cfg.answer_after
+        if not name:
+            return ""
+        value = self.field(index, name)
+        if value is None:
+            return ""
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return str(value)
+        text = self.text(index, name)
+        if not mark:
+            return text
+        reference = text.rpartition(mark)[2].strip() if mark in text else ""
+        if not reference:
+            raise BadInput(f"{self.where(index)}: field {name!r} has no answer after {mark!r}")
+        return reference
+
+    def prompts(self, tokenizer: PreTrainedTokenizerBase) -> tuple[list[str], list[np.ndarray]]:
+        """Rendered prompts and their ids: the one way to a prompt, in training, SFT and evaluation."""
+        check_template(self.cfg, tokenizer)
+        texts = [render(question, self.cfg, tokenizer) for question in self.texts(self.cfg.prompt_field)]
+        return texts, tokenise(texts, tokenizer, self.where, prompt_prefix(self.cfg, tokenizer))
+
+    def refuse_long(self, lengths: Sequence[int], limit: int, what: str, remedy: str) -> None:
+        long = [i for i, length in enumerate(lengths) if length > limit]
+        if long:
+            raise BadInput(
+                f"{self.where(long[0])}: the {what} has {lengths[long[0]]} tokens, the limit is {limit} "
+                f"({len(long)} of {len(lengths)} rows are too long); {remedy}"
+            )

@@ -1,0 +1,275 @@
+"""Held-out evaluation through the samplers: pass@1 as the mean over k samples with its standard error, pass@k, cons@k,
+lengths of thought and answer, and the rates of truncation, format and language.
+
+R1's protocol (V2 D.1) is a choice of settings: recipes/benchmarks.py. Axis suffixes: _P problems, _G samples of one.
+
+Also: held-out accuracy of a run: measured, logged, and kept as evals/step_NNNNNN.json.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+from rl.backend import SampleParams, Task
+from rl.config import OptimConfig
+from rl.context import Context, sample_seed
+from rl.data.few_shot import shot_stop
+from rl.evaluation import resumable
+from rl.evaluation.consensus import consensus, judged_share
+from rl.evaluation.metrics import default_ks, mean_and_stderr, pass_at_k
+from rl.evaluation.resumable import forget
+from rl.evaluation.style import Style, measure_style
+from rl.rollouts.queue import ScoringStats, sample_and_grade
+from rl.scoring.scorer import Scorer
+from rl.types import AhaError, GradedGroup, Prompt, RewardPart, Verdict
+
+log = logging.getLogger(__name__)
+
+VERIFIER = "accuracy"
+"""The reward whose "correct" means equal to the reference answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class EvalResult:
+    """Shares from 0 to 1, lengths in tokens. correct_P: of each problem, the share of its judged samples that are
+    correct; NaN where none was judged.
+
+    pass_at: k -> (mean, standard error). cons: majority vote over all k samples, None for one sample. thought_mean and
+    answer_mean: before and after the last </think>. format, language: see rl.evaluation.style; None where there is
+    nothing to say. unjudged: samples without a verdict, the greedy ones included. samples: k. cons_P, format_P,
+    language_P, thought_P and length_P (tokens, means over the samples): of each problem, for comparisons of the same
+    problems in pairs; NaN where there is none, empty in older files.
+    """
+
+    pass_at_1: float
+    stderr: float
+    greedy: float | None
+    truncated: float
+    length_mean: float
+    correct_P: list[float]
+    pass_at: dict[str, tuple[float, float]] = field(default_factory=dict)
+    cons: float | None = None
+    cons_stderr: float | None = None
+    thought_mean: float | None = None
+    answer_mean: float | None = None
+    format: float | None = None
+    language: float | None = None
+    unjudged: int = 0
+    samples: int = 0
+    cons_P: list[float] = field(default_factory=list)
+    format_P: list[float] = field(default_factory=list)
+    language_P: list[float] = field(default_factory=list)
+    thought_P: list[float] = field(default_factory=list)
+    length_P: list[float] = field(default_factory=list)
+
+    def metrics(self) -> dict[str, float]:
+        """Flat, without what was not measured."""
+        out: dict[str, float | None] = {"pass@1": self.pass_at_1, "stderr": self.stderr, "greedy": self.greedy}
+        out |= {f"pass@{k}": mean for k, (mean, _) in self.pass_at.items() if k != "1"}
+        if self.cons is not None:
+            out |= {f"cons@{self.samples}": self.cons, f"cons@{self.samples}/stderr": self.cons_stderr}
+        out |= {"truncated_share": self.truncated, "rollout/length_mean": self.length_mean}
+        out |= {"thought/length_mean": self.thought_mean, "answer/length_mean": self.answer_mean}
+        out |= {"format_share": self.format, "language": self.language, "unjudged": float(self.unjudged)}
+        return {name: value for name, value in out.items() if value is not None}
+
+    def write(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(asdict(self)))
+
+    @staticmethod
+    def read(path: Path) -> EvalResult:
+        return EvalResult(**json.loads(path.read_text()))
+
+
+def evaluate(
+    ctx: Context, prompts_P: Sequence[Prompt], scorer: Scorer, version: int = 0, *, may_stop: bool = False
+) -> tuple[EvalResult, list[GradedGroup]]:
+    """Sample k completions of each problem (and one greedily) with the samplers' current weights, and judge them.
+
+    A sample counts as correct when the first reward that applies to its problem says so. One without a verdict (the
+    reward timed out, failed or said nothing) is left out of its problem's mean, counted, and warned of; AhaError when
+    none has one.
+    The seeds do not depend on the step, so two evaluations differ by their weights alone.
+    A long one resumes, and does not go on with a dead reward (rl/evaluation/resumable.py). version: of the weights.
+    may_stop: it may raise Stopped, to be resumed.
+    """
+    cfg = ctx.cfg.evaluation
+    max_new_tokens = cfg.max_new_tokens or ctx.cfg.rollout.max_new_tokens
+    params = ctx.sample_params(temperature=cfg.temperature, top_p=cfg.top_p, max_new_tokens=max_new_tokens)
+    ends = shot_stop(cfg.ask)
+    params = replace(params, stop=(*params.stop, *cfg.stop, *ends))
+    long = resumable.count(ctx.cfg, len(prompts_P) * cfg.samples * max_new_tokens) > 1
+
+    def sample(k: int, params: SampleParams) -> list[GradedGroup]:
+        seeds_PG = [[sample_seed(ctx.cfg.seed, "eval", p.id, j) for j in range(k)] for p in prompts_P]
+        if long:
+            return resumable.sample_chunks(ctx, scorer, prompts_P, seeds_PG, params, version, ends, may_stop=may_stop)
+        return sample_and_grade(ctx, scorer, prompts_P, seeds_PG, params, ScoringStats(), ends=ends)
+
+    graded_P = sample(cfg.samples, params)
+    greedy_P: list[GradedGroup] = []
+    if cfg.greedy:
+        greedy_P = sample(1, replace(params, temperature=0.0, top_p=1.0))
+    reward_P = [next(iter(scorer.applying(p)), "") for p in prompts_P]
+    unjudged = _warn_of_unjudged([*graded_P, *greedy_P], [*reward_P, *(reward_P if greedy_P else [])])
+    _warn_of_unreadable(graded_P, reward_P)
+    greedy_share_P = [judged_share(correct_of(g, name)) for g, name in zip(greedy_P, reward_P, strict=False)]
+    style = measure_style([g.group for g in graded_P], [g.parts_G for g in graded_P], ctx.tokenizer)
+    greedy = mean_and_stderr(greedy_share_P)[0] if greedy_P else None
+    ks = cfg.pass_at or default_ks(cfg.samples)
+    return summarise(graded_P, reward_P, ks, greedy=greedy, style=style, unjudged=unjudged), graded_P
+
+
+def summarise(
+    graded_P: Sequence[GradedGroup],
+    reward_P: Sequence[str],
+    ks: Sequence[int],
+    *,
+    greedy: float | None,
+    style: Style,
+    unjudged: int,
+) -> EvalResult:
+    """The numbers of judged samples. reward_P: for each problem, whose verdicts count."""
+    correct_PG = [correct_of(g, reward) for g, reward in zip(graded_P, reward_P, strict=True)]
+    correct_P = [judged_share(correct_G) for correct_G in correct_PG]
+    pass_at_1, stderr = mean_and_stderr(correct_P)
+    samples = max(len(correct_G) for correct_G in correct_PG)
+    cons: tuple[float | None, float | None] = (None, None)
+    cons_P: list[float] = []
+    if samples > 1:
+        verified_P = [reward == VERIFIER for reward in reward_P]
+        cons_P = consensus([g.group for g in graded_P], correct_PG, verified_P)
+        cons = mean_and_stderr(cons_P) if cons_P else cons
+    rollouts = [r for g in graded_P for r in g.group.rollouts_G]
+    lengths_PG = [[len(r.token_ids_T) for r in g.group.rollouts_G] for g in graded_P]
+    return EvalResult(
+        pass_at_1=pass_at_1,
+        stderr=stderr,
+        greedy=greedy,
+        truncated=sum(r.truncated for r in rollouts) / len(rollouts),
+        length_mean=sum(map(sum, lengths_PG)) / len(rollouts),
+        correct_P=correct_P,
+        pass_at={str(k): mean_and_stderr([_pass_at(correct_G, k) for correct_G in correct_PG]) for k in ks},
+        cons=cons[0],
+        cons_stderr=cons[1],
+        thought_mean=style.thought_mean,
+        answer_mean=style.answer_mean,
+        format=style.format,
+        language=style.language,
+        unjudged=unjudged,
+        samples=samples,
+        cons_P=cons_P,
+        format_P=style.format_P,
+        language_P=style.language_P,
+        thought_P=style.thought_P,
+        length_P=[sum(lengths_G) / len(lengths_G) for lengths_G in lengths_PG],
+    )
+
+
+def correct_of(graded: GradedGroup, reward: str) -> list[float]:
+    """1 or 0 for each sample, NaN where the reward has no verdict."""
+    parts = [p.get(reward) for p in graded.parts_G]
+    return [math.nan if p is None or not p.verdict.is_judgement else float(p.verdict == Verdict.CORRECT) for p in parts]
+
+
+def _pass_at(correct_G: Sequence[float], k: int) -> float:
+    """pass@k of one problem from its judged samples; NaN where they are fewer than k."""
+    judged = [c for c in correct_G if not math.isnan(c)]
+    return pass_at_k(len(judged), int(sum(judged)), k) if k <= len(judged) else math.nan
+
+
+def _warn_of_unjudged(graded_P: Sequence[GradedGroup], reward_P: Sequence[str]) -> int:
+    """How many samples have no verdict. Raises AhaError when that is all of them."""
+    parts: list[tuple[int, str, RewardPart | None]] = [
+        (g.group.prompt.id, reward, p.get(reward))
+        for g, reward in zip(graded_P, reward_P, strict=True)
+        for p in g.parts_G
+    ]
+    silent = [(i, reward, part) for i, reward, part in parts if part is None or not part.verdict.is_judgement]
+    if silent:
+        shown = "; ".join(
+            f"problem {i}: {reward or 'no reward'}: " + (f"{part.verdict}, {part.reason}" if part else "does not apply")
+            for i, reward, part in silent[:: -(-len(silent) // 3)]
+        )
+        text = f"evaluation: no verdict on {len(silent)} of {len(parts)} samples: {shown}"
+        if len(silent) == len(parts):
+            raise AhaError(f"{text}. Mend the reward, or the rows that it is asked about")
+        log.warning("%s. They are left out of their problems' means", text)
+    return len(silent)
+
+
+def _warn_of_unreadable(graded_P: Sequence[GradedGroup], reward_P: Sequence[str]) -> None:
+    """Most samples without an answer that can be read: then the numbers tell of the form and not of the answers."""
+    found = [
+        (rollout, p[reward])
+        for g, reward in zip(graded_P, reward_P, strict=True)
+        for rollout, p in zip(g.group.rollouts_G, g.parts_G, strict=True)
+        if reward in p
+    ]
+    unreadable = [(rollout, part) for rollout, part in found if part.verdict == Verdict.UNPARSEABLE]
+    if len(unreadable) > len(found) / 2:
+        log.warning(
+            "evaluation: %d of %d samples have no readable answer and count as wrong, %d of them cut at the limit; the "
+            "first: %s. Say how to answer (evaluation.instruction), or raise the limit (evaluation.max_new_tokens)",
+            len(unreadable), len(found), sum(rollout.truncated for rollout, _ in unreadable), unreadable[0][1].reason,
+        )  # fmt: skip
+
+
+def eval_path(run_dir: Path, step: int) -> Path:
+    """Where the evaluation after `step` training steps is kept."""
+    return run_dir / "evals" / f"step_{step:06d}.json"
+
+
+def evaluate_once(
+    ctx: Context,
+    step: int,
+    prompts_P: Sequence[Prompt],
+    scorer: Scorer,
+    *,
+    version: int | None = None,
+    may_stop: bool = False,
+) -> EvalResult:
+    """Measure with the samplers' weights, which have seen `step` training steps. version: theirs, if it is not step.
+
+    may_stop: see rl.evaluation.evaluate. A training loop's does not: its step is not saved yet.
+    """
+    with ctx.timed("evaluate"):
+        result, graded_P = evaluate(ctx, prompts_P, scorer, step if version is None else version, may_stop=may_stop)
+    ctx.tracker.step("eval", step, result.metrics(), graded_P)
+    result.write(eval_path(ctx.run_dir, step))
+    forget(ctx.run_dir)
+    ctx.evaluated(ctx.run_dir)
+    log.info(
+        "held-out accuracy%s: pass@1 %.1f %% (standard error %.1f)%s",
+        f" after {step} steps" if step else "", 100 * result.pass_at_1, 100 * result.stderr,
+        "" if result.greedy is None else f", greedy {100 * result.greedy:.1f} %",
+    )  # fmt: skip
+    return result
+
+
+def measured(ctx: Context, step: int, prompts_P: Sequence[Prompt], scorer: Scorer, version: int) -> EvalResult | None:
+    """Accuracy after `step` steps: read where it is known, else measured with the weights of now, of that version.
+
+    None: no prompts.
+    """
+    if not prompts_P:
+        return None
+    path = eval_path(ctx.run_dir, step)
+    return EvalResult.read(path) if path.exists() else evaluate_once(ctx, step, prompts_P, scorer, version=version)
+
+
+def evaluate_model(ctx: Context, model_path: str, prompts_P: Sequence[Prompt], scorer: Scorer) -> EvalResult:
+    """Measure a model as it is. Resumes. Raises Stopped when the user asked for it."""
+    ctx.tracker.resume({})
+    with ctx.timed("load"):
+        ctx.backend.load(Task(model_path, OptimConfig(), 0))
+    with ctx.timed("sync"):
+        ctx.backend.sync_weights(version=0)
+    ctx.tracker.begin("eval", 1)
+    return evaluate_once(ctx, 0, prompts_P, scorer, may_stop=True)

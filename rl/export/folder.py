@@ -1,0 +1,164 @@
+"""Make a model that others can load: a Hugging Face folder with chat template, generation config and model card, and a
+Modelfile for Ollama (rl/export/ollama.py). Weights and tokenizer files are copied byte for byte.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from rl.config import DataConfig, RunConfig
+from rl.data.templates import CHAT, ENDS_A_SENTENCE, TEMPLATES, check_template, end_token_ids, prompt_prefix
+from rl.export.model_card import model_card
+from rl.export.ollama import modelfile
+from rl.model.pretrained import load_config, load_tokenizer, positions
+from rl.records import provenance
+from rl.records.provenance import FILE
+from rl.settings.overrides import from_json
+from rl.types import BadInput
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+LEFT_BEHIND = ("chat_template.jinja", "generation_config.json", "README.md", "Modelfile")
+"""Files that the export writes itself."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Defaults for whoever samples from the model. R1's authors recommend 0.6 and 0.95 for theirs (their README)."""
+
+    temperature: float = 0.6
+    top_p: float = 0.95
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is exported. folder: the model's. run: the run's or the stage's own, or the model's. cfg: a run's alone.
+    template: what it was trained with; "" is not known. bare: it was trained on text without any.
+    """
+
+    folder: Path
+    run: Path
+    cfg: RunConfig | None
+    template: str
+    bare: bool = False
+
+
+def export_folder(source: Path, out: Path, *, ollama: bool, sampling: Sampling, template: str = "") -> Path:
+    """Write the folder `out` from a run (its model/ folder) or a Hugging Face folder; returns it.
+
+    template: a prompt template as in DataConfig; "" takes the run's, else the model's own chat template. A model that
+    was trained on bare text may have none of both, and gets none.
+    Raises BadInput when source holds no model, or out is not empty.
+    """
+    found = find_source(source)
+    if out.exists() and any(out.iterdir()):
+        raise BadInput(f"--out {out}: is not empty; name a new folder")
+    tokenizer = load_tokenizer(str(found.folder))
+    template = template or found.template
+    data = DataConfig(template=template) if template and template != CHAT else None
+    if data:
+        check_template(data, tokenizer)
+    elif template == CHAT or not (tokenizer.chat_template or found.bare):
+        check_template(DataConfig(template=CHAT), tokenizer)
+    partial = out.with_name(out.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    for file in sorted(found.folder.iterdir()):
+        if file.is_file() and file.name not in LEFT_BEHIND:
+            shutil.copyfile(file, partial / file.name)
+    chat = chat_template(data, tokenizer) if data else cast("str | None", tokenizer.chat_template)
+    for name in ("resolved.json", FILE):
+        if (found.run / name).is_file():
+            shutil.copyfile(found.run / name, partial / name)
+    if chat:
+        _write_chat_template(partial, chat)
+    else:
+        data = DataConfig(template="plain")  # a Modelfile must say something: the text as it is
+    tokenizer.chat_template = chat
+    _write_generation_config(partial, found, tokenizer, sampling)
+    (partial / "README.md").write_text(model_card(found.run, found.cfg, out.name), encoding="utf-8")
+    if ollama:
+        context = positions(load_config(str(found.folder)))
+        ends = (tokenizer.decode([end]) for end in end_token_ids(tokenizer))
+        stops = (*ends, *(found.cfg.rollout.stop if found.cfg else ()))
+        text = modelfile(data, tokenizer, stops, sampling.temperature, sampling.top_p, context)
+        (partial / "Modelfile").write_text(text, encoding="utf-8")
+    if out.exists():
+        out.rmdir()
+    partial.rename(out)
+    return out
+
+
+def find_source(source: Path) -> Source:
+    """A run's folder holds model/ and resolved.json, a stage's holds model/ and provenance.json, a model's config.json.
+
+    Raises BadInput for others.
+    """
+    folder = source / "model" if (source / "model" / "config.json").is_file() else source
+    if not (folder / "config.json").is_file():
+        raise BadInput(f"{source}: no model there: neither config.json nor model/config.json; has the run ended?")
+    known = ("resolved.json", FILE)
+    run = next((p for p in (source, folder.parent) if any((p / name).is_file() for name in known)), source)
+    if (run / "resolved.json").is_file():
+        cfg = from_json((run / "resolved.json").read_text(encoding="utf-8"))
+        return Source(folder, run, cfg, cfg.prompts.template)
+    config = provenance.read(run)[-1].get("config") if (run / FILE).is_file() else None
+    settings = config if isinstance(config, dict) else {}
+    if settings.get("sft.data.text_field"):
+        return Source(folder, run, None, "", bare=True)
+    template = str(settings.get("prompts.template") or settings.get("sft.data.template") or "")
+    return Source(folder, run, None, template)
+
+
+def chat_template(data: DataConfig, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The prompt template as a chat template: a user's message becomes just the prompt of training, token by token.
+
+    An assistant's message is followed by the end token. A system message is refused: training had none.
+    """
+    text = TEMPLATES.get(data.template, data.template)
+    question, stop = "message['content']", ""
+    if data.template == "r1_zero":
+        # As rl.data.templates.render: no full stop after a question that ends in punctuation.
+        text = text.replace("{prompt}.", "{prompt}")
+        question = "message['content'].rstrip()"
+        stop = f"{{{{ '' if {question}[-1:] in {json.dumps(''.join(ENDS_A_SENTENCE))} else '.' }}}}"
+    pieces = [f"{{{{ {json.dumps(piece)} }}}}" if piece else "" for piece in text.split("{prompt}")]
+    prompt = (f"{{{{ {question} }}}}" + stop).join(pieces)
+    begin = "{{ bos_token }}" if prompt_prefix(data, tokenizer) else ""
+    return (
+        begin
+        + "{% for message in messages %}{% if message['role'] == 'user' %}"
+        + prompt
+        + "{% elif message['role'] == 'assistant' %}{{ message['content'] + eos_token }}"
+        + "{% else %}{{ raise_exception('this model was trained without ' + message['role'] + ' messages') }}"
+        + "{% endif %}{% endfor %}"
+    )
+
+
+def _write_chat_template(folder: Path, template: str) -> None:
+    (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+    path = folder / "tokenizer_config.json"
+    if path.is_file():  # older folders have it in here, and two could differ
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if config.pop("chat_template", None) is not None:
+            path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _write_generation_config(
+    folder: Path, source: Source, tokenizer: PreTrainedTokenizerBase, sampling: Sampling
+) -> None:
+    path = source.folder / "generation_config.json"
+    config: dict[str, object] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    config |= {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p}
+    config["eos_token_id"] = end_token_ids(tokenizer)
+    if tokenizer.pad_token_id is not None:
+        config["pad_token_id"] = tokenizer.pad_token_id
+    if source.cfg:
+        config["max_new_tokens"] = source.cfg.rollout.max_new_tokens
+    config.pop("_from_model_config", None)
+    (folder / "generation_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,152 @@
+"""The learner's own attention functions, registered with transformers under their names.
+
+Also: which architectures a learner's layouts and attention compute as transformers does. Others are refused by name.
+
+What is asked are facts of the model, so that it needs no weights: rl/model/policy.py asks when it loads one, and the
+driver asks a model on the meta device before any machine is started.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.masking_utils import AttentionMaskInterface
+from transformers.modeling_utils import AttentionInterface, PreTrainedModel
+
+from rl.types import BadInput
+
+PACKED_ATTENTION, ROWS_ATTENTION = "aha_packed", "aha_rows"
+SEQUENCE_ATTENTION = "aha_sequence"
+"""Of ranks that share their sequences; rl/workers/learner/ulysses.py registers it."""
+OWN_ATTENTION = (PACKED_ATTENTION, ROWS_ATTENTION, SEQUENCE_ATTENTION)
+
+
+def packed_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: object
+) -> tuple[Tensor, None]:
+    """Causal attention inside each sequence of one long row.
+
+    query (1, heads, T, d), key and value (1, kv_heads, T, d); cu_seq_lens_q (S + 1,) int32 among kwargs.
+    Returns ((1, T, heads, d), None). On a GPU in half precision through PyTorch's varlen kernel; else a loop over
+    sequences, which gives the same numbers and is what the tests run on a CPU.
+    """
+    refuse_other_attention(module, attention_mask, kwargs)
+    cu_seq_lens = kwargs["cu_seq_lens_q"]
+    assert isinstance(cu_seq_lens, Tensor)
+    assert query.shape[0] == 1
+    scaling = kwargs.get("scaling")
+    window = kwargs.get("sliding_window")
+    scale = scaling if isinstance(scaling, float) else None
+    if isinstance(window, int) and int(cu_seq_lens.diff().max()) > window:
+        raise BadInput(f"packed layout: sequences longer than the model's sliding window of {window} tokens")
+    if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
+        from torch.nn.attention.varlen import varlen_attn
+
+        longest = int(cu_seq_lens.diff().max())
+        q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+        same_heads = q.shape[1] == k.shape[1]
+        out = varlen_attn(
+            q, k, v, cu_seq_lens, cu_seq_lens, longest, longest,
+            scale=scale, window_size=(-1, 0), enable_gqa=not same_heads,
+        )  # fmt: skip
+        assert isinstance(out, Tensor)
+        return out[None], None
+    parts = []
+    bounds = cu_seq_lens.tolist()
+    for start, end in itertools.pairwise(bounds):
+        q, k, v = (x[:, :, start:end].float() for x in (query, key, value))
+        parts.append(F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=True))
+    return torch.cat(parts, dim=2).to(query.dtype).transpose(1, 2), None
+
+
+def rows_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: object
+) -> tuple[Tensor, None]:
+    """Causal attention over right-padded rows on a CPU: (B, heads, T, d) -> (B, T, heads, d).
+
+    Computed in float32 whatever the inputs: PyTorch's bfloat16 backward for CPUs took six times longer on rows of 37
+    tokens, and nine tenths of a training step with it.
+    """
+    refuse_other_attention(module, attention_mask, kwargs)
+    scaling = kwargs.get("scaling")
+    window = kwargs.get("sliding_window")
+    if isinstance(window, int) and query.shape[2] > window:
+        raise BadInput(f"rows layout: sequences longer than the model's sliding window of {window} tokens")
+    out = F.scaled_dot_product_attention(
+        query.float(), key.float(), value.float(), is_causal=True,
+        scale=scaling if isinstance(scaling, float) else None, enable_gqa=key.shape[1] != query.shape[1],
+    )  # fmt: skip
+    return out.to(query.dtype).transpose(1, 2), None
+
+
+def _no_mask(*args: object, **kwargs: object) -> None:
+    """Both ways of attention are causal and know where sequences end; they need no mask."""
+
+
+AttentionInterface.register(PACKED_ATTENTION, packed_attention)
+AttentionInterface.register(ROWS_ATTENTION, rows_attention)
+AttentionMaskInterface.register(PACKED_ATTENTION, _no_mask)
+AttentionMaskInterface.register(ROWS_ATTENTION, _no_mask)
+AttentionMaskInterface.register(SEQUENCE_ATTENTION, _no_mask)
+
+
+def attention_name(layout: str, device: torch.device) -> str:
+    """The attention of a learner's model, by its name in transformers."""
+    return PACKED_ATTENTION if layout == "packed" else ROWS_ATTENTION if device.type == "cpu" else "sdpa"
+
+
+PLAIN_LAYERS = {"full_attention", "sliding_attention"}
+"""Kinds of layers (transformers' layer_types) that look at nothing but the sequence's own keys, all or the last ones.
+
+Sequences longer than a sliding window are refused when they come.
+"""
+RECURRENT_LAYERS = {"linear_attention", "conv", "hybrid", "hybrid_sliding"}
+"""Kinds that carry a state along the row: right where each sequence has a row of its own."""
+OTHER_ATTENTION = ("s_aux", "softcap", "position_bias", "indices", "block_indices")
+"""What transformers hands to an attention function that computes something else than softmax(q k) v: attention sinks,
+capped scores, ALiBi and its like, chosen keys."""
+
+DISPATCH = "ALL_ATTENTION_FUNCTIONS"
+"""transformers' table of attention functions, ours among them: models that import it call what it holds."""
+
+
+def refuse_unsound(hf: PreTrainedModel, layout: str, *, own_attention: bool) -> None:
+    """Raise BadInput for a model whose logprobs or exports would be wrong without a word.
+
+    own_attention: its attention is one of ours, which see no mask, and not one of transformers'.
+    """
+    name = type(hf).__name__
+    parameters = {name for name, _ in hf.named_parameters(remove_duplicate=False)}
+    buffers = [name for name in hf.state_dict() if name not in parameters]
+    if buffers:
+        raise BadInput(
+            f"{name}: {buffers[0]} is part of its files but no trained parameter, and would reach neither the samplers "
+            "nor an export; take a model without such buffers"
+        )
+    kinds = set(hf.config.get_text_config().to_dict().get("layer_types") or ())
+    recurrent = sorted(kinds & RECURRENT_LAYERS) or (["recurrent layers"] if hf._is_stateful else [])
+    if recurrent and layout == "packed":
+        raise BadInput(
+            f"{name}: {', '.join(recurrent)} would carry its state from one sequence to the next in the packed layout; "
+            "set learner.layout=rows and learner.sequence_parallel=1"
+        )
+    other = sorted(kinds - PLAIN_LAYERS - RECURRENT_LAYERS)
+    other += sorted(name for name in parameters if "sink" in name)[:1]
+    if not (hf._supports_attention_backend or DISPATCH in vars(sys.modules[type(hf).__module__])):
+        other.append("attention of its own (as with ALiBi)")
+    if own_attention and other:
+        raise BadInput(
+            f"{name}: {', '.join(other)} is nothing that the learner's attention computes; take another model"
+        )
+
+
+def refuse_other_attention(module: nn.Module, mask: Tensor | None, settings: dict[str, object]) -> None:
+    """Raise BadInput when a model asks an attention function of ours for more than causal softmax attention."""
+    found = [name for name in OTHER_ATTENTION if settings.get(name) is not None]
+    if mask is not None or found:
+        what = ", ".join(found) or "a mask of its own"
+        raise BadInput(f"{type(module).__name__}: {what} is nothing that the learner's attention computes")

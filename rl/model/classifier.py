@@ -1,0 +1,82 @@
+"""A reward model in training: a Hugging Face decoder with a scalar head, in the learner's layouts and attention."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForSequenceClassification
+from transformers.modeling_utils import PreTrainedModel
+
+from rl.config import LearnerConfig
+from rl.model.attention import attention_name
+from rl.model.policy import UNSHARDED, Backbone, Loading, ScoreInput, make_ready, resolve_layout
+from rl.model.pretrained import load_config
+from rl.types import BadInput
+
+HEAD = "score"
+"""Name of the scalar head in transformers' decoders for sequence classification."""
+
+
+class Classifier(Backbone):
+    """A sequence classifier with one logit, whose forward returns it at each masked-in token, (M,) float32."""
+
+    def __init__(self, hf: PreTrainedModel, layout: str) -> None:
+        super().__init__(hf, layout)
+        head = dict(hf.named_children()).get(HEAD)
+        if not isinstance(head, nn.Linear) or head.out_features != 1 or hf.base_model is hf:
+            raise BadInput(f"{type(hf).__name__}: a reward model is trained on a decoder with a linear head {HEAD!r}")
+
+    def forward(self, batch: ScoreInput) -> Tensor:
+        head = self.hf.get_submodule(HEAD)
+        assert isinstance(head, nn.Linear)
+        scores_M: Tensor = head(self.hidden_at(batch, offset=0).to(head.weight.dtype))[:, 0].float()
+        return scores_M
+
+
+def load_trainee(
+    path: str,
+    learner: LearnerConfig,
+    device: torch.device,
+    *,
+    dtype: torch.dtype,
+    seed: int,
+    loading: Loading = UNSHARDED,
+) -> Classifier:
+    """A Classifier from a causal LM (with a new head) or a classifier (with its own), all weights trained.
+
+    A new head is drawn by seed from N(0, 1 / (D + 1)), so that scores begin near 0 (Stiennon et al., 2009.01325).
+    Raises BadInput for a model that is no decoder, or has another number of logits.
+    """
+    layout = resolve_layout(learner, device)
+    config = load_config(path)
+    if (
+        any(kind.endswith("ForSequenceClassification") for kind in config.architectures or [])
+        and config.num_labels != 1
+    ):
+        raise BadInput(f"{path}: a classifier with {config.num_labels} logits; a reward model has one")
+    try:
+        with loading.block():
+            hf, found = AutoModelForSequenceClassification.from_pretrained(
+                path,
+                num_labels=1,
+                dtype=dtype,
+                attn_implementation=attention_name(layout, device),
+                output_loading_info=True,
+            )
+    except ValueError as error:
+        raise BadInput(f"{path}: no reward model can be made of it ({str(error).splitlines()[0]})") from error
+    model = Classifier(hf, layout)
+    missing = set(found["missing_keys"])
+    if missing - {f"{HEAD}.weight"}:
+        raise BadInput(f"{path}: its files lack the weights {', '.join(sorted(missing)[:3])}")
+    if missing:
+        width = hf.config.get_text_config().hidden_size
+        draw = torch.Generator().manual_seed(seed)
+        weight = hf.get_submodule(HEAD).weight
+        assert isinstance(weight, nn.Parameter)
+        with torch.no_grad(), loading.filling(weight):
+            weight.copy_(torch.randn(1, width, generator=draw) / (width + 1) ** 0.5)
+    hf.config.architectures = [type(hf).__name__]
+    make_ready(model, learner, device)
+    loading.finish(model, path)
+    return model

@@ -1,0 +1,91 @@
+"""metrics.jsonl of a run: one line a step, whole or not there."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+
+from rl.records.whole_files import write_whole
+from rl.types import AhaError
+
+log = logging.getLogger(__name__)
+
+
+def read_metrics(run_dir: Path) -> list[dict[str, object]]:
+    """The records of a run in order. A last line that a kill cut short is left out.
+
+    Numbers that JSON lacks (NaN, infinities) read as None. Raises AhaError on a damaged line before the last.
+    """
+    path = run_dir / "metrics.jsonl"
+    if not path.exists():
+        return []
+    *lines, rest = path.read_bytes().split(b"\n")
+    if rest:
+        log.info("%s: the last line is cut short; left out", path)
+    records: list[dict[str, object]] = []
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line)
+            records.append({**record, "stage": str(record["stage"]), "step": int(record["step"])})
+        except (ValueError, TypeError, KeyError) as error:
+            raise AhaError(f"{path} line {number} is damaged ({error!r}); mend or remove that line") from error
+    return records
+
+
+def phases(seconds: float, metrics: Mapping[str, float]) -> dict[str, float]:
+    """Seconds of a step by phase, from its seconds/<phase> metrics and "rest": they add up to `seconds`.
+
+    Waiting for rewards (scoring) is measured inside the rollout phase, so it is taken from it.
+    """
+    found = {name.removeprefix("seconds/"): s for name, s in metrics.items() if name.startswith("seconds/")}
+    found = {name: s for name, s in found.items() if "/" not in name}  # deeper names are parts of a phase
+    if "rollout" in found and "scoring" in found:
+        found["rollout"] = max(0.0, found["rollout"] - found["scoring"])
+    order = [*(name for name in ("rollout", "scoring", "update", "sync") if name in found), *sorted(found)]
+    out = {name: found[name] for name in dict.fromkeys(order)}
+    return out | {"rest": max(0.0, seconds - sum(out.values()))}
+
+
+class MetricsFile:
+    """metrics.jsonl: appended to line by line, each on disk before append returns."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        records = read_metrics(path.parent)
+        if path.exists() and not path.read_bytes().endswith(b"\n"):
+            self._write(records)
+        self._seen = {(r["stage"], r["step"]) for r in records}
+
+    def append(self, stage: str, step: int, metrics: Mapping[str, float]) -> None:
+        if (stage, step) in self._seen:
+            raise AhaError(f"{self._path}: {stage} step {step} is recorded already; resume() the tracker first")
+        numbers = {name: _json_number(value) for name, value in metrics.items()}
+        record = {"stage": stage, "step": step, "time": round(time.time(), 3), **numbers}
+        with self._path.open("ab") as file:
+            file.write(json.dumps(record, allow_nan=False).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self._seen.add((stage, step))
+
+    def truncate(self, next_steps: Mapping[str, int]) -> None:
+        records = read_metrics(self._path.parent)
+        kept = [r for r in records if cast(int, r["step"]) < next_steps.get(cast(str, r["stage"]), 0)]
+        if len(kept) < len(records):
+            self._write(kept)
+        self._seen = {(r["stage"], r["step"]) for r in kept}
+
+    def _write(self, records: Iterable[Mapping[str, object]]) -> None:
+        write_whole(self._path, "".join(json.dumps(record) + "\n" for record in records))
+
+
+def _json_number(value: float) -> float | None:
+    number = int(value) if isinstance(value, int | np.integer) else float(value)
+    return number if math.isfinite(number) else None

@@ -1,0 +1,131 @@
+"""The rollouts of a step as a parquet file, whole or not there.
+
+Axis suffixes: _P prompts, _G samples of a group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rl.records.whole_files import replace_file
+from rl.types import GradedGroup, Prompt, RewardPart, Rollout, RolloutGroup, ScoredGroup, Verdict
+
+ROW_GROUP = 256
+
+
+def rollouts_path(run_dir: Path, stage: str, step: int) -> Path:
+    """rollouts/step_000012.parquet for GRPO, rollouts/<stage>_000012.parquet for others."""
+    return run_dir / "rollouts" / f"{'step' if stage == 'grpo' else stage}_{step:06d}.parquet"
+
+
+def rollout_files(run_dir: Path) -> list[tuple[str, int, Path]]:
+    files = [(*path.stem.rpartition("_")[::2], path) for path in sorted((run_dir / "rollouts").glob("*_*.parquet"))]
+    return [("grpo" if kind == "step" else kind, int(step), path) for kind, step, path in files if step.isdigit()]
+
+
+def write_rollouts(
+    path: Path, step: int, groups_P: Sequence[ScoredGroup | GradedGroup], *, full_precision: bool = False
+) -> None:
+    """One row a sample, as parquet, whole or not at all. A reward part has columns <part>/score, /verdict, /reason.
+
+    tokens: of the completion. logprob_mean: nats per token, of the sampler. token_ids, logprobs: one a token, the stop
+    token included; logprobs in half precision, for looking at, unless full_precision. uniform: of the whole group. A
+    part that does not apply is null, as are the advantage and uniform of a group without advantages; reward is NaN
+    where the sample is not valid. A row group holds ROW_GROUP rows, so that a few rollouts are read from a large file
+    without the rest.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    names = list(dict.fromkeys(name for g in groups_P for part in g.parts_G for name in part))
+    precision = np.float32 if full_precision else np.float16
+    rows = [_row(step, g, i, names, precision) for g in groups_P for i in range(len(g.parts_G))]
+    text, kinds = pa.string(), {int: pa.int64(), bool: pa.bool_(), str: pa.string()}
+    types = {name: kinds.get(type(value), pa.float64()) for name, value in rows[0].items()}
+    types |= {f"{name}/{field}": text for name in names for field in ("verdict", "reason")}
+    types |= {"uniform": pa.bool_(), "token_ids": pa.list_(pa.int32())}
+    types |= {"logprobs": pa.list_(pa.float32() if full_precision else pa.float16())}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    table = pa.Table.from_pylist(rows, pa.schema(list(types.items())))
+    pq.write_table(table, temporary, compression="zstd", row_group_size=ROW_GROUP)
+    replace_file(temporary, path)
+
+
+def read_rollouts(
+    path: Path, prompts_P: Sequence[Prompt], names_P: Sequence[Sequence[str]]
+) -> list[tuple[RolloutGroup, list[dict[str, RewardPart]]]]:
+    """What write_rollouts wrote in full precision: each prompt's group with its parts. All groups have as many samples.
+
+    names_P: the rewards that each prompt gets, in the order of its parts.
+    """
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(path)
+    arrays = ([cell.values.to_numpy() for cell in table[name]] for name in ("token_ids", "logprobs"))
+    rows = list(zip(table.drop_columns(["token_ids", "logprobs"]).to_pylist(), *arrays, strict=True))
+    size = len(rows) // len(prompts_P)
+    found = []
+    for i, (prompt, names) in enumerate(zip(prompts_P, names_P, strict=True)):
+        own = rows[i * size : (i + 1) * size]
+        group = RolloutGroup(prompt, [_rollout(row, token_ids, logprobs) for row, token_ids, logprobs in own])
+        found.append((group, [_parts(row, names) for row, *_ in own]))
+    return found
+
+
+def _rollout(row: Mapping[str, Any], token_ids_T: np.ndarray, logprobs_T: np.ndarray) -> Rollout:
+    return Rollout(
+        token_ids_T, logprobs_T, row["completion"], row["finish_reason"], row["temperature"], row["policy_version"],
+        row["seed"],
+    )  # fmt: skip
+
+
+def _parts(row: Mapping[str, Any], names: Sequence[str]) -> dict[str, RewardPart]:
+    return {
+        name: RewardPart(row[f"{name}/score"], Verdict(row[f"{name}/verdict"]), row[f"{name}/reason"])
+        for name in names
+        if row.get(f"{name}/verdict") is not None
+    }
+
+
+def _row(
+    step: int, g: ScoredGroup | GradedGroup, i: int, names: Sequence[str], precision: type[np.floating]
+) -> dict[str, object]:
+    prompt, rollout = g.group.prompt, g.group.rollouts_G[i]
+    row: dict[str, object] = {
+        "step": step,
+        "prompt_id": prompt.id,
+        "draw": prompt.draw,
+        "sample": i,
+        "prompt": _utf8(prompt.text),
+        "completion": _utf8(rollout.text),
+        "reference": _utf8(prompt.reference),
+        "reward": g.rewards_G[i],
+    }
+    for name in names:
+        part = g.parts_G[i].get(name)
+        row[f"{name}/score"] = part.score if part else None
+        row[f"{name}/verdict"] = str(part.verdict) if part else None
+        row[f"{name}/reason"] = _utf8(part.reason) if part else None
+    return row | {
+        "advantage": g.advantages_G[i] if isinstance(g, ScoredGroup) else None,
+        "valid": g.valid_G[i],
+        "tokens": len(rollout.token_ids_T),
+        "finish_reason": rollout.finish_reason,
+        "policy_version": rollout.policy_version,
+        "seed": rollout.seed,
+        "temperature": rollout.temperature,
+        "logprob_mean": float(np.mean(rollout.logprobs_T, dtype=np.float64)) if len(rollout.logprobs_T) else None,
+        "uniform": g.uniform if isinstance(g, ScoredGroup) else None,
+        "token_ids": rollout.token_ids_T,
+        "logprobs": rollout.logprobs_T.astype(precision),
+    }
+
+
+def _utf8(text: str) -> str:
+    """Lone surrogates, which no file can hold, become "?": a strange completion must not stop a run."""
+    return text.encode("utf-8", "replace").decode("utf-8")

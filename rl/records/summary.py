@@ -1,0 +1,114 @@
+"""The end of a run: summary.json, and a table before and after in the terminal."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from rl.records.curve_figure import Curve, draw_curve, text_curve
+from rl.records.emergence_figure import draw_emergence
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Held-out accuracy, shares from 0 to 1. stderr: the standard error of pass_at_1. greedy: None if not measured."""
+
+    pass_at_1: float
+    stderr: float
+    greedy: float | None = None
+
+    def as_json(self) -> dict[str, float | None]:
+        return {"pass@1": self.pass_at_1, "stderr": self.stderr, "greedy": self.greedy}
+
+
+def write_summary(
+    run_dir: Path,
+    *,
+    name: str,
+    model: str,
+    seed: int,
+    before: Measured | None,
+    after: Measured | None,
+    steps: int,
+    seconds: Mapping[str, float],
+    gain_stderr: float | None = None,
+    console: Console | None = None,
+) -> Path:
+    """Write summary.json, summary.txt and curve.png into run_dir and print the table; returns summary.json's path.
+
+    seconds: phase -> seconds. before, after: None where held-out accuracy was not measured. gain_stderr: standard
+    error of after - before where it was computed from pairs; else the two count as independent, which is on the safe
+    side for one set of problems measured twice.
+    """
+    gain = after.pass_at_1 - before.pass_at_1 if before and after else None
+    if before and after and gain_stderr is None:
+        gain_stderr = math.hypot(before.stderr, after.stderr)
+    summary = {
+        "before": before.as_json() if before else None,
+        "after": after.as_json() if after else None,
+        "steps": steps,
+        "seconds": dict(seconds),
+        "name": name,
+        "model": model,
+        "seed": seed,
+        "gain": gain,
+        "gain_stderr": gain_stderr,
+    }
+    path = run_dir / "summary.json"
+    path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+
+    curve = Curve.read(run_dir)
+    table = _table(f"{name}: {model}, seed {seed}, {steps} GRPO steps", before, after, gain, gain_stderr)
+    lines = [text_curve(curve)] if curve.training or curve.held_out else []
+    lines.append(_phases(seconds))
+    lines.append(f"Everything is in {run_dir}")
+    if curve.training or curve.held_out:
+        draw_curve(curve, run_dir / "curve.png", title=f"{name}: {model}, seed {seed}")
+    draw_emergence(run_dir, title=f"{name}: {model}, seed {seed}")
+    with (run_dir / "summary.txt").open("w", encoding="utf-8") as file:
+        for out in (Console(file=file, width=100), console or Console()):
+            out.print(table)
+            for line in lines:
+                out.print(line, markup=False, highlight=False, soft_wrap=True)
+    return path
+
+
+def _table(
+    title: str, before: Measured | None, after: Measured | None, gain: float | None, gain_stderr: float | None
+) -> Table:
+    def cell(value: float | None, stderr: float | None, form: str = ".1f") -> str:
+        if value is None:
+            return "–"
+        return f"{100 * value:{form}}" + (f" ± {100 * stderr:.1f}" if stderr is not None else "")
+
+    table = Table(title=title, title_justify="left", caption="± one standard error", caption_justify="left")
+    table.add_column("held-out accuracy, %")
+    for column in ("before", "after", "gain, points"):
+        table.add_column(column, justify="right")
+    first, last = before or Measured(math.nan, math.nan), after or Measured(math.nan, math.nan)
+    table.add_row(
+        "pass@1, sampled",
+        cell(first.pass_at_1 if before else None, first.stderr),
+        cell(last.pass_at_1 if after else None, last.stderr),
+        cell(gain, gain_stderr, "+.1f"),
+    )
+    if first.greedy is not None or last.greedy is not None:
+        both = first.greedy is not None and last.greedy is not None
+        greedy_gain = (last.greedy or 0.0) - (first.greedy or 0.0) if both else None
+        table.add_row("greedy", cell(first.greedy, None), cell(last.greedy, None), cell(greedy_gain, None, "+.1f"))
+    return table
+
+
+def _phases(seconds: Mapping[str, float]) -> str:
+    """ "Time: rollout 120 s (60 %), ..." """
+    total = sum(seconds.values())
+    if not total:
+        return "Time: not measured"
+    parts = [f"{phase} {value:,.0f} s ({value / total:.0%})" for phase, value in seconds.items()]
+    return f"Time: {', '.join(parts)}; {total:,.0f} s in all"

@@ -1,0 +1,262 @@
+"""Reward workers: every call of a reward function runs in a process that is killed when it takes too long.
+
+A Judge holds a few such processes, started as they are needed. It is what one Ray actor runs; it imports no Ray.
+Inside a process the functions run in the main thread, where the alarms that some verifiers set work.
+
+A call is killed   -> its samples are timed out; the process is replaced by the next call that needs one.
+A process dies     -> the call is done again in a new one; if that dies too, its samples have failed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import queue
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
+
+from rl.config import RewardConfig, RunConfig, ScoringConfig
+from rl.scoring.reward_functions import Judges, failed, merge
+from rl.types import AhaError, JudgeReport, RewardPart, RolloutGroup, Verdict
+
+log = logging.getLogger(__name__)
+
+START_LIMIT_S = 120.0
+GROUPS_AT_ONCE = 8
+PR_SET_PDEATHSIG = 1
+
+
+class _TooLong(Exception):
+    """A call exceeded its limit."""
+
+
+class _Died(Exception):
+    """The process ended in the middle of a call."""
+
+
+class _Process:
+    """One child that answers calls, one at a time, over a socket."""
+
+    def __init__(self, rewards: Sequence[RewardConfig], memory_gib: float) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._child = subprocess.Popen(
+                [sys.executable, "-m", "rl.scoring.reward_processes", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                env=os.environ
+                | {"PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path), "OMP_NUM_THREADS": "1"},
+                start_new_session=True,  # so that what a reward started dies with it
+            )
+        self._connection = Connection(ours.detach())
+        self._connection.send(memory_gib)
+        self._rewards: tuple[RewardConfig, ...] | None = None
+        try:
+            self.learn(rewards)
+        except (AhaError, _TooLong, _Died):
+            self.kill()
+            raise
+
+    def learn(self, rewards: Sequence[RewardConfig]) -> None:
+        """Answer by these rewards from now on. Raises what Judges does, and as call()."""
+        if self._rewards != tuple(rewards):
+            self.call((None, tuple(rewards)), START_LIMIT_S)
+            self._rewards = tuple(rewards)
+
+    def call(self, message: tuple[object, object], limit_s: float) -> list[RewardPart | None]:
+        """Raises _TooLong or _Died; then only kill() may follow."""
+        try:
+            self._connection.send(message)
+            if not self._connection.poll(limit_s):
+                raise _TooLong
+            answer = self._connection.recv()
+        except (EOFError, OSError) as error:
+            raise _Died from error
+        if isinstance(answer, AhaError):
+            raise answer
+        return list(answer)
+
+    def kill(self) -> str:
+        """End it and all it started; returns how it ended."""
+        for end in (os.killpg, os.kill):
+            try:
+                end(self._child.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        self._connection.close()
+        code = self._child.wait(timeout=30)
+        return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+
+@dataclass
+class _Counters:
+    killed: int = 0
+    replaced: int = 0
+
+
+class Judge:
+    """Judges groups, several samples at once. Any number of threads may call judge()."""
+
+    def __init__(self, rewards: Sequence[RewardConfig], scoring: ScoringConfig) -> None:
+        self._rewards, self._scoring = tuple(rewards), scoring
+        self._judges = Judges(rewards)
+        self._idle: queue.LifoQueue[_Process] = queue.LifoQueue()
+        processes = scoring.processes or 2 * (os.cpu_count() or 1)
+        self._threads = ThreadPoolExecutor(processes, thread_name_prefix="reward")
+        self._all: set[_Process] = set()
+        self._lock = threading.Lock()
+
+    def start(self, rewards: Sequence[RewardConfig] | None = None) -> int:
+        """Make a process ready, so that a reward that cannot be imported here shows now. Returns our pid.
+
+        rewards: to go on with in place of those before, in the processes that there are: what they have imported they
+        need not import again. Raises BadInput for one that cannot be found, and keeps those before.
+        """
+        if rewards is not None:
+            self._agree(tuple(rewards))
+        self._idle.put(self._take())
+        return os.getpid()
+
+    def _agree(self, rewards: tuple[RewardConfig, ...]) -> None:
+        with self._lock:
+            if rewards != self._rewards:
+                self._judges, self._rewards = Judges(rewards), rewards
+
+    def judge(
+        self, group: RolloutGroup, names: Sequence[str], rewards: tuple[RewardConfig, ...] | None = None
+    ) -> JudgeReport:
+        """The named rewards of every sample, within the limits.
+
+        rewards: those of today, for an actor that Ray started again: it knows its first ones only.
+        """
+        if rewards is not None:
+            self._agree(rewards)
+        counters = _Counters()
+        size = len(group.rollouts_G)
+        calls = [(name, unit) for name in names for unit in self._judges.units(name, size)]
+        futures = [self._threads.submit(self._call, name, unit, group, counters) for name, unit in calls]
+        by_reward: dict[str, list[RewardPart | None]] = {name: [None] * size for name in names}
+        for (name, unit), future in zip(calls, futures, strict=True):
+            for i, part in zip(unit, future.result(), strict=True):
+                by_reward[name][i] = part
+        parts_G = merge(names, list(by_reward.values()), size)
+        return JudgeReport(parts_G, counters.killed, counters.replaced, pid=os.getpid())
+
+    def _call(
+        self, name: str, unit: list[int], group: RolloutGroup, counters: _Counters
+    ) -> Sequence[RewardPart | None]:
+        limit = self._judges.limit_s(name) * len(unit)
+        part = replace(group, rollouts_G=[group.rollouts_G[i] for i in unit])
+        ended = ""
+        for _ in range(2):
+            process = self._take()
+            try:
+                result = process.call((name, part), limit)
+            except _TooLong:
+                self._kill(process)
+                with self._lock:
+                    counters.killed += 1
+                reason = f"no verdict within {limit:g} s; its process was killed"
+                return [RewardPart(float("nan"), Verdict.TIMED_OUT, reason)] * len(unit)
+            except _Died:
+                ended = self._kill(process)
+                with self._lock:
+                    counters.replaced += 1
+                log.warning("a process of reward %r died (%s); doing the call again", name, ended)
+                continue
+            self._idle.put(process)
+            return result
+        return [failed(f"its process died twice ({ended})")] * len(unit)
+
+    def _take(self) -> _Process:
+        """A process that knows today's rewards."""
+        try:
+            process = self._idle.get_nowait()
+        except queue.Empty:
+            return self._new()  # there are no more calls at once than threads, so no more processes either
+        try:
+            process.learn(self._rewards)
+        except (_TooLong, _Died):
+            self._kill(process)
+            return self._new()
+        except AhaError:  # it still answers by those before
+            self._idle.put(process)
+            raise
+        return process
+
+    def _new(self) -> _Process:
+        try:
+            process = _Process(self._rewards, self._scoring.memory_gib)
+        except (_TooLong, _Died) as error:
+            raise AhaError("a reward process did not start; its messages are in the reward worker's log") from error
+        with self._lock:
+            self._all.add(process)
+        return process
+
+    def _kill(self, process: _Process) -> str:
+        with self._lock:
+            self._all.discard(process)
+        return process.kill()
+
+    def close(self) -> None:
+        """Kill every process."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        for process in list(self._all):
+            self._kill(process)
+
+
+class LocalJudging:
+    """A Judge in this process, for a stage that starts no machines. Implements rl.backend.Judging, without models."""
+
+    def __init__(self, cfg: RunConfig) -> None:
+        self._judge = Judge(cfg.rewards, cfg.scoring)
+        self._judge.start()
+        self._groups = ThreadPoolExecutor(GROUPS_AT_ONCE, thread_name_prefix="judging")
+
+    def judge(self, group: RolloutGroup, names: Sequence[str]) -> Callable[[], JudgeReport]:
+        """The result waits for the rewards, each call of which has its limit."""
+        return self._groups.submit(self._judge.judge, group, list(names)).result
+
+    def close(self) -> None:
+        """Kill every process."""
+        self._groups.shutdown(wait=False, cancel_futures=True)
+        self._judge.close()
+
+
+# ------------------------------------------------------------------------------------------------ the child
+
+
+def _serve(descriptor: int) -> None:
+    """Answer (reward, group) by the rewards of the last (None, rewards), until the other end closes."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # a killed actor must not leave its children behind
+    connection = Connection(descriptor)
+    limit = int(connection.recv() * 2**30)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    judges: Judges | None = None
+    while True:
+        try:
+            name, message = connection.recv()
+        except EOFError:
+            return
+        if name is not None:
+            assert judges is not None  # rewards are the first thing that _Process sends
+            connection.send(judges.judge(name, message))
+            continue
+        try:
+            judges = Judges(message)
+        except AhaError as error:
+            connection.send(error)
+        else:
+            connection.send([])
+
+
+if __name__ == "__main__":
+    _serve(int(sys.argv[1]))

@@ -1,0 +1,141 @@
+"""Checks of a run's config: every range, and settings that do not go together. Loads no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import typing
+
+from rl.config import GRPOConfig, RunConfig
+from rl.types import BadInput
+
+
+def validate(cfg: RunConfig) -> None:
+    """Check every range and the batch arithmetic. Raises BadInput with all the faults, one a line."""
+    faults = _range_faults(cfg, "")
+    g = cfg.grpo
+    if min(g.prompts_per_step, g.group_size, g.updates_per_step) < 1:
+        pass  # told above, and nothing divides
+    elif g.rollouts_per_step % g.updates_per_step:
+        faults.append(
+            f"grpo: {g.prompts_per_step} prompts x {g.group_size} samples = {g.rollouts_per_step} rollouts do not "
+            f"divide into updates_per_step={g.updates_per_step}; change one of the three"
+        )
+    elif g.steps and g.rollouts_per_step // g.updates_per_step < cfg.learner.ranks:
+        faults.append(
+            f"grpo: {g.rollouts_per_step // g.updates_per_step} rollouts per update are fewer than "
+            f"learner.ranks={cfg.learner.ranks}; use fewer ranks or larger steps"
+        )
+    if cfg.sft.steps and cfg.sft.epochs:
+        faults.append(f"sft.steps={cfg.sft.steps} and sft.epochs={cfg.sft.epochs:g}: set one of the two")
+    if cfg.sft.eval_every and not cfg.sft.eval_data.source:
+        faults.append(f"sft.eval_every={cfg.sft.eval_every} needs held-out examples; set sft.eval_data.source")
+    d = cfg.sft.distill
+    if d.cached and d.teacher:
+        faults.append(f"sft.distill.cached=true needs no teacher, but teacher={d.teacher}; drop one of the two")
+    if d.cached and d.divergence != "forward":
+        faults.append(
+            f"sft.distill.divergence={d.divergence}: cached logprobs say nothing of the student's; use forward"
+        )
+    if d.cached and (cfg.sft.data.messages_field or cfg.sft.data.text_field):
+        faults.append("sft.distill.cached=true needs rows of prompt and target, not messages_field or text_field")
+    if g.steps and not cfg.rewards:
+        faults.append("rewards: GRPO needs at least one reward, for example RewardConfig('accuracy')")
+    if g.steps and g.group_size == 1 and g.advantage not in ("batch_std",):
+        faults.append("grpo.group_size=1: a group of one has no advantage; use at least 2, or grpo.advantage=batch_std")
+    if g.dual_clip and g.dual_clip <= 1:
+        faults.append(f"grpo.dual_clip={g.dual_clip}: must be above 1, or 0 for off")
+    if g.uniform_groups != "keep" and g.kl_coef:
+        faults.append(
+            f"grpo.uniform_groups={g.uniform_groups} would drop those groups' KL too; use keep, or grpo.kl_coef=0"
+        )
+    if g.uniform_groups != "keep" and g.teacher:
+        faults.append(
+            f"grpo.uniform_groups={g.uniform_groups} would drop what the teacher says of those groups; use keep"
+        )
+    if g.uniform_groups != "keep" and g.group_size == 1:
+        faults.append("grpo.group_size=1: every group is uniform, so nothing would be trained; use uniform_groups=keep")
+    if g.kl_coef and g.kl_estimator == "k1":
+        faults.append("grpo.kl_estimator=k1: as a loss it pulls nowhere; use k1_in_reward, k3_unbiased or k3")
+    if g.loss == "cispo" and g.dual_clip:
+        faults.append(f"grpo.dual_clip={g.dual_clip:g}: cispo has no such clip; use 0")
+    if g.old_logprobs == "sampler" and g.importance not in ("none", GRPOConfig.importance):
+        faults.append(f"grpo.importance={g.importance}: old_logprobs=sampler leaves nothing to correct; use none")
+    if g.steps and cfg.rollout.top_p < 1 and g.old_logprobs == "learner" and not g.max_logprob_gap:
+        faults.append(
+            f"rollout.top_p={cfg.rollout.top_p:g}: the sampler's logprobs are then of the likeliest tokens alone and "
+            "differ from the learner's; use 1, or say in grpo.max_logprob_gap how far they may, in nats"
+        )
+    if cfg.rollout.top_p < 1 and g.old_logprobs == "sampler":
+        faults.append("rollout.top_p below 1 cuts the tail of the sampler's logprobs; use grpo.old_logprobs=learner")
+    if cfg.learner.zero_stage == 0 and cfg.model.dtype in ("bfloat16", "float16"):
+        faults.append(
+            f"learner.zero_stage=0: DeepSpeed keeps no float32 copy of {cfg.model.dtype} weights there and does not "
+            "start; use learner.zero_stage=1, or model.dtype=float32"
+        )
+    if cfg.model.dtype == "float16" and cfg.cluster.device == "cpu":
+        faults.append("model.dtype=float16 trains on GPUs alone; use model.dtype=auto")
+    faults += _sequence_faults(cfg)
+    e = cfg.evaluation
+    if any(not 1 <= k <= e.samples for k in e.pass_at):
+        faults.append(f"evaluation.pass_at={e.pass_at}: each k is at least 1 and at most samples={e.samples}")
+    if "{prompt}" not in e.shot or ("{target}" not in e.shot and "{answer}" not in e.shot):
+        faults.append(f"evaluation.shot={e.shot!r}: needs {{prompt}}, and {{target}} or {{answer}}")
+    if not cfg.model.path:
+        faults.append("model.path: name a Hugging Face id or a folder")
+    if not cfg.name or "/" in cfg.name:
+        faults.append(f"name={cfg.name!r}: must be a folder name without '/'")
+    if faults:
+        raise BadInput("\n".join(faults))
+
+
+def _sequence_faults(cfg: RunConfig) -> list[str]:
+    """What does not go with learner.sequence_parallel. The model's heads are checked when it is loaded."""
+    learner, distill = cfg.learner, cfg.sft.distill
+    set_to = f"learner.sequence_parallel={learner.sequence_parallel}"
+    if learner.sequence_parallel < 2:
+        return []
+    faults = []
+    if learner.ranks % learner.sequence_parallel:
+        faults.append(f"{set_to} does not divide learner.ranks={learner.ranks}; use a multiple of it")
+    if cfg.grpo.steps:
+        faults.append(f"{set_to} is for SFT alone; use grpo.steps=0 with it, or 1")
+    if distill.teacher or distill.cached:
+        faults.append(f"{set_to} does not go with sft.distill; use 1")
+    if learner.layout == "rows":
+        faults.append(f"{set_to} needs whole sequences in one row; use learner.layout=packed, or auto")
+    return faults
+
+
+def value_faults(node: object) -> list[str]:
+    """Every value of a config tree that is out of its range, one line each."""
+    return _range_faults(node, "")
+
+
+def _range_faults(node: object, prefix: str) -> list[str]:
+    faults: list[str] = []
+    for f in dataclasses.fields(typing.cast(typing.Any, node)):
+        value, key = getattr(node, f.name), prefix + f.name
+        if dataclasses.is_dataclass(value):
+            faults += _range_faults(value, key + ".")
+        elif isinstance(value, tuple):
+            for i, item in enumerate(value):
+                if dataclasses.is_dataclass(item):
+                    faults += _range_faults(item, f"{key}.{i}.")
+        else:
+            faults += _value_faults(key, value, f.metadata)
+    return faults
+
+
+def _value_faults(key: str, value: object, meta: typing.Mapping[str, typing.Any]) -> list[str]:
+    lo, hi, choices = meta.get("lo"), meta.get("hi"), meta.get("choices", ())
+    if choices and value not in choices:
+        near = difflib.get_close_matches(str(value), choices, n=1)
+        return [f"{key}={value}: must be one of {', '.join(choices)}" + (f"; did you mean {near[0]}?" if near else "")]
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if value != value:
+            return [f"{key}={value}: is not a number"]
+        if (lo is not None and value < lo) or (hi is not None and value > hi):
+            bounds = f"at least {lo:g}" if hi is None else f"between {lo:g} and {hi:g}"
+            return [f"{key}={value}: must be {bounds}. {meta['help']}"]
+    return []

@@ -1,0 +1,174 @@
+"""Training of a reward model by the learners: the same engine, packing by rows or packed, checkpoints and resuming.
+
+R1 (Nature 10.1038/s41586-025-09422-z, Methods): the helpful model on pairs, the safety model on labelled responses.
+
+    model/                          the reward model, a Hugging Face sequence classifier with one logit
+    held_out/step_NNNNNN.json       held-out accuracy after so many updates, with its standard error
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import shutil
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from rl.algorithms.reward_loss import margins
+from rl.backend import Task
+from rl.config import RewardTrainConfig
+from rl.context import Context
+from rl.data.preference_pairs import Encoded, PreferenceStream, Unit, load_preferences, pack_preferences
+from rl.evaluation.metrics import mean_and_stderr
+from rl.model.pretrained import load_config
+from rl.records.tracker import stats_metrics
+from rl.scoring.reward_model_text import Encoder, padding_token, token_limit
+from rl.types import AhaError, BadInput, Stopped
+
+log = logging.getLogger(__name__)
+EVAL_CHUNK = 512
+"""Held-out rows sent to the learners at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """A reward model on held-out rows. accuracy: mean over questions of the share of pairs whose chosen response scores
+    higher (of labels that the score's sign gives), a tie half; stderr: its standard error, over questions, since pairs
+    of one question are alike. margin: mean lead, loss: mean, nats. rows: how many."""
+
+    accuracy: float
+    stderr: float
+    margin: float
+    loss: float
+    rows: int
+
+    def metrics(self) -> dict[str, float]:
+        """Flat, as metrics.jsonl has them."""
+        out = {"accuracy": self.accuracy, "accuracy/stderr": self.stderr, "margin": self.margin, "nll": self.loss}
+        return out | {"rows": float(self.rows)}
+
+    def write(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(asdict(self)) + "\n", encoding="utf-8")
+
+    @staticmethod
+    def read(path: Path) -> HeldOut:
+        return HeldOut(**json.loads(path.read_text(encoding="utf-8")))
+
+
+def held_out_path(run_dir: Path, step: int) -> Path:
+    """Where the accuracy after `step` updates is kept."""
+    return run_dir / "held_out" / f"step_{step:06d}.json"
+
+
+def prepare_rows(
+    cfg: RewardTrainConfig, tokenizer: PreTrainedTokenizerBase, model_path: str, seed: int
+) -> tuple[PreferenceStream, Encoded]:
+    """(what is trained on, held-out rows), in the model's tokens. Raises BadInput for data that cannot be used."""
+    config = load_config(model_path)
+    longest = min(cfg.max_tokens, token_limit(config, tokenizer))
+    try:
+        encoder = Encoder(tokenizer, longest, thinking=cfg.scores == "response")
+    except BadInput as error:
+        raise BadInput(f"model.path={model_path}: its chat template cannot show a response: {error}") from error
+    train, held_out = load_preferences(cfg, encoder, padding_token(config, tokenizer), seed)
+    return PreferenceStream(train, seed, cfg.data.shuffle), held_out
+
+
+def train_reward_model(ctx: Context, model_path: str, cfg: RewardTrainConfig) -> Path:
+    """Train from model_path and return the folder with the reward model. Resumes; done once.
+
+    Raises AhaError when a held-out score is not finite. An update with a gradient that is not finite is skipped and
+    counted, as in every stage.
+    """
+    out = ctx.run_dir / "model"
+    if out.is_dir():
+        log.info("the reward model is trained: %s", out)
+        return out
+    stream, held_out = prepare_rows(cfg, ctx.tokenizer, model_path, ctx.cfg.seed)
+    total = cfg.total_steps(len(stream))
+    log.info("%d rows to train on, %d held out, %d updates", len(stream), len(held_out.units), total)
+    with ctx.timed("load"):
+        fingerprint = ctx.backend.load(Task(model_path, cfg.optim, total, reward=cfg))
+    meta = ctx.resume("reward", fingerprint)
+    start = meta.step if meta else 0
+    if meta:
+        stream.restore(meta.cursor)
+    ctx.tracker.resume({"reward": start, "eval": start + 1 if start else 0})
+    if not start:
+        _measure(ctx, 0, held_out, cfg)
+    ctx.tracker.begin("reward", total, start)
+    for step in range(start, total):
+        done = step + 1
+        with ctx.timed("reward"):
+            batch = pack_preferences(stream.take(cfg.rows_per_step), learner=ctx.cfg.learner, layout=ctx.backend.layout)
+            metrics = stats_metrics(ctx.backend.step([batch]))
+        metrics.pop("learner/tokens")  # this loss counts rows
+        metrics |= {
+            "tokens": float(sum(mb.num_tokens for rank in batch.micro_batches_R for mb in rank)),
+            "epoch": done * cfg.rows_per_step / len(stream),
+        }
+        ctx.tracker.step("reward", step, metrics)
+        if done == total or (cfg.eval_every and done % cfg.eval_every == 0):
+            _measure(ctx, done, held_out, cfg)
+        if done % ctx.cfg.checkpoint.every == 0 or ctx.stop.requested or done == total:
+            ctx.save("reward", done, stream.state(), fingerprint)
+        if ctx.stop.requested and done < total:
+            raise Stopped(f"stopped after update {done} of {total}; the same command goes on from there")
+    partial = out.with_name("model.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    with ctx.timed("export"):
+        ctx.backend.export(partial)
+    partial.rename(out)
+    return out
+
+
+def _measure(ctx: Context, step: int, held_out: Encoded, cfg: RewardTrainConfig) -> HeldOut:
+    with ctx.timed("evaluate"):
+        result = held_out_accuracy(ctx, held_out, cfg)
+    result.write(held_out_path(ctx.run_dir, step))
+    ctx.tracker.step("eval", step, result.metrics())
+    log.info(
+        "held-out accuracy after %d updates: %.1f %% (standard error %.1f) of %d rows",
+        step, 100 * result.accuracy, 100 * result.stderr, result.rows,
+    )  # fmt: skip
+    return result
+
+
+def held_out_accuracy(ctx: Context, held_out: Encoded, cfg: RewardTrainConfig) -> HeldOut:
+    """Measure with the learners' weights of now. Raises AhaError when a score is not finite."""
+    leads = _leads(ctx, held_out.units, cfg.kind)
+    if not all(math.isfinite(lead) for lead in leads):
+        raise AhaError("a held-out score of the reward model is not finite; lower reward.optim.lr")
+    right: defaultdict[object, list[float]] = defaultdict(list)
+    for row, lead in zip(held_out.rows, leads, strict=True):
+        right[row[cfg.data.prompt_field]].append(1.0 if lead > 0 else 0.5 if lead == 0 else 0.0)
+    accuracy, stderr = mean_and_stderr([float(np.mean(of_one)) for of_one in right.values()])
+    losses = [math.log1p(math.exp(-abs(lead))) + max(0.0, -lead) for lead in leads]
+    return HeldOut(accuracy, stderr, float(np.mean(leads)), float(np.mean(losses)), len(leads))
+
+
+def _leads(ctx: Context, units: Sequence[Unit], kind: str) -> list[float]:
+    """By how much each unit is right, in their order. Packing sorts them: a unit is known again by its tokens."""
+    found: dict[bytes, float] = {}
+    for at in range(0, len(units), EVAL_CHUNK):
+        batch = pack_preferences(units[at : at + EVAL_CHUNK], learner=ctx.cfg.learner, layout=ctx.backend.layout)
+        scores_R = ctx.backend.scores(batch.micro_batches_R)
+        for micro_batches, scores in zip(batch.micro_batches_R, scores_R, strict=True):
+            for mb, scores_M in zip(micro_batches, scores, strict=True):
+                margins_U = margins(scores_M, mb.advantages_T[np.flatnonzero(mb.loss_mask_T)], kind)
+                texts_S = np.split(mb.token_ids_T, np.cumsum(mb.lengths_S)[:-1])
+                size = 2 if kind == "pairwise" else 1
+                for i, margin in enumerate(margins_U.tolist()):
+                    found[_tokens(texts_S[size * i : size * (i + 1)])] = margin
+    return [found[_tokens([scored.token_ids for scored in unit])] for unit in units]
+
+
+def _tokens(texts: Sequence[np.ndarray]) -> bytes:
+    return b"".join(len(text).to_bytes(8, "little") + text.astype(np.int64).tobytes() for text in texts)

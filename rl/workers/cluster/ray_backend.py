@@ -1,0 +1,417 @@
+"""RayBackend: placement, start, fan-out and restart of learners and samplers. Ray stays here, in hosts and remote."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import ray
+from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from rl.backend import SampleParams, Task
+from rl.config import RunConfig
+from rl.model.pretrained import refuse_head_size
+from rl.settings.precision import Machine, cpu_unit, settle
+from rl.types import (
+    AhaError,
+    BadInput,
+    Hardware,
+    JudgeReport,
+    MicroBatch,
+    PackedBatch,
+    Queue,
+    Rollout,
+    RolloutGroup,
+    SampleRequest,
+    SamplerReport,
+    StepStats,
+    SyncReport,
+)
+from rl.workers.cluster.actors import LearnerHost, RaySyncClient, SamplerHost
+from rl.workers.cluster.gauges import Gauges
+from rl.workers.cluster.hardware import hardware_of, memory_metrics
+from rl.workers.cluster.ray_calls import (
+    QUIET,
+    ActorGone,
+    Unanswered,
+    collect,
+    find_device,
+    most_on_one_node,
+    node_of_bundles,
+    offline,
+    seen_from_anywhere,
+    silent_nodes,
+    start_ray,
+    unwrap,
+)
+from rl.workers.cluster.reward_actors import MAX_RESTARTS, Scorers
+from rl.workers.cluster.work_queue import Feed
+
+log = logging.getLogger("aha.cluster")
+
+
+class RayBackend:
+    """The real machines: one Ray actor for each learner rank and each sampler."""
+
+    def __init__(self, cfg: RunConfig) -> None:
+        self.num_ranks = cfg.learner.ranks
+        self.started_ray = start_ray(cfg)
+        self.device = find_device(cfg)
+        self.cfg = cfg = settle(cfg, Machine(self.device, cpu_unit()))[0]
+        self.layout = cfg.learner.layout_on(gpu=self.device == "gpu")
+        self.transfer = self._transfer()
+        self.learners: list[ray.actor.ActorHandle] = []
+        self.samplers: list[ray.actor.ActorHandle] = []
+        self.scorers = Scorers(cfg, self.device)
+        self.model_path, self.context_length = "", 0
+        self.gauges = Gauges()
+        self.feed = Feed(cfg, [])
+        self.version = -1
+        self.restarts = 0
+        self.places: list[str] = []
+        self._place()
+
+    def _transfer(self) -> str:
+        kind = self.cfg.cluster.weight_transfer
+        if kind == "auto":
+            return "nccl" if self.device == "gpu" else "bucket"
+        if kind != "bucket" and self.device == "cpu":
+            raise BadInput(f"cluster.weight_transfer={kind} needs GPUs; use bucket or auto")
+        return kind
+
+    # -------------------------------------------------------------------------------------------- placement
+
+    def _place(self) -> None:
+        """Reserve all resources at once; refuse with the numbers when the cluster is too small."""
+        cfg = self.cfg
+        cpus = cfg.cluster.cpus_per_worker
+        share = 0.5 if self.transfer == "ipc" else 1.0
+        learner = {"CPU": cpus} | ({"GPU": share} if self.device == "gpu" else {})
+        sampler = {"CPU": cpus} | ({"GPU": share * cfg.sampler.tensor_parallel} if self.device == "gpu" else {})
+        bundles = [learner] * cfg.learner.ranks + [sampler] * cfg.sampler.count
+        self._refuse_too_small(cfg, bundles)
+        self.bundles = [{k: v for k, v in b.items() if v} or {"CPU": 0.001} for b in bundles]
+        self.group = placement_group(self.bundles, strategy="PACK")
+        self._wait([self.group.ready()], ["the placement group"], cfg.cluster.start_timeout_s, "get its resources")
+        self.places = node_of_bundles(self.group)
+        # A head without CPUs of its own holds no worker.
+        used = [node for node in ray.nodes() if node["Alive"] and node["NodeManagerAddress"] in self.places]
+        cores = int(min(node["Resources"].get("CPU", 1) for node in used))
+        ranks = cfg.learner.ranks
+        samplers_at = self.places[ranks : ranks + cfg.sampler.count]
+        self.learner_threads = cfg.learner.threads or max(1, cores // most_on_one_node(self.places[:ranks]))
+        self.sampler_threads = cfg.sampler.threads or max(1, cores // most_on_one_node(samplers_at))
+
+    def _refuse_too_small(self, cfg: RunConfig, bundles: list[dict[str, float]]) -> None:
+        """Raise BadInput, with the numbers, for a cluster that cannot hold these workers and the reward models."""
+        models = self.scorers.resources()
+        have = ray.cluster_resources()
+        for kind in ("CPU", "GPU"):
+            need = sum(b.get(kind, 0.0) for b in (*bundles, *models))
+            if need > have.get(kind, 0.0):
+                raise BadInput(
+                    f"the cluster has {have.get(kind, 0):g} {kind}s, but {cfg.learner.ranks} learner ranks and "
+                    f"{cfg.sampler.count} samplers {f'and {len(models)} reward models ' if models else ''}need {need:g}"
+                    "; lower learner.ranks or sampler.count" + (", or cluster.cpus_per_worker" if kind == "CPU" else "")
+                )
+
+    def _actor(self, cls: type, bundle: int, threads: int, env: dict[str, str] | None = None) -> ray.actor.ActorClass:
+        resources = self.bundles[bundle]
+        return ray.remote(cls).options(
+            num_cpus=resources.get("CPU", 0),
+            num_gpus=resources.get("GPU", 0),
+            scheduling_strategy=PlacementGroupSchedulingStrategy(self.group, placement_group_bundle_index=bundle),
+            runtime_env={"env_vars": QUIET | offline() | {"OMP_NUM_THREADS": str(threads)} | (env or {})},
+        )
+
+    # -------------------------------------------------------------------------------------------- start
+
+    def start(self, model_path: str, context_length: int, *, samplers: bool = True) -> None:
+        """Start all workers side by side. Samplers start on dummy weights of the model at model_path."""
+        cfg, bound = self.cfg, self.cfg.cluster.start_timeout_s
+        if self.device == "cpu" and samplers:
+            refuse_head_size(model_path)
+        self.model_path, self.context_length = seen_from_anywhere(model_path), context_length
+        env = {"DS_ACCELERATOR": "cpu"} if self.device == "cpu" else {}
+        self.learners = [
+            self._actor(LearnerHost, rank, self.learner_threads, env).remote(
+                cfg, rank, self.device, self.learner_threads
+            )
+            for rank in range(cfg.learner.ranks)
+        ]
+        self.samplers = [self._new_sampler(i) for i in range(cfg.sampler.count if samplers else 0)]
+        if samplers and cfg.rewards:
+            self.start_rewards()
+        endpoints = self._wait([h.endpoint.remote() for h in self.learners], self._ranks, bound, "start")
+        address, port, self.transfer_port = endpoints[0]
+        self.address = address
+        self._wait(
+            [h.connect.remote(address, port) for h in self.learners], self._ranks, bound, "join the process group"
+        )
+        self._wait([h.ping.remote() for h in self.samplers], self._names, bound, "start")
+        if len(set(self.places)) > 1:
+            log.info(", ".join([*self._ranks, *self._names]))
+
+    def adopt(self, cfg: RunConfig) -> None:
+        same = (cfg.rewards, cfg.scoring) == (self.cfg.rewards, self.cfg.scoring)
+        self.cfg = cfg
+        if not same or not self.scorers.parts:
+            old, self.scorers = self.scorers, Scorers(cfg, self.device)
+            self.scorers.take_over(old)
+            old.close()
+            self._refuse_too_small(cfg, self.bundles)
+            if cfg.rewards:
+                self.start_rewards()
+
+    def start_rewards(self) -> None:
+        self.scorers.start()
+
+    def _new_sampler(self, index: int) -> ray.actor.ActorHandle:
+        cfg = self.cfg
+        env = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+        if self.device == "cpu":
+            env |= {
+                "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+                "VLLM_CPU_KVCACHE_SPACE": str(max(1, round(cfg.sampler.kv_cache_gib))),
+                "VLLM_TARGET_DEVICE": "cpu",
+            }
+            if cfg.sampler.enforce_eager:  # vLLM compiles a few small functions all the same, for seconds
+                env["TORCHDYNAMO_DISABLE"] = "1"
+        actor = self._actor(SamplerHost, cfg.learner.ranks + index, self.sampler_threads, env)
+        return actor.remote(cfg, index, self.model_path, self.context_length, self.device, self.transfer)
+
+    @property
+    def _ranks(self) -> list[str]:
+        return [f"learner rank {i}{self._on(i)}" for i in range(len(self.learners))]
+
+    @property
+    def _names(self) -> list[str]:
+        return [f"sampler {i}{self._on(self.cfg.learner.ranks + i)}" for i in range(len(self.samplers))]
+
+    def _on(self, bundle: int) -> str:
+        return f" on node {self.places[bundle]}" if len(set(self.places)) > 1 else ""
+
+    def load(self, task: Task) -> str:
+        task = replace(
+            task,
+            model_path=seen_from_anywhere(task.model_path),
+            reference_path=seen_from_anywhere(task.reference_path),
+            teacher_path=seen_from_anywhere(task.teacher_path),
+        )
+        prints = self._on_learners("load", "load the model", task)
+        if task.reward is None:  # no sampler can run a reward model
+            self._connect_samplers()
+        return str(prints[0])
+
+    def _connect_samplers(self) -> None:
+        if not self.samplers:
+            return
+        client = RaySyncClient(self.samplers, self._names, self.cfg.cluster.sync_timeout_s)
+        ranks = self.cfg.sampler.count * self.cfg.sampler.tensor_parallel
+        refs = [
+            h.connect_samplers.remote(client, self.transfer, self.address, self.transfer_port, ranks)
+            for h in self.learners
+        ]
+        self._wait(refs, self._ranks, self.cfg.cluster.sync_timeout_s, "connect to the samplers")
+
+    # -------------------------------------------------------------------------------------------- weights
+
+    def sync_weights(self, version: int) -> SyncReport:
+        bound = self.cfg.cluster.sync_timeout_s
+        start = time.perf_counter()
+        refs = [h.send_weights.remote(version) for h in self.learners]
+        report: SyncReport = self._wait(refs, self._ranks, bound, f"send weights version {version}")[0]
+        refs = [h.adopt_version.remote(version) for h in self.samplers]
+        tallies = self._wait(refs, self._names, bound, f"adopt weights version {version}")
+        for name, (checksum, tensors) in zip(self._names, tallies, strict=True):
+            if (checksum, tensors) != (report.checksum, report.num_tensors):
+                raise AhaError(
+                    f"weight sync {version}: {name} holds {tensors} tensors with checksum {checksum:x}, the learner "
+                    f"sent {report.num_tensors} with {report.checksum:x}; its rollouts would come from wrong weights"
+                )
+        self.version = version
+        seconds = time.perf_counter() - start
+        return SyncReport(version, report.checksum, report.num_tensors, report.num_buckets, report.num_bytes, seconds)
+
+    # -------------------------------------------------------------------------------------------- rollouts
+
+    def rollouts(self, requests: Sequence[SampleRequest], params: SampleParams) -> Iterator[tuple[int, list[Rollout]]]:
+        """Feed the samplers and yield groups as they finish.
+
+        Deterministic: request i goes to sampler i mod n. Else from one queue, each sampler topped up to what it
+        decodes at once, so that none idles while another has a backlog.
+        """
+        feed = self.feed = Feed(self.cfg, requests)
+        last_progress = dict.fromkeys(range(len(self.samplers)), time.monotonic())
+        tokens = dict.fromkeys(range(len(self.samplers)), -1)
+        polls: dict[ray.ObjectRef, int] = {}
+        for i in range(len(self.samplers)):
+            self._feed_and_poll(i, feed, params, polls)
+        while polls:
+            ready, _ = ray.wait(list(polls), num_returns=1, timeout=5.0)
+            for ref in ready:
+                i = polls.pop(ref)
+                try:
+                    report: SamplerReport = unwrap(ref, self._names[i], 1.0)
+                except ActorGone as gone:
+                    self._revive(i, gone)
+                    feed.take_back(i)
+                    self._feed_and_poll(i, feed, params, polls)
+                    last_progress[i] = time.monotonic()
+                    continue
+                if report.policy_version != self.version:
+                    raise AhaError(f"sampler {i} samples from weights {report.policy_version}, not {self.version}")
+                if report.tokens_generated != tokens[i]:
+                    tokens[i], last_progress[i] = report.tokens_generated, time.monotonic()
+                for group, rollouts_G in report.finished.items():
+                    feed.done(i, group)
+                    yield group, rollouts_G
+                self._feed_and_poll(i, feed, params, polls)
+            self.scorers.count()
+            self._check_progress(set(polls.values()), last_progress)
+
+    def _feed_and_poll(self, i: int, feed: Feed, params: SampleParams, polls: dict[ray.ObjectRef, int]) -> None:
+        work = feed.next_for(i)
+        if work:
+            self.samplers[i].submit.remote(work, params)
+        if feed.running[i]:
+            polls[self.samplers[i].poll.remote()] = i
+
+    def _check_progress(self, waiting: set[int], last_progress: dict[int, float]) -> None:
+        bound = self.cfg.cluster.rollout_timeout_s
+        for i in waiting:
+            if time.monotonic() - last_progress[i] > bound:
+                raise AhaError(
+                    f"{self._names[i]} generated nothing for {bound:g} s while it had work (cluster.rollout_timeout_s)"
+                    f"{self._silent()}; resume with the same command"
+                )
+
+    def _revive(self, i: int, gone: ActorGone) -> None:
+        """Start a dead sampler again and give it the current weights."""
+        self.restarts += 1
+        if self.restarts > MAX_RESTARTS or self.transfer != "bucket":
+            raise AhaError(f"{gone}; resume with the same command")
+        log.warning("sampler %d died (%s); starting it again", i, gone)
+        self.samplers[i] = self._new_sampler(i)
+        self._wait([self.samplers[i].ping.remote()], [f"sampler {i}"], self.cfg.cluster.start_timeout_s, "start again")
+        self.places = node_of_bundles(self.group)  # Ray moves what was on a node that died
+        self._connect_samplers()
+        self.sync_weights(self.version)
+
+    # -------------------------------------------------------------------------------------------- rewards
+
+    @property
+    def judges(self) -> list[ray.actor.ActorHandle]:
+        return self.scorers.judges
+
+    @property
+    def judge_pids(self) -> dict[int, int]:
+        return self.scorers.judge_pids
+
+    def judge(self, group: RolloutGroup, names: Sequence[str] | None = None) -> Callable[[], JudgeReport]:
+        """Hand a group to the reward workers and models; names: of the rewards to ask, None for all."""
+        result = self.scorers.judge(group, names)
+
+        def named() -> JudgeReport:
+            with self._naming_silent_nodes():
+                return result()
+
+        return named
+
+    # -------------------------------------------------------------------------------------------- learners
+
+    def _on_learners(self, method: str, doing: str, *args: object) -> list[object]:
+        refs = [getattr(h, method).remote(*args) for h in self.learners]
+        return self._wait(refs, self._ranks, self.cfg.cluster.step_timeout_s, doing)
+
+    def step(self, updates_U: Sequence[PackedBatch]) -> StepStats:
+        refs = [
+            h.step.remote([update.micro_batches_R[rank] for update in updates_U])
+            for rank, h in enumerate(self.learners)
+        ]
+        stats: StepStats = self._wait(refs, self._ranks, self.cfg.cluster.step_timeout_s, "take a training step")[0]
+        return stats
+
+    def measure_gap(self, micro_batches_R: list[list[MicroBatch]]) -> tuple[float, float]:
+        refs = [h.measure_gap.remote(micro_batches_R[rank]) for rank, h in enumerate(self.learners)]
+        gap: tuple[float, float] = self._wait(refs, self._ranks, self.cfg.cluster.step_timeout_s, "score rollouts")[0]
+        return gap
+
+    def mean_nll(self, micro_batches_R: list[list[MicroBatch]]) -> float:
+        refs = [h.mean_nll.remote(micro_batches_R[rank]) for rank, h in enumerate(self.learners)]
+        nll: float = self._wait(refs, self._ranks, self.cfg.cluster.step_timeout_s, "score held-out examples")[0]
+        return nll
+
+    def publish(self, run: str, stage: str, step: int, metrics: Mapping[str, float]) -> None:
+        if self.cfg.track.gauges:
+            self.gauges.set(run, stage, step, metrics)
+
+    def queue(self) -> Queue:
+        return Queue(self.feed.waiting, self.feed.sampling, self.scorers.unanswered)
+
+    def memory(self) -> dict[str, float]:
+        workers = [*self.learners, *self.samplers]
+        bound = self.cfg.cluster.sync_timeout_s
+        try:
+            held = self._wait(
+                [h.memory.remote() for h in workers], [*self._ranks, *self._names], bound, "measure memory"
+            )
+        except (ActorGone, Unanswered) as error:  # a number for the eye ends no run; the next work finds who is gone
+            log.warning("this step's memory is not known: %s", error)
+            return {}
+        ranks = len(self.learners)
+        return memory_metrics("learner", held[:ranks]) | memory_metrics("sampler", held[ranks:])
+
+    def hardware(self) -> Hardware:
+        return hardware_of(ray.nodes(), self.places, self.bundles, self.scorers.resources())
+
+    def scores(self, micro_batches_R: list[list[MicroBatch]]) -> list[list[np.ndarray]]:
+        refs = [h.scores.remote(micro_batches_R[rank]) for rank, h in enumerate(self.learners)]
+        return self._wait(refs, self._ranks, self.cfg.cluster.step_timeout_s, "score held-out pairs")
+
+    def save(self, folder: Path) -> None:
+        self._on_learners("save", f"save into {folder}", str(folder.absolute()))
+
+    def restore(self, folder: Path) -> None:
+        self._on_learners("restore", f"load {folder}", str(folder.absolute()))
+
+    def export(self, folder: Path) -> None:
+        self._on_learners("export", f"export to {folder}", str(folder.absolute()))
+
+    def weights_hash(self) -> str:
+        return str(self._on_learners("weights_hash", "hash the weights")[0])
+
+    def parameter_sums(self) -> dict[str, float]:
+        """Name -> sum of the absolute values of each parameter."""
+        sums: dict[str, float] = self._on_learners("parameter_sums", "sum the weights")[0]  # type: ignore[assignment]
+        return sums
+
+    def _wait(self, refs: list[ray.ObjectRef], names: list[str], bound: float, doing: str) -> list:
+        with self._naming_silent_nodes():
+            return collect(refs, names, bound, doing)
+
+    @contextmanager
+    def _naming_silent_nodes(self) -> Iterator[None]:
+        """Add to a wait that is over which nodes do not answer, and who is on them."""
+        try:
+            yield
+        except Unanswered as error:
+            raise Unanswered(f"{error}{self._silent()}") from error
+
+    def _silent(self) -> str:
+        return silent_nodes(dict(zip([*self._ranks, *self._names], self.places, strict=False)))
+
+    def close(self) -> None:
+        for handle in (*self.learners, *self.samplers):
+            ray.kill(handle)
+        self.scorers.close()
+        self.learners, self.samplers = [], []
+        remove_placement_group(self.group)
+        if self.started_ray:
+            ray.shutdown()

@@ -1,0 +1,203 @@
+"""Ray's rough edges, in one place: how it starts, and waits that are bounded and say who did not answer."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.util.placement_group import PlacementGroup, placement_group_table
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from rl.config import RunConfig
+from rl.settings.precision import CPU_UNITS, Machine, cpu_unit
+from rl.types import AhaError, BadInput
+
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "TOKENIZERS_PARALLELISM": "false",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # Prestarted workers have no runtime environment, and all of ours have one: nobody would ever use them.
+    "RAY_enable_worker_prestart": "0",
+    "RAY_prestart_worker_first_driver": "0",
+    # Ray starts its workers with niceness 15: beside any other process on the machine they would starve.
+    "RAY_worker_niceness": "0",
+}
+
+
+# Bound on a node's answer to a knock at its raylet's port.
+KNOCK_S = 2.0
+
+
+class ActorGone(AhaError):
+    """A worker's process died."""
+
+
+class Unanswered(AhaError):
+    """The bound of a wait is over."""
+
+
+def start_ray(cfg: RunConfig) -> bool:
+    """Join the cluster at cluster.address (or RAY_ADDRESS), else start one here. Returns whether it was started."""
+    os.environ |= {k: v for k, v in QUIET.items() if k not in os.environ}
+    if ray.is_initialized():
+        return False
+    address = cfg.cluster.address or os.environ.get("RAY_ADDRESS", "")
+    common = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    try:
+        if address:
+            ray.init(address=address, **common)
+        else:
+            # "local": not the cluster that somebody else started on this machine, which Ray would join by itself.
+            ray.init("local", include_dashboard=False, num_cpus=os.cpu_count(), object_store_memory=2 << 30, **common)
+    except Exception as error:  # Ray raises no narrower one for a node that does not come up in time
+        raise BadInput(f"cluster.address={address or 'local'}: Ray did not start or answer ({error})") from error
+    # Ray has put its own handler there, which would end the run without a checkpoint.
+    signal.signal(signal.SIGTERM, on_sigterm)
+    return not address
+
+
+def offline() -> dict[str, str]:
+    """What a worker needs of our environment to find models as we do."""
+    return {k: os.environ[k] for k in ("HF_HUB_OFFLINE", "HF_HOME", "HF_TOKEN") if k in os.environ}
+
+
+def find_device(cfg: RunConfig) -> str:
+    gpus = ray.cluster_resources().get("GPU", 0)
+    if cfg.cluster.device == "gpu" and not gpus:
+        raise BadInput("cluster.device=gpu: the Ray cluster has no GPU; use cluster.device=cpu or join another cluster")
+    return cfg.cluster.device if cfg.cluster.device != "auto" else ("gpu" if gpus else "cpu")
+
+
+def cluster_machine(cfg: RunConfig) -> Machine:
+    """What the workers will run on. On CPUs, each node of the cluster is asked which bfloat16 unit it has."""
+    device = find_device(cfg)
+    if device == "gpu":
+        return Machine(device)
+    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    ask = ray.remote(cpu_unit)
+    refs = [
+        ask.options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote()
+        for node in nodes
+    ]
+    names = [f"node {node['NodeManagerAddress']}" for node in nodes]
+    units = collect(refs, names, cfg.cluster.start_timeout_s, "say what CPU it has")
+    return Machine(device, max(units, key=lambda unit: CPU_UNITS.index(unit)) if units and all(units) else "")
+
+
+def collect(refs: list[ray.ObjectRef], names: list[str], bound: float, doing: str) -> list:
+    """All results, in order, within the bound; else an AhaError that names who did not answer.
+
+    Ends at the first failure: after one rank's, its peers would wait for it in a collective.
+    """
+    deadline = time.monotonic() + bound
+    pending = dict(zip(refs, names, strict=True))
+    results: dict[ray.ObjectRef, object] = {}
+    while pending:
+        ready, _ = ray.wait(list(pending), num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
+        if not ready:
+            raise Unanswered(f"{', '.join(pending.values())} did not {doing} within {bound:g} s")
+        for ref in ready:
+            results[ref] = unwrap(ref, pending.pop(ref), 60.0)
+    return [results[ref] for ref in refs]
+
+
+def unwrap(ref: ray.ObjectRef, name: str, bound: float):  # type: ignore[no-untyped-def]
+    """The result of a finished call; a worker's own AhaError keeps its text."""
+    try:
+        return ray.get(ref, timeout=bound)
+    except RayActorError as error:
+        raise ActorGone(f"{name} died: {_last_line(error)}; its log is in Ray's session folder") from error
+    except GetTimeoutError as error:
+        raise AhaError(f"the result of {name} did not arrive within {bound:g} s") from error
+    except RayTaskError as error:
+        cause = error.cause
+        if isinstance(cause, AhaError):
+            raise type(cause)(str(cause)) from error
+        raise AhaError(f"{name} failed: {type(cause).__name__}: {_last_line(cause)}") from error
+
+
+def node_of_bundles(group: PlacementGroup) -> list[str]:
+    """Address of the node that holds each bundle now."""
+    addresses = {node["NodeID"]: str(node["NodeManagerAddress"]) for node in ray.nodes()}
+    homes: dict[int, str] = placement_group_table(group)["bundles_to_node_id"]
+    return [addresses.get(homes[i], "unknown") for i in sorted(homes)]
+
+
+def most_on_one_node(places: list[str]) -> int:
+    """How many of these bundles share the fullest node. ["a", "b", "a"] -> 2."""
+    return max(places.count(place) for place in places)
+
+
+def silent_nodes(actors: dict[str, str]) -> str:
+    """A clause that names the nodes which do not answer, and the actors (name -> node) on them; empty when all do."""
+    ports: dict[str, list[int]] = {}
+    for node in ray.nodes():
+        if node["Alive"] or node["NodeManagerAddress"] in actors.values():
+            ports.setdefault(node["NodeManagerAddress"], []).append(node["NodeManagerPort"])
+    with ThreadPoolExecutor(max_workers=32) as pool:
+        answers = dict(zip(ports, pool.map(lambda a: any(_knock(a, p) for p in ports[a]), ports), strict=True))
+    clauses = []
+    for address in sorted(a for a, answered in answers.items() if not answered):
+        there = [name.removesuffix(f" on node {address}") for name, node in actors.items() if node == address]
+        clauses.append(
+            f"; node {address} ({', '.join(there) or 'no worker'}) does not answer: its link or machine is down"
+        )
+    return "".join(clauses)
+
+
+def _knock(address: str, port: int) -> bool:
+    try:
+        with socket.create_connection((address, port), KNOCK_S):
+            return True
+    except OSError:
+        return False
+
+
+def seen_from_anywhere(path: str) -> str:
+    """A folder's absolute path: workers run in the folder that Ray was started in. Other names as they are."""
+    return str(Path(path).absolute()) if path and Path(path).is_dir() else path
+
+
+def interface_of(address: str) -> str:
+    """The name of this machine's network interface with that address; empty when none has it."""
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(a.address.partition("%")[0] == address for a in addresses):
+            return name
+    return ""
+
+
+def use_interface_of(address: str) -> None:
+    """Let gloo and NCCL in this process talk from the interface with that address, unless the user names another.
+
+    Left alone, gloo takes the interface that the host's name resolves to, often the loopback, and NCCL the first.
+    """
+    name = interface_of(address)
+    if name:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={name}")  # "=": this very name, not all that begin with it
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("", 0))
+        return int(s.getsockname()[1])

@@ -1,0 +1,411 @@
+"""The learner: one data-parallel rank of a DeepSpeed engine that trains a Policy or a reward model.
+
+With deepspeed_engine.py and ulysses.py the only file that imports deepspeed.
+
+Two scalings hide in DeepSpeed: backward() divides by the accumulation steps, and gradients are averaged over ranks.
+Here the packer has put the whole denominator into the loss weights, so the loss is multiplied by the world size,
+scale_wrt_gas is off, and the accumulation boundary is marked by hand.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import math
+import os
+from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
+from pathlib import Path
+
+import deepspeed
+import numpy as np
+import torch
+import torch.distributed as dist
+from deepspeed.utils import safe_get_full_fp32_param
+from torch import Tensor, nn
+
+from rl.algorithms.distill import CachedDistillation, Distillation, hidden_states, teacher_advantage
+from rl.algorithms.learning_rate import learning_rate
+from rl.algorithms.policy_loss import logprob_gap, nll_loss, policy_loss
+from rl.algorithms.reward_loss import reward_loss
+from rl.backend import Task
+from rl.config import LoraConfig, RunConfig
+from rl.model.classifier import load_trainee
+from rl.model.lora import without_adapters
+from rl.model.policy import UNSHARDED, Backbone, Policy, ScoreInput, load_policy
+from rl.model.sequence_parallel import WHOLE
+from rl.settings.precision import HALF
+from rl.types import AhaError, BadInput, MicroBatch, StepStats, TopLogprobs
+from rl.workers.learner import deepspeed_engine
+from rl.workers.learner.deepspeed_engine import (
+    Sharded,
+    check_gradients_before_stepping,
+    copy_shards,
+    engine_config,
+    full_shape,
+    shard,
+)
+from rl.workers.learner.masters import Movement, spread_masters
+from rl.workers.learner.meter import Clock, Totals, mean_over_ranks
+from rl.workers.learner.weights_out import DTYPES, Outgoing, add_to_hash
+
+
+class Learner(Outgoing):
+    """One rank. Every method is called on every rank, in the same order: most hold collectives."""
+
+    def __init__(self, cfg: RunConfig, rank: int, device: str, threads: int) -> None:
+        self.cfg, self.rank = cfg, rank
+        self.loading = Sharded(DTYPES[cfg.model.dtype]) if cfg.learner.zero_stage == 3 else UNSHARDED
+        self.device = torch.device("cuda", 0) if device == "gpu" else torch.device("cpu")
+        torch.set_num_threads(max(1, threads))
+        torch.manual_seed(cfg.seed)
+        self.updates = 0
+        self.reference: Policy | None = None
+        self.reference_version = 0
+        self.teacher: Policy | None = None
+        self.sender = None
+        self.share = WHOLE
+
+    def connect(self, address: str, port: int) -> None:
+        """Join the learners' process group. Bounded by cluster.start_timeout_s."""
+        ranks = self.cfg.learner.ranks
+        # For tensor-parallel inference, which nobody does here; compiling it takes the first start a minute or more.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        # DeepSpeed reads these even when it is told everything by argument.
+        os.environ |= {
+            "MASTER_ADDR": address, "MASTER_PORT": str(port), "RANK": str(self.rank),
+            "WORLD_SIZE": str(ranks), "LOCAL_RANK": "0",
+        }  # fmt: skip
+        deepspeed.init_distributed(
+            dist_backend="nccl" if self.device.type == "cuda" else "gloo",
+            auto_mpi_discovery=False,
+            init_method=f"tcp://{address}:{port}",
+            rank=self.rank,
+            world_size=ranks,
+            timeout=timedelta(seconds=self.cfg.cluster.step_timeout_s),
+            verbose=False,
+        )
+        if self.cfg.learner.sequence_parallel > 1:
+            from rl.workers.learner.ulysses import join_sequence_group
+
+            self.share = join_sequence_group(self.cfg.learner.sequence_parallel, self.cfg.cluster.step_timeout_s)
+
+    # -------------------------------------------------------------------------------------------- set-up
+
+    def load(self, task: Task) -> str:
+        """Build the engine (and the reference, when the KL needs one). Returns the model's fingerprint."""
+        self._release()
+        cached = task.distill is not None and task.distill.cached
+        if self.share.size > 1 and (task.grpo or task.reward or task.teacher_path or cached):
+            raise BadInput(f"learner.sequence_parallel={self.share.size} is for SFT without a teacher; use 1")
+        self.task = task
+        dtype = DTYPES[self.cfg.model.dtype]
+        # DeepSpeed keeps float32 master weights and casts the module itself.
+        policy = self._load_trained(torch.float32)
+        if self.cfg.learner.zero_stage == 0 and dtype == torch.float32:
+            policy = policy.to(dtype)
+        self.engine, _, _, _ = deepspeed.initialize(
+            model=policy,
+            model_parameters=[p for p in policy.parameters() if p.requires_grad],
+            config=engine_config(self.cfg, self.task.optim),
+        )
+        check_gradients_before_stepping(self.engine, self.cfg.learner.zero_stage)
+        if self.cfg.learner.dither and self.cfg.model.dtype in HALF:
+            spread_masters(self.engine.module.hf.named_parameters(), self.cfg.seed)
+        self.policy: Backbone = self.engine.module
+        self.updates = 0
+        self.reference = None
+        self.frozen_engines: list[deepspeed.DeepSpeedEngine] = []
+        self.base_is_reference = self._needs_reference() and self._base_stays_reference()
+        if self._needs_reference() and not self.base_is_reference:
+            path = task.reference_path or task.model_path
+            self.reference = self._freeze(self._load_policy(path, dtype, self.cfg.model.lora))
+        self.teacher = None
+        if task.teacher_path:
+            self.teacher = self._freeze(self._load_policy(task.teacher_path, dtype, LoraConfig()))
+        self.reference_version = 0
+        return self.fingerprint()
+
+    def _release(self) -> None:
+        """Let go of an earlier task's models before the next are built: side by side they need twice the memory."""
+        self.reference = self.teacher = None
+        for name in ("engine", "policy", "frozen_engines"):
+            vars(self).pop(name, None)
+        gc.collect()  # an engine and its hooks hold each other
+
+    def _load_trained(self, dtype: torch.dtype) -> Backbone:
+        if self.task.reward is None:
+            return self._load_policy(self.task.model_path, dtype, self.cfg.model.lora)
+        path, learner = self.task.model_path, self.cfg.learner
+        return load_trainee(path, learner, self.device, dtype=dtype, seed=self.cfg.seed, loading=self.loading)
+
+    def _load_policy(self, path: str, dtype: torch.dtype, lora: LoraConfig) -> Policy:
+        cfg = self.cfg
+        return load_policy(path, cfg.learner, self.device, dtype=dtype, lora=lora, seed=cfg.seed, loading=self.loading)
+
+    def _needs_reference(self) -> bool:
+        return self.task.grpo is not None and self.task.grpo.kl_coef > 0
+
+    def _base_stays_reference(self) -> bool:
+        """Whether the base under the adapters is the reference throughout, so that no second copy is needed."""
+        task = self.task
+        assert task.grpo is not None
+        refreshed = 0 < task.grpo.ref_refresh_steps < task.total_updates
+        same = task.reference_path in ("", task.model_path)
+        return self.cfg.model.lora.rank > 0 and same and not refreshed
+
+    def _freeze(self, policy: Policy) -> Policy:
+        """A model that is only run: sharded like the policy under ZeRO-3."""
+        policy.requires_grad_(False)
+        if self.cfg.learner.zero_stage == 3:
+            engine, _, _, _ = deepspeed.initialize(model=policy, config=engine_config(self.cfg, None))
+            self.frozen_engines.append(engine)
+            return engine.module
+        return policy
+
+    def fingerprint(self) -> str:
+        """Hash of the parameters' names and shapes, and of what is in the frozen ones: checkpoints do not hold those.
+
+        It tells one architecture from another, and under adapters one base from another.
+        """
+        shapes = [(name, tuple(full_shape(p))) for name, p in self.policy.hf.named_parameters()]
+        digest = hashlib.sha256(repr(shapes).encode())
+        for name, tensor in self.frozen_parameters():
+            add_to_hash(digest, name, tensor)
+        return digest.hexdigest()[:16]
+
+    # -------------------------------------------------------------------------------------------- training
+
+    def step(self, updates_U: list[list[MicroBatch]]) -> StepStats:
+        """Train on one rollout batch: for each update, this rank's micro-batches.
+
+        Raises AhaError when sampler and learner disagree on the logprobs by more than the limit, before any weight
+        has moved.
+        """
+        clock = Clock()
+        grpo = self.task.grpo
+        old_UM: list[list[Tensor]] | None = None
+        if grpo is not None and grpo.old_logprobs == "learner" and len(updates_U) > 1:
+            with clock("scoring"):
+                old_UM = [[self._score(mb) for mb in micro_batches] for micro_batches in updates_U]
+        total = Totals()
+        gap = (float("nan"), float("nan"))
+        losses: list[float] = []
+        norms, rate, skipped = [], 0.0, 0
+        moved: list[float] = []
+        for u, micro_batches in enumerate(updates_U):
+            if self._refresh_is_due():
+                self._refresh_reference()
+            rate = learning_rate(self.task.optim, self.updates, self.task.total_updates)
+            self.updates += 1
+            if not micro_batches:
+                continue
+            totals = Totals()
+            for i, micro_batch in enumerate(micro_batches):
+                old = old_UM[u][i] if old_UM is not None else None
+                self.engine.set_gradient_accumulation_boundary(i == len(micro_batches) - 1)
+                with clock("update"):
+                    totals.add(*self._accumulate(micro_batch, old, clock))
+            loss, metrics = totals.reduce(self.device)
+            if not losses and grpo is not None:  # later updates have moved on from what was sampled
+                gap = self._check_gap(metrics)
+            with clock("update"):
+                movement = Movement(self.policy.parameters())
+                applied, norm = self._apply(rate)
+                moved.append(movement.share())
+            skipped += not applied
+            losses.append(loss)
+            norms.append(norm)
+            total.merge(totals)
+        _, metrics = total.reduce(self.device)
+        tokens = int(metrics.pop("tokens", 0))
+        for name in ("gap", "max/gap"):  # of the first update alone it says what it should: later ones have moved on
+            metrics.pop(name, None)
+        if moved:
+            metrics["policy/weights_moved"] = mean_over_ranks(float(np.mean(moved)), self.device)
+        return StepStats(
+            loss=float(np.mean(losses)) if losses else 0.0,
+            grad_norm=float(np.mean(norms)) if norms else 0.0,
+            learning_rate=rate,
+            gap_mean=gap[0],
+            gap_max=gap[1],
+            updates=len(losses) - skipped,
+            skipped_updates=skipped,
+            tokens=tokens,
+            metrics=metrics,
+            seconds=clock.seconds,
+        )
+
+    def _accumulate(self, mb: MicroBatch, old_M: Tensor | None, clock: Clock) -> tuple[float, dict[str, Tensor]]:
+        """Forward and backward of one micro-batch. Returns its share of the loss and its metric sums."""
+        batch = ScoreInput.of(mb, self.device, self.share)
+        take = lambda x: torch.from_numpy(np.ascontiguousarray(x)).to(self.device)[batch.index_M]  # noqa: E731
+        weight_M, mask_M = take(mb.loss_weight_T), take(mb.loss_mask_T)
+        grpo = self.task.grpo
+        with clock("reference"):
+            ref_M = self._reference_logprobs(batch)
+        if self.task.reward is not None:
+            loss, metrics = reward_loss(self.task.reward.kind, self.engine(batch), take(mb.advantages_T), weight_M)
+        elif grpo is None:
+            loss, metrics = self._sft_loss(batch, mb.teacher, mask_M, weight_M, clock)
+        else:
+            logprobs_M, entropy_M = self.engine(batch)
+            sampler_M = take(mb.sampler_logprobs_T)
+            on_policy_M = logprobs_M.detach() if old_M is None else old_M
+            advantages_M, teacher_metrics = self._advantages(batch, take(mb.advantages_T), on_policy_M, clock)
+            loss, metrics = policy_loss(
+                grpo,
+                logprobs_T=logprobs_M,
+                old_logprobs_T=sampler_M if grpo.old_logprobs == "sampler" else on_policy_M,
+                sampler_logprobs_T=sampler_M,
+                ref_logprobs_T=ref_M,
+                advantages_T=advantages_M,
+                loss_mask_T=mask_M,
+                loss_weight_T=weight_M,
+                sequence_T=take(mb.sequence_T),
+                entropy_T=entropy_M,
+            )
+            counted_M = mask_M * (weight_M > 0)
+            metrics |= teacher_metrics | logprob_gap(sampler_M * counted_M, logprobs_M.detach() * counted_M)
+        self.engine.backward(loss * dist.get_world_size(), scale_wrt_gas=False)
+        return float(loss.detach()), metrics
+
+    def _sft_loss(
+        self, batch: ScoreInput, cached: TopLogprobs | None, mask_M: Tensor, weight_M: Tensor, clock: Clock
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The NLL of the learnt tokens, or how far the policy is from the teacher at them."""
+        distill = self.task.distill
+        if distill is not None and distill.cached:
+            loss, parts_2M = self.engine(batch, CachedDistillation.of(distill, cached, weight_M))
+        elif self.teacher is None:
+            return nll_loss(self.engine(batch)[0], mask_M, weight_M)
+        else:
+            assert distill is not None
+            with clock("teacher"), torch.no_grad():
+                hidden_ME = self.teacher(batch, hidden_states)[0]
+            head = self.teacher.hf.get_output_embeddings().weight
+            with self._gathered([head]):
+                loss, parts_2M = self.engine(batch, Distillation(distill, hidden_ME, head.data, weight_M))
+        sums = parts_2M.sum(dim=1)
+        return loss, {"tokens": mask_M.sum().float(), "divergence": sums[0], "nll": sums[1]}
+
+    def _advantages(
+        self, batch: ScoreInput, advantages_M: Tensor, old_M: Tensor, clock: Clock
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The advantages, with the teacher's part where there is one, and the sum of its reverse KL estimates."""
+        grpo = self.task.grpo
+        if self.teacher is None or grpo is None:
+            return advantages_M, {}
+        with clock("teacher"), torch.no_grad():
+            teacher_M = self.teacher(batch)[0]
+        added_M = teacher_advantage(teacher_M, old_M, grpo.teacher_coef)
+        return advantages_M + added_M, {"teacher_kl": (old_M - teacher_M).detach().sum()}
+
+    @torch.no_grad()
+    def _reference_logprobs(self, batch: ScoreInput) -> Tensor | None:
+        if self.reference is not None:
+            logprobs_M: Tensor = self.reference(batch)[0]
+            return logprobs_M
+        if not self.base_is_reference:
+            return None
+        with without_adapters(self.policy):
+            base_M: Tensor = self.engine(batch)[0].detach()
+        return base_M
+
+    def _apply(self, rate: float) -> tuple[bool, float]:
+        """One optimiser update at this learning rate. Returns whether it was applied and the gradient norm."""
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = rate
+        norm = None
+        if self.cfg.learner.zero_stage == 0 and self.cfg.model.dtype == "float32":
+            # The bare optimiser neither looks for non-finite gradients nor reports a norm. Gradients are averaged
+            # already, so every rank sees the same.
+            norm = float(
+                torch.nn.utils.get_total_norm([p.grad for p in self.policy.parameters() if p.grad is not None])
+            )
+            if not math.isfinite(norm):
+                self.engine.zero_grad()
+                return False, float("nan")
+        self.engine.step()
+        applied = bool(self.engine.was_step_applied())
+        norm = self.engine.get_global_grad_norm() if norm is None else norm
+        return applied, float(norm) if norm is not None and applied else float("nan")
+
+    def _check_gap(self, metrics: dict[str, float]) -> tuple[float, float]:
+        mean, largest = metrics.pop("gap"), metrics.pop("max/gap")
+        if not mean <= self.cfg.gap_limit:
+            raise AhaError(
+                f"sampler and learner disagree: mean |logprob difference| {mean:.2e} nats (largest {largest:.2e}) is "
+                f"above the limit of {self.cfg.gap_limit:g}; the sampler's weights, temperature or template are not "
+                "the learner's. No weight was updated. Look at the last weight sync, or raise grpo.max_logprob_gap"
+            )
+        return mean, largest
+
+    @torch.no_grad()
+    def _score(self, mb: MicroBatch) -> Tensor:
+        return self.engine(ScoreInput.of(mb, self.device, self.share))[0].detach()
+
+    def measure_gap(self, micro_batches: list[MicroBatch]) -> tuple[float, float]:
+        """Mean and largest |sampler - learner logprob| on these micro-batches, nats, without training."""
+        totals = Totals()
+        for mb in micro_batches:
+            index = np.flatnonzero(mb.loss_mask_T)
+            sampler_M = torch.from_numpy(mb.sampler_logprobs_T[index]).to(self.device)
+            gap = logprob_gap(sampler_M, self._score(mb))
+            totals.add(0.0, gap | {"tokens": torch.tensor(float(len(index)))})
+        _, metrics = totals.reduce(self.device)
+        return self._check_gap(metrics)
+
+    @torch.no_grad()
+    def mean_nll(self, micro_batches: list[MicroBatch]) -> float:
+        """Mean negative log likelihood of the learnt tokens of all ranks' micro-batches, nats, without training."""
+        totals = Totals()
+        for mb in micro_batches:
+            logprobs_M = self._score(mb)
+            totals.add(0.0, nll_loss(logprobs_M, torch.ones_like(logprobs_M), torch.zeros_like(logprobs_M))[1])
+        return totals.reduce(self.device)[1].get("nll", 0.0)
+
+    @torch.no_grad()
+    def scores(self, micro_batches: list[MicroBatch]) -> list[np.ndarray]:
+        """A reward model's score of each masked-in token, float32 (M,), for each micro-batch, without training."""
+        return [self.engine(ScoreInput.of(mb, self.device)).float().cpu().numpy() for mb in micro_batches]
+
+    def _refresh_is_due(self) -> bool:
+        every = self.task.grpo.ref_refresh_steps if self.task.grpo is not None else 0
+        return self.reference is not None and every > 0 and self.updates > 0 and self.updates % every == 0
+
+    def _refresh_reference(self) -> None:
+        assert self.reference is not None
+        copy_shards({name: shard(p) for name, p in self.policy.named_parameters()}, self.reference)
+        self.reference_version = self.updates
+
+    # -------------------------------------------------------------------------------------------- disk
+
+    def save(self, folder: str) -> None:
+        """Write engine, optimiser, counters, reference and random states of this rank into an existing folder."""
+        deepspeed_engine.save(self.engine, Path(folder), self.rank, self._counters(), self.reference)
+
+    def restore(self, folder: str) -> None:
+        """Load what save wrote. The number of ranks and the ZeRO stage must be those of the save."""
+        counters = deepspeed_engine.restore(self.engine, Path(folder), self.rank, self.reference)
+        self.updates, self.reference_version = counters["updates"], counters["reference_version"]
+
+    def _counters(self) -> dict[str, int]:
+        return {"updates": self.updates, "reference_version": self.reference_version}
+
+    def master_sums(self) -> dict[str, float]:
+        """Name -> sum of the absolute values of each parameter, adapters' too, in float32 where there is a master copy.
+
+        It shows an update that bfloat16 rounds away.
+        """
+        sums = {}
+        for name, parameter in self.policy.hf.named_parameters():
+            master = safe_get_full_fp32_param(parameter) if parameter.requires_grad else None
+            with self._gathered([parameter]):
+                sums[name] = float((parameter if master is None else master).detach().double().abs().sum())
+        return sums
+
+    def _gathered(self, parameters: list[nn.Parameter]) -> AbstractContextManager[object]:
+        if self.cfg.learner.zero_stage < 3:
+            return nullcontext()
+        return deepspeed.zero.GatheredParameters(parameters)

@@ -1,0 +1,137 @@
+"""What leaves a learner: the policy's full weights, to the samplers, to disk, or as sums and hashes.
+
+gather_groups walks over a sharded policy one layer group at a time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from rl.backend import Task
+from rl.config import RunConfig
+from rl.model.lora import PlainWeight, plain_weights
+from rl.model.policy import Backbone, Policy
+from rl.model.writer import ModelWriter
+from rl.types import SyncReport
+from rl.workers.learner.deepspeed_engine import full_shape
+from rl.workers.sync.send import WeightSender
+
+if TYPE_CHECKING:
+    from rl.workers.sync.buckets import SyncClient
+
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+
+
+class Outgoing(ABC):
+    """The half of a learner that only reads weights. Every method is called on every rank, in the same order."""
+
+    cfg: RunConfig
+    task: Task
+    rank: int
+    device: torch.device
+    policy: Backbone
+    reference: Policy | None
+    base_is_reference: bool
+    sender: WeightSender | None
+
+    @abstractmethod
+    def _gathered(self, parameters: list[nn.Parameter]) -> AbstractContextManager[object]:
+        """Inside the block these parameters are whole on every rank."""
+
+    def full_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """(Hugging Face name, full tensor, adapters merged), gathered by layer group under ZeRO-3. On every rank."""
+        yield from gather_groups(plain_weights(self.policy.hf), self._gathered)
+
+    def frozen_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """full_parameters without the trained ones, and without adapters: the base under those. On every rank."""
+        weights = plain_weights(self.policy.hf)
+        frozen = [PlainWeight(weight.name, weight.base) for weight in weights if not weight.base.requires_grad]
+        yield from gather_groups(frozen, self._gathered)
+
+    def connect_samplers(self, client: SyncClient, kind: str, address: str, port: int, num_sampler_ranks: int) -> None:
+        """Open the way to the samplers through vLLM's weight-transfer interface."""
+        self.sender = WeightSender(
+            kind,
+            rank=self.rank,
+            client=client,
+            address=address,
+            port=port,
+            num_sampler_ranks=num_sampler_ranks,
+            bucket_bytes=self.cfg.cluster.bucket_mib << 20,
+        )
+        self._point_sender()
+
+    def _point_sender(self) -> None:
+        assert self.sender is not None
+        # A CPU sampler runs with untied embeddings, so a tied head travels explicitly: left to itself it goes stale.
+        tied = self.policy.tied_names() if self.device.type == "cpu" else {}
+        shapes = [(weight.name, full_shape(weight.base)) for weight in plain_weights(self.policy.hf)]
+        self.sender.point(shapes, self.full_parameters, DTYPES[self.cfg.model.dtype], tied=tied)
+
+    def send_weights(self, version: int) -> SyncReport:
+        """Push the policy's weights to every sampler as this version."""
+        assert self.sender is not None
+        self._point_sender()
+        return self.sender.send(version)
+
+    def export(self, folder: str) -> None:
+        """Write the policy as a Hugging Face folder (rank 0 writes, all ranks gather)."""
+        writer = ModelWriter(Path(folder)) if self.rank == 0 else None
+        for name, tensor in self.full_parameters():
+            if writer is not None:
+                writer.add(name, tensor.to(DTYPES[self.cfg.model.dtype]))
+        if writer is not None:
+            writer.close(self.policy.hf.config, self.task.model_path)
+
+    def weights_hash(self) -> str:
+        """sha256 over the full parameters, in order."""
+        digest = hashlib.sha256()
+        for name, tensor in self.full_parameters():
+            add_to_hash(digest, name, tensor)
+        return digest.hexdigest()
+
+    def parameter_sums(self) -> dict[str, float]:
+        """Name -> sum of the absolute values, for the check that every parameter moves."""
+        return {name: float(tensor.detach().double().abs().sum()) for name, tensor in self.full_parameters()}
+
+    def reference_sums(self) -> dict[str, float]:
+        """parameter_sums of the reference (the base under adapters, where that is it); empty without one."""
+        if self.base_is_reference:
+            weights = [PlainWeight(weight.name, weight.base) for weight in plain_weights(self.policy.hf)]
+        else:
+            weights = plain_weights(self.reference.hf) if self.reference is not None else []
+        return {n: float(tensor.detach().double().abs().sum()) for n, tensor in gather_groups(weights, self._gathered)}
+
+
+def add_to_hash(digest: hashlib._Hash, name: str, tensor: Tensor) -> None:
+    """Feed a parameter's name and bytes into the digest."""
+    digest.update(name.encode())
+    digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+
+
+def gather_groups(
+    weights: Sequence[PlainWeight], gathered: Callable[[list[nn.Parameter]], AbstractContextManager[object]]
+) -> Iterator[tuple[str, Tensor]]:
+    """(Hugging Face name, full tensor with adapters merged) of every weight, gathered one layer group at a time.
+
+    A group is what shares the first number in its name ("model.layers.3."), so no rank ever holds the whole model in
+    full. A tensor is valid until the next one is asked for.
+    """
+    groups: dict[str, list[PlainWeight]] = {}
+    for weight in weights:
+        parts = weight.name.split(".")
+        digits = [i for i, part in enumerate(parts) if part.isdigit()]
+        key = ".".join(parts[: digits[0] + 1]) if digits else weight.name
+        groups.setdefault(key, []).append(weight)
+    for members in groups.values():
+        with gathered([p for weight in members for p in weight.parameters]):
+            for weight in members:
+                yield weight.name, weight.merged()

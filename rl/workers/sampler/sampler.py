@@ -1,0 +1,184 @@
+"""The sampler: a vLLM engine that turns prompts into rollouts. Imports vllm, as precision.py and
+rl/workers/sync/vllm_transfer.py do.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from rl.backend import SampleParams
+from rl.config import RunConfig
+from rl.types import AhaError, Rollout, SampleRequest, SamplerReport, TopLogprobs
+
+
+@dataclass(slots=True)
+class _Group:
+    rollouts_G: list[Rollout | None]
+    missing: int
+    temperature: float
+    policy_version: int
+    seeds_G: list[int]
+    top_logprobs: int
+
+
+class Sampler:
+    """One vLLM engine in this process. It starts on dummy weights: nothing is sampled before the first sync."""
+
+    def __init__(
+        self, cfg: RunConfig, index: int, model_path: str, context_length: int, device: str, transfer: str
+    ) -> None:
+        self.cfg, self.index = cfg, index
+        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+        from vllm import LLM
+
+        from rl.workers.sampler.precision import engine_options, widen_head
+        from rl.workers.sync.vllm_transfer import sampler_backend
+
+        on_gpu = device == "gpu"
+        self.llm = LLM(
+            model=model_path,
+            dtype=cfg.model.dtype,
+            load_format="dummy",
+            seed=cfg.seed,
+            max_model_len=context_length,
+            max_num_seqs=cfg.sampler.max_sequences,
+            enforce_eager=cfg.sampler.enforce_eager,
+            enable_prefix_caching=cfg.sampler.prefix_caching,
+            tensor_parallel_size=cfg.sampler.tensor_parallel,
+            logprobs_mode="processed_logprobs",
+            weight_transfer_config={"backend": sampler_backend(transfer)},
+            # A prompt prefilled in pieces rewinds its sample's random generator, which a CPU's generator cannot do.
+            enable_chunked_prefill=on_gpu,
+            max_num_batched_tokens=max(8192, context_length),
+            disable_log_stats=True,
+            **({"gpu_memory_utilization": cfg.sampler.gpu_memory_share} if on_gpu else {}),
+            **engine_options(cfg.model.dtype, on_gpu=on_gpu),
+        )
+        if not on_gpu and cfg.model.dtype != "float32":
+            self.llm.collective_rpc(widen_head)
+        self.engine = self.llm.llm_engine
+        self.tokenizer = self.llm.get_tokenizer()
+        self.version = -1
+        self.stop_token_ids: set[int] = set()
+        self.groups: dict[int, _Group] = {}
+        self.tokens_generated = 0
+
+    # -------------------------------------------------------------------------------------------- weights in
+
+    def init_weight_transfer_engine(self, init_info: dict[str, object]) -> None:
+        self.llm.init_weight_transfer_engine({"init_info": init_info})
+
+    def start_weight_update(self) -> None:
+        self.llm.start_weight_update()
+
+    def update_weights(self, update_info: dict[str, object]) -> None:
+        self.llm.update_weights({"update_info": update_info})
+
+    def finish_weight_update(self, version: str) -> None:
+        self.llm.finish_weight_update(version)
+
+    def adopt_version(self, version: int) -> tuple[int, int]:
+        """Call after an update: stamps rollouts with this version. Returns (checksum, tensors) of what arrived."""
+        from rl.workers.sync.vllm_transfer import read_tally
+
+        tallies = self.llm.collective_rpc(read_tally)
+        if len(set(tallies)) != 1:
+            raise AhaError(f"sampler {self.index}: its tensor-parallel ranks received different weights: {tallies}")
+        # Cached keys and values belong to the old weights.
+        self.llm.reset_prefix_cache()
+        self.version = version
+        return tallies[0]
+
+    # -------------------------------------------------------------------------------------------- sampling
+
+    def submit(self, requests: list[SampleRequest], params: SampleParams) -> None:
+        """Queue groups. Each sample is a request of its own with its own seed."""
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        self.stop_token_ids = set(params.stop_token_ids)
+        if self.version < 0:
+            raise AhaError(f"sampler {self.index}: asked to sample before any weights arrived")
+        for request in requests:
+            self.groups[request.group] = _Group(
+                [None] * len(request.seeds_G),
+                len(request.seeds_G),
+                params.temperature,
+                self.version,
+                request.seeds_G,
+                params.top_logprobs,
+            )
+            for i, seed in enumerate(request.seeds_G):
+                sampling = SamplingParams(
+                    temperature=params.temperature,
+                    top_p=params.top_p,
+                    max_tokens=params.max_new_tokens,
+                    seed=seed,
+                    logprobs=params.top_logprobs,
+                    stop=list(params.stop) or None,
+                    stop_token_ids=list(params.stop_token_ids),
+                    allowed_token_ids=list(params.only) or None,
+                    ignore_eos=True,  # all end tokens are stop_token_ids; a model's other defaults play no part
+                    detokenize=bool(params.stop),
+                    skip_special_tokens=False,  # in the text that stop is looked for: it may be a special token
+                    output_kind=RequestOutputKind.FINAL_ONLY,
+                )
+                prompt = {"prompt_token_ids": request.prompt_token_ids}
+                self.engine.add_request(f"{request.group}.{i}", prompt, sampling)
+
+    def poll(self, max_seconds: float = 0.5) -> SamplerReport:
+        """Decode until groups have finished, at most about max_seconds, and hand them over."""
+        finished: dict[int, list[Rollout]] = {}
+        start = time.perf_counter()
+        while self.engine.has_unfinished_requests():
+            for output in self.engine.step():
+                if output.finished:
+                    self._collect(output, finished)
+            elapsed = time.perf_counter() - start
+            # A reply per finished group would cost more in messages than it wins.
+            if elapsed > max_seconds or (finished and elapsed > 0.1):
+                break
+        return SamplerReport(finished, len(self.groups), self.tokens_generated, self.version)
+
+    def _collect(self, output, finished: dict[int, list[Rollout]]) -> None:  # type: ignore[no-untyped-def]
+        address, sample = (int(x) for x in output.request_id.split("-")[0].split("."))
+        group = self.groups[address]
+        completion = output.outputs[0]
+        token_ids = np.asarray(completion.token_ids, dtype=np.int32)
+        logprobs = [step[token].logprob for step, token in zip(completion.logprobs, completion.token_ids, strict=True)]
+        group.rollouts_G[sample] = Rollout(
+            token_ids_T=token_ids,
+            logprobs_T=np.asarray(logprobs, dtype=np.float32),
+            text=self._text(token_ids),
+            finish_reason=str(completion.finish_reason),
+            temperature=group.temperature,
+            policy_version=group.policy_version,
+            seed=group.seeds_G[sample],
+            top=_top(completion.logprobs, group.top_logprobs) if group.top_logprobs else None,
+        )
+        self.tokens_generated += len(token_ids)
+        group.missing -= 1
+        if not group.missing:
+            finished[address] = [r for r in group.rollouts_G if r is not None]
+            del self.groups[address]
+
+    def _text(self, token_ids: np.ndarray) -> str:
+        """The completion as text, without the end token. Special tokens inside it (think tags) are kept."""
+        ended = len(token_ids) and int(token_ids[-1]) in self.stop_token_ids
+        return str(self.tokenizer.decode(token_ids[:-1] if ended else token_ids, skip_special_tokens=False))
+
+    def ping(self) -> int:
+        """The sampler's process id."""
+        return os.getpid()
+
+
+def _top(steps_T, count: int) -> TopLogprobs:  # type: ignore[no-untyped-def]
+    """vLLM's {token: Logprob} of each token. It adds the sampled token where that is not among the likeliest."""
+    best_T = [sorted(step.items(), key=lambda item: -item[1].logprob)[:count] for step in steps_T]
+    ids = np.array([[token for token, _ in best] for best in best_T], np.int32)
+    logprobs = np.array([[found.logprob for _, found in best] for best in best_T], np.float32)
+    return TopLogprobs(ids.reshape(len(best_T), -1), logprobs.reshape(len(best_T), -1))

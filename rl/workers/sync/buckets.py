@@ -1,0 +1,132 @@
+"""What travels in a weight sync: named tensors in the wire's dtype, packed into buckets, each with a checksum.
+
+Both halves (send.py in the learner, vllm_transfer.py in the sampler) add up a checksum of every tensor. Torch alone is
+imported here.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+WIRE_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+
+
+class SyncClient(Protocol):
+    """Drives the samplers' half of a weight sync. The same methods as vLLM's VLLMWeightSyncClient."""
+
+    def init_weight_transfer_engine(self, init_info: dict[str, object]) -> None: ...
+
+    def start_weight_update(self) -> None: ...
+
+    def update_weights(self, update_info: object) -> None: ...
+
+    def finish_weight_update(self, weight_version: str | None = None) -> None: ...
+
+
+def tensor_checksum(tensor: Tensor) -> int:
+    """A checksum of the tensor's bytes: crc32 on a CPU, two position-weighted integer sums on a GPU."""
+    flat = tensor.detach().contiguous().reshape(-1)
+    if flat.device.type == "cpu":
+        return zlib.crc32(flat.view(torch.uint8).numpy().data)
+    words = flat.view({2: torch.int16, 4: torch.int32}[flat.element_size()])
+    total = torch.zeros((), dtype=torch.int64, device=flat.device)
+    for i, part in enumerate(words.split(1 << 22)):
+        wide = part.to(torch.int64)
+        place = torch.arange(1, len(wide) + 1, device=flat.device, dtype=torch.int64) + (i << 22)
+        total += wide.sum() + (wide * place).sum()
+    return int(total) & 0xFFFFFFFF
+
+
+@dataclass
+class Tally:
+    """Sum of the checksums of named tensors. The order does not matter; names and bytes do."""
+
+    checksum: int = 0
+    num_tensors: int = 0
+    num_bytes: int = 0
+    by_name: dict[str, int] = field(default_factory=dict)
+
+    def add(self, name: str, tensor: Tensor, checksum: int | None = None) -> int:
+        crc = tensor_checksum(tensor) if checksum is None else checksum
+        self.checksum = (self.checksum + crc * (2 * zlib.crc32(name.encode()) + 1)) & ((1 << 64) - 1)
+        self.by_name[name] = crc
+        self.num_tensors += 1
+        self.num_bytes += tensor.numel() * tensor.element_size()
+        return crc
+
+
+class PolicySource:
+    """The policy's weights in the wire's dtype, a tied head repeated under its own name. Iterate on every rank.
+
+    shapes: Hugging Face name and full shape; iterate: yields (name, full tensor) in that order, each tensor valid until
+    the next; tied: name -> the name of its copy.
+    """
+
+    def __init__(
+        self,
+        shapes: list[tuple[str, tuple[int, ...]]],
+        iterate: Callable[[], Iterator[tuple[str, Tensor]]],
+        dtype: torch.dtype,
+        tied: dict[str, str],
+    ) -> None:
+        self.shapes, self.iterate, self.dtype, self.tied = shapes, iterate, dtype, tied
+        self.tally = Tally()
+
+    def names_and_shapes(self) -> list[tuple[str, tuple[int, ...]]]:
+        """What iteration will yield, in its order."""
+        return [(n, shape) for name, shape in self.shapes for n in (name, *self._copies(name))]
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        self.tally = Tally()
+        for name, tensor in self.iterate():
+            wire = tensor.detach().to(self.dtype)
+            crc = self.tally.add(name, wire)
+            yield name, wire
+            for copy in self._copies(name):
+                self.tally.add(copy, wire, crc)
+                yield copy, wire
+
+    def _copies(self, name: str) -> list[str]:
+        return [self.tied[name]] if name in self.tied else []
+
+
+# ------------------------------------------------------------------------------------------------ buckets
+
+
+def pack_buckets(pairs: Iterable[tuple[str, Tensor]], bucket_bytes: int) -> Iterator[dict[str, object]]:
+    """Tensors laid end to end, at most bucket_bytes a bucket (a larger tensor has one of its own)."""
+    members: list[tuple[str, Tensor]] = []
+    size = 0
+    for name, tensor in pairs:
+        num_bytes = tensor.numel() * tensor.element_size()
+        if members and size + num_bytes > bucket_bytes:
+            yield _bucket(members, size)
+            members, size = [], 0
+        # The source's tensor is valid only until the next one: copy what is kept.
+        members.append((name, tensor.detach().to("cpu", copy=True)))
+        size += num_bytes
+    if members:
+        yield _bucket(members, size)
+
+
+def _bucket(members: list[tuple[str, Tensor]], size: int) -> dict[str, object]:
+    data = np.empty(size, dtype=np.uint8)
+    at = 0
+    for _, tensor in members:
+        flat = tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
+        data[at : at + len(flat)] = flat
+        at += len(flat)
+    return {
+        "names": [name for name, _ in members],
+        "dtype_names": [str(t.dtype).removeprefix("torch.") for _, t in members],
+        "shapes": [list(t.shape) for _, t in members],
+        "checksums": [tensor_checksum(t) for _, t in members],
+        "data": data,
+    }

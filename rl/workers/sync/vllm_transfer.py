@@ -1,0 +1,209 @@
+"""Weight sync on vLLM's weight-transfer interface: the engines inside the sampler, and vLLM's trainer engines.
+
+The sampler half loads what arrives inside vLLM's layerwise reload (CPU layers repack their weights after loading, so a
+plain load would fail) and adds up a checksum of every tensor. The loop compares that, and the version, with the
+learner's before it samples. The three ways are listed in send.py; buckets.py says what a bucket is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+from vllm.distributed.weight_transfer.base import (
+    ParamMeta,
+    TrainerInitInfo,
+    WeightSource,
+    WeightTransferEngine,
+    WeightTransferInitInfo,
+    WeightTransferUpdateInfo,
+)
+from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory, WeightTransferTrainerFactory
+from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo, IPCWeightTransferEngine
+from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo, NCCLWeightTransferEngine
+
+from rl.types import AhaError
+from rl.workers.sync.buckets import WIRE_DTYPES, PolicySource, SyncClient, Tally
+
+# ------------------------------------------------------------------------------------------------ trainer half
+
+
+class _Source(WeightSource):
+    """A PolicySource as vLLM's trainer engines want it."""
+
+    def __init__(self, policy: PolicySource) -> None:
+        self.policy = policy
+
+    def metadata(self) -> list[ParamMeta]:
+        return [ParamMeta(name, self.policy.dtype, shape) for name, shape in self.policy.names_and_shapes()]
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        return iter(self.policy)
+
+
+class TrainerEngine:
+    """vLLM's trainer engine for nccl or ipc. Made on every rank; rank 0 talks to the client."""
+
+    def __init__(
+        self, kind: str, source: PolicySource, client: SyncClient, *, rank: int, address: str, port: int,
+        num_sampler_ranks: int, bucket_bytes: int,
+    ) -> None:  # fmt: skip
+        info: TrainerInitInfo
+        if kind == "nccl":
+            info = NCCLTrainerInitInfo(
+                rank=rank, master_address=address, master_port=port,
+                world_size=1 + num_sampler_ranks, packed_buffer_size_bytes=bucket_bytes,
+            )  # fmt: skip
+        else:
+            info = IPCTrainerInitInfo(rank=rank, packed=True, packed_buffer_size_bytes=bucket_bytes)
+        self.engine = WeightTransferTrainerFactory.trainer_init(info, client=client, source=_Source(source))
+
+    def point(self, source: PolicySource) -> None:
+        """Send from this policy from now on."""
+        self.engine.source = _Source(source)
+
+    def send(self) -> int:
+        """Send everything. Returns 0: these ways have no buckets of ours."""
+        self.engine.send_weights()
+        return 0
+
+
+# ------------------------------------------------------------------------------------------------ sampler half
+
+
+@dataclass
+class BucketInitInfo(WeightTransferInitInfo):
+    """Nothing to agree on: each bucket describes itself."""
+
+
+@dataclass
+class BucketUpdateInfo(WeightTransferUpdateInfo):
+    """One bucket: what is in it, a checksum of each tensor, the bytes, and the version they belong to."""
+
+    names: list[str]
+    dtype_names: list[str]
+    shapes: list[list[int]]
+    checksums: list[int]
+    version: int
+    data: np.ndarray = field(repr=False)
+
+
+class BucketEngine(WeightTransferEngine[BucketInitInfo, BucketUpdateInfo]):
+    """Loads buckets into a vLLM worker's model."""
+
+    init_info_cls = BucketInitInfo
+    update_info_cls = BucketUpdateInfo
+    tally = Tally()
+
+    def init_transfer_engine(self, init_info: BucketInitInfo) -> None:
+        self.tally = Tally()
+
+    def start_weight_update(self) -> None:
+        from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
+
+        self.tally = Tally()
+        initialize_layerwise_reload(self.model)
+
+    def update_weights(self, update_info: dict[str, object]) -> None:
+        # The base class synchronises an accelerator, which a CPU does not have.
+        self.receive_weights(self.parse_update_info(update_info))
+
+    def receive_weights(self, update_info: BucketUpdateInfo) -> None:
+        self.model.load_weights(self._unpack(update_info))
+
+    def _unpack(self, bucket: BucketUpdateInfo) -> list[tuple[str, Tensor]]:
+        data = torch.from_numpy(bucket.data if bucket.data.flags.writeable else bucket.data.copy())
+        tensors, at = [], 0
+        columns = zip(bucket.names, bucket.dtype_names, bucket.shapes, bucket.checksums, strict=True)
+        for name, dtype_name, shape, checksum in columns:
+            dtype = WIRE_DTYPES[dtype_name]
+            end = at + int(np.prod(shape)) * dtype.itemsize
+            tensor = data[at:end].view(dtype).view(shape)
+            if self.tally.add(name, tensor) != checksum:
+                raise AhaError(f"weight sync: {name} of version {bucket.version} arrived damaged; nothing was sampled")
+            tensors.append((name, tensor.to(self.device)))
+            at = end
+        return tensors
+
+    def finish_weight_update(self) -> None:
+        from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
+
+        finalize_layerwise_reload(self.model, self.model_config)
+
+    def shutdown(self) -> None:
+        """Nothing is held between updates."""
+
+
+class _Tap:
+    """Stands in for the model while vLLM's own engines load into it, and counts what passes."""
+
+    def __init__(self, model, tally: Tally) -> None:  # type: ignore[no-untyped-def]
+        self.load, self.tally = model.load_weights, tally
+
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> object:
+        def counted() -> Iterator[tuple[str, Tensor]]:
+            for name, tensor in weights:
+                self.tally.add(name, tensor)
+                yield name, tensor
+
+        return self.load(counted())
+
+
+@contextmanager
+def tapped(engine) -> Iterator[None]:  # type: ignore[no-untyped-def]
+    """Count what the engine loads into its model inside the block."""
+    model = engine.model
+    engine.model = _Tap(model, engine.tally)
+    try:
+        yield
+    finally:
+        engine.model = model
+
+
+class CheckedNCCLEngine(NCCLWeightTransferEngine):
+    """vLLM's nccl engine with a tally."""
+
+    tally = Tally()
+
+    def start_weight_update(self) -> None:
+        self.tally = Tally()
+        super().start_weight_update()
+
+    def receive_weights(self, update_info) -> None:  # type: ignore[no-untyped-def]
+        with tapped(self):
+            super().receive_weights(update_info)
+
+
+class CheckedIPCEngine(IPCWeightTransferEngine):
+    """vLLM's ipc engine with a tally."""
+
+    tally = Tally()
+
+    def start_weight_update(self) -> None:
+        self.tally = Tally()
+        super().start_weight_update()
+
+    def receive_weights(self, update_info) -> None:  # type: ignore[no-untyped-def]
+        with tapped(self):
+            super().receive_weights(update_info)
+
+
+ENGINES = {"bucket": BucketEngine, "nccl": CheckedNCCLEngine, "ipc": CheckedIPCEngine}
+
+
+def sampler_backend(kind: str) -> str:
+    """The name under which vLLM knows our sampler half of this way; registers it on first use."""
+    name = f"aha_{kind}"
+    if name not in WeightTransferEngineFactory._registry:
+        WeightTransferEngineFactory.register_engine(name, ENGINES[kind])
+    return name
+
+
+def read_tally(worker) -> tuple[int, int]:  # type: ignore[no-untyped-def]
+    """Runs inside a vLLM worker: (checksum, tensors) of the last update."""
+    tally = worker.weight_transfer_engine.tally
+    return tally.checksum, tally.num_tensors

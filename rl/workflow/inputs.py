@@ -1,0 +1,178 @@
+"""All that a run needs from outside, loaded and checked before any machine is started: model, tokenizer, data,
+rewards.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from rl.config import AskConfig, DataConfig, RunConfig
+from rl.data.contamination import check_run
+from rl.data.few_shot import asked_prompts, evaluation_prompts
+from rl.data.rows import TASK, load_rows, place, python_function
+from rl.data.sft_examples import CONTEXT, MICRO_BATCH, ExampleStream
+from rl.data.streams import PromptStream
+from rl.data.templates import Table, end_token_ids
+from rl.model.added_tokens import refuse_other_tokenizer, refuse_short_teacher, with_tokens
+from rl.model.pretrained import context_length, load_config, load_tokenizer, refuse_heads
+from rl.scoring.reward_functions import refuse_style_alone, unjudgeable
+from rl.scoring.reward_model_text import check_models
+from rl.scoring.routing import named, refuse_unused
+from rl.scoring.scorer import Scorer
+from rl.settings.config_checks import validate
+from rl.types import BadInput, Prompt, Row
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Inputs:
+    """All that a run needs and that can be wrong, loaded and checked before any machine is started.
+
+    stream: for GRPO. prompts: each training prompt once, where they are sampled without GRPO. What a run does not need
+    is empty or None.
+    """
+
+    model_path: str
+    tokenizer: PreTrainedTokenizerBase
+    context_length: int
+    stream: PromptStream | None
+    prompts: list[Prompt]
+    eval_prompts: list[Prompt]
+    sft_stream: ExampleStream | None
+    sft_held_out: ExampleStream | None
+    scorer: Scorer | None
+
+
+def prepare(
+    cfg: RunConfig,
+    *,
+    samples_here: bool = True,
+    ask: AskConfig | None = None,
+    trained_on: Sequence[DataConfig] = (),
+) -> Inputs:
+    """Check the config, the model, the tokenizer, the data and the rewards. Raises BadInput.
+
+    samples_here: False where another's machine samples, so that prompts and completions need not fit into ours.
+    ask: how the prompts are put where they are sampled without GRPO.
+    trained_on: what stages before trained the model on, to look for the evaluation's problems in.
+    """
+    validate(cfg)
+    model_path = with_tokens(resolve_model(cfg.model.path), cfg.model.add_tokens, lora_rank=cfg.model.lora.rank)
+    model_config = load_config(model_path)
+    limit = context_length(cfg.model, model_config)
+    refuse_heads(model_config, cfg.learner.sequence_parallel)
+    tokenizer = load_tokenizer(model_path)
+    end_token_ids(tokenizer)
+    for key, name in (("sft.distill.teacher", cfg.sft.distill.teacher), ("grpo.teacher", cfg.grpo.teacher)):
+        if name:
+            teacher = resolve_model(name, key)
+            refuse_other_tokenizer(key, teacher, tokenizer)
+            refuse_short_teacher(key, teacher, min(limit, cfg.learner.micro_batch_tokens))
+    samples = bool(cfg.prompts.source or cfg.grpo.steps or cfg.evaluation.data.source)
+    longest_prompt = _longest_prompt(cfg, limit) if samples and samples_here else sys.maxsize
+    scorer, stream, prompts, eval_prompts = None, None, [], []
+    if cfg.rewards:
+        scorer = Scorer(cfg.rewards, cfg.grpo, max_unjudged_share=cfg.scoring.max_unjudged_share)
+        check_models(cfg.rewards)
+    if cfg.prompts.source or cfg.grpo.steps:
+        rows = _judgeable(cfg, cfg.prompts)
+        if cfg.rewards:
+            refuse_unused(named(cfg.rewards), rows, cfg.prompts.source)
+        if cfg.grpo.steps:
+            stream = PromptStream(rows, cfg.prompts, tokenizer, cfg.seed, longest_prompt)
+        else:
+            put = ask or AskConfig()
+            prompts = asked_prompts(rows, cfg.prompts, put, tokenizer, longest_prompt, cfg.seed, "reject.ask")
+    held_out = cfg.evaluation.data
+    if held_out.source:
+        rows = _judgeable(cfg, held_out)
+        refuse_style_alone(named(cfg.rewards), rows, held_out.source)
+        eval_prompts = evaluation_prompts(rows, cfg.evaluation, cfg.prompts, tokenizer, longest_prompt, cfg.seed)
+    sft_stream, sft_held_out = None, None
+    if cfg.sft.enabled:
+        sft_stream = _examples(cfg, cfg.sft.data, tokenizer, limit, cached=cfg.sft.distill.cached)
+        if cfg.sft.eval_data.source:
+            sft_held_out = _examples(cfg, cfg.sft.eval_data, tokenizer, limit)
+    check_run(cfg, trained_on)
+    if cfg.sft.enabled or cfg.grpo.steps:
+        from rl.model.policy import refuse_model  # modelling code, which the driver needs for nothing else
+
+        refuse_model(model_path, cfg.learner, gpu=cfg.cluster.device == "gpu")
+    return Inputs(model_path, tokenizer, limit, stream, prompts, eval_prompts, sft_stream, sft_held_out, scorer)
+
+
+def _longest_prompt(cfg: RunConfig, limit: int) -> int:
+    """Tokens that a prompt may have so that a completion fits behind it, in the context and in a micro-batch."""
+    new_tokens = {
+        "rollout.max_new_tokens": cfg.rollout.max_new_tokens, "evaluation.max_new_tokens": cfg.evaluation.max_new_tokens
+    }  # fmt: skip
+    key = max(new_tokens, key=new_tokens.__getitem__)
+    longest = limit - new_tokens[key]
+    if longest < 1:
+        raise BadInput(f"{key}={new_tokens[key]} leaves no room for a prompt in a context of {limit} tokens; lower it")
+    budget = cfg.learner.micro_batch_tokens
+    longest = min(longest, budget - cfg.rollout.max_new_tokens)
+    if longest < 1:
+        raise BadInput(
+            f"learner.micro_batch_tokens={budget} cannot hold a completion of "
+            f"{cfg.rollout.max_new_tokens} tokens; raise it"
+        )
+    return longest
+
+
+def _examples(
+    cfg: RunConfig, data: DataConfig, tokenizer: PreTrainedTokenizerBase, context: int, *, cached: bool = False
+) -> ExampleStream:
+    """Examples that fit into the context and into a micro-batch."""
+    limit, limited_by = min((context, CONTEXT), (cfg.learner.micro_batch_tokens, MICRO_BATCH), key=lambda of: of[0])
+    return ExampleStream(
+        load_rows(data), data, tokenizer, cfg.seed, limit, cfg.sft.overlong, cached=cached, limited_by=limited_by
+    )
+
+
+def _judgeable(cfg: RunConfig, data: DataConfig) -> list[Row]:
+    """The rows that get a reward and whose answers it can judge by. Raises BadInput for others, or drops them."""
+    rows = load_rows(data)
+    table = Table(rows, data, functools.partial(place, data.source))
+    steps = cfg.grpo.steps if data is cfg.prompts else 0  # evaluation asks every reward, whatever the step
+    bad = unjudgeable(cfg.rewards, rows, [table.reference(i) for i in range(len(rows))], steps)
+    if not bad:
+        return rows
+    shown = "; ".join(f"{place(data.source, i)}: {reason}" for i, reason in list(bad.items())[:3])
+    found = f"{len(bad)} of {len(rows)} rows cannot be judged: {shown}"
+    if data.unjudgeable == "error" or len(bad) == len(rows):
+        raise BadInput(f"{found}. Mend the rows, or leave them out with unjudgeable=drop")
+    log.warning("%s. Dropped", found)
+    return [row for i, row in enumerate(rows) if i not in bad]
+
+
+def with_teachers(cfg: RunConfig, found: Callable[[str], str]) -> RunConfig:
+    """The run with found(name) for the name of each teacher."""
+    distill = dataclasses.replace(cfg.sft.distill, teacher=found(cfg.sft.distill.teacher))
+    grpo = dataclasses.replace(cfg.grpo, teacher=found(cfg.grpo.teacher))
+    return dataclasses.replace(cfg, sft=dataclasses.replace(cfg.sft, distill=distill), grpo=grpo)
+
+
+def resolve_model(path: str, key: str = "model.path") -> str:
+    """A model made in Python ('module:function', called without arguments) is made now; it returns its folder.
+
+    Raises BadInput when there is none. key: the setting that names it.
+    """
+    if not TASK.fullmatch(path):
+        if (("/" in path and path.count("/") > 1) or path.startswith((".", "/"))) and not Path(path).is_dir():
+            raise BadInput(f"{key}={path}: no such folder")
+        return path
+    try:
+        make = python_function(path)
+    except BadInput as error:
+        raise BadInput(f"{key}={path}: no such Python function ({error})") from error
+    return str(make())
