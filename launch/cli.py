@@ -85,6 +85,7 @@ def run(
         _run_stages(cfg, check=check, dry_run=dry_run)
         return
     from launch.report.beside import Reports
+    from launch.report.curve_figure import draw_run
     from rl.records.folder_lock import refuse_unwritable
     from rl.workflow import inputs, run_one
 
@@ -103,7 +104,8 @@ def run(
         return RayBackend(cfg)
 
     reports = Reports()
-    run_one.run(cfg, make_backend, evaluated=reports)
+    summary = run_one.run(cfg, make_backend, evaluated=reports)
+    print(draw_run(summary.parent))
     reports.finish(cfg.run_dir)
 
 

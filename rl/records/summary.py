@@ -11,9 +11,6 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from rl.records.curve_figure import Curve, draw_curve, text_curve
-from rl.records.emergence_figure import draw_emergence
-
 
 @dataclass(frozen=True, slots=True)
 class Measured:
@@ -40,7 +37,7 @@ def write_summary(
     gain_stderr: float | None = None,
     console: Console | None = None,
 ) -> Path:
-    """Write summary.json, summary.txt and curve.png into run_dir and print the table; returns summary.json's path.
+    """Write summary.json and summary.txt into run_dir and print the table; returns summary.json's path.
 
     seconds: phase -> seconds. before, after: None where held-out accuracy was not measured. gain_stderr: standard
     error of after - before where it was computed from pairs; else the two count as independent, which is on the safe
@@ -63,14 +60,8 @@ def write_summary(
     path = run_dir / "summary.json"
     path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
 
-    curve = Curve.read(run_dir)
     table = _table(f"{name}: {model}, seed {seed}, {steps} GRPO steps", before, after, gain, gain_stderr)
-    lines = [text_curve(curve)] if curve.training or curve.held_out else []
-    lines.append(_phases(seconds))
-    lines.append(f"Everything is in {run_dir}")
-    if curve.training or curve.held_out:
-        draw_curve(curve, run_dir / "curve.png", title=f"{name}: {model}, seed {seed}")
-    draw_emergence(run_dir, title=f"{name}: {model}, seed {seed}")
+    lines = [_phases(seconds), f"Everything is in {run_dir}"]
     with (run_dir / "summary.txt").open("w", encoding="utf-8") as file:
         for out in (Console(file=file, width=100), console or Console()):
             out.print(table)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from launch.report.emergence_figure import draw_emergence, first_occurrences
 from rl.evaluation.emergence import (
     LANGUAGE_CHARACTERS,
     REFLECTIVE_WORDS,
@@ -20,7 +21,6 @@ from rl.evaluation.emergence import (
     length_metrics,
     term_metrics,
 )
-from rl.records.emergence_figure import draw_emergence, first_occurrences
 from rl.records.metrics_file import MetricsFile
 from rl.types import Prompt, RewardPart, Rollout, RolloutGroup, ScoredGroup, Verdict
 

@@ -22,8 +22,8 @@ from rich.console import Console
 
 import rl.records.rollout_files
 import rl.records.tracker
+from launch.report.curve_figure import Curve, draw_run, smooth, text_curve
 from rl.config import TrackConfig
-from rl.records.curve_figure import Curve, smooth, text_curve
 from rl.records.metric_groups import panel_name
 from rl.records.metrics_file import read_metrics
 from rl.records.rollout_files import rollouts_path, write_rollouts
@@ -599,7 +599,7 @@ def test_the_summary_holds_the_numbers_of_before_and_after(tmp_path):
         "gain": pytest.approx(0.6),
         "gain_stderr": pytest.approx(0.05),
     }
-    for piece in ("10.0 ± 3.0", "70.0 ± 4.0", "+60.0 ± 5.0", "+65.0", "rollout 30 s (75%)", str(tmp_path), "●"):
+    for piece in ("10.0 ± 3.0", "70.0 ± 4.0", "+60.0 ± 5.0", "+65.0", "rollout 30 s (75%)", str(tmp_path)):
         assert piece in text
     assert (tmp_path / "summary.txt").read_text() == text
 
@@ -608,6 +608,7 @@ def test_a_run_without_evaluation_still_has_a_summary(tmp_path):
     summary, text = summarise(tmp_path, before=None, after=None, seconds={})
     assert (summary["before"], summary["after"], summary["gain"]) == (None, None, None)
     assert "–" in text
+    assert draw_run(tmp_path) == ""
     assert not (tmp_path / "curve.png").exists()
 
 
@@ -625,6 +626,9 @@ def test_the_curve_is_read_from_the_records_and_drawn(tmp_path):
     assert (curve.held_out, curve.stderr, curve.greedy) == ([(0, 0.1), (8, 0.7)], [0.02, 0.03], [(0, 0.15)])
     assert curve.reward[-1] == (7, 1.4)
     summarise(tmp_path)
+    assert not (tmp_path / "curve.png").exists()
+    assert draw_run(tmp_path) == text_curve(curve)
+    assert "●" in text_curve(curve)
     image = (tmp_path / "curve.png").read_bytes()
     assert image.startswith(b"\x89PNG")
     width = int.from_bytes(image[16:20], "big")
@@ -638,6 +642,7 @@ def test_without_an_accuracy_reward_the_curve_shows_the_reward(tmp_path):
     curve = Curve.read(tmp_path)
     assert (curve.label, curve.training, curve.reward) == ("reward", [(0, 0), (1, -1), (2, -2)], [])
     summarise(tmp_path, before=None, after=None)
+    assert "training reward" in draw_run(tmp_path)
     assert (tmp_path / "curve.png").exists()
 
 

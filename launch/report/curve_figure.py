@@ -6,11 +6,13 @@ It is read from metrics.jsonl: training points are the "grpo" records, held-out 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from launch.report.emergence_figure import draw_emergence
 from rl.records.metrics_file import read_metrics
 
 Points = list[tuple[float, float]]
@@ -54,6 +56,21 @@ class Curve:
             length_mean=points("grpo", "rollout/length_mean"),
             length_p90=points("grpo", "rollout/length_p90"),
         )
+
+
+def draw_run(run_dir: Path) -> str:
+    """Write curve.png and emergence.png of a run that has a summary. Returns the curve in characters.
+
+    A figure is left out where no step recorded what it shows; the text is then empty.
+    """
+    summary = json.loads((run_dir / "summary.json").read_text(encoding="utf-8"))
+    title = f"{summary['name']}: {summary['model']}, seed {summary['seed']}"
+    draw_emergence(run_dir, title=title)
+    curve = Curve.read(run_dir)
+    if not curve.training and not curve.held_out:
+        return ""
+    draw_curve(curve, run_dir / "curve.png", title=title)
+    return text_curve(curve)
 
 
 def smooth(points: Points, window: int) -> Points:
