@@ -24,18 +24,15 @@ import torch.distributed as dist
 from deepspeed.utils import safe_get_full_fp32_param
 from torch import Tensor, nn
 
-from rl.algorithms.distill import CachedDistillation, Distillation, hidden_states, teacher_advantage
 from rl.algorithms.learning_rate import learning_rate
-from rl.algorithms.policy_loss import logprob_gap, nll_loss, policy_loss
-from rl.algorithms.reward_loss import reward_loss
+from rl.algorithms.policy_loss import logprob_gap, nll_loss
 from rl.backend import Task
 from rl.config import LoraConfig, RunConfig
 from rl.model.classifier import load_trainee
-from rl.model.lora import without_adapters
 from rl.model.policy import UNSHARDED, Backbone, Policy, ScoreInput, load_policy
 from rl.model.sequence_parallel import WHOLE
 from rl.settings.precision import HALF
-from rl.types import AhaError, BadInput, MicroBatch, StepStats, TopLogprobs
+from rl.types import AhaError, BadInput, MicroBatch, StepStats
 from rl.workers.learner import deepspeed_engine
 from rl.workers.learner.deepspeed_engine import (
     Sharded,
@@ -47,6 +44,7 @@ from rl.workers.learner.deepspeed_engine import (
 )
 from rl.workers.learner.masters import Movement, spread_masters
 from rl.workers.learner.meter import Clock, Totals, mean_over_ranks
+from rl.workers.learner.objectives import Models, micro_batch_loss
 from rl.workers.learner.weights_out import DTYPES, Outgoing, add_to_hash
 
 
@@ -239,78 +237,10 @@ class Learner(Outgoing):
     def _accumulate(self, mb: MicroBatch, old_M: Tensor | None, clock: Clock) -> tuple[float, dict[str, Tensor]]:
         """Forward and backward of one micro-batch. Returns its share of the loss and its metric sums."""
         batch = ScoreInput.of(mb, self.device, self.share)
-        take = lambda x: torch.from_numpy(np.ascontiguousarray(x)).to(self.device)[batch.index_M]  # noqa: E731
-        weight_M, mask_M = take(mb.loss_weight_T), take(mb.loss_mask_T)
-        grpo = self.task.grpo
-        with clock("reference"):
-            ref_M = self._reference_logprobs(batch)
-        if self.task.reward is not None:
-            loss, metrics = reward_loss(self.task.reward.kind, self.engine(batch), take(mb.advantages_T), weight_M)
-        elif grpo is None:
-            loss, metrics = self._sft_loss(batch, mb.teacher, mask_M, weight_M, clock)
-        else:
-            logprobs_M, entropy_M = self.engine(batch)
-            sampler_M = take(mb.sampler_logprobs_T)
-            on_policy_M = logprobs_M.detach() if old_M is None else old_M
-            advantages_M, teacher_metrics = self._advantages(batch, take(mb.advantages_T), on_policy_M, clock)
-            loss, metrics = policy_loss(
-                grpo,
-                logprobs_T=logprobs_M,
-                old_logprobs_T=sampler_M if grpo.old_logprobs == "sampler" else on_policy_M,
-                sampler_logprobs_T=sampler_M,
-                ref_logprobs_T=ref_M,
-                advantages_T=advantages_M,
-                loss_mask_T=mask_M,
-                loss_weight_T=weight_M,
-                sequence_T=take(mb.sequence_T),
-                entropy_T=entropy_M,
-            )
-            counted_M = mask_M * (weight_M > 0)
-            metrics |= teacher_metrics | logprob_gap(sampler_M * counted_M, logprobs_M.detach() * counted_M)
+        models = Models(self.engine, self.policy, self.reference, self.teacher, self.base_is_reference, self._gathered)
+        loss, metrics = micro_batch_loss(self.task, models, mb, batch, old_M, clock)
         self.engine.backward(loss * dist.get_world_size(), scale_wrt_gas=False)
         return float(loss.detach()), metrics
-
-    def _sft_loss(
-        self, batch: ScoreInput, cached: TopLogprobs | None, mask_M: Tensor, weight_M: Tensor, clock: Clock
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The NLL of the learnt tokens, or how far the policy is from the teacher at them."""
-        distill = self.task.distill
-        if distill is not None and distill.cached:
-            loss, parts_2M = self.engine(batch, CachedDistillation.of(distill, cached, weight_M))
-        elif self.teacher is None:
-            return nll_loss(self.engine(batch)[0], mask_M, weight_M)
-        else:
-            assert distill is not None
-            with clock("teacher"), torch.no_grad():
-                hidden_ME = self.teacher(batch, hidden_states)[0]
-            head = self.teacher.hf.get_output_embeddings().weight
-            with self._gathered([head]):
-                loss, parts_2M = self.engine(batch, Distillation(distill, hidden_ME, head.data, weight_M))
-        sums = parts_2M.sum(dim=1)
-        return loss, {"tokens": mask_M.sum().float(), "divergence": sums[0], "nll": sums[1]}
-
-    def _advantages(
-        self, batch: ScoreInput, advantages_M: Tensor, old_M: Tensor, clock: Clock
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The advantages, with the teacher's part where there is one, and the sum of its reverse KL estimates."""
-        grpo = self.task.grpo
-        if self.teacher is None or grpo is None:
-            return advantages_M, {}
-        with clock("teacher"), torch.no_grad():
-            teacher_M = self.teacher(batch)[0]
-        added_M = teacher_advantage(teacher_M, old_M, grpo.teacher_coef)
-        return advantages_M + added_M, {"teacher_kl": (old_M - teacher_M).detach().sum()}
-
-    @torch.no_grad()
-    def _reference_logprobs(self, batch: ScoreInput) -> Tensor | None:
-        if self.reference is not None:
-            logprobs_M: Tensor = self.reference(batch)[0]
-            return logprobs_M
-        if not self.base_is_reference:
-            return None
-        with without_adapters(self.policy):
-            base_M: Tensor = self.engine(batch)[0].detach()
-        return base_M
 
     def _apply(self, rate: float) -> tuple[bool, float]:
         """One optimiser update at this learning rate. Returns whether it was applied and the gradient norm."""
