@@ -37,6 +37,7 @@ ONLY_IN = {
     "ray": {
         "rl/workers/cluster/actors.py",
         "rl/workers/cluster/gauges.py",
+        "rl/workers/cluster/placement.py",
         "rl/workers/cluster/ray_backend.py",
         "rl/workers/cluster/ray_calls.py",
         "rl/workers/cluster/reward_actors.py",

@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 MOST_OF_A_FILE, MOST_OF_A_FUNCTION, MOST_OF_THE_PATH = 350, 60, 1_500
 """Lines, empty ones and docstrings included."""
-LONGER_FILES = {"rl/config.py", "rl/workers/cluster/ray_backend.py"}
+LONGER_FILES = {"rl/config.py"}
 LONGER_FUNCTIONS = {"rl/settings/config_checks.py:validate"}
 """What is longer today. These lists only shrink: a new entry is no mend."""
 LONGER_PATH = 1_640

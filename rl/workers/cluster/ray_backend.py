@@ -1,4 +1,4 @@
-"""RayBackend: placement, start, fan-out and restart of learners and samplers. Ray stays here, in hosts and remote."""
+"""RayBackend: start, fan-out and restart of learners and samplers."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import ray
 from ray.util.placement_group import placement_group, remove_placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from rl.backend import SampleParams, Task
 from rl.config import RunConfig
@@ -20,7 +18,6 @@ from rl.model.pretrained import refuse_head_size
 from rl.settings.precision import Machine, cpu_unit, settle
 from rl.types import (
     AhaError,
-    BadInput,
     Hardware,
     JudgeReport,
     MicroBatch,
@@ -36,22 +33,28 @@ from rl.types import (
 from rl.workers.cluster.actors import LearnerHost, RaySyncClient, SamplerHost
 from rl.workers.cluster.gauges import Gauges
 from rl.workers.cluster.hardware import hardware_of, memory_metrics
+from rl.workers.cluster.placement import (
+    actor_on,
+    bundles_of,
+    refuse_too_small,
+    sampler_environment,
+    threads_of,
+    transfer_of,
+)
 from rl.workers.cluster.ray_calls import (
-    QUIET,
     ActorGone,
     Unanswered,
     collect,
     find_device,
-    most_on_one_node,
+    models_seen_from_anywhere,
     node_of_bundles,
-    offline,
     seen_from_anywhere,
     silent_nodes,
     start_ray,
     unwrap,
 )
 from rl.workers.cluster.reward_actors import MAX_RESTARTS, Scorers
-from rl.workers.cluster.work_queue import Feed
+from rl.workers.cluster.work_queue import Feed, Sampling
 
 log = logging.getLogger("aha.cluster")
 
@@ -65,7 +68,7 @@ class RayBackend:
         self.device = find_device(cfg)
         self.cfg = cfg = settle(cfg, Machine(self.device, cpu_unit()))[0]
         self.layout = cfg.learner.layout_on(gpu=self.device == "gpu")
-        self.transfer = self._transfer()
+        self.transfer = transfer_of(cfg, self.device)
         self.learners: list[ray.actor.ActorHandle] = []
         self.samplers: list[ray.actor.ActorHandle] = []
         self.scorers = Scorers(cfg, self.device)
@@ -77,58 +80,20 @@ class RayBackend:
         self.places: list[str] = []
         self._place()
 
-    def _transfer(self) -> str:
-        kind = self.cfg.cluster.weight_transfer
-        if kind == "auto":
-            return "nccl" if self.device == "gpu" else "bucket"
-        if kind != "bucket" and self.device == "cpu":
-            raise BadInput(f"cluster.weight_transfer={kind} needs GPUs; use bucket or auto")
-        return kind
-
     # -------------------------------------------------------------------------------------------- placement
 
     def _place(self) -> None:
         """Reserve all resources at once; refuse with the numbers when the cluster is too small."""
         cfg = self.cfg
-        cpus = cfg.cluster.cpus_per_worker
-        share = 0.5 if self.transfer == "ipc" else 1.0
-        learner = {"CPU": cpus} | ({"GPU": share} if self.device == "gpu" else {})
-        sampler = {"CPU": cpus} | ({"GPU": share * cfg.sampler.tensor_parallel} if self.device == "gpu" else {})
-        bundles = [learner] * cfg.learner.ranks + [sampler] * cfg.sampler.count
-        self._refuse_too_small(cfg, bundles)
-        self.bundles = [{k: v for k, v in b.items() if v} or {"CPU": 0.001} for b in bundles]
+        self.bundles = bundles_of(cfg, self.device, self.transfer)
+        refuse_too_small(cfg, self.bundles, self.scorers.resources())
         self.group = placement_group(self.bundles, strategy="PACK")
         self._wait([self.group.ready()], ["the placement group"], cfg.cluster.start_timeout_s, "get its resources")
         self.places = node_of_bundles(self.group)
-        # A head without CPUs of its own holds no worker.
-        used = [node for node in ray.nodes() if node["Alive"] and node["NodeManagerAddress"] in self.places]
-        cores = int(min(node["Resources"].get("CPU", 1) for node in used))
-        ranks = cfg.learner.ranks
-        samplers_at = self.places[ranks : ranks + cfg.sampler.count]
-        self.learner_threads = cfg.learner.threads or max(1, cores // most_on_one_node(self.places[:ranks]))
-        self.sampler_threads = cfg.sampler.threads or max(1, cores // most_on_one_node(samplers_at))
+        self.learner_threads, self.sampler_threads = threads_of(cfg, self.places)
 
-    def _refuse_too_small(self, cfg: RunConfig, bundles: list[dict[str, float]]) -> None:
-        """Raise BadInput, with the numbers, for a cluster that cannot hold these workers and the reward models."""
-        models = self.scorers.resources()
-        have = ray.cluster_resources()
-        for kind in ("CPU", "GPU"):
-            need = sum(b.get(kind, 0.0) for b in (*bundles, *models))
-            if need > have.get(kind, 0.0):
-                raise BadInput(
-                    f"the cluster has {have.get(kind, 0):g} {kind}s, but {cfg.learner.ranks} learner ranks and "
-                    f"{cfg.sampler.count} samplers {f'and {len(models)} reward models ' if models else ''}need {need:g}"
-                    "; lower learner.ranks or sampler.count" + (", or cluster.cpus_per_worker" if kind == "CPU" else "")
-                )
-
-    def _actor(self, cls: type, bundle: int, threads: int, env: dict[str, str] | None = None) -> ray.actor.ActorClass:
-        resources = self.bundles[bundle]
-        return ray.remote(cls).options(
-            num_cpus=resources.get("CPU", 0),
-            num_gpus=resources.get("GPU", 0),
-            scheduling_strategy=PlacementGroupSchedulingStrategy(self.group, placement_group_bundle_index=bundle),
-            runtime_env={"env_vars": QUIET | offline() | {"OMP_NUM_THREADS": str(threads)} | (env or {})},
-        )
+    def _actor(self, cls: type, index: int, threads: int, env: dict[str, str]) -> ray.actor.ActorClass:
+        return actor_on(cls, self.group, index, self.bundles[index], threads, env)
 
     # -------------------------------------------------------------------------------------------- start
 
@@ -165,7 +130,7 @@ class RayBackend:
             old, self.scorers = self.scorers, Scorers(cfg, self.device)
             self.scorers.take_over(old)
             old.close()
-            self._refuse_too_small(cfg, self.bundles)
+            refuse_too_small(cfg, self.bundles, self.scorers.resources())
             if cfg.rewards:
                 self.start_rewards()
 
@@ -173,16 +138,7 @@ class RayBackend:
         self.scorers.start()
 
     def _new_sampler(self, index: int) -> ray.actor.ActorHandle:
-        cfg = self.cfg
-        env = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
-        if self.device == "cpu":
-            env |= {
-                "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-                "VLLM_CPU_KVCACHE_SPACE": str(max(1, round(cfg.sampler.kv_cache_gib))),
-                "VLLM_TARGET_DEVICE": "cpu",
-            }
-            if cfg.sampler.enforce_eager:  # vLLM compiles a few small functions all the same, for seconds
-                env["TORCHDYNAMO_DISABLE"] = "1"
+        cfg, env = self.cfg, sampler_environment(self.cfg, self.device)
         actor = self._actor(SamplerHost, cfg.learner.ranks + index, self.sampler_threads, env)
         return actor.remote(cfg, index, self.model_path, self.context_length, self.device, self.transfer)
 
@@ -198,13 +154,7 @@ class RayBackend:
         return f" on node {self.places[bundle]}" if len(set(self.places)) > 1 else ""
 
     def load(self, task: Task) -> str:
-        task = replace(
-            task,
-            model_path=seen_from_anywhere(task.model_path),
-            reference_path=seen_from_anywhere(task.reference_path),
-            teacher_path=seen_from_anywhere(task.teacher_path),
-        )
-        prints = self._on_learners("load", "load the model", task)
+        prints = self._on_learners("load", "load the model", models_seen_from_anywhere(task))
         if task.reward is None:  # no sampler can run a reward model
             self._connect_samplers()
         return str(prints[0])
@@ -247,50 +197,32 @@ class RayBackend:
         Deterministic: request i goes to sampler i mod n. Else from one queue, each sampler topped up to what it
         decodes at once, so that none idles while another has a backlog.
         """
-        feed = self.feed = Feed(self.cfg, requests)
-        last_progress = dict.fromkeys(range(len(self.samplers)), time.monotonic())
-        tokens = dict.fromkeys(range(len(self.samplers)), -1)
-        polls: dict[ray.ObjectRef, int] = {}
-        for i in range(len(self.samplers)):
-            self._feed_and_poll(i, feed, params, polls)
-        while polls:
-            ready, _ = ray.wait(list(polls), num_returns=1, timeout=5.0)
+        self.feed = Feed(self.cfg, requests)
+        work = Sampling(self.feed, params, self.samplers)
+        while work.polls:
+            ready, _ = ray.wait(list(work.polls), num_returns=1, timeout=5.0)
             for ref in ready:
-                i = polls.pop(ref)
+                i = work.polls.pop(ref)
                 try:
                     report: SamplerReport = unwrap(ref, self._names[i], 1.0)
                 except ActorGone as gone:
                     self._revive(i, gone)
-                    feed.take_back(i)
-                    self._feed_and_poll(i, feed, params, polls)
-                    last_progress[i] = time.monotonic()
+                    work.start_over(i)
                     continue
                 if report.policy_version != self.version:
                     raise AhaError(f"sampler {i} samples from weights {report.policy_version}, not {self.version}")
-                if report.tokens_generated != tokens[i]:
-                    tokens[i], last_progress[i] = report.tokens_generated, time.monotonic()
-                for group, rollouts_G in report.finished.items():
-                    feed.done(i, group)
-                    yield group, rollouts_G
-                self._feed_and_poll(i, feed, params, polls)
+                yield from work.finished(i, report)
+                work.top_up(i)
             self.scorers.count()
-            self._check_progress(set(polls.values()), last_progress)
+            self._refuse_stalled(work)
 
-    def _feed_and_poll(self, i: int, feed: Feed, params: SampleParams, polls: dict[ray.ObjectRef, int]) -> None:
-        work = feed.next_for(i)
-        if work:
-            self.samplers[i].submit.remote(work, params)
-        if feed.running[i]:
-            polls[self.samplers[i].poll.remote()] = i
-
-    def _check_progress(self, waiting: set[int], last_progress: dict[int, float]) -> None:
+    def _refuse_stalled(self, work: Sampling) -> None:
         bound = self.cfg.cluster.rollout_timeout_s
-        for i in waiting:
-            if time.monotonic() - last_progress[i] > bound:
-                raise AhaError(
-                    f"{self._names[i]} generated nothing for {bound:g} s while it had work (cluster.rollout_timeout_s)"
-                    f"{self._silent()}; resume with the same command"
-                )
+        for i in work.stalled(bound):
+            raise AhaError(
+                f"{self._names[i]} generated nothing for {bound:g} s while it had work (cluster.rollout_timeout_s)"
+                f"{self._silent()}; resume with the same command"
+            )
 
     def _revive(self, i: int, gone: ActorGone) -> None:
         """Start a dead sampler again and give it the current weights."""

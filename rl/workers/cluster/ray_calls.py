@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import signal
@@ -16,6 +17,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from ray.util.placement_group import PlacementGroup, placement_group_table
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from rl.backend import Task
 from rl.config import RunConfig
 from rl.settings.precision import CPU_UNITS, Machine, cpu_unit
 from rl.types import AhaError, BadInput
@@ -171,6 +173,15 @@ def _knock(address: str, port: int) -> bool:
 def seen_from_anywhere(path: str) -> str:
     """A folder's absolute path: workers run in the folder that Ray was started in. Other names as they are."""
     return str(Path(path).absolute()) if path and Path(path).is_dir() else path
+
+
+def models_seen_from_anywhere(task: Task) -> Task:
+    return dataclasses.replace(
+        task,
+        model_path=seen_from_anywhere(task.model_path),
+        reference_path=seen_from_anywhere(task.reference_path),
+        teacher_path=seen_from_anywhere(task.teacher_path),
+    )
 
 
 def interface_of(address: str) -> str:

@@ -1,11 +1,14 @@
-"""Which sampler gets which groups."""
+"""Which sampler gets which groups, and which of them are done. Loads no Ray: it calls handles that it is given."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
 
+from rl.backend import SampleParams
 from rl.config import RunConfig
-from rl.types import SampleRequest
+from rl.types import Rollout, SampleRequest, SamplerReport
 
 
 class Feed:
@@ -45,3 +48,45 @@ class Feed:
         """Put a lost sampler's groups back in front of its queue, in order."""
         self.queues[i][:0] = sorted(self.running[i].values(), key=lambda r: r.group)
         self.running[i] = {}
+
+
+class Sampling:
+    """Samplers at work on a feed. polls: of each sampler that has work, the reply that is waited for.
+
+    samplers: Ray's handles of them, in the backend's own list: a dead one may be replaced there.
+    """
+
+    def __init__(self, feed: Feed, params: SampleParams, samplers: Sequence[Any]) -> None:
+        self.polls: dict[Any, int] = {}
+        self._feed, self._params, self._samplers = feed, params, samplers
+        self._tokens = [-1] * len(samplers)
+        self._progress = [time.monotonic()] * len(samplers)
+        for i in range(len(samplers)):
+            self.top_up(i)
+
+    def top_up(self, i: int) -> None:
+        """Give a sampler as much as it decodes at once, and ask it for what it finishes."""
+        work = self._feed.next_for(i)
+        if work:
+            self._samplers[i].submit.remote(work, self._params)
+        if self._feed.running[i]:
+            self.polls[self._samplers[i].poll.remote()] = i
+
+    def finished(self, i: int, report: SamplerReport) -> Iterator[tuple[int, list[Rollout]]]:
+        """The groups of a sampler's reply."""
+        if report.tokens_generated != self._tokens[i]:
+            self._tokens[i], self._progress[i] = report.tokens_generated, time.monotonic()
+        for group, rollouts_G in report.finished.items():
+            self._feed.done(i, group)
+            yield group, rollouts_G
+
+    def start_over(self, i: int) -> None:
+        """Give a sampler that was started again the groups that were lost with it."""
+        self._feed.take_back(i)
+        self.top_up(i)
+        self._progress[i] = time.monotonic()
+
+    def stalled(self, limit_s: float) -> list[int]:
+        """Samplers that have work and generated nothing for longer than that."""
+        now = time.monotonic()
+        return [i for i in self.polls.values() if now - self._progress[i] > limit_s]
