@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +16,7 @@ from rl.types import AhaError, BadInput, Stopped
 
 if TYPE_CHECKING:
     from rl.config import RunConfig
-    from rl.recipe import Recipe as StagedRecipe
+    from rl.stage import Recipe as StagedRecipe
 
 app = typer.Typer(
     add_completion=True,
@@ -66,7 +67,6 @@ def run(
     """
     from launch.machine import settled
     from launch.recipes import load
-    from rl.config import RunConfig
 
     cfg = load(recipe, overrides or [])
     if settings:
@@ -81,32 +81,38 @@ def run(
 
         if not examine(recipe, cfg):
             raise AhaError("the doctor found faults (above); nothing was run. Mend them, or run without --doctor")
-    if not isinstance(cfg, RunConfig):
-        _run_stages(cfg, check=check, dry_run=dry_run)
-        return
     from launch.report.beside import Reports
     from launch.report.curve_figure import draw_run
     from rl.records.folder_lock import refuse_unwritable
-    from rl.workflow import inputs, run_one
+    from rl.workflow.run import layout_of
 
+    layout = layout_of(cfg)
     if dry_run:
-        print(run_one.told(cfg))
+        print(layout.told(layout.plan()))
         return
     if check:
-        refuse_unwritable(cfg.run_dir)
-        inputs.prepare(cfg)
-        print(f"{recipe}: settings, model, data and rewards are fine. {cfg.batch_arithmetic()}.")
+        refuse_unwritable(layout.recipe.folder)
+        layout.check(layout.plan())
+        print(f"{recipe}: {layout.fine()}")
         return
-
-    def make_backend(cfg: RunConfig):  # type: ignore[no-untyped-def]
-        from rl.workers.cluster.ray_backend import RayBackend
-
-        return RayBackend(cfg)
-
     reports = Reports()
-    summary = run_one.run(cfg, make_backend, evaluated=reports)
-    print(draw_run(summary.parent))
-    reports.finish(cfg.run_dir)
+    try:
+        done = _on_real_machines(cfg, reports)
+    except AhaError:  # what failed or was stopped has a page of what is done
+        reports.wait()
+        raise
+    if done.name == "summary.json":
+        print(draw_run(done.parent))
+    reports.finish(layout.recipe.folder)
+
+
+def _on_real_machines(cfg: RunConfig | StagedRecipe, progressed: Callable[[Path], None]) -> Path:
+    from rl.workers.cluster.ray_backend import RayBackend
+    from rl.workers.cluster.ray_calls import start_ray
+    from rl.workflow.run import layout_of, run
+
+    base = layout_of(cfg).recipe.base
+    return run(cfg, RayBackend, prepare_machines=lambda: start_ray(base), progressed=progressed)
 
 
 @app.command()
@@ -151,37 +157,6 @@ def submit(
     else:
         cfg = load_recipe(recipe, overrides or [])
         job.submit(recipe, cfg, overrides or [], address, env or [], python, wait=not no_wait)
-
-
-def _run_stages(recipe: StagedRecipe, *, check: bool, dry_run: bool) -> None:
-    from rl.workflow.plan import plan, told
-
-    if dry_run:
-        print(told(plan(recipe)))
-        return
-    from rl.records.folder_lock import refuse_unwritable
-    from rl.workflow.recipe_inputs import check_inputs
-
-    if check:
-        refuse_unwritable(recipe.folder)
-        check_inputs(recipe, plan(recipe))
-        print(f"{recipe.name}: {len(recipe.stages)} stages; settings, models, data and rewards are fine.")
-        return
-    from launch.report.beside import Reports
-    from rl.scoring.reward_processes import LocalJudging
-    from rl.workers.cluster.ray_backend import RayBackend
-    from rl.workers.cluster.ray_calls import start_ray
-    from rl.workflow.run_recipe import run_recipe
-
-    reports = Reports()
-    try:
-        run_recipe(
-            recipe, RayBackend, LocalJudging, prepare_machines=lambda: start_ray(recipe.base), progressed=reports
-        )
-    except AhaError:  # a recipe that failed or was stopped has a page of the stages that are done
-        reports.wait()
-        raise
-    reports.finish(recipe.folder)
 
 
 @app.command()

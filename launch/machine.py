@@ -7,10 +7,10 @@ import json
 from pathlib import Path
 
 from rl.config import RunConfig
-from rl.recipe import Recipe
 from rl.settings.config_checks import validate
 from rl.settings.precision import AUTO, Machine, joins_cluster, settle, this_machine
 from rl.settings.recipe_checks import check
+from rl.stage import Recipe
 
 
 def settled(made: RunConfig | Recipe, *, ask_cluster: bool = True) -> tuple[RunConfig | Recipe, str]:

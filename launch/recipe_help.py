@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from rl.config import RunConfig
-    from rl.recipe import Recipe
+    from rl.stage import Recipe
 
 
 class RecipeCommand(TyperCommand):
@@ -61,8 +61,8 @@ def settings_table(path: str, cfg: RunConfig | Recipe) -> Table:
 def settings_of(path: str, cfg: RunConfig | Recipe) -> list[tuple[str, str, str]]:
     """(key, value, what it means): the parameters of the recipe's function, with their defaults, then every knob."""
     from launch.recipes import parameters
-    from rl.recipe import Recipe
     from rl.settings.overrides import describe, staged_settings
+    from rl.stage import Recipe
 
     rows = [
         (name, default, f"Parameter of recipe() in {Path(path).name}; its default is shown.")

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rl.config import RunConfig
-from rl.recipe import Recipe
 from rl.settings.config_checks import validate
 from rl.settings.overrides import (
     apply_overrides,
@@ -22,6 +21,7 @@ from rl.settings.overrides import (
     recipe_from_json,
 )
 from rl.settings.recipe_checks import check
+from rl.stage import Recipe
 from rl.types import BadInput
 
 
@@ -36,6 +36,8 @@ def load(path: str, overrides: Sequence[str] = ()) -> RunConfig | Recipe:
         raise BadInput(f"{path}: no such recipe; see recipes/")
     made: object
     if file.suffix == ".json":
+        import rl.recipe  # noqa: F401  makes every kind of stage known
+
         text = file.read_text(encoding="utf-8")
         try:
             made = recipe_from_json(text) if "stages" in json_object(text) else from_json(text)

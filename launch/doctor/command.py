@@ -9,7 +9,7 @@ import sys
 from launch.doctor.check import all_passed, as_json, lines, summary
 from launch.doctor.staged import examined_run
 from rl.config import RunConfig
-from rl.recipe import Recipe
+from rl.stage import Recipe
 
 
 def doctor(recipe: str, made: RunConfig | Recipe, *, as_data: bool = False) -> bool:

@@ -10,11 +10,10 @@ from pathlib import Path
 from launch.doctor.examined import Examined
 from rl.backend import SampleParams, Task
 from rl.config import GRPOConfig, OptimConfig, RunConfig
-from rl.context import sample_seed
+from rl.context import Inputs, sample_seed
 from rl.data.packing import pack
 from rl.data.templates import end_token_ids
 from rl.types import MicroBatch, PackedBatch, Prompt, RolloutGroup, SampleRequest, ScoredGroup
-from rl.workflow.inputs import Inputs
 
 DRAWN = 32
 """Prompts drawn from the recipe's data."""

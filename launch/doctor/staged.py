@@ -7,6 +7,7 @@ from dataclasses import replace
 from rl.config import MODEL, EvalConfig, RunConfig
 from rl.recipe import GRPO, SFT, Recipe, Reference, Stage, references, run_config
 from rl.settings.config_checks import validate
+from rl.stage import MAKES_MODEL, model_of
 from rl.types import BadInput
 
 
@@ -48,10 +49,10 @@ def _beginning(recipe: Recipe, stage: GRPO) -> tuple[str, SFT | None]:
     model, sft = stage.model, None
     while (found := Reference.parse(model)) is not None:
         before: Stage = recipe[found.stage]
-        if not isinstance(before, SFT | GRPO):
+        if MAKES_MODEL not in before.makes:
             raise BadInput(f"{recipe.name}.{stage.name}: its model comes from {before.name}, which makes none")
         if isinstance(before, SFT) and sft is None:
             sft = before
-        model = before.model
+        model = model_of(before)
     # The machinery of an SFT stage that itself starts from another stage's model is the same.
     return model, replace(sft, model=model) if sft is not None else None

@@ -15,8 +15,8 @@ from launch.plan.rollouts import Lengths, assumed_lengths
 from launch.plan.show import show, to_json
 from launch.plan.stages import plan_stages, show_stages, stage_models
 from rl.config import RunConfig
-from rl.recipe import Recipe
 from rl.settings.precision import settle
+from rl.stage import Recipe
 from rl.types import BadInput
 
 DEFAULT_GPU = "H100-80G"

@@ -14,7 +14,7 @@ from launch.plan.plan import Plan, plan_run, sampling_seconds
 from launch.plan.rollouts import Lengths
 from launch.plan.show import advice, console, duration
 from rl.config import RunConfig
-from rl.recipe import GRPO, SFT, Evaluate, Recipe, Reference, Reject, Stage, is_taught, run_config
+from rl.stage import MAKES_REWARD_MODEL, Recipe, Reference, Stage, model_of, run_config
 from rl.types import BadInput
 
 
@@ -45,46 +45,45 @@ def plan_stages(
     """
     plans = []
     for stage in recipe.stages:
-        if not isinstance(stage, SFT | GRPO | Reject | Evaluate):
+        if not _is_planned(stage):
             continue
-        if isinstance(stage, Reject) and is_taught(stage):
-            note = f"time and price are {stage.reject.teacher.url}'s"
-            plans.append(StagePlan(stage.name, "Reject", stage.reject.teacher.model, None, 0.0, 0, note))
+        if not stage.uses_machines:
+            teacher = stage.teacher
+            note = f"time and price are {teacher.url}'s"
+            plans.append(StagePlan(stage.name, type(stage).__name__, teacher.model, None, 0.0, 0, note))
             continue
         cfg = run_config(recipe, stage)
         cfg = replace(cfg, model=replace(cfg.model, path=shapes[root_model(recipe, stage)]))
         lengths = lengths_for(cfg)
         plan = plan_run(cfg, hw, lengths=lengths, price=price, sft_tokens=sft_tokens, sft_examples=sft_examples)
         kind, model = type(stage).__name__, cfg.model.path
-        if isinstance(stage, SFT | GRPO):
+        if stage.trains_on is not None:
             note = "time without epochs: --sft-examples" if cfg.sft.enabled and not plan.cost.sft_s else ""
             plans.append(StagePlan(stage.name, kind, model, plan, plan.cost.seconds, plan.cost.devices, note))
             continue
-        problems, samples = _to_sample(stage)
+        problems, samples = stage.samples_of
         seconds = sampling_seconds(cfg, plan.arch, hw, lengths, problems, samples) if problems else 0.0
         note = "" if problems else "time unknown: its data have no limit"
         plans.append(StagePlan(stage.name, kind, model, None, seconds, devices_needed(cfg, hw), note))
     return plans
 
 
-def _to_sample(stage: Reject | Evaluate) -> tuple[int, int]:
-    """(problems, samples of each); 0 problems when the stage does not say how many."""
-    if isinstance(stage, Reject):
-        return stage.prompts.limit, stage.reject.samples
-    return stage.evaluation.data.limit, stage.evaluation.samples + int(stage.evaluation.greedy)
+def _is_planned(stage: Stage) -> bool:
+    """Whether a plan has figures for it. Of training a reward model it has none."""
+    return stage.runs_model and MAKES_REWARD_MODEL not in stage.makes
 
 
 def stage_models(recipe: Recipe) -> list[str]:
     """The models outside the recipe that its stages start from."""
-    return [root_model(recipe, s) for s in recipe.stages if isinstance(s, SFT | GRPO | Reject | Evaluate)]
+    return [root_model(recipe, s) for s in recipe.stages if _is_planned(s)]
 
 
 def root_model(recipe: Recipe, stage: Stage) -> str:
     """The model outside the recipe that a stage's model comes from: it has the same shape."""
-    while isinstance(stage, SFT | GRPO | Reject | Evaluate):
-        reference = Reference.parse(stage.model)
+    while _is_planned(stage):
+        reference = Reference.parse(model_of(stage))
         if reference is None:
-            return stage.model
+            return model_of(stage)
         stage = recipe[reference.stage]
     raise BadInput(f"stage {stage.name} makes no model")
 

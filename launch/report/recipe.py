@@ -11,25 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launch.report.reading import Json, Run, read_json, read_run
-from rl.recipe import (
-    GRPO,
-    MAKES_MODEL,
-    SFT,
-    Build,
-    Claim,
-    Compare,
-    Evaluate,
-    Mix,
-    Prefer,
-    Recipe,
-    Reference,
-    Reject,
-    RewardTraining,
-    Stage,
-    references,
-)
+from rl.recipe import Claim, Compare, Recipe, Reference, Stage, references
 from rl.records.provenance import spent
 from rl.settings.overrides import recipe_from_json
+from rl.stage import MAKES_MODEL
 from rl.types import BadInput
 from rl.workflow.stage_keys import stage_config, stage_folders
 
@@ -56,6 +41,11 @@ class StageRun:
     @property
     def kind(self) -> str:
         return type(self.stage).__name__
+
+    @property
+    def trains(self) -> str:
+        """The name of its training steps in metrics.jsonl; "" for a stage that trains nothing."""
+        return self.stage.total_steps[0]
 
     def json(self, name: str) -> Json:
         """A file of the stage; None when it is not there (yet)."""
@@ -88,14 +78,8 @@ class StageRun:
 
     def steps(self) -> tuple[int, int]:
         """(steps recorded, steps in all; 0: not known before the data are counted)."""
-        stage = self.stage
-        trains = "grpo" if isinstance(stage, GRPO) else "reward" if isinstance(stage, RewardTraining) else "sft"
-        done = len(self.run.of(trains)) if self.run else 0
-        if isinstance(stage, GRPO):
-            return done, stage.grpo.steps
-        if isinstance(stage, RewardTraining):
-            return done, stage.reward.steps
-        return (done, stage.sft.steps) if isinstance(stage, SFT) else (0, 0)
+        trains, total = self.stage.total_steps
+        return len(self.run.of(trains)) if self.run and trains else 0, total
 
     def inputs(self) -> list[Input]:
         """Stages that it reads, each once for each role, in the order they are mentioned."""
@@ -103,15 +87,16 @@ class StageRun:
         for key, text in references(self.stage):
             ref = Reference.parse(text)
             if ref is not None:
-                found.append(Input(ref.stage, _role(self.stage, key, ref)))
+                found.append(Input(ref.stage, _role(key, ref)))
         return list(dict.fromkeys(found))
 
 
-def _role(stage: Stage, key: str, ref: Reference) -> str:
-    if isinstance(stage, Compare):
+def _role(key: str, ref: Reference) -> str:
+    """What the stage's setting of this key reads an earlier stage for."""
+    first, last = key.partition(".")[0], key.rpartition(".")[2]
+    if first == "claims":
         return "measured"
-    last = key.rpartition(".")[2]
-    if isinstance(stage, Build | Mix) or last == "source" or ref.file:
+    if first == "sources" or last == "source" or ref.file:
         return "data"
     return {"teacher": "teacher", "function": "reward"}.get(last, "model")
 
@@ -131,7 +116,7 @@ class RecipeRun:
 
     def last_model(self) -> StageRun | None:
         """The last stage that is done and made a model."""
-        made = [s for s in self.stages if s.state == "done" and isinstance(s.stage, MAKES_MODEL)]
+        made = [s for s in self.stages if s.state == "done" and MAKES_MODEL in s.stage.makes]
         return made[-1] if made else None
 
 
@@ -206,13 +191,5 @@ def claims_of(run: RecipeRun) -> list[Claims]:
 
 def evaluated_on(stage: Stage) -> str:
     """The held-out data of a stage in words: its source, with subset and split where they say more. "" for none."""
-    if not isinstance(stage, Evaluate | GRPO) or not stage.evaluation.data.source:
-        return ""
-    data = stage.evaluation.data
+    data = stage.held_out
     return ", ".join(part for part in (data.source, data.subset, data.split if data.subset else "") if part)
-
-
-def details_of(stage: Stage) -> str:
-    """The file in which a stage that trains nothing counts what it did; "" for the others."""
-    made = {Reject: "yield.json", Prefer: "yield.json", Mix: "manifest.json", Build: "manifest.json"}
-    return made.get(type(stage), "")

@@ -23,17 +23,16 @@ from launch.report.charts import (
 )
 from launch.report.html import Shown, write_page
 from launch.report.reading import Json, Run
-from launch.report.recipe import Claims, Input, RecipeRun, StageRun, claims_of, details_of, evaluated_on, read_recipe
+from launch.report.recipe import Claims, Input, RecipeRun, StageRun, claims_of, evaluated_on, read_recipe
 from launch.report.results import Fact, Value, thousands, value_of
-from rl.recipe import GRPO, SFT, RewardTraining
 from rl.records.terminal import duration
+from rl.stage import MAKES_MODEL
 
 SCRIPTS = (
     "dom.js", "chart.js", "overview.js", "timeline.js", "config.js", "frame.js", "chain.js", "stages.js", "recipe.js",
 )  # fmt: skip
 FIRST = ("Mean reward", "Length", "Cut at the limit", "Entropy", "Loss")
 """Charts of a GRPO stage that are open; the others are one click away. Other stages that train show all their own."""
-TRAINS = (SFT, GRPO, RewardTraining)
 LEAST_POINTS = 20
 
 
@@ -164,9 +163,10 @@ def _results(stages: Iterable[StageRun]) -> list[Results]:
         ends = [evals[0]] if len(evals) == 1 else [evals[0], evals[-1]]
         for i, record in enumerate(ends):
             found = s.run.examined.get(record.step)
-            when = "" if not isinstance(s.stage, GRPO) else f"after step {record.step}" if i else "before"
+            trains = MAKES_MODEL in s.stage.makes
+            when = "" if not trains else f"after step {record.step}" if i else "before"
             names = [name for name in record.metrics if not name.endswith("stderr")]
-            measured = s.stage.name if isinstance(s.stage, GRPO) else _model(s)
+            measured = s.stage.name if trains else _model(s)
             values = {name: value_of(s.run, record, name) for name in names}
             problems, samples = (len(found.correct_P), found.samples) if found else (0, 0)
             row = Measured(s.stage.name, measured, when, problems, samples, values)
@@ -180,15 +180,14 @@ def _model(s: StageRun) -> str:
 
 
 def _has_section(s: StageRun) -> bool:
-    return isinstance(s.stage, TRAINS) or bool(details_of(s.stage))
+    return bool(s.trains or s.stage.counts_in)
 
 
 def _part(s: StageRun, run: Run, most_points: int) -> StagePart:
     found = sections([run])
     charts = [_plain(c) for x in found for c in x.charts if _is_first(s, x, c)]
     more = [Section(x.title, [_plain(c) for c in x.charts if not _is_first(s, x, c)]) for x in found]
-    trains = isinstance(s.stage, TRAINS)
-    file = details_of(s.stage)
+    trains, file = s.trains, s.stage.counts_in
     rejected = run.of("reject")
     kept = [r.metrics["kept_share"] for r in rejected if "kept_share" in r.metrics]
     return StagePart(
@@ -207,20 +206,13 @@ def _part(s: StageRun, run: Run, most_points: int) -> StagePart:
 
 
 def _is_first(s: StageRun, section: Section, chart: Chart) -> bool:
-    if isinstance(s.stage, GRPO):
-        return chart.title in FIRST
-    return section.title in ("SFT", "Reward model")
+    return chart.title in FIRST if s.trains == "grpo" else section.title in ("SFT", "Reward model")
 
 
 def _accuracy(s: StageRun, run: Run) -> list[Chart]:
     """Without the word on its dots where nothing was held out; none of a stage that has none."""
-    if isinstance(s.stage, RewardTraining):
-        return [JUDGEMENT]
-    if not isinstance(s.stage, GRPO):
-        return []
-    return [
-        ACCURACY if run.of("eval") else dataclasses.replace(ACCURACY, hint="Share of the samples that are correct.")
-    ]
+    without_dots = dataclasses.replace(ACCURACY, hint="Share of the samples that are correct.")
+    return {"reward": [JUDGEMENT], "grpo": [ACCURACY if run.of("eval") else without_dots]}.get(s.trains, [])
 
 
 def _plain(chart: Chart) -> Chart:

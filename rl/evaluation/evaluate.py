@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from rl.backend import SampleParams, Task
-from rl.config import OptimConfig
+from rl.config import EvalConfig, OptimConfig
 from rl.context import Context, sample_seed
 from rl.data.few_shot import shot_stop
 from rl.evaluation import resumable
@@ -219,6 +219,18 @@ def _warn_of_unreadable(graded_P: Sequence[GradedGroup], reward_P: Sequence[str]
             "first: %s. Say how to answer (evaluation.instruction), or raise the limit (evaluation.max_new_tokens)",
             len(unreadable), len(found), sum(rollout.truncated for rollout, _ in unreadable), unreadable[0][1].reason,
         )  # fmt: skip
+
+
+def measured_names(cfg: EvalConfig) -> set[str]:
+    """Names of all that an evaluation may measure: what depends on the problems (as their language) is among them."""
+    if not cfg.data.source:
+        return set()
+    ks = cfg.pass_at or default_ks(cfg.samples)
+    whole = EvalResult(
+        0.0, 0.0, 0.0 if cfg.greedy else None, 0.0, 0.0, [], {str(k): (0.0, 0.0) for k in ks},
+        cons=0.0, cons_stderr=0.0, thought_mean=0.0, answer_mean=0.0, format=0.0, language=0.0, samples=cfg.samples,
+    )  # fmt: skip
+    return {"cons", *whole.metrics()}
 
 
 def eval_path(run_dir: Path, step: int) -> Path:

@@ -12,8 +12,8 @@ from rl.config import DataConfig, RunConfig
 from rl.data.content_hash import path_hash
 from rl.data.rows import READERS
 from rl.evaluation.metrics import paired_difference
-from rl.recipe import Reference
 from rl.records import provenance
+from rl.stage import Reference
 from rl.types import BadInput
 
 _LEARNT_FROM = re.compile(r"(prompts|sft\.data|reward\.data|mix\.parts\.\d+\.data)\.source")

@@ -11,7 +11,7 @@ import typing
 from collections.abc import Sequence
 
 from rl.config import RunConfig
-from rl.recipe import KINDS, RUN_FIELDS, Recipe, Stage, stage_to_dict
+from rl.stage import KINDS, RUN_FIELDS, Recipe, Stage, stage_to_dict
 from rl.types import BadInput
 
 # ------------------------------------------------------------------------------------------------ overrides

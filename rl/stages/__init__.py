@@ -1,4 +1,4 @@
-"""The stages of a recipe, one a file: supervised fine-tuning (sft), reinforcement learning (grpo), rejection sampling
-(reject, with selection), mixtures (mix), preference pairs (prefer), a reward model (reward_model), comparisons
-(compare).
+"""The kinds of stage, one a file: what a kind declares at its top, the loop that does its work below.
+
+A new kind is a file here and a line in rl/recipe.py, which recipes import from.
 """

@@ -9,20 +9,60 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Column, Table
 
+from rl.config import RunConfig, knob
+from rl.context import Inputs, StageRun
 from rl.evaluation.evaluate import EvalResult
-from rl.evaluation.metrics import default_ks, mean_and_stderr
-from rl.recipe import GRPO, Claim, Evaluate, Reference, RewardTraining, Stage
+from rl.evaluation.metrics import mean_and_stderr
+from rl.stage import Recipe, Reference, Stage, references
 from rl.stages.reward_model import HeldOut
 from rl.types import BadInput
 
 BEFORE = "before/"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """left - right > 0, said in words. Both are "@stage:metric" of an evaluation, or a number as text."""
+
+    text: str = knob("", "The claim, as a sentence.")
+    left: str = knob("", "@stage:metric that should be the larger one.")
+    right: str = knob("0", "@stage:metric, or a number.")
+    at_least: float = knob(0.0, "The difference must exceed this.")
+    z: float = knob(2.0, "By so many of its standard errors.", lo=0)
+
+
+@dataclass(frozen=True)
+class Compare(Stage):
+    """Claims put to the test. Output: a table."""
+
+    claims: tuple[Claim, ...] = knob((), "What is claimed.")
+
+    def faults(self, recipe: Recipe) -> Iterator[str]:
+        for i, claim in enumerate(self.claims):
+            for side, text in (("left", claim.left), ("right", claim.right)):
+                try:
+                    float("0" if text.startswith("@") else text)
+                except ValueError:
+                    yield f"claims.{i}.{side}={text}: is neither a number nor @stage:metric"
+
+    def faults_after(self, earlier: Mapping[str, Stage]) -> Iterator[str]:
+        for key, text in references(self):
+            ref = Reference.parse(text)
+            if ref is not None and ref.stage in earlier and not ref.metric:
+                yield f"{key}={text}: name what that stage measures, as @{ref.stage}:pass@1"
+
+    def check(self, recipe: Recipe, inputs: Inputs | None, cfg: RunConfig) -> None:
+        refuse_unmeasured(self.claims, {stage.name: stage for stage in recipe.stages})
+
+    def run(self, at: StageRun) -> None:
+        compare(at.folder, self.claims, at.folders)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,25 +128,10 @@ def refuse_unmeasured(claims: Sequence[Claim], stages: Mapping[str, Stage]) -> N
         ref = Reference.parse(text)
         if ref is None:
             continue
-        known = _measures(stages[ref.stage])
+        known = stages[ref.stage].measures()
         if ref.metric.removeprefix(BEFORE) not in known:
             there = f"it measures {', '.join(sorted(known))}" if known else "set its evaluation.data"
             raise BadInput(f"{text}: stage {ref.stage} does not measure that; {there}")
-
-
-def _measures(stage: Stage) -> set[str]:
-    """Names of all that the stage may measure: what depends on the problems (as their language) is among them."""
-    if isinstance(stage, RewardTraining):
-        return set(HeldOut(0.0, 0.0, 0.0, 0.0, 0).metrics())
-    if not isinstance(stage, Evaluate | GRPO) or not stage.evaluation.data.source:
-        return set()
-    asked = stage.evaluation
-    ks = asked.pass_at or default_ks(asked.samples)
-    whole = EvalResult(
-        0.0, 0.0, 0.0 if asked.greedy else None, 0.0, 0.0, [], {str(k): (0.0, 0.0) for k in ks},
-        cons=0.0, cons_stderr=0.0, thought_mean=0.0, answer_mean=0.0, format=0.0, language=0.0, samples=asked.samples,
-    )  # fmt: skip
-    return {"cons", *whole.metrics()}
 
 
 def _file(ref: Reference, folders: Mapping[str, Path], kind: str) -> Path | None:

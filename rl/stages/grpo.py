@@ -5,23 +5,72 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from rl.backend import Task
-from rl.context import Context
+from rl.config import DataConfig, EvalConfig, GRPOConfig, RewardConfig, RolloutConfig, knob
+from rl.context import Context, StageRun
 from rl.data.packing import pack
 from rl.data.streams import PromptStream
 from rl.evaluation.emergence import Emergence
-from rl.evaluation.evaluate import EvalResult, evaluate_once, measured
+from rl.evaluation.evaluate import EvalResult, evaluate_once, measured, measured_names
 from rl.evaluation.style import share_in_language
 from rl.records.tracker import stats_metrics
 from rl.rollouts.queue import RolloutQueue, staleness
 from rl.scoring.scorer import Scorer
+from rl.stage import MAKES_MODEL, MAKES_NUMBERS, Recipe, Stage
 from rl.types import PackedBatch, Prompt, ScoredGroup, Stopped
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class GRPO(Stage):
+    """Reinforcement learning. Output: a model, its rollouts, and held-out accuracy where evaluation.data is set."""
+
+    model: str = knob("", "Model to start from: id, folder or @stage.")
+    prompts: DataConfig = knob(DataConfig, "Training prompts.")
+    rewards: tuple[RewardConfig, ...] = knob((), "Parts of the reward.")
+    rollout: RolloutConfig = knob(RolloutConfig, "Sampling for training.")
+    grpo: GRPOConfig = knob(GRPOConfig, "GRPO.")
+    evaluation: EvalConfig = knob(EvalConfig, "Held-out evaluation before, during and after.")
+
+    makes = frozenset({MAKES_MODEL, MAKES_NUMBERS})
+    runs_model = True
+
+    @property
+    def trains_on(self) -> DataConfig:
+        return self.prompts
+
+    @property
+    def held_out(self) -> DataConfig:
+        return self.evaluation.data
+
+    @property
+    def judged_by(self) -> tuple[RewardConfig, ...]:
+        return self.rewards
+
+    @property
+    def total_steps(self) -> tuple[str, int]:
+        return "grpo", self.grpo.steps
+
+    def faults(self, recipe: Recipe) -> Iterator[str]:
+        if not self.grpo.steps:
+            yield "grpo.steps: must be at least 1"
+
+    def measures(self) -> set[str]:
+        return measured_names(self.evaluation)
+
+    def run(self, at: StageRun) -> None:
+        inputs = at.inputs
+        assert inputs is not None
+        assert inputs.stream is not None
+        assert inputs.scorer is not None
+        train_grpo(at.ctx, inputs.model_path, inputs.stream, inputs.eval_prompts, inputs.scorer)
+        at.keep_model()
 
 
 def train_grpo(

@@ -12,22 +12,47 @@ import functools
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 
 from rewards.filters import EvaluationIndex
-from rl.config import DataConfig, MixConfig, MixPart
+from rl.config import DataConfig, MixConfig, MixPart, knob
+from rl.context import StageRun
 from rl.data.contamination import shown_texts
-from rl.data.rows import fingerprint, load_rows, place, python_function
+from rl.data.rows import fingerprint, load_rows, place
 from rl.data.templates import Table
 from rl.records.whole_files import write_rows
+from rl.stage import MAKES_DATA, Recipe, Stage
 from rl.stages.selection import bare
 from rl.types import BadInput, Row
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Mix(Stage):
+    """Datasets made into one: quotas, deduplication, decontamination, order. Output: a dataset and its manifest."""
+
+    mix: MixConfig = knob(MixConfig, "The parts.")
+
+    makes = frozenset({MAKES_DATA})
+    counts_in = "manifest.json"
+
+    @property
+    def kept_free_of(self) -> tuple[DataConfig, ...]:
+        return self.mix.against
+
+    def faults(self, recipe: Recipe) -> Iterator[str]:
+        if not self.mix.parts:
+            yield "mix.parts: at least one dataset"
+
+    def run(self, at: StageRun) -> None:
+        parts = tuple(replace(part, data=at.resolved(part.data)) for part in self.mix.parts)
+        against = tuple(at.resolved(data) for data in self.mix.against)
+        mix(at.folder, replace(self.mix, parts=parts, against=against), at.seed)
 
 
 def mix(folder: Path, cfg: MixConfig, seed: int) -> Path:
@@ -121,22 +146,3 @@ def _common(table: Table, row: Row, i: int, part: MixPart, where: Callable[[int]
 def _bare(value: object) -> str:
     """Text without regard to white space."""
     return bare(value if isinstance(value, str) else json.dumps(value, sort_keys=True))
-
-
-# ------------------------------------------------------------------------------------------------ built in Python
-
-
-def build(folder: Path, function: str, sources: Mapping[str, str]) -> Path:
-    """Write what function({name: rows}) returns as data.jsonl. sources: name -> file. Raises BadInput."""
-    make = python_function(function)
-    given = {key: load_rows(DataConfig(source=path)) for key, path in sources.items()}
-    rows = list(cast(Iterable[object], make(given)))
-    bad = next((i for i, row in enumerate(rows) if not isinstance(row, dict)), None)
-    if not rows or bad is not None:
-        what = "returned no rows" if not rows else f"row {cast(int, bad) + 1} is no dict"
-        raise BadInput(f"function={function}: {what}")
-    write_rows(folder / "data.jsonl", cast(list[Row], rows))
-    manifest = {"rows": len(rows), "function": function, "sources": {k: len(v) for k, v in given.items()}}
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-    log.info("%s made %d rows from %s", function, len(rows), manifest["sources"] or "nothing")
-    return folder / "data.jsonl"

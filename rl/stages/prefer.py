@@ -21,6 +21,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypedDict, cast
 
@@ -28,19 +29,52 @@ import numpy as np
 
 from rewards.extract import opens_thinking
 from rewards.llm_judge import llm_pairwise, shown
-from rl.config import PreferConfig
-from rl.context import Stop, sample_seed
+from rl.config import PreferConfig, knob
+from rl.context import StageRun, Stop, sample_seed
 from rl.data.preference_pairs import OPENED
 from rl.data.rows import python_function
 from rl.records.whole_files import append_lines, mend, whole_lines, write_rows
 from rl.scoring.reward_model_text import read_part
-from rl.stages.reject import PromptLine, read_samples
+from rl.stage import MAKES_DATA, Recipe, Stage
+from rl.stages.sample_files import PromptLine, read_samples
 from rl.stages.selection import NO_ANSWER, bare, category
 from rl.types import AhaError, BadInput, Row, Stopped
 
 log = logging.getLogger(__name__)
 
 TIE, ORDER, SILENT = "tie", "the order decided", "no verdict"
+
+
+@dataclass(frozen=True)
+class Prefer(Stage):
+    """Preference pairs from samples, by a judge or a rule. Output: a dataset of prompt, chosen, rejected, domain."""
+
+    prefer: PreferConfig = knob(PreferConfig, "The samples, the judge, and which pairs are kept.")
+
+    makes = frozenset({MAKES_DATA})
+    counts_in = "yield.json"
+
+    @property
+    def balances(self) -> str:
+        return self.prefer.scores if self.prefer.balance_lengths else ""
+
+    def row_sources(self) -> Iterator[str]:
+        yield from (self.prefer.function, *self.prefer.samples)
+
+    def faults(self, recipe: Recipe) -> Iterator[str]:
+        cfg = self.prefer
+        if not cfg.samples:
+            yield "prefer.samples: name at least one stage that samples"
+        if bool(cfg.function) == bool(cfg.base_url):
+            yield "prefer: set function (a rule) or base_url (a judge), one of the two"
+        if cfg.base_url and not cfg.judge:
+            yield "prefer.judge: name the judge's model"
+        if cfg.function and ":" not in cfg.function:
+            yield f"prefer.function={cfg.function}: expected 'module:function'"
+
+    def run(self, at: StageRun) -> None:
+        files = [at.path(text, "samples.jsonl") for text in self.prefer.samples]
+        prefer(at.folder, self.prefer, files, at.seed, at.stop)
 
 
 class Pair(NamedTuple):

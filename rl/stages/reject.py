@@ -11,53 +11,130 @@ Axis suffixes: _P prompts, _G samples of a prompt.
 
 from __future__ import annotations
 
-import json
 import logging
+import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence, Set
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NotRequired, Protocol, TypedDict
+from typing import Protocol
 
 from rl.backend import Judging, SampleParams, Task
-from rl.config import OptimConfig, RejectConfig
-from rl.context import Context, sample_seed
+from rl.config import (
+    MODEL,
+    AskConfig,
+    DataConfig,
+    OptimConfig,
+    RejectConfig,
+    RewardConfig,
+    RolloutConfig,
+    RunConfig,
+    TeacherConfig,
+    knob,
+)
+from rl.context import Context, Inputs, StageRun, sample_seed
 from rl.data import teacher_logprobs
 from rl.data.few_shot import shot_stop
 from rl.data.teacher_logprobs import vocabulary_hash
-from rl.records.whole_files import append_lines, mend, whole_lines, write_rows
+from rl.records.whole_files import append_lines, mend
 from rl.rollouts.queue import ScoringStats, grade_arriving, sample_and_grade
-from rl.rollouts.teacher import Teacher, spent
+from rl.rollouts.teacher import Teacher, refuse_absent, spent
 from rl.scoring.scorer import Scorer
-from rl.stages.selection import KEPT, NO_ANSWER, bare, category, decide, is_kept
-from rl.types import AhaError, GradedGroup, Prompt, Row, Stopped
+from rl.stage import MAKES_DATA, MAKES_SAMPLES, Recipe, Stage
+from rl.stages.sample_files import PromptLine, SampleLine, read_samples, write_kept
+from rl.stages.selection import NO_ANSWER, bare, decide, is_kept
+from rl.types import AhaError, GradedGroup, Prompt, Stopped
 
 log = logging.getLogger(__name__)
 
 
-class SampleLine(TypedDict):
-    """One sample in samples.jsonl. reason: "kept: " and the policy, or another category, a colon, and what was found.
-
-    cached: of a kept one with cfg.top_logprobs, the columns that rl/data/teacher_logprobs.py reads.
-    """
-
-    text: str
-    tokens: int
-    finish_reason: str
-    reward: float | None
-    verdicts: dict[str, str]
-    reason: str
-    cached: NotRequired[dict[str, object]]
+ADDRESS = re.compile(r"https?://[^\s/:]+(:\d{1,5})?(/\S*)?")
 
 
-class PromptLine(TypedDict):
-    """One line of samples.jsonl."""
+@dataclass(frozen=True)
+class Reject(Stage):
+    """Rejection sampling. Output: a dataset of the samples kept, and every sample with the reason."""
 
-    prompt_id: int
-    prompt: str
-    answer: str
-    row: Row
-    samples: list[SampleLine]
+    model: str = knob(
+        "", "Model to sample from: id, folder or @stage. With reject.teacher: whose tokenizer and template are used."
+    )
+    prompts: DataConfig = knob(DataConfig, "Prompts to sample.")
+    rewards: tuple[RewardConfig, ...] = knob((), "What judges the samples; the first says which are correct.")
+    rollout: RolloutConfig = knob(RolloutConfig, "How to sample.")
+    reject: RejectConfig = knob(RejectConfig, "How many, and which are kept.")
+
+    makes = frozenset({MAKES_DATA, MAKES_SAMPLES})
+    counts_in = "yield.json"
+    runs_model = True
+
+    @property
+    def uses_machines(self) -> bool:
+        return not self.reject.teacher.url  # a teacher's endpoint samples in their place
+
+    @property
+    def hashed_base(self) -> tuple[str, ...]:
+        return super().hashed_base if self.uses_machines else ("seed", "model")
+
+    @property
+    def judged_by(self) -> tuple[RewardConfig, ...]:
+        return self.rewards
+
+    @property
+    def ask(self) -> AskConfig:
+        return self.reject.ask
+
+    @property
+    def teacher(self) -> TeacherConfig:
+        return self.reject.teacher
+
+    @property
+    def samples_of(self) -> tuple[int, int]:
+        return self.prompts.limit, self.reject.samples
+
+    def faults(self, recipe: Recipe) -> Iterator[str]:
+        cfg = self.reject
+        if not self.rewards:
+            yield "rewards: at least one must say which samples are correct, for example RewardConfig('accuracy')"
+        if cfg.teacher.url or cfg.teacher.model:
+            yield from self._teacher_faults()
+        if cfg.ask.shots and not cfg.ask.shots_data.source:
+            yield f"reject.ask.shots={cfg.ask.shots}: name the rows to draw them from in reject.ask.shots_data.source"
+        if cfg.ask.shots and cfg.top_logprobs:
+            yield (
+                "reject.top_logprobs: with reject.ask.shots a sample's text ends before its tokens do; use one of the "
+                "two"
+            )
+        if cfg.top_logprobs and (self.rollout.temperature, self.rollout.top_p) != (1, 1):
+            yield "reject.top_logprobs: what a student learns is the distribution at rollout.temperature=1 and top_p=1"
+
+    def _teacher_faults(self) -> Iterator[str]:
+        teacher = self.reject.teacher
+        if not ADDRESS.fullmatch(teacher.url):
+            yield f"reject.teacher.url={teacher.url}: expected an address, as https://host/v1"
+        if not teacher.model:
+            yield "reject.teacher.model: name the endpoint's model"
+        if self.rollout.stop:
+            yield "rollout.stop: an endpoint leaves the stop text out of its answer; use none with a teacher"
+        if self.reject.top_logprobs:
+            yield "reject.top_logprobs: an endpoint's logprobs are not stored; sample a model of your own for them"
+        models = [r.function for r in self.rewards if r.function.startswith(MODEL)]
+        if models:
+            yield f"rewards: {models[0]}: a reward model needs machines, and a stage with a teacher starts none"
+
+    def check(self, recipe: Recipe, inputs: Inputs | None, cfg: RunConfig) -> None:
+        if not self.uses_machines:
+            refuse_absent(self.reject.teacher)
+
+    def run(self, at: StageRun) -> None:
+        inputs = at.inputs
+        assert inputs is not None
+        assert inputs.scorer is not None
+        if self.uses_machines:
+            reject(at.ctx, inputs.model_path, inputs.prompts, inputs.scorer, self.reject)
+            return
+        with closing(at.make_local_rewards(at.ctx.cfg)) as judging:
+            reject(at.ctx, inputs.model_path, inputs.prompts, inputs.scorer, self.reject, judging)
 
 
 class Kept:
@@ -256,40 +333,3 @@ def _add_cached(line: PromptLine, graded: GradedGroup, vocabulary: str) -> None:
             teacher_logprobs.IDS: rollout.top.ids_NK.tolist(),
             teacher_logprobs.LOGPROBS: logprobs, teacher_logprobs.TOKENIZER: vocabulary,
         }  # fmt: skip
-
-
-# ------------------------------------------------------------------------------------------------ files
-
-
-def read_samples(path: Path) -> Iterator[PromptLine]:
-    """The whole lines of a samples.jsonl; one that a kill cut short is left out."""
-    return whole_lines(path)
-
-
-def write_kept(folder: Path, teacher: Mapping[str, object] | None = None) -> Path:
-    """data.jsonl and yield.json from samples.jsonl, in the order of the prompts. teacher: what it was answered."""
-    lines = sorted(read_samples(folder / "samples.jsonl"), key=lambda line: line["prompt_id"])
-    reasons: Counter[str] = Counter()
-    rows: list[Mapping[str, object]] = []
-    for line in lines:
-        for sample in line["samples"]:
-            reasons[category(sample["reason"])] += 1
-            if is_kept(sample["reason"]):
-                rows.append(_kept_row(line, sample))
-    write_rows(folder / "data.jsonl", rows)
-    solved = sum(any(is_kept(s["reason"]) for s in line["samples"]) for line in lines)
-    report = {"prompts": len(lines), "prompts_with_a_sample": solved, "samples": reasons.total(), "by_reason": reasons}
-    report |= {"teacher": teacher} if teacher is not None else {}
-    (folder / "yield.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    log.info(
-        "kept %d of %d samples, of %d of %d prompts; dropped: %s", reasons[KEPT], reasons.total(), solved, len(lines),
-        ", ".join(f"{count} {why}" for why, count in reasons.most_common() if why != KEPT) or "none",
-    )  # fmt: skip
-    return folder / "data.jsonl"
-
-
-def _kept_row(line: PromptLine, sample: SampleLine) -> Row:
-    """The row with the sample as target. A longer text that answer_after took the answer from stays too."""
-    row, answer = line["row"], line["answer"]
-    longer = {"original_answer": row["answer"]} if row.get("answer", answer) != answer else {}
-    return {**row, **longer, "answer": answer, "target": sample["text"], **sample.get("cached", {})}

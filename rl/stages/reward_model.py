@@ -13,27 +13,86 @@ import logging
 import math
 import shutil
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from rl.algorithms.reward_loss import margins
 from rl.backend import Task
-from rl.config import RewardTrainConfig
-from rl.context import Context
+from rl.config import RewardTrainConfig, RunConfig, knob
+from rl.context import Context, Inputs, StageRun
 from rl.data.preference_pairs import Encoded, PreferenceStream, Unit, load_preferences, pack_preferences
 from rl.evaluation.metrics import mean_and_stderr
-from rl.model.pretrained import load_config
 from rl.records.tracker import stats_metrics
 from rl.scoring.reward_model_text import Encoder, padding_token, token_limit
+from rl.stage import MAKES_NUMBERS, MAKES_REWARD_MODEL, Recipe, Reference, Stage
 from rl.types import AhaError, BadInput, Stopped
+
+if TYPE_CHECKING:
+    from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
 EVAL_CHUNK = 512
 """Held-out rows sent to the learners at once."""
+
+
+@dataclass(frozen=True)
+class RewardTraining(Stage):
+    """Training of a reward model on preference pairs or labels. Output: a reward model, and its held-out accuracy.
+
+    A later stage's reward names it as "model:@stage". All its weights are trained: model.lora is for policies.
+    """
+
+    model: str = knob("", "Model to start from: id, folder or @stage.")
+    reward: RewardTrainConfig = knob(RewardTrainConfig, "Rows, loss, steps, optimiser.")
+
+    makes = frozenset({MAKES_REWARD_MODEL, MAKES_NUMBERS})
+    runs_model = True
+
+    @property
+    def total_steps(self) -> tuple[str, int]:
+        return "reward", self.reward.steps
+
+    @property
+    def reads(self) -> str:
+        return self.reward.scores
+
+    def faults(self, recipe: Recipe) -> Iterator[str]:
+        cfg = self.reward
+        if not cfg.data.source:
+            yield "reward.data.source: no preference data"
+        if not cfg.steps and not cfg.epochs:
+            yield "reward.steps: set steps or epochs"
+        if not cfg.eval_data.source and not cfg.held_out_share:
+            yield "reward.held_out_share=0: accuracy needs held-out rows; or set reward.eval_data.source"
+
+    def faults_after(self, earlier: Mapping[str, Stage]) -> Iterator[str]:
+        ref = Reference.parse(self.reward.data.source)
+        balanced = earlier[ref.stage].balances if ref is not None and ref.stage in earlier else ""
+        if ref is not None and balanced and balanced != self.reward.scores:
+            yield (
+                f"reward.scores={self.reward.scores}: but @{ref.stage} balances the lengths of another part; set "
+                f"{ref.stage}.prefer.scores={self.reward.scores}"
+            )
+
+    def check(self, recipe: Recipe, inputs: Inputs | None, cfg: RunConfig) -> None:
+        if inputs is not None and not made_by_stages(self.reward):
+            prepare_rows(self.reward, inputs.tokenizer, inputs.model_path, cfg.seed)
+
+    def measures(self) -> set[str]:
+        return set(HeldOut(0.0, 0.0, 0.0, 0.0, 0).metrics())
+
+    def run(self, at: StageRun) -> None:
+        assert at.inputs is not None
+        data, held_out = at.resolved(self.reward.data), at.resolved(self.reward.eval_data)
+        train_reward_model(at.ctx, at.inputs.model_path, replace(self.reward, data=data, eval_data=held_out))
+
+
+def made_by_stages(cfg: RewardTrainConfig) -> bool:
+    """Whether a stage of the recipe makes its data, so that they are not there yet."""
+    return any(data.source.startswith("@") for data in (cfg.data, cfg.eval_data))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +130,8 @@ def prepare_rows(
     cfg: RewardTrainConfig, tokenizer: PreTrainedTokenizerBase, model_path: str, seed: int
 ) -> tuple[PreferenceStream, Encoded]:
     """(what is trained on, held-out rows), in the model's tokens. Raises BadInput for data that cannot be used."""
+    from rl.model.pretrained import load_config  # loads torch, which a recipe's author need not wait for
+
     config = load_config(model_path)
     longest = min(cfg.max_tokens, token_limit(config, tokenizer))
     try:
@@ -156,6 +217,8 @@ def held_out_accuracy(ctx: Context, held_out: Encoded, cfg: RewardTrainConfig) -
 
 def _leads(ctx: Context, units: Sequence[Unit], kind: str) -> list[float]:
     """By how much each unit is right, in their order. Packing sorts them: a unit is known again by its tokens."""
+    from rl.algorithms.reward_loss import margins
+
     found: dict[bytes, float] = {}
     for at in range(0, len(units), EVAL_CHUNK):
         batch = pack_preferences(units[at : at + EVAL_CHUNK], learner=ctx.cfg.learner, layout=ctx.backend.layout)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from rl.backend import Task
-from rl.context import Context
+from rl.config import DataConfig, SFTConfig, knob
+from rl.context import Context, StageRun
 from rl.data.packing import pack_examples
 from rl.data.sft_examples import MICRO_BATCH, ExampleStream
 from rl.records.tracker import stats_metrics
+from rl.stage import MAKES_MODEL, Recipe, Stage
 from rl.types import BadInput, Example, Stopped
 
 log = logging.getLogger(__name__)
@@ -19,14 +22,54 @@ EVAL_CHUNK = 512
 """Held-out examples sent to the learners at once."""
 
 
-def train_sft(ctx: Context, model_path: str, stream: ExampleStream, held_out: ExampleStream | None = None) -> Path:
+@dataclass(frozen=True)
+class SFT(Stage):
+    """Supervised fine-tuning. Output: a model."""
+
+    model: str = knob("", "Model to start from: id, folder or @stage.")
+    sft: SFTConfig = knob(SFTConfig, "Examples, steps, optimiser.")
+
+    makes = frozenset({MAKES_MODEL})
+    runs_model = True
+
+    @property
+    def shares_sequences(self) -> bool:
+        return not (self.sft.distill.teacher or self.sft.distill.cached)
+
+    @property
+    def trains_on(self) -> DataConfig:
+        return self.sft.data
+
+    @property
+    def total_steps(self) -> tuple[str, int]:
+        return "sft", self.sft.steps
+
+    def faults(self, recipe: Recipe) -> Iterator[str]:
+        if not self.sft.enabled:
+            yield "sft.steps: set steps or epochs"
+
+    def run(self, at: StageRun) -> None:
+        inputs = at.inputs
+        assert inputs is not None
+        assert inputs.sft_stream is not None
+        train_sft(at.ctx, inputs.model_path, inputs.sft_stream, inputs.sft_held_out, out=at.model_folder)
+
+
+def train_sft(
+    ctx: Context,
+    model_path: str,
+    stream: ExampleStream,
+    held_out: ExampleStream | None = None,
+    *,
+    out: Path | None = None,
+) -> Path:
     """Train from model_path and return the folder with the result in Hugging Face format. Resumes; done once.
 
-    held_out: examples for the evaluation loss, which is logged as eval/nll, mean nats per learnt token; eval/dropped
-    counts those that were too long.
+    out: that folder; <run>/sft by default. held_out: examples for the evaluation loss, which is logged as eval/nll,
+    mean nats per learnt token; eval/dropped counts those that were too long.
     """
     cfg, s, backend = ctx.cfg, ctx.cfg.sft, ctx.backend
-    out = ctx.run_dir / "sft"
+    out = out or ctx.run_dir / "sft"
     if out.is_dir():
         log.info("the SFT stage is done: %s", out)
         return out
@@ -63,7 +106,7 @@ def train_sft(ctx: Context, model_path: str, stream: ExampleStream, held_out: Ex
             ctx.save("sft", done, stream.state(), fingerprint)
         if ctx.stop.requested and done < total:
             raise Stopped(f"stopped after SFT step {done} of {total}; the same command goes on from there")
-    partial = out.with_name("sft.partial")
+    partial = out.with_name(f"{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     backend.export(partial)
     partial.rename(out)

@@ -9,12 +9,11 @@ import functools
 import logging
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-
-from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from rl.config import AskConfig, DataConfig, RunConfig
+from rl.context import Inputs
 from rl.data.contamination import check_run
 from rl.data.few_shot import asked_prompts, evaluation_prompts
 from rl.data.rows import TASK, load_rows, place, python_function
@@ -28,28 +27,12 @@ from rl.scoring.reward_model_text import check_models
 from rl.scoring.routing import named, refuse_unused
 from rl.scoring.scorer import Scorer
 from rl.settings.config_checks import validate
-from rl.types import BadInput, Prompt, Row
+from rl.types import BadInput, Row
+
+if TYPE_CHECKING:
+    from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class Inputs:
-    """All that a run needs and that can be wrong, loaded and checked before any machine is started.
-
-    stream: for GRPO. prompts: each training prompt once, where they are sampled without GRPO. What a run does not need
-    is empty or None.
-    """
-
-    model_path: str
-    tokenizer: PreTrainedTokenizerBase
-    context_length: int
-    stream: PromptStream | None
-    prompts: list[Prompt]
-    eval_prompts: list[Prompt]
-    sft_stream: ExampleStream | None
-    sft_held_out: ExampleStream | None
-    scorer: Scorer | None
 
 
 def prepare(

@@ -1,14 +1,17 @@
-"""What a run of a recipe would do: which stages are done, which go on, which run and why. Loads no torch."""
+"""What a run would do, stage by stage, and where on disk: what the two layouts of folders have in common."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
-from rl.recipe import Recipe, Stage
-from rl.records import provenance
-from rl.settings.recipe_checks import check
-from rl.workflow.stage_keys import StageKey, folder_name, past_keys, stage_keys
+from rl.config import RunConfig
+from rl.context import Inputs, StageRun
+from rl.stage import Recipe, Stage
+from rl.types import Hardware
+
+DONE, RESUMES, NEW = "done", "resume", "new"
 
 
 @dataclass(frozen=True)
@@ -16,45 +19,52 @@ class Planned:
     """A stage with its place on disk. state: done, resume or new. because: what makes it run, one line each."""
 
     stage: Stage
-    key: StageKey
     folder: Path
+    model_folder: Path
     state: str
-    because: list[str]
+    because: tuple[str, ...] = ()
 
 
-def plan(recipe: Recipe) -> list[Planned]:
-    """What a run would do, stage by stage. Touches nothing. Raises BadInput for what is wrong with the recipe."""
-    check(recipe)
-    keys = stage_keys(recipe)
-    planned = []
-    for i, stage in enumerate(recipe.stages):
-        key = keys[stage.name]
-        past = past_keys(recipe, stage)
-        # Its place in the recipe may have been another when it was run.
-        own = [folder for folder, older in past if older.key == key.key]
-        folder = max(reversed(own), key=_is_done, default=recipe.folder / folder_name(i, stage, key))
-        state, because = "new", ["was never run"]
-        if own and _is_done(folder):
-            state, because = "done", []
-        elif (folder / "stage.json").is_file():
-            state, because = "resume", ["was begun"]
-        elif past:
-            because = key.changes_since(past[-1][1])
-        planned.append(Planned(stage, key, folder, state, because))
-    return planned
+class Layout(Protocol):
+    """How a recipe's stages lie on disk: in one folder (a RunConfig's two) or each in a folder of its own."""
 
+    recipe: Recipe
 
-def _is_done(folder: Path) -> bool:
-    return (folder / provenance.FILE).is_file()
+    def plan(self) -> list[Planned]:
+        """What a run would do. Touches nothing. Raises BadInput for what is wrong with the recipe or its folder."""
 
+    def told(self, planned: list[Planned]) -> str:
+        """The plan in words."""
 
-def told(planned: list[Planned]) -> str:
-    """The plan in words, a line a stage."""
-    width = max(len(p.stage.name) for p in planned)
-    kinds = max(8, *(len(type(p.stage).__name__) for p in planned))
-    marks = {"done": "done, kept", "resume": "goes on", "new": "runs"}
-    lines = []
-    for i, p in enumerate(planned):
-        why = f": {'; '.join(p.because[:3])}" + ("; ..." if len(p.because) > 3 else "") if p.because else ""
-        lines.append(f"{i:2d} {p.stage.name:<{width}}  {type(p.stage).__name__:<{kinds}}  {marks[p.state]}{why}")
-    return "\n".join(lines)
+    def check(self, planned: list[Planned]) -> None:
+        """Load and check what no stage has to make first: models, tokenizers, data, rewards. Raises BadInput."""
+
+    def fine(self) -> str:
+        """What to say when check found nothing."""
+
+    def begin(self, planned: list[Planned]) -> bool:
+        """Say what is to be done; returns whether there is anything."""
+
+    def announce(self, number: int, planned: list[Planned], seconds: float) -> None:
+        """Say that the stage of this number (from 0) begins, so many seconds after the start."""
+
+    def open(self, p: Planned) -> None:
+        """Make ready for the stage's own files."""
+
+    def config(self, at: StageRun) -> RunConfig:
+        """A stage that runs a model, as a run in its folder, its references replaced by what they name."""
+
+    def inputs(self, at: StageRun, cfg: RunConfig) -> Inputs:
+        """What its model, prompts and rewards are. Raises BadInput."""
+
+    def begun(self, p: Planned) -> dict[str, object]:
+        """The machines are there: write down what runs. Returns the settings that W&B shows."""
+
+    def tracker_name(self, p: Planned) -> str:
+        """What W&B calls the stage's run."""
+
+    def finish(self, at: StageRun, held: Hardware, seconds: float) -> None:
+        """Write what says that the stage is done. held: the machines that it had; seconds: since it began here."""
+
+    def end(self, planned: list[Planned], seconds: float) -> Path:
+        """Everything is done, so many seconds after the start. Returns what a caller looks at first."""

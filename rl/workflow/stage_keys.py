@@ -20,8 +20,8 @@ from typing import Any, TypeVar, cast
 from rl.config import MODEL, AskConfig, DataConfig, TeacherConfig
 from rl.data.content_hash import file_hash, path_hash
 from rl.data.rows import TASK, fingerprint, load_rows
-from rl.recipe import Build, Recipe, Reference, Stage, is_taught, references, run_config, stage_to_dict
 from rl.settings.overrides import build
+from rl.stage import Recipe, Reference, Stage, references, run_config, stage_to_dict
 
 ConfigT = TypeVar("ConfigT")
 
@@ -35,8 +35,6 @@ def flat(node: object, prefix: str = "") -> dict[str, str]:
     return {prefix.rstrip("."): str(node)}
 
 
-# Of the base: what changes numbers.
-SHARED = ("seed", "model", "learner", "sampler")
 # Settings that change nothing that a stage puts out.
 FREE = (
     "evaluation.every", "reject.chunk_prompts", "reward.eval_every", "prefer.chunk_prompts", "prefer.api_key_env",
@@ -104,10 +102,9 @@ def stage_config(recipe: Recipe, stage: Stage) -> dict[str, str]:
     config = flat(stage_to_dict(_pointed(stage)))
     if config.get(WHOLE, "0.0") != "0.0":
         config[WHOLE] = config[WHOLE].removesuffix(".0")
-    if not isinstance(stage, Build):
+    if stage.hashed_base:
         shared = dataclasses.asdict(_pointed(run_config(recipe, stage)))
-        names = ("seed", "model") if is_taught(stage) else SHARED  # what machines there are is nothing to a teacher
-        config |= flat({name: shared[name] for name in names}, "base.")
+        config |= flat({name: shared[name] for name in stage.hashed_base}, "base.")
         if config["base.model.dtype"] == "float32":  # nothing is dithered there
             config |= {name: "False" for name in ("base.learner.dither",) if name in config}
     return {name: value for name, value in config.items() if name not in FREE and name != "name"}

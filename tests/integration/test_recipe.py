@@ -16,7 +16,7 @@ import pytest
 from launch.recipes import load
 from rl.recipe import Evaluate, Recipe, Reject
 from rl.settings.overrides import apply_stage_overrides
-from rl.workflow.plan import plan
+from rl.workflow.stage_folders import StageFolders
 
 ROOT = Path(__file__).parents[2]
 SHORT = [  # a few steps of everything: what is tested is the machinery
@@ -65,14 +65,14 @@ def test_the_recipe_killed_three_times_ends_with_the_numbers_of_one_left_alone(t
     for number in (2, 9, 19):  # so many stages are done, and then a moment more
         process = start(killed, tmp_path)
         deadline = time.monotonic() + 900
-        while sum(p.state == "done" for p in plan(killed)) < number:
+        while sum(p.state == "done" for p in StageFolders(killed).plan()) < number:
             assert process.poll() is None, (tmp_path / "killed.log").read_text()[-3000:]
             assert time.monotonic() < deadline
             time.sleep(0.2)
         time.sleep(rng.random() * 4)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        for p in plan(killed):
+        for p in StageFolders(killed).plan():
             if p.state == "done":
                 when = (p.folder / "provenance.json").stat().st_mtime
                 assert finished.setdefault(p.stage.name, when) == when, f"{p.stage.name} ran twice"
@@ -81,27 +81,27 @@ def test_the_recipe_killed_three_times_ends_with_the_numbers_of_one_left_alone(t
     assert mine == theirs
     assert len(mine) == 10
     for name, when in finished.items():
-        folder = next(p.folder for p in plan(killed) if p.stage.name == name)
+        folder = next(p.folder for p in StageFolders(killed).plan() if p.stage.name == name)
         assert (folder / "provenance.json").stat().st_mtime == when, f"{name} ran twice"
     _check_datasets(killed)
     _check_provenance(killed)
 
 
 def _claims(made: Recipe) -> list[dict]:  # type: ignore[type-arg]
-    folder = next(p.folder for p in plan(made) if p.stage.name == "claims")
+    folder = next(p.folder for p in StageFolders(made).plan() if p.stage.name == "claims")
     claims: list[dict] = json.loads((folder / "claims.json").read_text())  # type: ignore[type-arg]
     return claims
 
 
 def _check_datasets(made: Recipe) -> None:
     """The counts of a rejection stage add up, and the mixture holds each row once."""
-    for p in plan(made):
+    for p in StageFolders(made).plan():
         if isinstance(p.stage, Reject):
             report = json.loads((p.folder / "yield.json").read_text())
             assert sum(report["by_reason"].values()) == report["samples"] == 32 * p.stage.reject.samples
             rows = [json.loads(line) for line in (p.folder / "data.jsonl").read_text().splitlines()]
             assert len(rows) == report["by_reason"]["kept"]
-    mixed = next(p.folder for p in plan(made) if p.stage.name == "mixed")
+    mixed = next(p.folder for p in StageFolders(made).plan() if p.stage.name == "mixed")
     rows = [json.loads(line) for line in (mixed / "data.jsonl").read_text().splitlines()]
     assert len({(r["prompt"], " ".join(r["target"].split())) for r in rows}) == len(rows)
     assert {row["domain"] for row in rows} == {"reasoning", "chat"}
@@ -111,7 +111,7 @@ def _check_provenance(made: Recipe) -> None:
     """The final model's record goes back to the base model."""
     from rl.records.provenance import read
 
-    folder = next(p.folder for p in plan(made) if p.stage.name == "final")
+    folder = next(p.folder for p in StageFolders(made).plan() if p.stage.name == "final")
     records = read(folder / "model")
     assert all(record["hardware"]["nodes"] == 1 and "gpu_hours" in record for record in records)
     names = [record["name"] for record in records]

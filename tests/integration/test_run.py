@@ -22,7 +22,8 @@ from rl.config import RewardConfig, RunConfig
 from rl.settings.overrides import to_json
 from rl.types import AhaError, BadInput, Prompt, Rollout, RolloutGroup, SampleRequest
 from rl.workers.cluster.ray_backend import RayBackend
-from rl.workflow import inputs, run_one
+from rl.workflow import inputs
+from rl.workflow.run import run
 from tests.integration.conftest import shortened
 
 ROOT = Path(__file__).parents[2]
@@ -47,7 +48,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
         # Each start would spend ten seconds on importing a verifier of mathematics.
         rewards=(RewardConfig("tests.integration.helpers:digit_share"),),
     )
-    run_one.run(cfg, start_backend)
+    run(cfg, start_backend)
     return cfg
 
 
@@ -77,7 +78,7 @@ def test_a_recipe_runs_on_two_ranks_of_zero_3_and_two_samplers_fed_from_one_queu
         learner=dataclasses.replace(tiny.learner, ranks=2, zero_stage=3),
         sampler=dataclasses.replace(tiny.sampler, count=2, deterministic=False),
     )
-    run_one.run(cfg, start_backend)
+    run(cfg, start_backend)
     _check_run(cfg)
 
 
@@ -274,10 +275,10 @@ def test_a_run_killed_at_random_points_ends_with_the_weights_of_one_left_alone(
     assert _weights(killed) == _weights(alone)
     moved = [r["grad_norm"] for r in _records(alone) if r["stage"] == "grpo"]
     assert min(moved) > 0, "GRPO did not move the weights, so equal weights would prove nothing"
-    for run in (killed, alone):
-        names = [(r["stage"], r["step"]) for r in _records(run)]
+    for cfg in (killed, alone):
+        names = [(r["stage"], r["step"]) for r in _records(cfg)]
         assert len(names) == len(set(names)) == 4 + 6 + 3
-    draws = [_draws(run) for run in (killed, alone)]
+    draws = [_draws(cfg) for cfg in (killed, alone)]
     assert draws[0] == draws[1] == sorted(range(6 * killed.grpo.prompts_per_step))
 
 

@@ -20,7 +20,7 @@ from rl.data.packing import pack_examples
 from rl.model.added_tokens import with_tokens
 from rl.types import Example, PackedBatch, TopLogprobs
 from rl.workers.cluster.ray_backend import RayBackend
-from rl.workflow import run_one
+from rl.workflow.run import run
 from tests.integration.test_learner import (
     GRPO,
     OPTIM,
@@ -254,7 +254,7 @@ def test_a_run_with_adapters_or_new_tokens_and_an_evaluation_loss_goes_through_e
             eval_every=2,
         ),
     )
-    run_one.run(cfg, RayBackend)
+    run(cfg, RayBackend)
     records = [json.loads(line) for line in (cfg.run_dir / "metrics.jsonl").read_text().splitlines()]
     sft = [r for r in records if r["stage"] == "sft"]
     assert [r["step"] for r in sft] == [0, 1, 2]

@@ -9,12 +9,12 @@ from pathlib import Path
 from launch.doctor.exam import Exam
 from recipes.tiny import recipe
 from rl.config import DataConfig, RewardConfig, RunConfig
+from rl.context import Inputs
 from rl.data.rows import load_rows
 from rl.data.sft_examples import ExampleStream
 from rl.data.streams import PromptStream
 from rl.scoring.reward_functions import Judges
 from rl.types import JudgeReport, RolloutGroup
-from rl.workflow.inputs import Inputs
 
 
 class Judging:

@@ -28,7 +28,7 @@ from rl.records.tracker import Tracker
 from rl.settings.overrides import recipe_to_json
 from rl.stages.compare import compare
 from rl.stages.mix import mix
-from rl.stages.reject import write_kept
+from rl.stages.sample_files import write_kept
 from rl.workflow.stage_keys import folder_name, stage_keys
 from tests.unit.report_runs import write_run
 
@@ -83,7 +83,7 @@ def folders(recipe: Recipe) -> dict[str, Path]:
 
 
 def begin(recipe: Recipe, number: int) -> Path:
-    """As rl/workflow/run_recipe.py begins a stage."""
+    """As rl/workflow/stage_folders.py begins a stage."""
     stage = recipe.stages[number]
     folder, key = folders(recipe)[stage.name], stage_keys(recipe)[stage.name]
     folder.mkdir(exist_ok=True)
@@ -99,7 +99,7 @@ def begin(recipe: Recipe, number: int) -> Path:
 
 
 def end(recipe: Recipe, number: int, folder: Path) -> None:
-    """As rl/workflow/run_recipe.py ends a stage; it took 10 s, 8 s of them in phases."""
+    """As rl/workflow/stage_folders.py ends a stage; it took 10 s, 8 s of them in phases."""
     record = json.loads((folder / "stage.json").read_text())
     before = [folders(recipe)[name] for name in inputs_of(recipe.stages[number])]
     details = {"seconds": {"load": 1.0, "work": 7.0, "stage": 10.0}, "seed": recipe.base.seed, "counts": {}}

@@ -28,8 +28,7 @@ from rl.model.added_tokens import with_tokens
 from rl.recipe import GRPO, SFT, Evaluate, Mix, Recipe, Stage
 from rl.types import BadInput
 from rl.workflow.inputs import resolve_model
-from rl.workflow.plan import plan
-from rl.workflow.recipe_inputs import check_inputs
+from rl.workflow.stage_folders import StageFolders
 
 MODEL = "recipes.tiny_model:tied"
 REWARDS = (RewardConfig("accuracy"),)
@@ -57,7 +56,7 @@ def sft(name: str, data: DataConfig, **settings: object) -> SFT:
 def checked(*stages: Stage, model: ModelConfig | None = None, micro_batch_tokens: int = 8192) -> None:
     base = RunConfig(model=model or ModelConfig(), learner=LearnerConfig(micro_batch_tokens=micro_batch_tokens))
     recipe = Recipe("r", base, stages)
-    check_inputs(recipe, plan(recipe))
+    StageFolders(recipe).check(StageFolders(recipe).plan())
 
 
 def taught(kind: type[Stage], data: DataConfig, teacher: str) -> Stage:

@@ -23,8 +23,8 @@ from rl.recipe import SFT, Build, Claim, Compare, Evaluate, Mix, Prefer, Recipe,
 from rl.settings.overrides import apply_stage_overrides
 from rl.settings.recipe_checks import check
 from rl.types import BadInput
-from rl.workflow.plan import plan
-from rl.workflow.recipe_inputs import check_inputs
+from rl.workflow.stage_folders import StageFolders
+from rl.workflow.stage_keys import stage_keys
 
 TASK = "recipes.r1_tasks:chat_train"
 
@@ -45,12 +45,12 @@ def recipe(tmp_path: Path) -> Recipe:
 
 def refusal(recipe: Recipe) -> str:
     with pytest.raises(BadInput) as caught:
-        check_inputs(recipe, plan(recipe))
+        StageFolders(recipe).check(StageFolders(recipe).plan())
     return str(caught.value)
 
 
 def test_files_and_functions_that_are_there_are_accepted_and_none_is_called(recipe: Recipe) -> None:
-    check_inputs(recipe, plan(recipe))
+    StageFolders(recipe).check(StageFolders(recipe).plan())
 
 
 @pytest.mark.parametrize(
@@ -88,10 +88,11 @@ def claimed(recipe: Recipe, left: str, right: str = "0", **asked: object) -> Rec
         Compare("claims", (Claim("it does", left, right),)),
     )
     made = replace(recipe, stages=stages)
-    for p in plan(made):
+    for p in StageFolders(made).plan():
         if p.stage.name in ("e", "rm"):
             p.folder.mkdir(parents=True, exist_ok=True)
-            record = {"key": p.key.key, "config": p.key.config, "inputs": p.key.inputs}
+            key = stage_keys(made)[p.stage.name]
+            record = {"key": key.key, "config": key.config, "inputs": key.inputs}
             (p.folder / "stage.json").write_text(json.dumps(record))
             (p.folder / "provenance.json").write_text("{}")
     return made
@@ -101,7 +102,7 @@ def claimed(recipe: Recipe, left: str, right: str = "0", **asked: object) -> Rec
                                   "@rm:accuracy", "0.5", "@e:truncated_share", "@e:thought/length_mean"])  # fmt: skip
 def test_a_claim_of_what_its_stage_will_measure_is_accepted(recipe: Recipe, left: str) -> None:
     made = claimed(recipe, left)
-    check_inputs(made, plan(made))
+    StageFolders(made).check(StageFolders(made).plan())
 
 
 @pytest.mark.parametrize(("left", "said"), [

@@ -24,9 +24,9 @@ from rl.scoring.reward_functions import refuse_style_alone
 from rl.scoring.reward_processes import LocalJudging
 from rl.scoring.routing import named, refuse_unused, unrewarded
 from rl.settings.recipe_checks import check
-from rl.stages.mix import build
+from rl.stages.build import build
 from rl.types import Row
-from rl.workflow.run_recipe import run_recipe
+from rl.workflow.run import run
 from tests.unit.test_teacher import Request, Server, no_machines, server  # noqa: F401
 
 QUESTIONS = ("What is one plus one?", "What is one plus two?", "What is two plus two?")
@@ -93,7 +93,7 @@ def test_three_sources_are_asked_judged_and_mixed_under_the_bare_question(server
         return {"content": solution(last + 2, f"Let me count, for the {len(server.asked)}th time.")}
 
     server.reply = reply
-    folder = run_recipe(recipe, no_machines, LocalJudging, prepare_machines=lambda: no_machines(recipe.base))
+    folder = run(recipe, no_machines, LocalJudging, prepare_machines=lambda: no_machines(recipe.base))
     rows = [json.loads(line) for line in (folder / "data.jsonl").read_text().splitlines()]
     kept = {(row["domain"], row["prompt"]) for row in rows}
     expected = set(itertools.product(("refined", "few_shot", "reflected"), QUESTIONS))

@@ -207,12 +207,12 @@ def test_the_command_prints_lines_and_with_json_one_object_and_exits_with_1(monk
 def test_run_with_doctor_runs_nothing_when_a_check_fails(monkeypatch, capfd) -> None:
     from launch import cli
     from launch.doctor import rounds
-    from rl.workflow import run_one
+    from rl.workflow import run
 
     ran = []
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(rounds, "Rounds", OneFailure)
-    monkeypatch.setattr(run_one, "run", lambda *args, **more: ran.append(args))
+    monkeypatch.setattr(run, "run", lambda *args, **more: ran.append(args))
     monkeypatch.setattr(sys, "argv", ["aha", "run", "recipes/tiny.py", "--doctor"])
     with pytest.raises(SystemExit) as ended:
         cli.main()

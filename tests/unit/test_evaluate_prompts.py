@@ -34,9 +34,8 @@ from rl.scoring.reward_functions import Judges
 from rl.stages.mix import mix
 from rl.types import BadInput, Rollout, RolloutGroup
 from rl.workflow.inputs import resolve_model
-from rl.workflow.plan import plan
-from rl.workflow.recipe_inputs import check_inputs
-from rl.workflow.run_recipe import run_recipe
+from rl.workflow.run import run
+from rl.workflow.stage_folders import StageFolders
 from tests.unit import recipe_runs
 
 
@@ -235,10 +234,10 @@ def test_an_evaluation_is_compared_with_what_earlier_stages_trained_its_model_on
     mixed = Mix("mixed", dataclasses.replace(clean["mixed"].mix, against=(held_out,)))  # type: ignore[attr-defined]
     freed = dataclasses.replace(clean, stages=(mixed, *clean.stages[1:]))
     assert [Path(data.source).name for data in trained_on(freed, freed["ev"])] == ["2.jsonl"]
-    check_inputs(clean, plan(clean))
+    StageFolders(clean).check(StageFolders(clean).plan())
     dirty = taught(tmp_path / "dirty", "reverse 111:", "reverse 333")
     with pytest.raises(BadInput, match=r"stage ev: .*3.jsonl in .*2.jsonl: 1 of 1 evaluation problems share"):
-        check_inputs(dirty, plan(dirty))
+        StageFolders(dirty).check(StageFolders(dirty).plan())
 
 
 def test_data_that_a_stage_made_are_looked_through_before_the_evaluation_starts(tmp_path: Path):
@@ -252,4 +251,4 @@ def test_data_that_a_stage_made_are_looked_through_before_the_evaluation_starts(
             shutil.copytree(resolve_model("recipes.tiny_model:tied"), folder / "model")
         recipe_runs.end(recipe, number, folder)
     with pytest.raises(BadInput, match=r"3.jsonl in .*mixed.*data.jsonl: 1 of 1 evaluation problems share"):
-        run_recipe(recipe, no_machines, no_machines)
+        run(recipe, no_machines, no_machines)

@@ -251,19 +251,19 @@ def test_a_folder_on_someones_disk_is_no_base_model_of_the_hub(final: Path):
 def test_an_export_stage_makes_the_folder_and_is_done_again_when_it_was_cut_short(run: Path, tmp_path: Path):
     from rl.config import RunConfig
     from rl.recipe import Export, Recipe
-    from rl.workflow.run_recipe import run_recipe
+    from rl.workflow.run import run as run_stages
 
     def no_machines(cfg: RunConfig):
         raise AssertionError("an export needs no machines")
 
     recipe = Recipe("r", RunConfig(), (Export(name="out", model=str(run)),), out=str(tmp_path))
-    folder = run_recipe(recipe, no_machines, no_machines)
+    folder = run_stages(recipe, no_machines, no_machines)
     assert {"README.md", "Modelfile", "model.safetensors", "chat_template.jinja"} <= {
         p.name for p in (folder / "model").iterdir()
     }
     (folder / "provenance.json").unlink()
     (folder / "model" / "README.md").unlink()
-    assert (run_recipe(recipe, no_machines, no_machines) / "model" / "README.md").exists()
+    assert (run_stages(recipe, no_machines, no_machines) / "model" / "README.md").exists()
 
 
 # ------------------------------------------------------------------------------------------------ Ollama

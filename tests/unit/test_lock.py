@@ -20,10 +20,8 @@ from rl.config import RunConfig
 from rl.recipe import Build, Recipe
 from rl.records.folder_lock import held, refuse_unwritable
 from rl.types import BadInput
-from rl.workflow import run_one
-from rl.workflow.plan import plan
-from rl.workflow.recipe_inputs import check_inputs
-from rl.workflow.run_recipe import run_recipe
+from rl.workflow.run import layout_of, run
+from rl.workflow.stage_folders import StageFolders
 
 HOLD = "import sys, time\nfrom pathlib import Path\nfrom rl.records.folder_lock import held\nwith held(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)\n"
 
@@ -50,13 +48,13 @@ def test_a_second_run_of_one_folder_is_refused_and_told_who_is_at_work(
     said = rf"another aha run \(pid {holder.pid} on {socket.gethostname()}\) is at work in {folder}"
     staged = Recipe("r", RunConfig(), (Build("made", "recipes.r1_preferences:greetings"),), str(tmp_path / "runs"))
     with pytest.raises(BadInput, match=said):
-        run_recipe(staged, no_machines, no_machines)  # type: ignore[arg-type]
+        run(staged, no_machines, no_machines)  # type: ignore[arg-type]
     one = load_run("recipes/tiny.py", [f"out={tmp_path / 'runs'}", "name=r"])
     with pytest.raises(BadInput, match=rf"{said}.*delete {folder}/\.lock"):
-        run_one.run(one, no_machines)  # type: ignore[arg-type]
-    assert [p.state for p in plan(staged)] == ["new"]  # looking needs no lock
-    check_inputs(staged, plan(staged))
-    assert "is new" in run_one.told(one)
+        run(one, no_machines)  # type: ignore[arg-type]
+    assert [p.state for p in StageFolders(staged).plan()] == ["new"]  # looking needs no lock
+    StageFolders(staged).check(StageFolders(staged).plan())
+    assert "is new" in layout_of(one).told(layout_of(one).plan())
 
 
 def test_a_killed_process_holds_nothing(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
@@ -68,7 +66,7 @@ def test_a_killed_process_holds_nothing(tmp_path: Path, holder: subprocess.Popen
 
 def test_the_folder_is_free_again_after_a_run_that_ended_or_failed(tmp_path: Path) -> None:
     staged = Recipe("r", RunConfig(), (Build("made", "recipes.r1_preferences:greetings"),), str(tmp_path / "runs"))
-    assert run_recipe(staged, no_machines, no_machines).is_dir()  # type: ignore[arg-type]
+    assert run(staged, no_machines, no_machines).is_dir()  # type: ignore[arg-type]
     with pytest.raises(RuntimeError), held(staged.folder):
         raise RuntimeError
     started = time.monotonic()

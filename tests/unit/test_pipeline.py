@@ -16,7 +16,7 @@ from rl.settings.overrides import apply_overrides, from_json, to_json
 from rl.stages.sft import _tell_of_lengths
 from rl.types import BadInput
 from rl.workflow.inputs import _judgeable, prepare
-from rl.workflow.run_one import _refuse_other_run
+from rl.workflow.one_folder import refuse_other_run
 
 
 @pytest.fixture
@@ -59,9 +59,9 @@ def test_good_input_is_accepted(cfg: RunConfig) -> None:
 def test_a_folder_with_another_run_in_it_is_refused_but_more_steps_are_not(cfg: RunConfig) -> None:
     cfg.run_dir.mkdir(parents=True)
     (cfg.run_dir / "resolved.json").write_text(to_json(cfg))
-    _refuse_other_run(apply_overrides(cfg, ["grpo.steps=99", "track.wandb=offline"]))
+    refuse_other_run(apply_overrides(cfg, ["grpo.steps=99", "track.wandb=offline"]))
     with pytest.raises(BadInput, match=r"holds a run with seed=1, not 2"):
-        _refuse_other_run(apply_overrides(cfg, ["seed=2"]))
+        refuse_other_run(apply_overrides(cfg, ["seed=2"]))
     assert from_json(to_json(cfg)) == cfg
 
 
@@ -69,9 +69,9 @@ def test_more_steps_are_refused_where_a_reward_counts_from_the_end(cfg: RunConfi
     late = dataclasses.replace(cfg, rewards=(*cfg.rewards, RewardConfig("repetition", from_step=-1)))
     cfg.run_dir.mkdir(parents=True)
     (cfg.run_dir / "resolved.json").write_text(to_json(late))
-    _refuse_other_run(late)
+    refuse_other_run(late)
     with pytest.raises(BadInput, match=r"whose reward 'repetition' counts from the end; with 99 steps it would stop"):
-        _refuse_other_run(apply_overrides(late, ["grpo.steps=99"]))
+        refuse_other_run(apply_overrides(late, ["grpo.steps=99"]))
 
 
 def rows_file(folder: Path, *rows: dict[str, str]) -> DataConfig:

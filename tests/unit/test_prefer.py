@@ -31,8 +31,8 @@ from rl.settings.overrides import apply_stage_overrides, recipe_from_json, recip
 from rl.settings.recipe_checks import check
 from rl.stages import prefer as stage
 from rl.stages.prefer import agreed, balanced, prefer
+from rl.stages.reward_model import made_by_stages
 from rl.types import AhaError, BadInput, Stopped
-from rl.workflow.recipe_inputs import made_by_stages
 from rl.workflow.stage_keys import stage_keys
 
 ASKED: list[str] = []

@@ -12,9 +12,10 @@ import pytest
 from rl.config import DataConfig, MixConfig, MixPart, RunConfig, SFTConfig, TrackConfig
 from rl.recipe import SFT, Mix, Recipe
 from rl.records import provenance
+from rl.stages import sft
 from rl.types import Hardware
 from rl.workers.cluster.hardware import hardware_of
-from rl.workflow import run_recipe
+from rl.workflow.run import run
 
 NODES = [
     {"Alive": True, "NodeManagerAddress": "10.0.0.1", "Resources": {"CPU": 64.0}},
@@ -76,18 +77,18 @@ def run_two(folder: Path, tokenizer, hardware: Hardware, monkeypatch: pytest.Mon
     tokenizer.save_pretrained(model)
     LlamaConfig(vocab_size=300, max_position_embeddings=1024).save_pretrained(model)
 
-    def train(ctx, *_):  # type: ignore[no-untyped-def]
+    def train(ctx, *_, out):  # type: ignore[no-untyped-def]
         ctx.seconds["sft"] = 1800.0
-        (ctx.run_dir / "sft").mkdir()
-        return ctx.run_dir / "sft"
+        out.mkdir()
+        return out
 
-    monkeypatch.setattr(run_recipe, "train_sft", train)
+    monkeypatch.setattr(sft, "train_sft", train)
     stages = (
         Mix("mixed", MixConfig(parts=(MixPart(rows(folder / "rows.jsonl")),))),
         SFT("taught", str(model), SFTConfig(steps=2, data=DataConfig(source="@mixed"))),
     )
     recipe = Recipe("two", RunConfig(track=TrackConfig(wandb="off")), stages, out=str(folder))
-    return provenance.read(run_recipe.run_recipe(recipe, lambda cfg: Machines(hardware), lambda cfg: None))  # type: ignore[arg-type, return-value]
+    return provenance.read(run(recipe, lambda cfg: Machines(hardware), lambda cfg: None))  # type: ignore[arg-type, return-value]
 
 
 def test_a_stage_records_its_gpus_and_their_hours_and_the_chain_adds_them_up(

@@ -30,7 +30,7 @@ from rl.recipe import GRPO, SFT, Build, Mix, Recipe, Reject, inputs_of, run_conf
 from rl.settings.overrides import apply_stage_overrides, recipe_from_json, recipe_to_json
 from rl.settings.recipe_checks import check
 from rl.types import BadInput
-from rl.workflow.plan import plan, told
+from rl.workflow.stage_folders import StageFolders
 from rl.workflow.stage_keys import LATER, StageKey, flat, folder_name, stage_keys
 
 
@@ -282,8 +282,9 @@ def test_the_plan_says_what_runs_and_why(four: Recipe) -> None:
         (folder / "stage.json").write_text(json.dumps(record))
         if i < 4:
             (folder / "provenance.json").write_text("{}")
-    assert [p.state for p in plan(four)] == ["done", "done", "done", "done", "resume"]
-    text = told(plan(apply_stage_overrides(four, ["picks.reject.samples=3"]))).splitlines()
+    assert [p.state for p in StageFolders(four).plan()] == ["done", "done", "done", "done", "resume"]
+    changed_one = StageFolders(apply_stage_overrides(four, ["picks.reject.samples=3"]))
+    text = changed_one.told(changed_one.plan()).splitlines()
     assert text[1].endswith("done, kept")
     assert text[2].endswith("runs: reject.samples: 2 -> 3")
     assert text[3].endswith("runs: input @picks")
@@ -291,9 +292,10 @@ def test_the_plan_says_what_runs_and_why(four: Recipe) -> None:
 
 def made(recipe: Recipe, *begun: str) -> None:
     """The folders of a recipe whose stages are all done, but for those that were only begun."""
-    for p in plan(recipe):
+    for p in StageFolders(recipe).plan():
         p.folder.mkdir(parents=True, exist_ok=True)
-        record = {"key": p.key.key, "config": p.key.config, "inputs": p.key.inputs}
+        key = stage_keys(recipe)[p.stage.name]
+        record = {"key": key.key, "config": key.config, "inputs": key.inputs}
         (p.folder / "stage.json").write_text(json.dumps(record))
         if p.stage.name not in begun:
             (p.folder / "provenance.json").write_text("{}")
@@ -303,7 +305,7 @@ def test_a_stage_put_in_or_taken_out_moves_no_other_to_another_folder(four: Reci
     made(four, "last")
     between = replace(four["cold"], name="between")
     longer = replace(four, stages=(four.stages[0], between, *four.stages[1:]))
-    now = {p.stage.name: p for p in plan(longer)}
+    now = {p.stage.name: p for p in StageFolders(longer).plan()}
     assert {name: p.state for name, p in now.items()} == {
         "cold": "done", "between": "new", "zero": "done", "picks": "done", "mixed": "done", "last": "resume",
     }  # fmt: skip
@@ -313,21 +315,21 @@ def test_a_stage_put_in_or_taken_out_moves_no_other_to_another_folder(four: Reci
     second = four.folder / now["zero"].folder.name.replace("01-", "02-")
     second.mkdir()
     (second / "stage.json").write_text((now["zero"].folder / "stage.json").read_text())
-    assert {p.stage.name: p for p in plan(longer)}["zero"].folder == now["zero"].folder
+    assert {p.stage.name: p for p in StageFolders(longer).plan()}["zero"].folder == now["zero"].folder
     alone = replace(four, stages=(replace(four.stages[3], mix=MixConfig(parts=(MixPart(four["zero"].prompts),))),))  # type: ignore[attr-defined, call-arg]
     made(replace(four, stages=(four.stages[0], *alone.stages)))
-    assert [p.folder.name[:9] for p in plan(alone) if p.state == "done"] == ["01-mixed-"]
+    assert [p.folder.name[:9] for p in StageFolders(alone).plan() if p.state == "done"] == ["01-mixed-"]
 
 
 @pytest.mark.parametrize("left", ["", "{", "[]", '{"key": "1"}'])
 def test_a_stage_file_that_a_kill_left_broken_is_of_a_stage_that_is_not_done(four: Recipe, left: str) -> None:
     made(four)
-    broken = plan(four)[4].folder
+    broken = StageFolders(four).plan()[4].folder
     (broken / "stage.json").write_text(left)
-    assert [p.state for p in plan(four)] == ["done", "done", "done", "done", "resume"]
-    assert plan(four)[4].folder == broken
+    assert [p.state for p in StageFolders(four).plan()] == ["done", "done", "done", "done", "resume"]
+    assert StageFolders(four).plan()[4].folder == broken
     other = apply_stage_overrides(four, ["last.sft.steps=9"])
-    assert [p.state for p in plan(other)] == ["done", "done", "done", "done", "new"]
+    assert [p.state for p in StageFolders(other).plan()] == ["done", "done", "done", "done", "new"]
 
 
 # ------------------------------------------------------------------------------------------------ files

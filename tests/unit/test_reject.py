@@ -18,8 +18,10 @@ from rl.context import Context, Stop
 from rl.records.tracker import Tracker
 from rl.scoring.reward_functions import Judges
 from rl.scoring.scorer import Scorer
-from rl.stages.mix import build, mix
-from rl.stages.reject import read_samples, reject, write_kept
+from rl.stages.build import build
+from rl.stages.mix import mix
+from rl.stages.reject import reject
+from rl.stages.sample_files import read_samples, write_kept
 from rl.stages.selection import decide
 from rl.types import (
     BadInput,

@@ -22,7 +22,7 @@ from rl.recipe import Build, Prefer, Recipe, RewardTraining
 from rl.records import provenance
 from rl.settings.overrides import recipe_to_json
 from rl.types import AhaError, BadInput
-from rl.workflow.run_recipe import run_recipe
+from rl.workflow.run import run
 from tests.unit.recipe_runs import BROKEN, HELD, PROBLEMS, begin, end, folders, made_up, work, write_recipe
 from tests.unit.report_runs import write_run
 from tests.unit.test_report import page_of
@@ -276,7 +276,7 @@ def test_a_recipe_reports_after_every_stage(tmp_path: Path) -> None:
     def progressed(folder: Path) -> None:
         states.append([s.state for s in read_recipe(folder).stages])
 
-    run_recipe(two_builds(tmp_path), no_machines, no_machines, progressed=progressed)
+    run(two_builds(tmp_path), no_machines, no_machines, progressed=progressed)
     assert states == [["done", "new"], ["done", "done"]]
 
 
@@ -285,7 +285,7 @@ def test_the_report_is_written_beside_the_run_and_at_its_end(
 ) -> None:
     reports = Reports()
     recipe = two_builds(tmp_path)
-    run_recipe(recipe, no_machines, no_machines, progressed=reports)
+    run(recipe, no_machines, no_machines, progressed=reports)
     reports.wait()
     assert page_of(recipe.folder / "report.html")[1]["finished"] is True
     (recipe.folder / "report.html").unlink()
@@ -301,7 +301,7 @@ def test_a_report_that_cannot_be_written_is_said_once_and_ends_no_run(
     (recipe.folder / "report.html").mkdir(parents=True)
     reports = Reports()
     with caplog.at_level(logging.WARNING, logger="launch.report.beside"):
-        run_recipe(recipe, no_machines, no_machines, progressed=reports)
+        run(recipe, no_machines, no_machines, progressed=reports)
         reports.finish(recipe.folder)
     (said,) = [r.getMessage() for r in caplog.records if r.name == "launch.report.beside"]
     assert said.startswith(f"no report of {recipe.folder} was written (")

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from launch.cli import app
 from rl.settings.overrides import from_json, to_json
-from rl.workflow import run_one
+from rl.workflow import run
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,7 +22,7 @@ def out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     def started(*arguments: object, **settings: object) -> None:
         raise AssertionError("the run was started")
 
-    monkeypatch.setattr(run_one, "run", started)
+    monkeypatch.setattr(run, "run", started)
     monkeypatch.chdir(ROOT)
     return tmp_path / "runs"
 

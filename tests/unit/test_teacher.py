@@ -40,7 +40,7 @@ from rl.settings.overrides import apply_stage_overrides
 from rl.settings.recipe_checks import check
 from rl.stages.reject import reject
 from rl.types import AhaError, BadInput, JudgeReport, Stopped
-from rl.workflow.plan import plan
+from rl.workflow.stage_folders import StageFolders
 from rl.workflow.stage_keys import stage_keys
 
 Request = dict[str, Any]
@@ -424,13 +424,13 @@ def no_machines(cfg: RunConfig) -> Any:
 
 def test_a_recipes_stage_runs_without_machines_and_with_rewards_in_processes(server, recipe):
     from rl.scoring.reward_processes import LocalJudging
-    from rl.workflow.run_recipe import run_recipe
+    from rl.workflow.run import run
 
-    folder = run_recipe(recipe, no_machines, LocalJudging, prepare_machines=lambda: no_machines(recipe.base))
+    folder = run(recipe, no_machines, LocalJudging, prepare_machines=lambda: no_machines(recipe.base))
     report = json.loads((folder / "yield.json").read_text())
     assert (report["by_reason"], report["teacher"]["answered"]) == ({"kept": 3}, 3)
     assert len(list(whole_lines(folder / "data.jsonl"))) == 3
-    run_recipe(recipe, no_machines, no_machines)
+    run(recipe, no_machines, no_machines)
     assert len(server.asked) == 3
 
 
@@ -444,11 +444,11 @@ def test_a_recipes_stage_runs_without_machines_and_with_rewards_in_processes(ser
 def test_an_endpoint_that_is_absent_or_lacks_the_model_is_refused_before_anything_starts(
     recipe, server, override, said
 ):
-    from rl.workflow.run_recipe import run_recipe
+    from rl.workflow.run import run
 
     recipe = apply_stage_overrides(recipe, [override])
     with pytest.raises(BadInput, match=said):
-        run_recipe(recipe, no_machines, no_machines)
+        run(recipe, no_machines, no_machines)
     assert not recipe.folder.exists()
     assert server.asked == []
 
@@ -496,4 +496,4 @@ def test_where_the_teacher_is_changes_no_key_and_who_it_is_does(recipe):
         )
         == 4
     )
-    assert plan(recipe)[0].state == "new"
+    assert StageFolders(recipe).plan()[0].state == "new"

@@ -27,7 +27,8 @@ from rl.records.whole_files import append_lines
 from rl.settings.config_checks import validate
 from rl.settings.overrides import apply_overrides
 from rl.settings.recipe_checks import check
-from rl.stages.reject import _add_cached, write_kept
+from rl.stages.reject import _add_cached
+from rl.stages.sample_files import write_kept
 from rl.types import (
     AhaError,
     BadInput,

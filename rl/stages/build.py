@@ -1,0 +1,67 @@
+"""A dataset made by a function in Python.
+
+data.jsonl      the rows that the function returned
+manifest.json   how many, and how many it was given from each source
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from rl.config import DataConfig, knob
+from rl.context import StageRun
+from rl.data.rows import load_rows, python_function
+from rl.records.whole_files import write_rows
+from rl.stage import MAKES_DATA, Recipe, Stage
+from rl.types import BadInput, Row
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Build(Stage):
+    """A dataset made by a function in Python. Output: a dataset.
+
+    The function gets one argument, {name: rows of that source}, and returns rows or an iterable of them.
+    """
+
+    function: str = knob("", "'module:function'.")
+    sources: tuple[str, ...] = knob((), "Datasets that it reads: @stage, @stage/file.jsonl, or a path.")
+
+    makes = frozenset({MAKES_DATA})
+    counts_in = "manifest.json"
+
+    @property
+    def hashed_base(self) -> tuple[str, ...]:
+        return ()
+
+    def row_sources(self) -> Iterator[str]:
+        yield from (self.function, *self.sources)
+
+    def faults(self, recipe: Recipe) -> Iterator[str]:
+        if ":" not in self.function:
+            yield f"function={self.function}: expected 'module:function'"
+
+    def run(self, at: StageRun) -> None:
+        build(at.folder, self.function, {text: at.path(text, "data.jsonl") for text in self.sources})
+
+
+def build(folder: Path, function: str, sources: Mapping[str, str]) -> Path:
+    """Write what function({name: rows}) returns as data.jsonl. sources: name -> file. Raises BadInput."""
+    make = python_function(function)
+    given = {key: load_rows(DataConfig(source=path)) for key, path in sources.items()}
+    rows = list(cast(Iterable[object], make(given)))
+    bad = next((i for i, row in enumerate(rows) if not isinstance(row, dict)), None)
+    if not rows or bad is not None:
+        what = "returned no rows" if not rows else f"row {cast(int, bad) + 1} is no dict"
+        raise BadInput(f"function={function}: {what}")
+    write_rows(folder / "data.jsonl", cast(list[Row], rows))
+    manifest = {"rows": len(rows), "function": function, "sources": {k: len(v) for k, v in given.items()}}
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    log.info("%s made %d rows from %s", function, len(rows), manifest["sources"] or "nothing")
+    return folder / "data.jsonl"

@@ -1,0 +1,49 @@
+"""Held-out evaluation of a model as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from rl.config import DataConfig, EvalConfig, RewardConfig, RolloutConfig, knob
+from rl.context import StageRun
+from rl.evaluation.evaluate import evaluate_model, measured_names
+from rl.stage import MAKES_NUMBERS, Recipe, Stage
+
+
+@dataclass(frozen=True)
+class Evaluate(Stage):
+    """Held-out evaluation of a model. Output: numbers."""
+
+    model: str = knob("", "Model to evaluate: id, folder or @stage.")
+    rewards: tuple[RewardConfig, ...] = knob((), "What judges the samples; the first says which are correct.")
+    rollout: RolloutConfig = knob(RolloutConfig, "Stop texts and the completion limit.")
+    evaluation: EvalConfig = knob(EvalConfig, "Problems and how to sample.")
+
+    makes = frozenset({MAKES_NUMBERS})
+    runs_model = True
+
+    @property
+    def held_out(self) -> DataConfig:
+        return self.evaluation.data
+
+    @property
+    def judged_by(self) -> tuple[RewardConfig, ...]:
+        return self.rewards
+
+    @property
+    def samples_of(self) -> tuple[int, int]:
+        return self.evaluation.data.limit, self.evaluation.samples + int(self.evaluation.greedy)
+
+    def faults(self, recipe: Recipe) -> Iterator[str]:
+        if not self.rewards:
+            yield "rewards: at least one must say which samples are correct, for example RewardConfig('accuracy')"
+
+    def measures(self) -> set[str]:
+        return measured_names(self.evaluation)
+
+    def run(self, at: StageRun) -> None:
+        inputs = at.inputs
+        assert inputs is not None
+        assert inputs.scorer is not None
+        evaluate_model(at.ctx, inputs.model_path, inputs.eval_prompts, inputs.scorer)

@@ -1,0 +1,80 @@
+"""What rejection sampling keeps on disk, and what is made of it when every prompt is sampled.
+
+samples.jsonl   a line a prompt: its samples, each with text, verdicts, and why it was kept or dropped
+data.jsonl      a row for each kept sample: the prompt's row, with the sample as "target"
+yield.json      counts by reason; they add up to the samples. With a teacher, its tokens and what they cost
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NotRequired, TypedDict
+
+from rl.records.whole_files import whole_lines, write_rows
+from rl.stages.selection import KEPT, category, is_kept
+from rl.types import Row
+
+log = logging.getLogger(__name__)
+
+
+class SampleLine(TypedDict):
+    """One sample in samples.jsonl. reason: "kept: " and the policy, or another category, a colon, and what was found.
+
+    cached: of a kept one with cfg.top_logprobs, the columns that rl/data/teacher_logprobs.py reads.
+    """
+
+    text: str
+    tokens: int
+    finish_reason: str
+    reward: float | None
+    verdicts: dict[str, str]
+    reason: str
+    cached: NotRequired[dict[str, object]]
+
+
+class PromptLine(TypedDict):
+    """One line of samples.jsonl."""
+
+    prompt_id: int
+    prompt: str
+    answer: str
+    row: Row
+    samples: list[SampleLine]
+
+
+def read_samples(path: Path) -> Iterator[PromptLine]:
+    """The whole lines of a samples.jsonl; one that a kill cut short is left out."""
+    return whole_lines(path)
+
+
+def write_kept(folder: Path, teacher: Mapping[str, object] | None = None) -> Path:
+    """data.jsonl and yield.json from samples.jsonl, in the order of the prompts. teacher: what it was answered."""
+    lines = sorted(read_samples(folder / "samples.jsonl"), key=lambda line: line["prompt_id"])
+    reasons: Counter[str] = Counter()
+    rows: list[Mapping[str, object]] = []
+    for line in lines:
+        for sample in line["samples"]:
+            reasons[category(sample["reason"])] += 1
+            if is_kept(sample["reason"]):
+                rows.append(_kept_row(line, sample))
+    write_rows(folder / "data.jsonl", rows)
+    solved = sum(any(is_kept(s["reason"]) for s in line["samples"]) for line in lines)
+    report = {"prompts": len(lines), "prompts_with_a_sample": solved, "samples": reasons.total(), "by_reason": reasons}
+    report |= {"teacher": teacher} if teacher is not None else {}
+    (folder / "yield.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    log.info(
+        "kept %d of %d samples, of %d of %d prompts; dropped: %s", reasons[KEPT], reasons.total(), solved, len(lines),
+        ", ".join(f"{count} {why}" for why, count in reasons.most_common() if why != KEPT) or "none",
+    )  # fmt: skip
+    return folder / "data.jsonl"
+
+
+def _kept_row(line: PromptLine, sample: SampleLine) -> Row:
+    """The row with the sample as target. A longer text that answer_after took the answer from stays too."""
+    row, answer = line["row"], line["answer"]
+    longer = {"original_answer": row["answer"]} if row.get("answer", answer) != answer else {}
+    return {**row, **longer, "answer": answer, "target": sample["text"], **sample.get("cached", {})}

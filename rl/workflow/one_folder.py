@@ -1,0 +1,171 @@
+"""A run, as a recipe of two stages in one folder: an SFT cold start, where it is set, then GRPO.
+
+resolved.json                every setting, with which the folder can be run again
+sft/                         the model after SFT; its being there says that SFT is done
+model/, evals/, checkpoints/, rollouts/, metrics.jsonl
+summary.json, summary.txt    the result; its being there says that the run is done
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from functools import cached_property
+from pathlib import Path
+
+from rl.config import RunConfig
+from rl.context import Inputs, StageRun
+from rl.evaluation.evaluate import EvalResult, eval_path
+from rl.evaluation.metrics import paired_difference
+from rl.records.summary import Measured, write_summary
+from rl.records.whole_files import write_whole
+from rl.settings.overrides import from_json, to_json
+from rl.stage import Recipe
+from rl.stages.grpo import GRPO
+from rl.stages.sft import SFT
+from rl.types import BadInput, Hardware
+from rl.workflow.inputs import prepare, resolve_model, with_teachers
+from rl.workflow.plan import DONE, NEW, RESUMES, Planned
+
+log = logging.getLogger(__name__)
+# Settings that may differ between a run and its resumption without making it another run.
+FREE_ON_RESUME = ("grpo.steps", "evaluation.every", "checkpoint", "track", "cluster", "scoring", "out")
+COMPLETE = "complete"
+
+
+class OneFolder:
+    """The layout of a run (rl.workflow.plan.Layout)."""
+
+    def __init__(self, cfg: RunConfig) -> None:
+        self.cfg = cfg
+        grpo = GRPO("grpo", cfg.model.path, cfg.prompts, cfg.rewards, cfg.rollout, cfg.grpo, cfg.evaluation)
+        if cfg.sft.enabled:
+            stages = (SFT("sft", cfg.model.path, cfg.sft), dataclasses.replace(grpo, model="@sft"))
+        self.recipe = Recipe(cfg.name, cfg, stages if cfg.sft.enabled else (grpo,), cfg.out)
+
+    @cached_property
+    def _prepared(self) -> Inputs:
+        return prepare(self.cfg)
+
+    def progress(self) -> str:
+        """What the folder holds of the run: new, begun or complete. Raises BadInput when it holds another run."""
+        refuse_other_run(self.cfg)
+        summary = self.cfg.run_dir / "summary.json"
+        if summary.exists() and json.loads(summary.read_text())["steps"] == self.cfg.grpo.steps:
+            return COMPLETE
+        return "begun" if (self.cfg.run_dir / "resolved.json").exists() else NEW
+
+    def plan(self) -> list[Planned]:
+        folder, state = self.cfg.run_dir, self.progress()
+        other = {COMPLETE: DONE, NEW: NEW}.get(state, RESUMES)
+        planned = []
+        for stage in self.recipe.stages:
+            is_sft = stage.name == "sft"
+            done = DONE if is_sft and (folder / "sft").is_dir() else other
+            planned.append(Planned(stage, folder, folder / ("sft" if is_sft else "model"), done))
+        return planned
+
+    def told(self, planned: list[Planned]) -> str:
+        does = {
+            NEW: "is new: nothing was run there",
+            "begun": "was begun: the run goes on there",
+            COMPLETE: "is complete: its summary is shown again",
+        }
+        cfg = self.cfg
+        return f"{cfg.name}: {cfg.model.path}. {cfg.batch_arithmetic()}.\n{cfg.run_dir} {does[self.progress()]}."
+
+    def check(self, planned: list[Planned]) -> None:
+        assert self._prepared
+
+    def fine(self) -> str:
+        return f"settings, model, data and rewards are fine. {self.cfg.batch_arithmetic()}."
+
+    def begin(self, planned: list[Planned]) -> bool:
+        if any(p.state != DONE for p in planned):
+            return True
+        print(f"This run is complete: {self.cfg.run_dir / 'summary.json'}\n")
+        print((self.cfg.run_dir / "summary.txt").read_text())
+        return False
+
+    def announce(self, number: int, planned: list[Planned], seconds: float) -> None:
+        """The progress line of each stage says enough."""
+
+    def open(self, p: Planned) -> None:
+        """The tracker makes the folder."""
+
+    def config(self, at: StageRun) -> RunConfig:
+        return with_teachers(self.cfg, resolve_model)
+
+    def inputs(self, at: StageRun, cfg: RunConfig) -> Inputs:
+        after_sft = at.stage.name == "grpo" and self.cfg.sft.enabled
+        return dataclasses.replace(self._prepared, model_path=str(at.folder / "sft")) if after_sft else self._prepared
+
+    def begun(self, p: Planned) -> dict[str, object]:
+        log.info("run folder %s; %s", p.folder, self.cfg.batch_arithmetic())
+        text = to_json(self.cfg)
+        write_whole(self.cfg.run_dir / "resolved.json", text)
+        settings: dict[str, object] = json.loads(text)
+        return settings
+
+    def tracker_name(self, p: Planned) -> str:
+        return self.cfg.name
+
+    def finish(self, at: StageRun, held: Hardware, seconds: float) -> None:
+        if at.stage is not self.recipe.stages[-1]:
+            return
+        at.ctx.tracker.close()
+        cfg = self.cfg
+        before, after = (_evaluated(cfg, step) for step in (0, cfg.grpo.steps))
+        write_summary(
+            cfg.run_dir,
+            name=cfg.name,
+            model=cfg.model.path,
+            seed=cfg.seed,
+            before=Measured(before.pass_at_1, before.stderr, before.greedy) if before else None,
+            after=Measured(after.pass_at_1, after.stderr, after.greedy) if after else None,
+            steps=cfg.grpo.steps,
+            seconds=at.ctx.seconds,
+            gain_stderr=paired_difference(before.correct_P, after.correct_P)[1] if before and after else None,
+        )
+
+    def end(self, planned: list[Planned], seconds: float) -> Path:
+        return self.cfg.run_dir / "summary.json"
+
+
+def _evaluated(cfg: RunConfig, step: int) -> EvalResult | None:
+    path = eval_path(cfg.run_dir, step)
+    return EvalResult.read(path) if cfg.evaluation.data.source and path.exists() else None
+
+
+def refuse_other_run(cfg: RunConfig) -> None:
+    """Raise BadInput when the run's folder holds a run with other settings."""
+    path = cfg.run_dir / "resolved.json"
+    if not path.exists():
+        return
+    try:
+        old, new = json.loads(to_json(from_json(path.read_text()))), json.loads(to_json(cfg))
+    except BadInput as error:
+        raise BadInput(f"{path}: {error}; use another name=..., or delete the folder") from error
+    for key, (was, now) in _differences(old, new, "").items():
+        if key == "model.dtype" and "auto" in (was, now):  # it becomes the one that the folder was begun in
+            continue
+        if not key.startswith(FREE_ON_RESUME):
+            raise BadInput(
+                f"{cfg.run_dir} holds a run with {key}={was}, not {now}; use another name=..., or delete the folder"
+            )
+        late = next((reward.name or reward.function for reward in cfg.rewards if reward.from_step < 0), "")
+        if key == "grpo.steps" and late:
+            raise BadInput(
+                f"{cfg.run_dir} holds a run of {was} steps whose reward {late!r} counts from the end; with {now} steps "
+                "it would stop counting and begin again. Use another name=..., or count from_step from the beginning"
+            )
+
+
+def _differences(old: object, new: object, prefix: str) -> dict[str, tuple[object, object]]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        out: dict[str, tuple[object, object]] = {}
+        for key in old.keys() | new.keys():
+            out |= _differences(old.get(key), new.get(key), f"{prefix}{key}.")
+        return out
+    return {} if old == new else {prefix.rstrip("."): (old, new)}
