@@ -40,7 +40,7 @@ class Settings:
     max_grad_norm: float = 1.0
     kl_coef: float = 0.0
     loss: str = "grpo"
-    dtype: str = "bfloat16"
+    dtype: str = "float32"
     threads: int = 2
     seed: int = 1
     steps: int = 1

@@ -16,13 +16,15 @@ import sys
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[2]))
 sys.path.insert(0, str(Path(__file__).parent))
 from common import BENCH, PHASES, REPO, Settings
+
+from rl.settings.precision import Machine, cpu_unit
 
 HERE = Path(__file__).resolve().parent
 TRL_VENV = BENCH / "trl-venv"
 TRL_LIST = HERE / "trl-requirements.txt"
-TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 ROUNDS = {"small": 3, "smollm2": 1}
 STEPS = {"small": 2, "smollm2": 1}
 LIMIT_S = {"small": 900, "smollm2": 3600}  # bound on one process
@@ -40,8 +42,9 @@ def trl_python() -> Path:
     pip = [str(python), "-m", "pip", "install", "-q", "--no-deps", "-r", str(TRL_LIST)]
     with log.open("w") as stream:
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(TRL_VENV)], check=True, stdout=stream)
-        # CPU torch comes from where pip is already told to look, or else from PyTorch's own index.
-        for extra in ([], ["--extra-index-url", TORCH_CPU_INDEX]):
+        # CPU torch comes from where pip is already told to look, or else from the index that launch/setup.sh is told.
+        index = os.environ.get("AHA_TORCH_INDEX")
+        for extra in ([], *([["--extra-index-url", index]] if index else [])):
             if subprocess.run([*pip, *extra], stdout=stream, stderr=subprocess.STDOUT, timeout=1800).returncode == 0:
                 stamp.write_text(TRL_LIST.read_text())
                 return python
@@ -120,6 +123,7 @@ def prepare(model: str, args: argparse.Namespace) -> tuple[Settings, Path]:
         prompts=args.prompts,
         max_new_tokens=args.max_new_tokens,
         threads=args.threads,
+        dtype=Machine("cpu", cpu_unit()).dtype if args.dtype == "auto" else args.dtype,
         steps=args.steps or STEPS[model],
         trl_micro_batch=args.trl_micro_batch or TRL_MICRO_BATCH[model],
         trl_weights=args.trl_weights,
@@ -134,7 +138,7 @@ def measure(model: str, args: argparse.Namespace) -> dict[str, object]:
     settings, folder = prepare(model, args)
     settings_file = folder / "settings.json"
     settings.write(settings_file)
-    print("\n" + "\n".join(settings.in_words()), flush=True)
+    print("\n" + "\n".join([*settings.in_words(), f"the CPU's bfloat16 unit: {cpu_unit() or 'none'}"]), flush=True)
     sides = [args.only] if args.only else ["aha", "trl"]
     interpreters = {"aha": sys.executable, "trl": ""}
     if "trl" in sides:
@@ -155,7 +159,11 @@ def measure(model: str, args: argparse.Namespace) -> dict[str, object]:
     return {
         "model": model,
         "settings": json.loads(settings_file.read_text()),
-        "machine": {"cpus": os.cpu_count(), "processor": platform.processor() or platform.machine()},
+        "machine": {
+            "cpus": os.cpu_count(),
+            "processor": platform.processor() or platform.machine(),
+            "bfloat16 unit": cpu_unit() or "none",
+        },
         "when": time.strftime("%Y-%m-%d %H:%M:%S"),
         "summary": {side: summarise(runs[side], settings) for side in sides},
         "runs": runs,
@@ -219,6 +227,9 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=32)
     parser.add_argument("--max-new-tokens", type=int, default=128)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--dtype", choices=("auto", "bfloat16", "float32"), default="auto", help="compute precision of both sides"
+    )
     parser.add_argument("--trl-micro-batch", type=int, default=0, help="rollouts in one forward and backward of TRL")
     parser.add_argument(
         "--trl-weights", choices=("float32", "bfloat16"), default="float32", help="TRL's master weights"

@@ -88,9 +88,9 @@ def cases() -> list[Case]:
     return [Case(model, tokens, stage, ranks, kl) for model, tokens in MODELS for stage, ranks, kl in both]
 
 
-def config_of(case: Case, folder: Path) -> RunConfig:
+def config_of(case: Case, folder: Path, dtype: str) -> RunConfig:
     return RunConfig(
-        model=ModelConfig(path=str(folder), dtype="bfloat16"),
+        model=ModelConfig(path=str(folder), dtype=dtype),
         grpo=GRPOConfig(kl_coef=case.kl, max_logprob_gap=1000.0, importance="none"),
         learner=LearnerConfig(ranks=case.ranks, zero_stage=case.stage, micro_batch_tokens=case.tokens),
         cluster=ClusterConfig(device="cpu", cpus_per_worker=0.1),
@@ -194,11 +194,13 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--only", default="", help="how a case's name begins, for example 45M")
     options.add_argument("--steps", type=int, default=3)
+    options.add_argument("--dtype", choices=("auto", "bfloat16", "float32"), default="auto", help="compute precision")
     options.add_argument("--no-calibrate", action="store_true", help="take the rates of launch/plan/gpus.toml")
     args = options.parse_args()
     os.chdir(REPO)
     hw = this_machine() if args.no_calibrate else calibrated(this_machine())
     print(f"{hw.name}: {hw.source}; load {os.getloadavg()[0]:.1f}", flush=True)
+    dtype = hw.machine.dtype if args.dtype == "auto" else args.dtype
     chosen = [case for case in cases() if case.name.startswith(args.only)]
     worst_memory, worst_time, rows = 0.0, 0.0, []
     print(f"{'':16}{'memory, MiB':>31}{'step, s':>44}\n{'case':16}{'predicted':>10}{'measured':>10}{'ratio':>8}{'base':>8}"
@@ -208,7 +210,7 @@ def main() -> None:
             folder = Path(scratch) / case.model.name
             if not folder.exists():
                 write_model(case.model, folder)
-            cfg = dataclasses.replace(config_of(case, folder), out=scratch)
+            cfg = dataclasses.replace(config_of(case, folder, dtype), out=scratch)
             memory, seconds = predict(case, cfg, hw)
             seen = measure(case, cfg, args.steps)
             of_memory, of_time, of_processor = memory / seen.peak, seconds / seen.seconds, seconds / seen.processor_s
