@@ -183,7 +183,9 @@ def eval_(
         int | None, typer.Option("--max-tokens", help="Completion limit, tokens.", show_default="1024")
     ] = None,
     template: Annotated[str, typer.Option("--template", help="r1_zero, chat, plain, or a text with {prompt}.")] = "",
-    reward: Annotated[list[str] | None, typer.Option("--reward", help="Who judges; the first counts.")] = None,
+    reward: Annotated[
+        list[str] | None, typer.Option("--reward", help="Rewards to call; the first says which samples are correct.")
+    ] = None,
     protocol: Annotated[str, typer.Option("--protocol", help="r1: 0.6, top-p 0.95, 32,768 tokens, many samples.")] = "",
     cot: Annotated[
         bool | None,

@@ -22,6 +22,7 @@ from recipes.benchmarks import BENCHMARKS, EXAMPLES, STEP_BY_STEP, r1_protocol
 from rl.config import DataConfig, EvalConfig, GRPOConfig, ModelConfig, RewardConfig, RolloutConfig, RunConfig
 from rl.data.rows import READERS
 from rl.data.templates import CHAT
+from rl.records.renamed_metrics import with_old_names
 from rl.settings.config_checks import validate
 from rl.settings.overrides import apply_overrides, to_json
 from rl.types import BadInput, Prompt
@@ -181,7 +182,7 @@ def evaluate_checkpoint(cfg: RunConfig, asked: Asked, out: Path | None, console:
         "model": cfg.model.path,
         "data": cfg.evaluation.data.source,
         "problems": len(inputs.eval_prompts),
-        "metrics": result.metrics(),
+        "metrics": with_old_names(result.metrics()),
         "pass_at": result.pass_at,
         "correct_P": result.correct_P,
         "seconds": ctx.seconds,
@@ -229,8 +230,8 @@ def table(
     out.add_row(
         "tokens of thought / answer", f"{metrics['thought/length_mean']:.0f} / {metrics['answer/length_mean']:.0f}"
     )
-    if metrics["unjudged"]:
-        out.add_row("samples without a verdict", f"{metrics['unjudged']:.0f}")
+    if metrics["without_verdict"]:
+        out.add_row("samples without a verdict", f"{metrics['without_verdict']:.0f}")
     return out
 
 

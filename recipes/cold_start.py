@@ -4,7 +4,7 @@
 
 Source: DeepSeek-R1 (arXiv 2501.12948v1, 2.3.1; v2, B.3.2): thousands of long chains, from few-shot prompting with a
 long chain as the example, from asking for answers with reflection and verification, and from R1-Zero's samples, made
-readable by a model. What the writer returns is judged again: an answer that it lost is dropped.
+readable by a model. What the writer returns is checked again: an answer that it lost is dropped.
 Hardware: a node of 8 GPUs of 80 GB for R1-Zero's samples; the writer is an OpenAI-compatible endpoint.
 Deliberately different: no human rewrites or reads the samples; the form is R1-Zero's tags, with the summary as the
 answer, so that the rewards of all stages read it; prompts are public ones.

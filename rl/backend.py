@@ -14,10 +14,10 @@ import numpy as np
 from rl.config import DistillConfig, GRPOConfig, OptimConfig, RewardTrainConfig, RunConfig
 from rl.types import (
     Hardware,
-    JudgeReport,
     MicroBatch,
     PackedBatch,
     Queue,
+    RewardReport,
     Rollout,
     RolloutGroup,
     SampleRequest,
@@ -60,10 +60,10 @@ class SampleParams:
     top_logprobs: int = 0
 
 
-class Judging(Protocol):
-    """Rewards alone, for a stage that starts no machines. rl.scoring.reward_processes.LocalJudging implements it."""
+class RewardWorkers(Protocol):
+    """Rewards alone, for a stage that starts no machines: rl.scoring.reward_processes.LocalRewardWorker, for one."""
 
-    def judge(self, group: RolloutGroup, names: Sequence[str]) -> Callable[[], JudgeReport]:
+    def ask_rewards(self, group: RolloutGroup, names: Sequence[str]) -> Callable[[], RewardReport]:
         """Ask these rewards about a group; the result waits, within a bound, for what they say."""
 
     def close(self) -> None:
@@ -91,7 +91,7 @@ class Backend(Protocol):
     def rollouts(self, requests: Sequence[SampleRequest], params: SampleParams) -> Iterator[tuple[int, list[Rollout]]]:
         """Yield (request.group, its rollouts) as groups finish, in any order."""
 
-    def judge(self, group: RolloutGroup, names: Sequence[str]) -> Callable[[], JudgeReport]:
+    def ask_rewards(self, group: RolloutGroup, names: Sequence[str]) -> Callable[[], RewardReport]:
         """Ask these rewards about a group; the result waits, within a bound, for what they say."""
 
     def step(self, updates_U: Sequence[PackedBatch]) -> StepStats:

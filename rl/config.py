@@ -70,7 +70,7 @@ class DataConfig:
     limit: int = knob(0, "Use only the first rows of the source; 0 takes all.", lo=0)
     shuffle: bool = knob(True, "Draw in an order that depends on seed and epoch; else in the source's order.")
     unjudgeable: str = knob(
-        "error", "Rows whose reference answer a reward cannot judge by: stop and name them, or drop them.",
+        "error", "Rows by whose reference answer no reward can give a verdict: stop and name them, or drop them.",
         choices=("error", "drop"),
     )  # fmt: skip
     long_prompts: str = knob(
@@ -131,7 +131,7 @@ class ScoringConfig:
 
     workers: int = knob(0, "Ray actors that run rewards; 0: one on each node of the cluster.", lo=0)
     processes: int = knob(
-        0, "Processes of each, started as needed: samples judged at once; 0: two for each of its node's cores.",
+        0, "Processes of each, started as needed: reward calls at once; 0: two for each of its node's cores.",
         lo=0,
     )  # fmt: skip
     memory_gib: float = knob(8.0, "Address space of each process, GiB; a sample that needs more fails.", lo=0.5)
@@ -411,7 +411,7 @@ class PreferConfig:
         choices=("response", "summary"),
     )  # fmt: skip
     domain: str = knob("", "Written into the rows' domain column; empty keeps theirs.")
-    chunk_prompts: int = knob(64, "Prompts judged between two writes to disk; a kill loses at most these.", lo=1)
+    chunk_prompts: int = knob(64, "Prompts compared between two writes to disk; a kill loses at most these.", lo=1)
 
 
 @dataclass(frozen=True)

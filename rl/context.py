@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from rl.backend import Backend, Judging, SampleParams
+from rl.backend import Backend, RewardWorkers, SampleParams
 from rl.config import DataConfig, RunConfig
 from rl.data.templates import end_token_ids
 from rl.records.checkpoint import CheckpointMeta, CheckpointStore, check_meta
@@ -171,7 +171,7 @@ class StageRun:
     model_folder: Path
     folders: Mapping[str, Path]
     stop: Stop
-    make_local_rewards: Callable[[RunConfig], Judging]
+    make_local_rewards: Callable[[RunConfig], RewardWorkers]
     inputs: Inputs | None = None
     context: Context | None = None
 

@@ -80,7 +80,7 @@ class Stage:
         return ()
 
     @property
-    def judged_by(self) -> tuple[RewardConfig, ...]:
+    def called_rewards(self) -> tuple[RewardConfig, ...]:
         """The rewards that it asks."""
         return ()
 
@@ -114,7 +114,7 @@ class Stage:
 
     def faults_after(self, earlier: Mapping[str, Stage]) -> Iterator[str]:
         """What of its settings does not go with earlier stages, by name."""
-        for i, reward in enumerate(self.judged_by):
+        for i, reward in enumerate(self.called_rewards):
             ref = Reference.parse(reward.function.removeprefix(MODEL))
             scores = earlier[ref.stage].reads if ref is not None and ref.stage in earlier else ""
             if ref is not None and scores and scores != reward.model.scores:

@@ -33,7 +33,7 @@ class Stopped(AhaError):
 
 
 class Verdict(StrEnum):
-    """What a reward found. TIMED_OUT and FAILED are no judgement of the answer: such samples are not trained on."""
+    """What a reward found. TIMED_OUT and FAILED say nothing of the answer: such samples are not trained on."""
 
     CORRECT = "correct"
     WRONG = "wrong"
@@ -42,7 +42,8 @@ class Verdict(StrEnum):
     FAILED = "failed"
 
     @property
-    def is_judgement(self) -> bool:
+    def is_valid(self) -> bool:
+        """Whether it says something of the answer."""
         return self not in (Verdict.TIMED_OUT, Verdict.FAILED)
 
 
@@ -52,7 +53,7 @@ class Prompt:
 
     id is the row's number in its dataset; draw counts prompts handed out since the run began (unique in a run).
     text is what the model continues; question is the row's, without template. Where an instruction or worked examples
-    are put with it: asked is the question so put, judged the text without them.
+    are put with it: asked is the question so put, bare_text the text without them.
     """
 
     id: int
@@ -63,12 +64,12 @@ class Prompt:
     row: Row
     question: str = ""
     asked: str = ""
-    judged: str = ""
+    bare_text: str = ""
 
     @property
     def for_rewards(self) -> str:
         """The text without what was added to the question: an answer in an example is no answer in the question."""
-        return self.judged or self.text
+        return self.bare_text or self.text
 
     @property
     def columns(self) -> Row:
@@ -128,7 +129,7 @@ class RolloutGroup:
 
 @dataclass(frozen=True, slots=True)
 class RewardPart:
-    """What one reward function said of one sample. score is unweighted, and NaN when the verdict is no judgement."""
+    """What one reward function said of one sample. score is unweighted, and NaN when the verdict is not valid."""
 
     score: float
     verdict: Verdict
@@ -136,7 +137,7 @@ class RewardPart:
 
 
 @dataclass(frozen=True, slots=True)
-class JudgeReport:
+class RewardReport:
     """What the reward workers say of one group. parts_G: one dict (reward name -> RewardPart) a sample.
 
     killed: calls that exceeded their limit. replaced: processes that died and whose work was done again.
@@ -155,7 +156,7 @@ class GradedGroup:
     """A group with its rewards, before the advantage: that may need the whole batch.
 
     rewards_G: weighted sum of the parts, NaN where invalid. parts_G: one dict (reward name -> RewardPart) a sample; a
-    reward that does not apply to the sample is not in it. valid_G: every part is a judgement, and there is one.
+    reward that does not apply to the sample is not in it. valid_G: every part's verdict is valid, and there is one.
     """
 
     group: RolloutGroup
@@ -202,6 +203,7 @@ class MicroBatch:
     loss_weight_T: what one token's loss is multiplied by before summing over all tokens, micro-batches and ranks:
         the loss's denominator, counted once by the packer. 0 where loss_mask_T is 0.
     advantages_T, sampler_logprobs_T: at sampled tokens, else 0. temperature_T: of the sampler, 1 for SFT.
+    labels_T: for a reward model, 1 (good) or 0 at the tokens that its scores are read off; else 0.
     completion_lengths_S: masked-in tokens of each sequence.
     teacher: cached logprobs, one position a masked-in token, in their order.
     """
@@ -213,6 +215,7 @@ class MicroBatch:
     loss_mask_T: np.ndarray
     loss_weight_T: np.ndarray
     advantages_T: np.ndarray
+    labels_T: np.ndarray
     sampler_logprobs_T: np.ndarray
     temperature_T: np.ndarray
     teacher: TopLogprobs | None = None
@@ -305,11 +308,11 @@ class Hardware:
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """Groups under way now. waiting: for a sampler. sampling: at one. scoring: sampled, and a reward is missing."""
+    """Groups under way now. waiting: for a sampler. sampling: at one. awaiting_rewards: sampled."""
 
     waiting: int = 0
     sampling: int = 0
-    scoring: int = 0
+    awaiting_rewards: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,6 @@ check.py    what a check says, how checks follow one another, and how they are p
 exam.py     the started backend and what has been sampled on it: what the checks share
 texts.py    template, end token, samples                    nodes.py    versions, ports, memory, disks
 numbers.py  logprobs, weights on both sides, updates, loss  lasting.py  checkpoints, a killed sampler
-judged.py   every reward on cases whose scores are known (golden.py) and on the recipe's own rows
+reward_checks.py  every reward on cases whose scores are known (golden.py) and on the recipe's own rows
 rounds.py   the checks in their order
 """

@@ -16,7 +16,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from launch.doctor.examined import NodeReport, Reached, SyncedTensors
 from launch.doctor.node_probe import NodeProbe
 from rl.model.lora import plain_weights
-from rl.model.policy import ScoreInput
+from rl.model.policy import ModelInput
 from rl.types import MicroBatch
 from rl.workers.cluster.actors import LearnerHost
 from rl.workers.cluster.ray_backend import RayBackend
@@ -110,7 +110,7 @@ class ExaminedBackend(RayBackend):
 def score(host: LearnerHost, micro_batches: list[MicroBatch]) -> list[np.ndarray]:
     """Logprobs of the masked-in tokens of each micro-batch, float32 (M,), under each token's own temperature."""
     learner = host.learner
-    scored = [learner.engine(ScoreInput.of(mb, learner.device))[0] for mb in micro_batches]
+    scored = [learner.engine(ModelInput.of(mb, learner.device))[0] for mb in micro_batches]
     return [logprobs_M.detach().float().cpu().numpy() for logprobs_M in scored]
 
 

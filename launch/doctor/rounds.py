@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from functools import cached_property
 
-from launch.doctor import judged, lasting, nodes, numbers, texts
+from launch.doctor import lasting, nodes, numbers, reward_checks, texts
 from launch.doctor.check import Check, Probe, go_round, passed
 from launch.doctor.exam import Exam
 from launch.doctor.examined import Examined, NodeReport
@@ -52,7 +52,7 @@ class Rounds:
             Probe("shared memory", lambda: nodes.shared_memory(self.reports, cfg), running),
             Probe("run folder", lambda: nodes.folder_shared(self.reports, cfg), running),
             *(
-                Probe(f"reward {name}", lambda name=name, part=part: judged.reward(exam, name, part), running)  # type: ignore[misc]
+                Probe(f"reward {name}", lambda name=name, part=part: reward_checks.reward(exam, name, part), running)  # type: ignore[misc]
                 for name, part in named(cfg.rewards).items()
             ),
             Probe(LOAD, self.load, running),

@@ -25,8 +25,10 @@ def devices_needed(cfg: RunConfig, hw: Hardware) -> int:
         return hw.nodes
     samplers = cfg.sampler.count * cfg.sampler.tensor_parallel
     workers = max(cfg.learner.ranks, samplers) if transfer_way(cfg, hw) == "ipc" else cfg.learner.ranks + samplers
-    judges = sum(r.model.gpus for r in cfg.rewards if r.function.startswith("model:") and r.model.device != "cpu")
-    return workers + math.ceil(judges)
+    reward_models = sum(
+        r.model.gpus for r in cfg.rewards if r.function.startswith("model:") and r.model.device != "cpu"
+    )
+    return workers + math.ceil(reward_models)
 
 
 def find_problems(
@@ -100,7 +102,7 @@ def assumptions_of(
             said.append("every group counts as mixed: uniform ones, which are not trained on, save learner time")
         if not (cfg.evaluation.data.source and cfg.evaluation.data.limit):
             said.append("evaluation is not in the time: evaluation.data.limit does not say how many problems it has")
-        said.append("rewards are judged while other rollouts run: no time of their own")
+        said.append("rewards are called while other rollouts run: no time of their own")
     if cfg.sft.enabled:
         said.append(f"SFT examples of {sft_tokens:,.0f} tokens (--sft-tokens)")
         if not sft_steps:

@@ -175,7 +175,7 @@ REWARD_MODEL: list[Spec] = [
     ("Reward model", "Gradient norm (reward model)", "number", "Before clipping.", [("norm", "grad_norm")]),
     ("Reward model", "Learning rate (reward model)", "number", "", [("rate", "lr")]),
 ]
-JUDGEMENT = Chart(
+REWARD_ACCURACY = Chart(
     "Accuracy", "Pairs or rows told right. Dots are held-out ones, with one standard error.", "share",
     [Curve("training", "reward:accuracy"), Curve("held-out", "eval:accuracy", "eval:accuracy/stderr")],
 )  # fmt: skip
@@ -265,9 +265,9 @@ def steady(runs: Sequence[Run]) -> list[Steady]:
 
 
 def points(run: Run, all_sections: Sequence[Section], most: int = MOST_POINTS) -> dict[str, Points]:
-    """key -> Points, at most `most` a curve, of every curve of the sections, ACCURACY and JUDGEMENT it has."""
+    """key -> Points, at most `most` a curve, of every curve of the sections, ACCURACY and REWARD_ACCURACY it has."""
     curves = [c for section in all_sections for chart in section.charts for c in chart.curves]
-    curves += ACCURACY.curves + JUDGEMENT.curves
+    curves += ACCURACY.curves + REWARD_ACCURACY.curves
     keys = {key for c in curves for key in (c.key, c.error) if ":" in key}
     out = {key: _series(run, key, most) for key in sorted(keys)}
     return {key: found for key, found in out.items() if found.x}

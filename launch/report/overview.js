@@ -101,7 +101,7 @@ const isShare = (n) => /^(pass@|cons)|_share$|^greedy$|^language$/.test(n);
 function evaluation() {
   const some = page.runs.filter((run) => run.evaluations.length);
   if (!some.length) return null;
-  const names = [...new Set(some.flatMap((r) => r.evaluations.flatMap((e) => Object.keys(e.metrics))))].filter((n) => !n.endsWith("stderr") && n !== "unjudged");
+  const names = [...new Set(some.flatMap((r) => r.evaluations.flatMap((e) => Object.keys(e.metrics))))].filter((n) => !n.endsWith("stderr") && n !== "without_verdict");
   const head = ["After step", ...names.map((n) => NAMES[n] || n)];
   const rows = page.runs.flatMap((run, i) => [
     two && run.evaluations.length ? el("tr", { class: "sub" }, el("th", { colspan: head.length, scope: "rowgroup" }, colourKey(i), run.name)) : null,

@@ -39,7 +39,7 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """An evaluation's file. correct_P: each problem's share of correct samples, None where none was judged.
+    """An evaluation's file. correct_P: each problem's share of correct samples, None where no sample has a verdict.
 
     stderr: metric -> standard error, of those that the file has. samples: of a problem, 0 when it is not said.
     """

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from launch.report.charts import (
     ACCURACY,
-    JUDGEMENT,
     MOST_POINTS,
+    REWARD_ACCURACY,
     Chart,
     Points,
     Section,
@@ -212,7 +212,7 @@ def _is_first(s: StageRun, section: Section, chart: Chart) -> bool:
 def _accuracy(s: StageRun, run: Run) -> list[Chart]:
     """Without the word on its dots where nothing was held out; none of a stage that has none."""
     without_dots = dataclasses.replace(ACCURACY, hint="Share of the samples that are correct.")
-    return {"reward": [JUDGEMENT], "grpo": [ACCURACY if run.of("eval") else without_dots]}.get(s.trains, [])
+    return {"reward": [REWARD_ACCURACY], "grpo": [ACCURACY if run.of("eval") else without_dots]}.get(s.trains, [])
 
 
 def _plain(chart: Chart) -> Chart:

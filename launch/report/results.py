@@ -19,7 +19,7 @@ LABELS = {
     "rollout/length_mean": "Held-out completion, tokens",
     "thought/length_mean": "Held-out thought, tokens",
     "answer/length_mean": "Held-out answer, tokens",
-    "unjudged": "Held-out samples without a verdict",
+    "without_verdict": "Held-out samples without a verdict",
 }
 
 

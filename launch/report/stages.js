@@ -1,10 +1,10 @@
 // All evaluations of a recipe in one table, and a section for each stage that trains or makes data.
-const COLUMNS = { "pass@1": "pass@1", greedy: "greedy", format_share: "right form", language: "one language", truncated_share: "cut at the limit", "rollout/length_mean": "tokens", "thought/length_mean": "of thought", "answer/length_mean": "of answer", unjudged: "unjudged" };
+const COLUMNS = { "pass@1": "pass@1", greedy: "greedy", format_share: "right form", language: "one language", truncated_share: "cut at the limit", "rollout/length_mean": "tokens", "thought/length_mean": "of thought", "answer/length_mean": "of answer", without_verdict: "no verdict" };
 const ORDER = ["pass@1", "pass@", "cons@", "greedy", "format_share", "language", "truncated_share", "rollout/length_mean", "thought/length_mean", "answer/length_mean"];
 
 function resultNames() {
   const all = page.results.flatMap((r) => r.rows);
-  const names = [...new Set(all.flatMap((m) => Object.keys(m.values)))].filter((n) => n !== "unjudged" || all.some((m) => m.values[n] && m.values[n].value));
+  const names = [...new Set(all.flatMap((m) => Object.keys(m.values)))].filter((n) => n !== "without_verdict" || all.some((m) => m.values[n] && m.values[n].value));
   const place = (n) => {
     const i = ORDER.findIndex((o) => n === o || (o.endsWith("@") && n.startsWith(o)));
     return i < 0 ? ORDER.length : i;

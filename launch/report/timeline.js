@@ -1,6 +1,6 @@
 // Where the time went: by the wall clock, in all, and step by step.
 const PHASES = {
-  rollout: "f1", scoring: "f7", update: "f2", sync: "f4", rest: "f6", start: "f8", load: "f7", sft: "f5", save: "f6",
+  rollout: "f1", rewards: "f7", update: "f2", sync: "f4", rest: "f6", start: "f8", load: "f7", sft: "f5", save: "f6",
   evaluate: "f3", export: "f7", reference: "f5",
 };
 const STAGES = { sft: ["SFT", "f5"], grpo: ["GRPO", "f1"], eval: ["evaluation", "f3"] };

@@ -123,7 +123,7 @@ def batch_std(rewards_PG: Sequence[Sequence[float]], sizes_P: Sequence[int], eps
     """(r - group mean) / (std of all rewards of the batch + eps).
 
     sizes_P: samples drawn per group, the invalid ones included. A group drawn as one sample has no peers, so its
-    baseline is the mean of the batch. A sample left alone by invalid peers gets 0: its group was meant to judge it.
+    baseline is the mean of the batch. A sample left alone by invalid peers gets 0: it has nothing to be compared with.
 
     The std is that of the rewards, as in Lite PPO and TRL (scale_rewards="batch"); Magistral (2506.10910) takes the
     std after the group means are off.

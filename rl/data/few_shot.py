@@ -138,7 +138,7 @@ def asked_prompts(
     return [
         dataclasses.replace(
             p, row=rows[p.id], question=questions[p.id], asked=p.question,
-            judged=render(questions[p.id], data, tokenizer),
+            bare_text=render(questions[p.id], data, tokenizer),
         )
         for p in found
     ]  # fmt: skip

@@ -50,6 +50,7 @@ class Packable:
     temperature: float = 1.0
     sampler_logprobs: np.ndarray | None = None
     teacher: TopLogprobs | None = None
+    label: float = 0.0
 
     def __len__(self) -> int:
         return len(self.token_ids)
@@ -313,6 +314,7 @@ def _assemble(sequences: Sequence[Packable]) -> MicroBatch:
         loss_mask_T=mask_T,
         loss_weight_T=at_mask([s.weight for s in sequences], 0.0),
         advantages_T=at_mask([s.advantage for s in sequences], 0.0),
+        labels_T=at_mask([s.label for s in sequences], 0.0),
         sampler_logprobs_T=sampler_logprobs_T,
         temperature_T=at_mask([s.temperature for s in sequences], 1.0),  # 1 elsewhere: logits are divided by it
         teacher=_joined_teacher([s.teacher for s in sequences if s.teacher is not None]),

@@ -28,19 +28,19 @@ GOOD, BAD = 1.0, 0.0
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
+class LabelledResponse:
     """Question and response, int32 (T,), up to the token that the score is read off. label: 1 good (chosen), 0 bad."""
 
     token_ids: np.ndarray
     label: float
 
 
-Unit = tuple[Scored, ...]
+Unit = tuple[LabelledResponse, ...]
 """What one loss term needs: (chosen, rejected), or one labelled response."""
 
 
 @dataclass
-class Encoded:
+class EncodedPreferences:
     """Rows as units. cut: responses that lost their end. dropped: reason -> rows left out."""
 
     units: list[Unit] = field(default_factory=list)
@@ -52,7 +52,7 @@ class Encoded:
 class PreferenceStream(Stream[Unit]):
     """Units in a seeded order. The rows decide the fingerprint of its cursor."""
 
-    def __init__(self, encoded: Encoded, seed: int, shuffle: bool = True) -> None:
+    def __init__(self, encoded: EncodedPreferences, seed: int, shuffle: bool = True) -> None:
         super().__init__(encoded.rows, seed, shuffle)
         self._units = encoded.units
 
@@ -62,7 +62,7 @@ class PreferenceStream(Stream[Unit]):
 
 def load_preferences(
     cfg: RewardTrainConfig, encoder: Encoder, padding: int | None, seed: int
-) -> tuple[Encoded, Encoded]:
+) -> tuple[EncodedPreferences, EncodedPreferences]:
     """(rows to train on, held-out rows). No question is in both, but for those of an eval_data that repeats them.
 
     padding: the model's padding token (rl.scoring.reward_model_text.padding_token). Raises BadInput when a row lacks a
@@ -94,12 +94,12 @@ def _held_out(questions: Sequence[str], share: float, seed: int) -> set[str]:
     return set(distinct[: max(1, round(share * len(distinct)))])
 
 
-def encode(rows: Sequence[Row], cfg: RewardTrainConfig, encoder: Encoder, padding: int | None) -> Encoded:
+def encode(rows: Sequence[Row], cfg: RewardTrainConfig, encoder: Encoder, padding: int | None) -> EncodedPreferences:
     """The rows' units, each response as the reward model will see it.
 
     scores=summary reads what follows the thinking, an empty text where it never ends: as when it scores.
     """
-    out = Encoded()
+    out = EncodedPreferences()
     for i, row in enumerate(rows):
         question = _text(cfg, row, cfg.data.prompt_field, i)
         if cfg.kind == "pairwise":
@@ -108,7 +108,7 @@ def encode(rows: Sequence[Row], cfg: RewardTrainConfig, encoder: Encoder, paddin
             texts = [(_text(cfg, row, cfg.response_field, i), _label(cfg, row, i))]
         opened = bool(row.get(OPENED))
         found = [(encoder.encode(question, read_part(t, cfg.scores, opened)), label) for t, label in texts]
-        unit = tuple(_scored(e.token_ids, padding, label) for e, label in found if e is not None)
+        unit = tuple(_labelled(e.token_ids, padding, label) for e, label in found if e is not None)
         if len(unit) < len(found):
             _count(out, "the question alone fills reward.max_tokens")
         elif min(len(s.token_ids) for s in unit) < 2:
@@ -122,11 +122,11 @@ def encode(rows: Sequence[Row], cfg: RewardTrainConfig, encoder: Encoder, paddin
     return out
 
 
-def _scored(token_ids: Sequence[int], padding: int | None, label: float) -> Scored:
-    return Scored(np.asarray(token_ids[: scored_position(token_ids, padding) + 1], np.int32), label)
+def _labelled(token_ids: Sequence[int], padding: int | None, label: float) -> LabelledResponse:
+    return LabelledResponse(np.asarray(token_ids[: scored_position(token_ids, padding) + 1], np.int32), label)
 
 
-def _count(out: Encoded, reason: str) -> None:
+def _count(out: EncodedPreferences, reason: str) -> None:
     out.dropped[reason] = out.dropped.get(reason, 0) + 1
 
 
@@ -147,10 +147,10 @@ def _label(cfg: RewardTrainConfig, row: Row, i: int) -> float:
 def pack_preferences(units: Sequence[Unit], *, learner: LearnerConfig, layout: str) -> PackedBatch:
     """One update, each unit weighing 1 / units. A pair stays in one micro-batch, chosen first.
 
-    The mask is set on the token that a score is read off; advantages_T holds the label there.
+    The mask is set on the token that a score is read off; labels_T holds the label there.
     Raises BadInput when a pair does not fit into learner.micro_batch_tokens.
     """
-    packed = [[_packable(scored, 1 / len(units)) for scored in unit] for unit in units]
+    packed = [[_packable(labelled, 1 / len(units)) for labelled in unit] for unit in units]
     budget = learner.micro_batch_tokens
     worst = max((len(unit) * max(map(len, unit)) for unit in packed), default=0)
     if worst > budget:
@@ -165,7 +165,7 @@ def pack_preferences(units: Sequence[Unit], *, learner: LearnerConfig, layout: s
     )
 
 
-def _packable(scored: Scored, weight: float) -> Packable:
-    mask_T = np.zeros(len(scored.token_ids), np.float32)
+def _packable(labelled: LabelledResponse, weight: float) -> Packable:
+    mask_T = np.zeros(len(labelled.token_ids), np.float32)
     mask_T[-1] = 1
-    return Packable(scored.token_ids, mask_T, weight, advantage=scored.label)
+    return Packable(labelled.token_ids, mask_T, weight, label=labelled.label)

@@ -74,7 +74,7 @@ def voted(completion: str, opened: bool, same: Callable[[str, str], bool]) -> st
     return found[0] if all(same(found[0], other) for other in found[1:]) else None
 
 
-def judged_share(correct_G: Sequence[float]) -> float:
+def correct_share(correct_G: Sequence[float]) -> float:
     """The share of a problem's samples that are correct, of those with a verdict; NaN when none has one."""
-    judged = [c for c in correct_G if not math.isnan(c)]
-    return sum(judged) / len(judged) if judged else math.nan
+    valid = [c for c in correct_G if not math.isnan(c)]
+    return sum(valid) / len(valid) if valid else math.nan

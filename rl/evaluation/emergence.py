@@ -117,7 +117,7 @@ class Emergence:
 
     def _mixing(self, samples: Sequence[Sample], rng: random.Random) -> float:
         parts = [sample.parts[LANGUAGE] for sample in samples if LANGUAGE in sample.parts]
-        shares = [part.score for part in parts if part.verdict.is_judgement]
+        shares = [part.score for part in parts if part.verdict.is_valid]
         if not shares:
             few = rng.sample(samples, min(LANGUAGE_SAMPLES, len(samples)))
             shares = [self._share(ends_of(s.text, LANGUAGE_CHARACTERS), s.prompt.text, s.prompt.columns) for s in few]

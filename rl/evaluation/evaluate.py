@@ -20,11 +20,12 @@ from rl.config import EvalConfig, OptimConfig
 from rl.context import Context, sample_seed
 from rl.data.few_shot import shot_stop
 from rl.evaluation import resumable
-from rl.evaluation.consensus import consensus, judged_share
+from rl.evaluation.consensus import consensus, correct_share
 from rl.evaluation.metrics import default_ks, mean_and_stderr, pass_at_k
 from rl.evaluation.resumable import forget
 from rl.evaluation.style import Style, measure_style
-from rl.rollouts.queue import ScoringStats, sample_and_grade
+from rl.records.renamed_metrics import with_new_names, with_old_names
+from rl.rollouts.queue import RewardStats, sample_and_grade
 from rl.scoring.scorer import Scorer
 from rl.types import AhaError, GradedGroup, Prompt, RewardPart, Verdict
 
@@ -36,12 +37,12 @@ VERIFIER = "accuracy"
 
 @dataclass(frozen=True, slots=True)
 class EvalResult:
-    """Shares from 0 to 1, lengths in tokens. correct_P: of each problem, the share of its judged samples that are
-    correct; NaN where none was judged.
+    """Shares from 0 to 1, lengths in tokens. correct_P: of each problem, the share that is correct of its
+    samples with a verdict; NaN where none has one.
 
     pass_at: k -> (mean, standard error). cons: majority vote over all k samples, None for one sample. thought_mean and
     answer_mean: before and after the last </think>. format, language: see rl.evaluation.style; None where there is
-    nothing to say. unjudged: samples without a verdict, the greedy ones included. samples: k. cons_P, format_P,
+    nothing to say. without_verdict: samples without a verdict, the greedy ones included. samples: k. cons_P, format_P,
     language_P, thought_P and length_P (tokens, means over the samples): of each problem, for comparisons of the same
     problems in pairs; NaN where there is none, empty in older files.
     """
@@ -59,7 +60,7 @@ class EvalResult:
     answer_mean: float | None = None
     format: float | None = None
     language: float | None = None
-    unjudged: int = 0
+    without_verdict: int = 0
     samples: int = 0
     cons_P: list[float] = field(default_factory=list)
     format_P: list[float] = field(default_factory=list)
@@ -75,22 +76,22 @@ class EvalResult:
             out |= {f"cons@{self.samples}": self.cons, f"cons@{self.samples}/stderr": self.cons_stderr}
         out |= {"truncated_share": self.truncated, "rollout/length_mean": self.length_mean}
         out |= {"thought/length_mean": self.thought_mean, "answer/length_mean": self.answer_mean}
-        out |= {"format_share": self.format, "language": self.language, "unjudged": float(self.unjudged)}
+        out |= {"format_share": self.format, "language": self.language, "without_verdict": float(self.without_verdict)}
         return {name: value for name, value in out.items() if value is not None}
 
     def write(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(self)))
+        path.write_text(json.dumps(with_old_names(asdict(self))))
 
     @staticmethod
     def read(path: Path) -> EvalResult:
-        return EvalResult(**json.loads(path.read_text()))
+        return EvalResult(**with_new_names(json.loads(path.read_text())))
 
 
 def evaluate(
     ctx: Context, prompts_P: Sequence[Prompt], scorer: Scorer, version: int = 0, *, may_stop: bool = False
 ) -> tuple[EvalResult, list[GradedGroup]]:
-    """Sample k completions of each problem (and one greedily) with the samplers' current weights, and judge them.
+    """Sample k completions of each problem (and one greedily) with the samplers' current weights, and reward them.
 
     A sample counts as correct when the first reward that applies to its problem says so. One without a verdict (the
     reward timed out, failed or said nothing) is left out of its problem's mean, counted, and warned of; AhaError when
@@ -110,20 +111,20 @@ def evaluate(
         seeds_PG = [[sample_seed(ctx.cfg.seed, "eval", p.id, j) for j in range(k)] for p in prompts_P]
         if long:
             return resumable.sample_chunks(ctx, scorer, prompts_P, seeds_PG, params, version, ends, may_stop=may_stop)
-        return sample_and_grade(ctx, scorer, prompts_P, seeds_PG, params, ScoringStats(), ends=ends)
+        return sample_and_grade(ctx, scorer, prompts_P, seeds_PG, params, RewardStats(), ends=ends)
 
     graded_P = sample(cfg.samples, params)
     greedy_P: list[GradedGroup] = []
     if cfg.greedy:
         greedy_P = sample(1, replace(params, temperature=0.0, top_p=1.0))
     reward_P = [next(iter(scorer.applying(p)), "") for p in prompts_P]
-    unjudged = _warn_of_unjudged([*graded_P, *greedy_P], [*reward_P, *(reward_P if greedy_P else [])])
+    without_verdict = _warn_of_missing_verdicts([*graded_P, *greedy_P], [*reward_P, *(reward_P if greedy_P else [])])
     _warn_of_unreadable(graded_P, reward_P)
-    greedy_share_P = [judged_share(correct_of(g, name)) for g, name in zip(greedy_P, reward_P, strict=False)]
+    greedy_share_P = [correct_share(correct_of(g, name)) for g, name in zip(greedy_P, reward_P, strict=False)]
     style = measure_style([g.group for g in graded_P], [g.parts_G for g in graded_P], ctx.tokenizer)
     greedy = mean_and_stderr(greedy_share_P)[0] if greedy_P else None
     ks = cfg.pass_at or default_ks(cfg.samples)
-    return summarise(graded_P, reward_P, ks, greedy=greedy, style=style, unjudged=unjudged), graded_P
+    return summarise(graded_P, reward_P, ks, greedy=greedy, style=style, without_verdict=without_verdict), graded_P
 
 
 def summarise(
@@ -133,11 +134,11 @@ def summarise(
     *,
     greedy: float | None,
     style: Style,
-    unjudged: int,
+    without_verdict: int,
 ) -> EvalResult:
-    """The numbers of judged samples. reward_P: for each problem, whose verdicts count."""
+    """The numbers of graded samples. reward_P: for each problem, whose verdicts count."""
     correct_PG = [correct_of(g, reward) for g, reward in zip(graded_P, reward_P, strict=True)]
-    correct_P = [judged_share(correct_G) for correct_G in correct_PG]
+    correct_P = [correct_share(correct_G) for correct_G in correct_PG]
     pass_at_1, stderr = mean_and_stderr(correct_P)
     samples = max(len(correct_G) for correct_G in correct_PG)
     cons: tuple[float | None, float | None] = (None, None)
@@ -162,7 +163,7 @@ def summarise(
         answer_mean=style.answer_mean,
         format=style.format,
         language=style.language,
-        unjudged=unjudged,
+        without_verdict=without_verdict,
         samples=samples,
         cons_P=cons_P,
         format_P=style.format_P,
@@ -175,23 +176,23 @@ def summarise(
 def correct_of(graded: GradedGroup, reward: str) -> list[float]:
     """1 or 0 for each sample, NaN where the reward has no verdict."""
     parts = [p.get(reward) for p in graded.parts_G]
-    return [math.nan if p is None or not p.verdict.is_judgement else float(p.verdict == Verdict.CORRECT) for p in parts]
+    return [math.nan if p is None or not p.verdict.is_valid else float(p.verdict == Verdict.CORRECT) for p in parts]
 
 
 def _pass_at(correct_G: Sequence[float], k: int) -> float:
-    """pass@k of one problem from its judged samples; NaN where they are fewer than k."""
-    judged = [c for c in correct_G if not math.isnan(c)]
-    return pass_at_k(len(judged), int(sum(judged)), k) if k <= len(judged) else math.nan
+    """pass@k of one problem from its samples with a verdict; NaN where they are fewer than k."""
+    valid = [c for c in correct_G if not math.isnan(c)]
+    return pass_at_k(len(valid), int(sum(valid)), k) if k <= len(valid) else math.nan
 
 
-def _warn_of_unjudged(graded_P: Sequence[GradedGroup], reward_P: Sequence[str]) -> int:
+def _warn_of_missing_verdicts(graded_P: Sequence[GradedGroup], reward_P: Sequence[str]) -> int:
     """How many samples have no verdict. Raises AhaError when that is all of them."""
     parts: list[tuple[int, str, RewardPart | None]] = [
         (g.group.prompt.id, reward, p.get(reward))
         for g, reward in zip(graded_P, reward_P, strict=True)
         for p in g.parts_G
     ]
-    silent = [(i, reward, part) for i, reward, part in parts if part is None or not part.verdict.is_judgement]
+    silent = [(i, reward, part) for i, reward, part in parts if part is None or not part.verdict.is_valid]
     if silent:
         shown = "; ".join(
             f"problem {i}: {reward or 'no reward'}: " + (f"{part.verdict}, {part.reason}" if part else "does not apply")

@@ -1,4 +1,4 @@
-"""A long evaluation is sampled in chunks of problems: each is judged and on disk before the next begins, and after a
+"""A long evaluation is sampled in chunks of problems: each is rewarded and on disk before the next begins, and after a
 kill those that are there are not sampled again.
 
     evals/partial/<hash>.parquet    a chunk's samples, as rollouts/ has them, with logprobs in full precision
@@ -25,7 +25,7 @@ from rl.config import RunConfig
 from rl.context import Context
 from rl.data.content_hash import path_hash
 from rl.records.rollout_files import read_rollouts, write_rollouts
-from rl.rollouts.queue import ScoringStats, sample_and_grade
+from rl.rollouts.queue import RewardStats, sample_and_grade
 from rl.scoring.scorer import Scorer
 from rl.types import GradedGroup, Prompt, Stopped
 
@@ -81,7 +81,7 @@ def sample_chunks(
         path = folder(ctx.run_dir) / f"{_hash(ctx.cfg, chunk_P, chunk_PG, params, version, weights)}.parquet"
         resumed = path.exists()
         if not resumed:
-            graded_P = sample_and_grade(ctx, scorer, chunk_P, chunk_PG, params, ScoringStats(), ends=ends)
+            graded_P = sample_and_grade(ctx, scorer, chunk_P, chunk_PG, params, RewardStats(), ends=ends)
             scorer.stop_if_silent(graded_P)
             write_rollouts(path, version, graded_P, full_precision=True)
         names_P = [scorer.applying(p) for p in chunk_P]

@@ -102,7 +102,7 @@ def _languages(
     pairs: Sequence[tuple[RolloutGroup, Rollout]], parts: Sequence[Mapping[str, RewardPart]]
 ) -> dict[int, float]:
     """Sample -> its share of words in the question's language, of the samples that are looked at."""
-    rewarded = {i: p[LANGUAGE].score for i, p in enumerate(parts) if LANGUAGE in p and p[LANGUAGE].verdict.is_judgement}
+    rewarded = {i: p[LANGUAGE].score for i, p in enumerate(parts) if LANGUAGE in p and p[LANGUAGE].verdict.is_valid}
     if rewarded:
         return rewarded
     chosen: Sequence[int] = range(len(pairs))

@@ -9,7 +9,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from rl.config import LearnerConfig
 from rl.model.attention import attention_name
-from rl.model.policy import UNSHARDED, Backbone, Loading, ScoreInput, make_ready, resolve_layout
+from rl.model.policy import UNSHARDED, Backbone, Loading, ModelInput, make_ready, resolve_layout
 from rl.model.pretrained import load_config
 from rl.types import BadInput
 
@@ -26,7 +26,7 @@ class Classifier(Backbone):
         if not isinstance(head, nn.Linear) or head.out_features != 1 or hf.base_model is hf:
             raise BadInput(f"{type(hf).__name__}: a reward model is trained on a decoder with a linear head {HEAD!r}")
 
-    def forward(self, batch: ScoreInput) -> Tensor:
+    def forward(self, batch: ModelInput) -> Tensor:
         head = self.hf.get_submodule(HEAD)
         assert isinstance(head, nn.Linear)
         scores_M: Tensor = head(self.hidden_at(batch, offset=0).to(head.weight.dtype))[:, 0].float()

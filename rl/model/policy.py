@@ -36,7 +36,7 @@ UNSUPPORTED_LOGIT_SETTINGS = ("final_logit_softcapping", "logit_scale", "logits_
 
 
 @dataclass(frozen=True, slots=True)
-class ScoreInput:
+class ModelInput:
     """A MicroBatch as tensors on the learner's device.
 
     bounds: the slice of its tokens that this rank runs, whose masked-in tokens are in index_M; None: all of them.
@@ -50,7 +50,7 @@ class ScoreInput:
     bounds: tuple[int, int] | None = None
 
     @staticmethod
-    def of(batch: MicroBatch, device: torch.device, share: Share = WHOLE) -> ScoreInput:
+    def of(batch: MicroBatch, device: torch.device, share: Share = WHOLE) -> ModelInput:
         index_M = np.flatnonzero(batch.loss_mask_T)
         if (batch.positions_T[index_M] == 0).any():
             raise ValueError("loss_mask_T is set on the first token of a sequence, which nothing predicts")
@@ -64,7 +64,7 @@ class ScoreInput:
             bounds = share.bounds(len(ids_T))
         put = lambda x: torch.from_numpy(np.ascontiguousarray(x)).to(device)  # noqa: E731
         temperature_M = batch.temperature_T[index_M]
-        return ScoreInput(put(ids_T), put(positions_T), put(lengths_S), put(index_M), put(temperature_M), bounds)
+        return ModelInput(put(ids_T), put(positions_T), put(lengths_S), put(index_M), put(temperature_M), bounds)
 
 
 class Backbone(nn.Module):
@@ -76,7 +76,7 @@ class Backbone(nn.Module):
         self.hf = hf
         self.layout = layout
 
-    def hidden_at(self, batch: ScoreInput, offset: int) -> Tensor:
+    def hidden_at(self, batch: ModelInput, offset: int) -> Tensor:
         """(M, D): the hidden states `offset` tokens after (-1: before) the masked-in ones."""
         backbone = self.hf.base_model
         if self.layout == "packed":
@@ -127,7 +127,7 @@ class Policy(Backbone):
                 raise BadInput(f"{type(hf).__name__}: logits scaled by {name} are not supported")
         hf.set_output_embeddings(LogprobHead(head.weight, chunk_tokens))
 
-    def forward(self, batch: ScoreInput, score: HeadWork | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, batch: ModelInput, score: HeadWork | None = None) -> tuple[Tensor, Tensor]:
         """(logprobs_M, entropy_M), or what score makes of the hidden states that predict the masked-in tokens."""
         head = self.hf.get_output_embeddings()
         hidden_MD = self.hidden_at(batch, offset=-1).to(head.weight.dtype)

@@ -9,7 +9,7 @@ GROUPS = (
     ("learner", ("loss", "grad_norm", "lr", "updates", "learner/", "max/", "nll")),
     ("time", ("seconds", "tokens_per_second")),
     ("data", ("batch/", "tokens", "data/")),
-    ("verifier", ("verdict/", "scoring/", "watch/")),
+    ("verifier", ("verdict/", "reward_calls/", "scoring/", "watch/")),
     ("sync", ("sync/",)),
     ("memory", ("memory/",)),
 )

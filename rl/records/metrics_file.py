@@ -13,6 +13,7 @@ from typing import cast
 
 import numpy as np
 
+from rl.records.renamed_metrics import with_new_names
 from rl.records.whole_files import write_whole
 from rl.types import AhaError
 
@@ -20,11 +21,15 @@ log = logging.getLogger(__name__)
 
 
 def read_metrics(run_dir: Path) -> list[dict[str, object]]:
-    """The records of a run in order. A last line that a kill cut short is left out.
+    """The records of a run in order, with today's names. A last line that a kill cut short is left out.
 
     Numbers that JSON lacks (NaN, infinities) read as None. Raises AhaError on a damaged line before the last.
     """
-    path = run_dir / "metrics.jsonl"
+    return [with_new_names(record) for record in _read_lines(run_dir / "metrics.jsonl")]
+
+
+def _read_lines(path: Path) -> list[dict[str, object]]:
+    """The records as they were written, old names included."""
     if not path.exists():
         return []
     *lines, rest = path.read_bytes().split(b"\n")
@@ -43,13 +48,13 @@ def read_metrics(run_dir: Path) -> list[dict[str, object]]:
 def phases(seconds: float, metrics: Mapping[str, float]) -> dict[str, float]:
     """Seconds of a step by phase, from its seconds/<phase> metrics and "rest": they add up to `seconds`.
 
-    Waiting for rewards (scoring) is measured inside the rollout phase, so it is taken from it.
+    Waiting for rewards is measured inside the rollout phase, so it is taken from it.
     """
     found = {name.removeprefix("seconds/"): s for name, s in metrics.items() if name.startswith("seconds/")}
     found = {name: s for name, s in found.items() if "/" not in name}  # deeper names are parts of a phase
-    if "rollout" in found and "scoring" in found:
-        found["rollout"] = max(0.0, found["rollout"] - found["scoring"])
-    order = [*(name for name in ("rollout", "scoring", "update", "sync") if name in found), *sorted(found)]
+    if "rollout" in found and "rewards" in found:
+        found["rollout"] = max(0.0, found["rollout"] - found["rewards"])
+    order = [*(name for name in ("rollout", "rewards", "update", "sync") if name in found), *sorted(found)]
     out = {name: found[name] for name in dict.fromkeys(order)}
     return out | {"rest": max(0.0, seconds - sum(out.values()))}
 
@@ -59,7 +64,7 @@ class MetricsFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        records = read_metrics(path.parent)
+        records = _read_lines(path)
         if path.exists() and not path.read_bytes().endswith(b"\n"):
             self._write(records)
         self._seen = {(r["stage"], r["step"]) for r in records}
@@ -76,7 +81,7 @@ class MetricsFile:
         self._seen.add((stage, step))
 
     def truncate(self, next_steps: Mapping[str, int]) -> None:
-        records = read_metrics(self._path.parent)
+        records = _read_lines(self._path)
         kept = [r for r in records if cast(int, r["step"]) < next_steps.get(cast(str, r["stage"]), 0)]
         if len(kept) < len(records):
             self._write(kept)

@@ -108,8 +108,10 @@ class Bar:
             shares = "  ".join(f"{name} {s / total:.0%}" for name, s in self._phases.items() if s / total >= 0.005)
             rows.add_row("time", f"{total:.1f} s", shares)
         queue = self._queue()
-        under_way = f"groups: {queue.waiting} wait, {queue.sampling} at the samplers, {queue.scoring} at the rewards"
-        rows.add_row("queue", f"{queue.waiting + queue.sampling + queue.scoring}", under_way)
+        under_way = (
+            f"groups: {queue.waiting} wait, {queue.sampling} at the samplers, {queue.awaiting_rewards} at the rewards"
+        )
+        rows.add_row("queue", f"{queue.waiting + queue.sampling + queue.awaiting_rewards}", under_way)
         if "rollout/staleness_max" in self._last:
             behind = self._last["rollout/staleness_max"]
             rows.add_row("staleness", f"{behind:.0f}", "policy versions behind, the oldest rollout")

@@ -22,6 +22,7 @@ from rich.console import Console
 
 from rl.config import TrackConfig
 from rl.records.metrics_file import MetricsFile
+from rl.records.renamed_metrics import with_old_names
 from rl.records.rollout_files import rollout_files, rollouts_path, write_rollouts
 from rl.records.terminal import Bar, log_to
 from rl.records.wandb_run import WandbRun
@@ -109,13 +110,14 @@ class Tracker:
             record.setdefault("tokens_per_second", tokens / record["seconds"])
         if groups_P and self._cfg.rollouts:
             write_rollouts(rollouts_path(self.run_dir, stage, step), step, groups_P)
-        self._records.append(stage, step, record)
+        written = with_old_names(record)
+        self._records.append(stage, step, written)
         if self._wandb:
-            self._wandb.log(stage, step, record, groups_P)
+            self._wandb.log(stage, step, written, groups_P)
         if self._cfg.tensorboard:
-            self._board(stage, step, record)
+            self._board(stage, step, written)
         for sink in self._sinks:
-            sink(self._name, stage, step, record)
+            sink(self._name, stage, step, written)
         self._bar.advance(stage, step, record)
 
     def close(self, *, failed: bool = False) -> None:

@@ -10,16 +10,16 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from rl.backend import Judging, SampleParams
+from rl.backend import RewardWorkers, SampleParams
 from rl.context import Context, sample_seed
 from rl.data.streams import PromptStream
 from rl.scoring.scorer import Scorer
 from rl.types import (
     AhaError,
     GradedGroup,
-    JudgeReport,
     Prompt,
     Queue,
+    RewardReport,
     Rollout,
     RolloutGroup,
     SampleRequest,
@@ -28,8 +28,8 @@ from rl.types import (
 
 
 @dataclass
-class ScoringStats:
-    """seconds: waited for rewards after the last rollout was in. The counters: see rl.types.JudgeReport.
+class RewardStats:
+    """seconds: waited for rewards after the last rollout was in. The counters: see rl.types.RewardReport.
 
     most: the longest queues that were seen, each when a group came back from a sampler.
     """
@@ -43,18 +43,20 @@ class ScoringStats:
     def saw(self, now: Queue) -> None:
         most = self.most
         self.most = Queue(
-            max(most.waiting, now.waiting), max(most.sampling, now.sampling), max(most.scoring, now.scoring)
+            max(most.waiting, now.waiting),
+            max(most.sampling, now.sampling),
+            max(most.awaiting_rewards, now.awaiting_rewards),
         )
 
     def metrics(self) -> dict[str, float]:
         return {
-            "seconds/scoring": self.seconds,
-            "scoring/killed": float(self.killed),
-            "scoring/replaced": float(self.replaced),
-            "scoring/truncated": float(self.truncated),
+            "seconds/rewards": self.seconds,
+            "reward_calls/killed": float(self.killed),
+            "reward_calls/replaced": float(self.replaced),
+            "reward_calls/truncated": float(self.truncated),
             "queue/waiting_max": float(self.most.waiting),
             "queue/sampling_max": float(self.most.sampling),
-            "queue/scoring_max": float(self.most.scoring),
+            "queue/awaiting_rewards_max": float(self.most.awaiting_rewards),
         }
 
 
@@ -64,20 +66,20 @@ def sample_and_grade(
     prompts_P: Sequence[Prompt],
     seeds_PG: Sequence[list[int]],
     params: SampleParams,
-    stats: ScoringStats,
+    stats: RewardStats,
     version: int | None = None,
     ends: tuple[str, ...] = (),
 ) -> list[GradedGroup]:
     """A graded group for each prompt, in order. Raises AhaError for groups that are lost or not from `version`.
 
-    ends: where one of these begins, a completion's text ends before it is judged. Its tokens stay.
+    ends: where one of these begins, a completion's text ends before the rewards read it. Its tokens stay.
     """
     requests = [SampleRequest(i, p.token_ids, seeds_PG[i]) for i, p in enumerate(prompts_P)]
 
     def arriving() -> Iterator[tuple[int, list[Rollout]]]:
         for i, rollouts_G in ctx.backend.rollouts(requests, params):
             yield i, [replace(r, text=before(r.text, ends)) for r in rollouts_G] if ends else rollouts_G
-            stats.saw(ctx.backend.queue())  # the group is with its judges by now
+            stats.saw(ctx.backend.queue())  # the group is with its reward workers by now
 
     return grade_arriving(ctx.backend, scorer, prompts_P, arriving(), stats, version)
 
@@ -88,20 +90,20 @@ def before(text: str, ends: Sequence[str]) -> str:
 
 
 def grade_arriving(
-    judging: Judging,
+    workers: RewardWorkers,
     scorer: Scorer,
     prompts_P: Sequence[Prompt],
     arriving: Iterable[tuple[int, list[Rollout]]],
-    stats: ScoringStats,
+    stats: RewardStats,
     version: int | None = None,
 ) -> list[GradedGroup]:
-    """The same for groups that arrive from anywhere, as (place of the prompt, rollouts): each is judged at once."""
-    waiting: dict[int, tuple[RolloutGroup, Callable[[], JudgeReport]]] = {}
+    """The same for groups that arrive from anywhere, as (place of the prompt, rollouts): its rewards begin at once."""
+    waiting: dict[int, tuple[RolloutGroup, Callable[[], RewardReport]]] = {}
     for i, rollouts_G in arriving:
         group = RolloutGroup(prompts_P[i], rollouts_G)
         _refuse_strange(group, version)
         # A teacher may leave a prompt without any answer.
-        asked = judging.judge(group, scorer.applying(group.prompt, version)) if rollouts_G else _nothing_to_say
+        asked = workers.ask_rewards(group, scorer.applying(group.prompt, version)) if rollouts_G else _nothing_to_say
         waiting[i] = (group, asked)
     missing = len(prompts_P) - len(waiting)
     if missing:
@@ -135,10 +137,10 @@ class RolloutQueue:
         if staleness:
             raise AhaError(f"rollout.staleness={staleness}: only 0 (synchronous) is built")
         self.ctx, self.stream, self.scorer = ctx, stream, scorer
-        self.stats = ScoringStats()
+        self.stats = RewardStats()
 
     def reset(self) -> None:
-        self.stats = ScoringStats()
+        self.stats = RewardStats()
 
     def take(self, num_prompts: int, version: int) -> list[GradedGroup]:
         """num_prompts graded groups, in the order of their draws, all sampled from `version`."""
@@ -161,5 +163,5 @@ def _refuse_strange(group: RolloutGroup, version: int | None) -> None:
         )
 
 
-def _nothing_to_say() -> JudgeReport:
-    return JudgeReport([])
+def _nothing_to_say() -> RewardReport:
+    return RewardReport([])

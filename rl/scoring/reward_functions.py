@@ -31,7 +31,7 @@ WATCHED, WATCHED_TAIL = 128, 1500
 """Samples of a step, and characters at the end of each, that watch() reads: the loop waits for it."""
 
 
-class Judges:
+class RewardFunctions:
     """The reward functions of a run, resolved and ready. Reward models are not among them
     (rl/scoring/reward_model_text.py).
 
@@ -42,7 +42,7 @@ class Judges:
 
     def __init__(self, rewards: Sequence[RewardConfig]) -> None:
         self.configs = {name: reward for name, reward in named(rewards).items() if not is_model(reward)}
-        self._rewards: dict[str, _Reward] = {}
+        self._rewards: dict[str, _RewardFunction] = {}
         faults = []
         for name, reward in self.configs.items():
             try:
@@ -68,13 +68,13 @@ class Judges:
         """Seconds that this reward may take for one sample."""
         return limit_s(self.configs[name])
 
-    def judge(self, name: str, group: RolloutGroup) -> list[RewardPart | None]:
+    def call(self, name: str, group: RolloutGroup) -> list[RewardPart | None]:
         """A part for each sample of the group, None where the reward does not apply. Never raises on its account."""
-        return self._rewards[name].judge(group)
+        return self._rewards[name].call(group)
 
-    def judge_all(self, group: RolloutGroup, names: Sequence[str]) -> list[Parts]:
+    def call_all(self, group: RolloutGroup, names: Sequence[str]) -> list[Parts]:
         """The named rewards' parts of each sample, in this process."""
-        return merge(names, [self.judge(name, group) for name in names], len(group.rollouts_G))
+        return merge(names, [self.call(name, group) for name in names], len(group.rollouts_G))
 
 
 def limit_s(reward: RewardConfig) -> float:
@@ -105,10 +105,10 @@ def refuse_style_alone(parts: Mapping[str, RewardConfig], rows: Sequence[Row], s
         )
 
 
-def unjudgeable(
+def unrewardable_rows(
     rewards: Sequence[RewardConfig], rows: Sequence[Row], answers: Sequence[str], steps: int = 0
 ) -> dict[int, str]:
-    """Number of the row -> why it cannot be judged: a reward that it gets cannot judge by its answer, or it gets none.
+    """Number of the row -> why it gets no verdict: a reward cannot go by its answer, or it gets no reward.
 
     A verifier would call every sample wrong there. answers: the rows' references. steps: see
     rl.scoring.routing.unrewarded.
@@ -136,7 +136,7 @@ def watch(scored_P: Sequence[ScoredGroup], names: Sequence[str] = ("accuracy",))
         for s in scored_P
         for r, parts in zip(s.group.rollouts_G, s.parts_G, strict=True)
         for name in names
-        if name in parts and parts[name].verdict.is_judgement and s.group.prompt.reference
+        if name in parts and parts[name].verdict.is_valid and s.group.prompt.reference
     ]
     samples = samples[:: -(-len(samples) // WATCHED) or 1]
     if not samples:
@@ -177,18 +177,18 @@ def resolve(spec: str) -> Function:
     return function
 
 
-class _Reward:
-    """One reward function. judge: a part for each sample of a group, None where the reward does not apply."""
+class _RewardFunction:
+    """One reward function. call: a part for each sample of a group, None where the reward does not apply."""
 
     def __init__(self, name: str, function: Function, options: dict[str, object], settings: set[str]) -> None:
         self._name, self._function, self._options, self._settings = name, function, options, settings
         self._parameters = parameters_of(function)
         self._traced = False
 
-    def judge(self, group: RolloutGroup) -> list[RewardPart | None]:
+    def call(self, group: RolloutGroup) -> list[RewardPart | None]:
         raise NotImplementedError
 
-    def _call(self, args: tuple[object, ...], columns: dict[str, object]) -> object:
+    def _invoke(self, args: tuple[object, ...], columns: dict[str, object]) -> object:
         """The function's result, or the exception it raised. It gets the columns it names, or all if it has **."""
         columns = {name: value for name, value in columns.items() if name not in self._settings} | self._options
         if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in self._parameters.values()):
@@ -204,20 +204,21 @@ class _Reward:
             return error
 
 
-class _Native(_Reward):
+class _Native(_RewardFunction):
     """f(completion, *, prompt, answer, **columns) -> Score or number, called once a sample."""
 
-    def judge(self, group: RolloutGroup) -> list[RewardPart | None]:
+    def call(self, group: RolloutGroup) -> list[RewardPart | None]:
         prompt = group.prompt
         columns = {**prompt.columns, "prompt": prompt.for_rewards, "answer": prompt.reference}
         # A column with the name of the completion's own parameter would be passed twice.
         columns.pop(completion_name(self._function), None)
         return [
-            _part(self._call((r.text,), columns | {"completion_tokens": len(r.token_ids_T)})) for r in group.rollouts_G
+            _part(self._invoke((r.text,), columns | {"completion_tokens": len(r.token_ids_T)}))
+            for r in group.rollouts_G
         ]
 
 
-class _Batched(_Reward):
+class _Batched(_RewardFunction):
     """TRL's and open-r1's shape: f(prompts, completions, **columns) -> list[float | None], called once a group.
 
     Every argument is a list with an item a sample. Columns are the row's, with "answer" and "question" added where
@@ -228,7 +229,7 @@ class _Batched(_Reward):
 
     _messages = False
 
-    def judge(self, group: RolloutGroup) -> list[RewardPart | None]:
+    def call(self, group: RolloutGroup) -> list[RewardPart | None]:
         count = len(group.rollouts_G)
         messages = self._messages or isinstance(group.prompt.row.get("prompt"), list)
         result = self._run(group, messages)
@@ -253,7 +254,7 @@ class _Batched(_Reward):
         columns["completion_ids"] = [r.token_ids_T.tolist() for r in rollouts_G]
         columns["prompts"] = [own if isinstance(own, list) else prompt.for_rewards] * len(texts)
         columns["completions"] = [[{"role": "assistant", "content": t}] for t in texts] if messages else texts
-        return self._call((), columns)
+        return self._invoke((), columns)
 
 
 def _part(result: object) -> RewardPart | None:
@@ -270,7 +271,7 @@ def _part(result: object) -> RewardPart | None:
         return failed(f"returned the verdict {verdict!r}, which is none of {', '.join(Verdict)}")
     # A bare number carries no verdict: what earns something counts as correct.
     found = Verdict(verdict) if verdict is not None else Verdict.CORRECT if number > 0 else Verdict.WRONG
-    if not found.is_judgement:
+    if not found.is_valid:
         return RewardPart(math.nan, found, reason)
     return RewardPart(number, found, reason) if math.isfinite(number) else failed(f"returned {number}")
 

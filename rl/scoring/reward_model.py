@@ -14,9 +14,9 @@ import torch
 from transformers.modeling_utils import PreTrainedModel
 
 from rl.config import RewardConfig
-from rl.scoring.reward_model_text import Encoded, Encoder, load_classifier, load_encoder, padding_token, summary
+from rl.scoring.reward_model_text import EncodedResponse, Encoder, load_classifier, load_encoder, padding_token, summary
 from rl.scoring.routing import model_path
-from rl.types import JudgeReport, Prompt, RewardPart, RolloutGroup, Verdict
+from rl.types import Prompt, RewardPart, RewardReport, RolloutGroup, Verdict
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class RewardModel:
         self._load()
         return os.getpid()
 
-    def score(self, group: RolloutGroup) -> JudgeReport:
+    def score(self, group: RolloutGroup) -> RewardReport:
         """A part for each sample, with the logit (or its sigmoid) as the score.
 
         A positive logit is reported as correct, any other as wrong. A response without a summary is scored as an empty
@@ -58,7 +58,7 @@ class RewardModel:
             for shown, encoded in zip(shown_G, encoded_G, strict=True)
         ]
         cut = sum(encoded.cut for encoded in fits)
-        return JudgeReport([{self._name: part} for part in parts_G], truncated=cut, pid=os.getpid())
+        return RewardReport([{self._name: part} for part in parts_G], truncated=cut, pid=os.getpid())
 
     def _shown(self, completion: str, prompt: Prompt) -> str | None:
         return summary(completion, prompt.text) if self._cfg.scores == "summary" else completion
@@ -95,7 +95,7 @@ def _choose_padding(model: PreTrainedModel, encoder: Encoder) -> None:
         log.warning("this reward model has no padding token: it reads one response at a time")
 
 
-def _logits(model: PreTrainedModel, encoded: Sequence[Encoded], batch_tokens: int) -> list[float]:
+def _logits(model: PreTrainedModel, encoded: Sequence[EncodedResponse], batch_tokens: int) -> list[float]:
     """One number each, in order. Similar lengths share a batch of at most batch_tokens tokens, padding included."""
     order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].token_ids), reverse=True)
     out = [math.nan] * len(encoded)
@@ -108,7 +108,7 @@ def _logits(model: PreTrainedModel, encoded: Sequence[Encoded], batch_tokens: in
 
 
 @torch.inference_mode()
-def _forward(model: PreTrainedModel, encoded_B: Sequence[Encoded]) -> list[float]:
+def _forward(model: PreTrainedModel, encoded_B: Sequence[EncodedResponse]) -> list[float]:
     """One batch, padded on the right, where no model's positions are moved by it. Halved when memory runs out."""
     config = model.config.get_text_config()
     longest = max(len(e.token_ids) for e in encoded_B)

@@ -57,7 +57,7 @@ def read_part(response: str, scores: str, opened: bool) -> str:
 # ------------------------------------------------------------------------------------------------ tokens
 
 
-class Encoded(NamedTuple):
+class EncodedResponse(NamedTuple):
     """One response in a classifier's tokens. type_ids: all 0 but for the second part of a BERT's pair. cut: it lost
     its end."""
 
@@ -86,7 +86,7 @@ class Encoder:
         if tokenizer.chat_template and probe not in self._conversation("why", probe):
             raise BadInput(f"it leaves out part of a response like {probe}")
 
-    def encode(self, question: str, response: str) -> Encoded | None:
+    def encode(self, question: str, response: str) -> EncodedResponse | None:
         """None when the question alone leaves no room for a response."""
         question, response = self._defused(question), self._defused(response)
         found = self._encode(question, response)
@@ -101,7 +101,7 @@ class Encoder:
             found = self._encode(question, response)._replace(cut=True)
         return found
 
-    def _encode(self, question: str, response: str) -> Encoded:
+    def _encode(self, question: str, response: str) -> EncodedResponse:
         call = cast(Any, self.tokenizer)
         if self.tokenizer.chat_template:
             out = call(self._conversation(question, response), add_special_tokens=False, verbose=False)
@@ -110,7 +110,7 @@ class Encoder:
         else:
             out = call(f"{question}\n\n{response}", verbose=False)
         ids = list(out["input_ids"])
-        return Encoded(ids, list(out.get("token_type_ids", [0] * len(ids))), False)
+        return EncodedResponse(ids, list(out.get("token_type_ids", [0] * len(ids))), False)
 
     def _conversation(self, question: str, response: str) -> str:
         turns = [{"role": "user", "content": question}, {"role": "assistant", "content": response}]

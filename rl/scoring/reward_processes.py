@@ -1,6 +1,6 @@
 """Reward workers: every call of a reward function runs in a process that is killed when it takes too long.
 
-A Judge holds a few such processes, started as they are needed. It is what one Ray actor runs; it imports no Ray.
+A reward worker holds a few such processes, started as they are needed. One Ray actor runs it; it imports no Ray.
 Inside a process the functions run in the main thread, where the alarms that some verifiers set work.
 
 A call is killed   -> its samples are timed out; the process is replaced by the next call that needs one.
@@ -25,8 +25,8 @@ from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 
 from rl.config import RewardConfig, RunConfig, ScoringConfig
-from rl.scoring.reward_functions import Judges, failed, merge
-from rl.types import AhaError, JudgeReport, RewardPart, RolloutGroup, Verdict
+from rl.scoring.reward_functions import RewardFunctions, failed, merge
+from rl.types import AhaError, RewardPart, RewardReport, RolloutGroup, Verdict
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class _Died(Exception):
     """The process ended in the middle of a call."""
 
 
-class _Process:
+class _RewardProcess:
     """One child that answers calls, one at a time, over a socket."""
 
     def __init__(self, rewards: Sequence[RewardConfig], memory_gib: float) -> None:
@@ -66,7 +66,7 @@ class _Process:
             raise
 
     def learn(self, rewards: Sequence[RewardConfig]) -> None:
-        """Answer by these rewards from now on. Raises what Judges does, and as call()."""
+        """Answer by these rewards from now on. Raises what RewardFunctions does, and as call()."""
         if self._rewards != tuple(rewards):
             self.call((None, tuple(rewards)), START_LIMIT_S)
             self._rewards = tuple(rewards)
@@ -102,16 +102,16 @@ class _Counters:
     replaced: int = 0
 
 
-class Judge:
-    """Judges groups, several samples at once. Any number of threads may call judge()."""
+class RewardWorker:
+    """Calls the reward functions on groups, several samples at once. Any number of threads may use call_rewards()."""
 
     def __init__(self, rewards: Sequence[RewardConfig], scoring: ScoringConfig) -> None:
         self._rewards, self._scoring = tuple(rewards), scoring
-        self._judges = Judges(rewards)
-        self._idle: queue.LifoQueue[_Process] = queue.LifoQueue()
+        self._functions = RewardFunctions(rewards)
+        self._idle: queue.LifoQueue[_RewardProcess] = queue.LifoQueue()
         processes = scoring.processes or 2 * (os.cpu_count() or 1)
         self._threads = ThreadPoolExecutor(processes, thread_name_prefix="reward")
-        self._all: set[_Process] = set()
+        self._all: set[_RewardProcess] = set()
         self._lock = threading.Lock()
 
     def start(self, rewards: Sequence[RewardConfig] | None = None) -> int:
@@ -128,11 +128,11 @@ class Judge:
     def _agree(self, rewards: tuple[RewardConfig, ...]) -> None:
         with self._lock:
             if rewards != self._rewards:
-                self._judges, self._rewards = Judges(rewards), rewards
+                self._functions, self._rewards = RewardFunctions(rewards), rewards
 
-    def judge(
+    def call_rewards(
         self, group: RolloutGroup, names: Sequence[str], rewards: tuple[RewardConfig, ...] | None = None
-    ) -> JudgeReport:
+    ) -> RewardReport:
         """The named rewards of every sample, within the limits.
 
         rewards: those of today, for an actor that Ray started again: it knows its first ones only.
@@ -141,19 +141,19 @@ class Judge:
             self._agree(rewards)
         counters = _Counters()
         size = len(group.rollouts_G)
-        calls = [(name, unit) for name in names for unit in self._judges.units(name, size)]
+        calls = [(name, unit) for name in names for unit in self._functions.units(name, size)]
         futures = [self._threads.submit(self._call, name, unit, group, counters) for name, unit in calls]
         by_reward: dict[str, list[RewardPart | None]] = {name: [None] * size for name in names}
         for (name, unit), future in zip(calls, futures, strict=True):
             for i, part in zip(unit, future.result(), strict=True):
                 by_reward[name][i] = part
         parts_G = merge(names, list(by_reward.values()), size)
-        return JudgeReport(parts_G, counters.killed, counters.replaced, pid=os.getpid())
+        return RewardReport(parts_G, counters.killed, counters.replaced, pid=os.getpid())
 
     def _call(
         self, name: str, unit: list[int], group: RolloutGroup, counters: _Counters
     ) -> Sequence[RewardPart | None]:
-        limit = self._judges.limit_s(name) * len(unit)
+        limit = self._functions.limit_s(name) * len(unit)
         part = replace(group, rollouts_G=[group.rollouts_G[i] for i in unit])
         ended = ""
         for _ in range(2):
@@ -176,7 +176,7 @@ class Judge:
             return result
         return [failed(f"its process died twice ({ended})")] * len(unit)
 
-    def _take(self) -> _Process:
+    def _take(self) -> _RewardProcess:
         """A process that knows today's rewards."""
         try:
             process = self._idle.get_nowait()
@@ -192,16 +192,16 @@ class Judge:
             raise
         return process
 
-    def _new(self) -> _Process:
+    def _new(self) -> _RewardProcess:
         try:
-            process = _Process(self._rewards, self._scoring.memory_gib)
+            process = _RewardProcess(self._rewards, self._scoring.memory_gib)
         except (_TooLong, _Died) as error:
             raise AhaError("a reward process did not start; its messages are in the reward worker's log") from error
         with self._lock:
             self._all.add(process)
         return process
 
-    def _kill(self, process: _Process) -> str:
+    def _kill(self, process: _RewardProcess) -> str:
         with self._lock:
             self._all.discard(process)
         return process.kill()
@@ -213,22 +213,25 @@ class Judge:
             self._kill(process)
 
 
-class LocalJudging:
-    """A Judge in this process, for a stage that starts no machines. Implements rl.backend.Judging, without models."""
+class LocalRewardWorker:
+    """A reward worker in this process, for a stage that starts no machines. It cannot run reward models.
+
+    Implements rl.backend.RewardWorkers.
+    """
 
     def __init__(self, cfg: RunConfig) -> None:
-        self._judge = Judge(cfg.rewards, cfg.scoring)
-        self._judge.start()
-        self._groups = ThreadPoolExecutor(GROUPS_AT_ONCE, thread_name_prefix="judging")
+        self._worker = RewardWorker(cfg.rewards, cfg.scoring)
+        self._worker.start()
+        self._groups = ThreadPoolExecutor(GROUPS_AT_ONCE, thread_name_prefix="reward groups")
 
-    def judge(self, group: RolloutGroup, names: Sequence[str]) -> Callable[[], JudgeReport]:
+    def ask_rewards(self, group: RolloutGroup, names: Sequence[str]) -> Callable[[], RewardReport]:
         """The result waits for the rewards, each call of which has its limit."""
-        return self._groups.submit(self._judge.judge, group, list(names)).result
+        return self._groups.submit(self._worker.call_rewards, group, list(names)).result
 
     def close(self) -> None:
         """Kill every process."""
         self._groups.shutdown(wait=False, cancel_futures=True)
-        self._judge.close()
+        self._worker.close()
 
 
 # ------------------------------------------------------------------------------------------------ the child
@@ -240,18 +243,18 @@ def _serve(descriptor: int) -> None:
     connection = Connection(descriptor)
     limit = int(connection.recv() * 2**30)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    judges: Judges | None = None
+    functions: RewardFunctions | None = None
     while True:
         try:
             name, message = connection.recv()
         except EOFError:
             return
         if name is not None:
-            assert judges is not None  # rewards are the first thing that _Process sends
-            connection.send(judges.judge(name, message))
+            assert functions is not None  # rewards are the first thing that _RewardProcess sends
+            connection.send(functions.call(name, message))
             continue
         try:
-            judges = Judges(message)
+            functions = RewardFunctions(message)
         except AhaError as error:
             connection.send(error)
         else:

@@ -13,7 +13,7 @@ import numpy as np
 
 from rl.algorithms.advantage import advantages, is_uniform
 from rl.config import GRPOConfig, RewardConfig
-from rl.scoring.reward_functions import Judges, Parts, watch
+from rl.scoring.reward_functions import Parts, RewardFunctions, watch
 from rl.scoring.routing import applying, named, refuse_late
 from rl.types import AhaError, BadInput, GradedGroup, Prompt, RewardPart, RolloutGroup, ScoredGroup, Verdict
 
@@ -30,7 +30,7 @@ class Scorer:
         refuse_late(self._parts, cfg.steps)
         if cfg.uniform_by and cfg.uniform_by not in self._parts:
             raise BadInput(f"grpo.uniform_by={cfg.uniform_by}: the rewards are {', '.join(self._parts)}")
-        self.judges = Judges(rewards)
+        self.functions = RewardFunctions(rewards)
         self._weights = {name: reward.weight for name, reward in self._parts.items()}
         accuracies = ("accuracy", "rewards.accuracy:accuracy")
         self._watched = [name for name, reward in self._parts.items() if reward.function in accuracies]
@@ -48,11 +48,11 @@ class Scorer:
         """The group with its rewards. parts_G: what the reward workers said; None asks the functions here and now."""
         if parts_G is None:
             names = self.applying(group.prompt)
-            models = [name for name in names if name not in self.judges.configs]
+            models = [name for name in names if name not in self.functions.configs]
             if models:
                 raise AhaError(f"reward {models[0]!r} is a model; only the backend can ask it")
-            parts_G = self.judges.judge_all(group, names)
-        valid_G = [bool(parts) and all(part.verdict.is_judgement for part in parts.values()) for parts in parts_G]
+            parts_G = self.functions.call_all(group, names)
+        valid_G = [bool(parts) and all(part.verdict.is_valid for part in parts.values()) for parts in parts_G]
         totals = [self._total(parts) if ok else math.nan for parts, ok in zip(parts_G, valid_G, strict=True)]
         return GradedGroup(group, totals, parts_G, valid_G)
 
@@ -120,7 +120,7 @@ class Scorer:
         share = self._max_unjudged_share
         for name in self.names:
             asked = [(p, i, parts[name]) for p, i, parts in samples if name in parts]
-            silent = [(p, i, part) for p, i, part in asked if not part.verdict.is_judgement]
+            silent = [(p, i, part) for p, i, part in asked if not part.verdict.is_valid]
             routed = len(silent) > share * len(asked) and len({p for p, *_ in silent}) >= MANY_PROMPTS
             if len(silent) > share * len(samples) or routed:
                 # From all over the step: three samples of one group would show one prompt only.
@@ -142,7 +142,7 @@ class Scorer:
 def _part_metrics(name: str, parts: Sequence[RewardPart], count: int) -> dict[str, float]:
     """One reward's numbers in a step of `count` samples, of which it applies to `parts`."""
     out = {f"applied/{name}": len(parts) / count} if len(parts) < count else {}
-    scores = [part.score for part in parts if part.verdict.is_judgement]
+    scores = [part.score for part in parts if part.verdict.is_valid]
     if scores:
         out[f"reward/{name}"] = float(np.mean(scores))
     if parts:
@@ -155,10 +155,10 @@ def _group_metrics(scored_P: Sequence[ScoredGroup]) -> dict[str, float]:
     repeated = [len(s.group.rollouts_G) - len({r.token_ids_T.tobytes() for r in s.group.rollouts_G}) for s in scored_P]
     out["samples/duplicate_share"] = sum(repeated) / sum(len(s.group.rollouts_G) for s in scored_P)
     verdicts_PG = [[part["accuracy"].verdict for part in s.parts_G if "accuracy" in part] for s in scored_P]
-    judged_PG = [v for v in verdicts_PG if v]
-    if judged_PG:
-        out["groups/all_correct_share"] = float(np.mean([all(v == Verdict.CORRECT for v in g) for g in judged_PG]))
-        out["groups/none_correct_share"] = float(np.mean([all(v != Verdict.CORRECT for v in g) for g in judged_PG]))
+    accuracy_PG = [v for v in verdicts_PG if v]
+    if accuracy_PG:
+        out["groups/all_correct_share"] = float(np.mean([all(v == Verdict.CORRECT for v in g) for g in accuracy_PG]))
+        out["groups/none_correct_share"] = float(np.mean([all(v != Verdict.CORRECT for v in g) for g in accuracy_PG]))
     return out
 
 

@@ -20,6 +20,7 @@ from rl.config import RunConfig, knob
 from rl.context import Inputs, StageRun
 from rl.evaluation.evaluate import EvalResult
 from rl.evaluation.metrics import mean_and_stderr
+from rl.records.renamed_metrics import NEW_NAMES
 from rl.stage import Recipe, Reference, Stage, references
 from rl.stages.reward_model import HeldOut
 from rl.types import BadInput
@@ -112,7 +113,7 @@ def measure(text: str, folders: Mapping[str, Path]) -> Measurement:
             return Measurement(float(text), 0.0)
         except ValueError:
             raise BadInput(f"claim: {text!r} is neither a number nor @stage:metric") from None
-    name = ref.metric.removeprefix(BEFORE)
+    name = _current_name(ref.metric)
     of_rewards = _file(ref, folders, "held_out")
     if of_rewards:
         return _of_reward_model(HeldOut.read(of_rewards), name, text)
@@ -129,9 +130,15 @@ def refuse_unmeasured(claims: Sequence[Claim], stages: Mapping[str, Stage]) -> N
         if ref is None:
             continue
         known = stages[ref.stage].measures()
-        if ref.metric.removeprefix(BEFORE) not in known:
+        if _current_name(ref.metric) not in known:
             there = f"it measures {', '.join(sorted(known))}" if known else "set its evaluation.data"
             raise BadInput(f"{text}: stage {ref.stage} does not measure that; {there}")
+
+
+def _current_name(metric: str) -> str:
+    """ "before/unjudged" -> "without_verdict"."""
+    name = metric.removeprefix(BEFORE)
+    return NEW_NAMES.get(name, name)
 
 
 def _file(ref: Reference, folders: Mapping[str, Path], kind: str) -> Path | None:

@@ -16,7 +16,7 @@ class Evaluate(Stage):
     """Held-out evaluation of a model. Output: numbers."""
 
     model: str = knob("", "Model to evaluate: id, folder or @stage.")
-    rewards: tuple[RewardConfig, ...] = knob((), "What judges the samples; the first says which are correct.")
+    rewards: tuple[RewardConfig, ...] = knob((), "Rewards that the samples get; the first says which are correct.")
     rollout: RolloutConfig = knob(RolloutConfig, "Stop texts and the completion limit.")
     evaluation: EvalConfig = knob(EvalConfig, "Problems and how to sample.")
 
@@ -28,7 +28,7 @@ class Evaluate(Stage):
         return self.evaluation.data
 
     @property
-    def judged_by(self) -> tuple[RewardConfig, ...]:
+    def called_rewards(self) -> tuple[RewardConfig, ...]:
         return self.rewards
 
     @property

@@ -50,7 +50,7 @@ class GRPO(Stage):
         return self.evaluation.data
 
     @property
-    def judged_by(self) -> tuple[RewardConfig, ...]:
+    def called_rewards(self) -> tuple[RewardConfig, ...]:
         return self.rewards
 
     @property
@@ -148,8 +148,8 @@ def _sample_step(
 
 def _gap_without_training(ctx: Context, scored_P: Sequence[ScoredGroup]) -> tuple[float, float]:
     """The sampler-learner gap on a few rollouts, for a step that trains on none. NaN where no sample has a verdict."""
-    judged_P = [s for s in scored_P if any(s.valid_G)][:4]
-    few = [dataclasses.replace(s, advantages_G=[1.0] * len(s.rewards_G), uniform=False) for s in judged_P]
+    valid_P = [s for s in scored_P if any(s.valid_G)][:4]
+    few = [dataclasses.replace(s, advantages_G=[1.0] * len(s.rewards_G), uniform=False) for s in valid_P]
     one_update = dataclasses.replace(ctx.cfg.grpo, updates_per_step=1, overlong="keep")
     batch = pack(
         few, grpo=one_update, learner=ctx.cfg.learner, max_new_tokens=ctx.cfg.rollout.max_new_tokens,

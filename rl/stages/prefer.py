@@ -1,16 +1,16 @@
-"""Preference pairs: two samples of a prompt, and which of them is better, by a judge or by a rule of the recipe.
+"""Preference pairs: two samples of a prompt, and which of them is better, by an LLM judge or by a rule of the recipe.
 
-    judged.jsonl    a line a prompt: the pairs that were compared, each with its fate ("": decided)
+    compared.jsonl  a line a prompt: the pairs that were compared, each with its fate ("": decided)
     data.jsonl      a row for each pair kept: the prompt's row with chosen, rejected and their lead
     yield.json      counts by fate; they add up to the pairs compared
 
-Every pair is asked about in both orders, and one that the order decides is dropped: judges favour a position
+Every pair is asked about in both orders, and one that the order decides is dropped: LLM judges favour a position
 (Zheng et al., 2306.05685, section 4.1). R1 asks four times with the order at random (Nature, Methods).
 Lengths are balanced by sign: as many pairs with a longer chosen response as with a shorter one, the surplus left out by
 the seed; otherwise a reward model learns length (Singhal et al., 2310.03716, section 4, balance their pairs so too).
 The length is of what the reward model will read (cfg.scores): thousands of words of thinking would hide the summary's.
 
-A prompt's line is written whole; after a kill the prompts that have one are not judged again.
+A prompt's line is written whole; after a kill the prompts that have one are not compared again.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ TIE, ORDER, SILENT = "tie", "the order decided", "no verdict"
 
 @dataclass(frozen=True)
 class Prefer(Stage):
-    """Preference pairs from samples, by a judge or a rule. Output: a dataset of prompt, chosen, rejected, domain."""
+    """Preference pairs from samples, by an LLM judge or a rule. Output: rows of prompt, chosen, rejected, domain."""
 
     prefer: PreferConfig = knob(PreferConfig, "The samples, the judge, and which pairs are kept.")
 
@@ -86,20 +86,20 @@ class Pair(NamedTuple):
     line: PromptLine
 
 
-class JudgedPair(TypedDict):
-    """One pair in judged.jsonl. reason: "" when it was decided, else its fate, a colon, and what was found."""
+class ComparedPair(TypedDict):
+    """One pair in compared.jsonl. reason: "" when it was decided, else its fate, a colon, and what was found."""
 
     chosen: str
     rejected: str
     reason: str
 
 
-class JudgedLine(TypedDict):
-    """One line of judged.jsonl. prompt_id: the number of the prompt among those with samples."""
+class ComparedLine(TypedDict):
+    """One line of compared.jsonl. prompt_id: the number of the prompt among those with samples."""
 
     prompt_id: int
     row: Row
-    pairs: list[JudgedPair]
+    pairs: list[ComparedPair]
 
 
 class Opinion(NamedTuple):
@@ -109,7 +109,7 @@ class Opinion(NamedTuple):
     reason: str = ""
 
 
-Judge = Callable[[Sequence[Pair]], list[Opinion]]
+Compare = Callable[[Sequence[Pair]], list[Opinion]]
 
 
 def prefer(folder: Path, cfg: PreferConfig, files: Sequence[str], seed: int, stop: Stop) -> Path:
@@ -119,17 +119,19 @@ def prefer(folder: Path, cfg: PreferConfig, files: Sequence[str], seed: int, sto
     AhaError when the judge has no verdict on most pairs of a chunk, which is then not written.
     """
     prompts = _merged(files)
-    path = folder / "judged.jsonl"
+    path = folder / "compared.jsonl"
+    if (old := folder / "judged.jsonl").exists():
+        old.rename(path)  # an earlier version gave the file this name
     mend(path)
-    done = {line["prompt_id"] for line in read_judged(path)}
+    done = {line["prompt_id"] for line in read_compared(path)}
     missing = [i for i in range(len(prompts)) if i not in done]
     if done:
-        log.info("resuming: %d of %d prompts are judged", len(done), len(prompts))
-    judge = _rule(cfg.function) if cfg.function else _llm(cfg)
+        log.info("resuming: %d of %d prompts are compared", len(done), len(prompts))
+    compare = _rule(cfg.function) if cfg.function else _llm(cfg)
     for at in range(0, len(missing), cfg.chunk_prompts):
         chunk = missing[at : at + cfg.chunk_prompts]
-        append_lines(path, _judge_chunk(cfg, {i: prompts[i] for i in chunk}, judge, seed))
-        log.info("%d of %d prompts are judged", len(done) + at + len(chunk), len(prompts))
+        append_lines(path, _compare_chunk(cfg, {i: prompts[i] for i in chunk}, compare, seed))
+        log.info("%d of %d prompts are compared", len(done) + at + len(chunk), len(prompts))
         if stop.requested and at + cfg.chunk_prompts < len(missing):
             raise Stopped(f"stopped after {len(done) + at + len(chunk)} prompts; the same command goes on from there")
     return write_pairs(folder, cfg, seed)
@@ -150,13 +152,15 @@ def _merged(files: Sequence[str]) -> list[PromptLine]:
     return list(found.values())
 
 
-def _judge_chunk(cfg: PreferConfig, prompts: Mapping[int, PromptLine], judge: Judge, seed: int) -> list[JudgedLine]:
+def _compare_chunk(
+    cfg: PreferConfig, prompts: Mapping[int, PromptLine], compare: Compare, seed: int
+) -> list[ComparedLine]:
     pairs = [pair for i, line in prompts.items() for pair in candidates(i, line, cfg.pairs_per_prompt, seed)]
-    opinions = judge(pairs)
+    opinions = compare(pairs)
     silent = [o for o in opinions if o.reason.startswith(SILENT)]
     if 2 * len(silent) > len(opinions):
         raise AhaError(f"the judge has no verdict on {len(silent)} of {len(opinions)} pairs: {silent[0].reason}")
-    lines: dict[int, JudgedLine] = {
+    lines: dict[int, ComparedLine] = {
         i: {"prompt_id": i, "row": line["row"] | _opening(line), "pairs": []} for i, line in prompts.items()
     }
     for pair, (lead, reason) in zip(pairs, opinions, strict=True):
@@ -184,14 +188,14 @@ def _opening(line: PromptLine) -> Row:
     return {OPENED: True} if opens_thinking(line["prompt"]) else {}
 
 
-# ------------------------------------------------------------------------------------------------ who judges
+# ------------------------------------------------------------------------------------------------ who compares
 
 
-def _rule(spec: str) -> Judge:
+def _rule(spec: str) -> Compare:
     """The recipe's own function, asked in both orders."""
     function = python_function(spec)
 
-    def judge(pairs: Sequence[Pair]) -> list[Opinion]:
+    def compare(pairs: Sequence[Pair]) -> list[Opinion]:
         return [
             agreed(_sign(ask(p.first, p.second, p)), -_sign(ask(p.second, p.first, p))) for p in pairs
         ]  # fmt: skip
@@ -200,13 +204,13 @@ def _rule(spec: str) -> Judge:
         columns = {**pair.line["row"], "answer": pair.line["answer"]}
         return float(cast(float, function(first, second, **columns)))
 
-    return judge
+    return compare
 
 
-def _llm(cfg: PreferConfig) -> Judge:
+def _llm(cfg: PreferConfig) -> Compare:
     """The judge behind the endpoint (rewards/llm_judge.py), which is shown what follows the thinking."""
 
-    def judge(pairs: Sequence[Pair]) -> list[Opinion]:
+    def compare(pairs: Sequence[Pair]) -> list[Opinion]:
         others = [shown(p.second, p.line["prompt"]) for p in pairs]
         asked = [i for i, p in enumerate(pairs) if others[i] and shown(p.first, p.line["prompt"])]
         scores = llm_pairwise(
@@ -219,7 +223,7 @@ def _llm(cfg: PreferConfig) -> Judge:
             opinions[i] = _opinion(score.value, score.reason)
         return opinions
 
-    return judge
+    return compare
 
 
 def _opinion(value: float, reason: str) -> Opinion:
@@ -249,14 +253,14 @@ def _question(line: PromptLine) -> str:
 # ------------------------------------------------------------------------------------------------ what is kept
 
 
-def read_judged(path: Path) -> Iterator[JudgedLine]:
-    """The whole lines of a judged.jsonl."""
+def read_compared(path: Path) -> Iterator[ComparedLine]:
+    """The whole lines of a compared.jsonl."""
     return whole_lines(path)
 
 
 def write_pairs(folder: Path, cfg: PreferConfig, seed: int) -> Path:
-    """data.jsonl and yield.json from judged.jsonl. Raises BadInput when no pair is left."""
-    lines = sorted(read_judged(folder / "judged.jsonl"), key=lambda line: line["prompt_id"])
+    """data.jsonl and yield.json from compared.jsonl. Raises BadInput when no pair is left."""
+    lines = sorted(read_compared(folder / "compared.jsonl"), key=lambda line: line["prompt_id"])
     fates: Counter[str] = Counter()
     rows: list[Row] = []
     seen: set[tuple[str, ...]] = set()

@@ -1,4 +1,4 @@
-"""Rejection sampling: sample, judge, filter, keep. Every sample stays on disk with the reason for its fate.
+"""Rejection sampling: sample, reward, filter, keep. Every sample stays on disk with the reason for its fate.
 
     samples.jsonl   a line a prompt: its samples, each with text, verdicts, and why it was kept or dropped
     data.jsonl      a row for each kept sample: the prompt's row, with the sample as "target"
@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from rl.backend import Judging, SampleParams, Task
+from rl.backend import RewardWorkers, SampleParams, Task
 from rl.config import (
     MODEL,
     AskConfig,
@@ -38,7 +38,7 @@ from rl.data import teacher_logprobs
 from rl.data.few_shot import shot_stop
 from rl.data.teacher_logprobs import vocabulary_hash
 from rl.records.whole_files import append_lines, mend
-from rl.rollouts.queue import ScoringStats, grade_arriving, sample_and_grade
+from rl.rollouts.queue import RewardStats, grade_arriving, sample_and_grade
 from rl.rollouts.teacher import Teacher, refuse_absent, spent
 from rl.scoring.scorer import Scorer
 from rl.stage import MAKES_DATA, MAKES_SAMPLES, Recipe, Stage
@@ -60,7 +60,7 @@ class Reject(Stage):
         "", "Model to sample from: id, folder or @stage. With reject.teacher: whose tokenizer and template are used."
     )
     prompts: DataConfig = knob(DataConfig, "Prompts to sample.")
-    rewards: tuple[RewardConfig, ...] = knob((), "What judges the samples; the first says which are correct.")
+    rewards: tuple[RewardConfig, ...] = knob((), "Rewards that the samples get; the first says which are correct.")
     rollout: RolloutConfig = knob(RolloutConfig, "How to sample.")
     reject: RejectConfig = knob(RejectConfig, "How many, and which are kept.")
 
@@ -77,7 +77,7 @@ class Reject(Stage):
         return super().hashed_base if self.uses_machines else ("seed", "model")
 
     @property
-    def judged_by(self) -> tuple[RewardConfig, ...]:
+    def called_rewards(self) -> tuple[RewardConfig, ...]:
         return self.rewards
 
     @property
@@ -133,8 +133,8 @@ class Reject(Stage):
         if self.uses_machines:
             reject(at.ctx, inputs.model_path, inputs.prompts, inputs.scorer, self.reject)
             return
-        with closing(at.make_local_rewards(at.ctx.cfg)) as judging:
-            reject(at.ctx, inputs.model_path, inputs.prompts, inputs.scorer, self.reject, judging)
+        with closing(at.make_local_rewards(at.ctx.cfg)) as reward_workers:
+            reject(at.ctx, inputs.model_path, inputs.prompts, inputs.scorer, self.reject, reward_workers)
 
 
 class Kept:
@@ -157,7 +157,7 @@ class Source(Protocol):
     """Where samples come from: our samplers, or a teacher."""
 
     def sample(
-        self, prompts_P: Sequence[Prompt], seeds_PG: Sequence[list[int]], params: SampleParams, stats: ScoringStats
+        self, prompts_P: Sequence[Prompt], seeds_PG: Sequence[list[int]], params: SampleParams, stats: RewardStats
     ) -> list[GradedGroup]:
         """A graded group for each prompt, in order."""
 
@@ -176,7 +176,7 @@ class _Samplers:
             ctx.backend.sync_weights(version=0)
 
     def sample(
-        self, prompts_P: Sequence[Prompt], seeds_PG: Sequence[list[int]], params: SampleParams, stats: ScoringStats
+        self, prompts_P: Sequence[Prompt], seeds_PG: Sequence[list[int]], params: SampleParams, stats: RewardStats
     ) -> list[GradedGroup]:
         params = replace(params, stop=(*params.stop, *self._ends))
         return sample_and_grade(self._ctx, self._scorer, prompts_P, seeds_PG, params, stats, ends=self._ends)
@@ -188,14 +188,14 @@ class _Samplers:
 class _Taught:
     """A teacher's endpoint, and the rewards without machines."""
 
-    def __init__(self, teacher: Teacher, judging: Judging, scorer: Scorer) -> None:
-        self._teacher, self._judging, self._scorer = teacher, judging, scorer
+    def __init__(self, teacher: Teacher, reward_workers: RewardWorkers, scorer: Scorer) -> None:
+        self._teacher, self._reward_workers, self._scorer = teacher, reward_workers, scorer
 
     def sample(
-        self, prompts_P: Sequence[Prompt], seeds_PG: Sequence[list[int]], params: SampleParams, stats: ScoringStats
+        self, prompts_P: Sequence[Prompt], seeds_PG: Sequence[list[int]], params: SampleParams, stats: RewardStats
     ) -> list[GradedGroup]:
         arriving = self._teacher.rollouts(prompts_P, seeds_PG, params)
-        return grade_arriving(self._judging, self._scorer, prompts_P, arriving, stats)
+        return grade_arriving(self._reward_workers, self._scorer, prompts_P, arriving, stats)
 
     def failures(self, prompt: Prompt) -> Sequence[str]:
         return self._teacher.failures.get(prompt.id, ())
@@ -207,11 +207,11 @@ def reject(
     prompts_P: Sequence[Prompt],
     scorer: Scorer,
     cfg: RejectConfig,
-    judging: Judging | None = None,
+    reward_workers: RewardWorkers | None = None,
 ) -> Path:
     """Sample cfg.samples completions of each prompt and keep the good ones. Returns data.jsonl. Resumes.
 
-    judging: asks the rewards where cfg.teacher is sampled; no machine of ours is used then.
+    reward_workers: asks the rewards where cfg.teacher is sampled; no machine of ours is used then.
     """
     path = ctx.run_dir / "samples.jsonl"
     mend(path)
@@ -226,8 +226,8 @@ def reject(
     if missing_P:
         source: Source
         if cfg.teacher.url:
-            assert judging is not None
-            source = _Taught(Teacher(ctx, cfg.teacher, {p.id for p in missing_P}), judging, scorer)
+            assert reward_workers is not None
+            source = _Taught(Teacher(ctx, cfg.teacher, {p.id for p in missing_P}), reward_workers, scorer)
         else:
             source = _Samplers(ctx, model_path, scorer, shot_stop(cfg.ask))
         first = -(-len(done) // cfg.chunk_prompts)
@@ -254,7 +254,7 @@ def _sample_missing(
     for at in range(0, len(missing_P), cfg.chunk_prompts):
         chunk_P = missing_P[at : at + cfg.chunk_prompts]
         seeds_PG = [[sample_seed(seed, "reject", p.id, i) for i in range(cfg.samples)] for p in chunk_P]
-        stats = ScoringStats()
+        stats = RewardStats()
         with ctx.timed("rollout"):
             graded_P = source.sample(chunk_P, seeds_PG, params, stats)
         scorer.stop_if_silent([g for g in graded_P if g.group.rollouts_G])

@@ -23,7 +23,7 @@ import numpy as np
 from rl.backend import Task
 from rl.config import RewardTrainConfig, RunConfig, knob
 from rl.context import Context, Inputs, StageRun
-from rl.data.preference_pairs import Encoded, PreferenceStream, Unit, load_preferences, pack_preferences
+from rl.data.preference_pairs import EncodedPreferences, PreferenceStream, Unit, load_preferences, pack_preferences
 from rl.evaluation.metrics import mean_and_stderr
 from rl.records.tracker import stats_metrics
 from rl.scoring.reward_model_text import Encoder, padding_token, token_limit
@@ -128,7 +128,7 @@ def held_out_path(run_dir: Path, step: int) -> Path:
 
 def prepare_rows(
     cfg: RewardTrainConfig, tokenizer: PreTrainedTokenizerBase, model_path: str, seed: int
-) -> tuple[PreferenceStream, Encoded]:
+) -> tuple[PreferenceStream, EncodedPreferences]:
     """(what is trained on, held-out rows), in the model's tokens. Raises BadInput for data that cannot be used."""
     from rl.model.pretrained import load_config  # loads torch, which a recipe's author need not wait for
 
@@ -190,7 +190,7 @@ def train_reward_model(ctx: Context, model_path: str, cfg: RewardTrainConfig) ->
     return out
 
 
-def _measure(ctx: Context, step: int, held_out: Encoded, cfg: RewardTrainConfig) -> HeldOut:
+def _measure(ctx: Context, step: int, held_out: EncodedPreferences, cfg: RewardTrainConfig) -> HeldOut:
     with ctx.timed("evaluate"):
         result = held_out_accuracy(ctx, held_out, cfg)
     result.write(held_out_path(ctx.run_dir, step))
@@ -202,7 +202,7 @@ def _measure(ctx: Context, step: int, held_out: Encoded, cfg: RewardTrainConfig)
     return result
 
 
-def held_out_accuracy(ctx: Context, held_out: Encoded, cfg: RewardTrainConfig) -> HeldOut:
+def held_out_accuracy(ctx: Context, held_out: EncodedPreferences, cfg: RewardTrainConfig) -> HeldOut:
     """Measure with the learners' weights of now. Raises AhaError when a score is not finite."""
     leads = _leads(ctx, held_out.units, cfg.kind)
     if not all(math.isfinite(lead) for lead in leads):
@@ -225,12 +225,12 @@ def _leads(ctx: Context, units: Sequence[Unit], kind: str) -> list[float]:
         scores_R = ctx.backend.scores(batch.micro_batches_R)
         for micro_batches, scores in zip(batch.micro_batches_R, scores_R, strict=True):
             for mb, scores_M in zip(micro_batches, scores, strict=True):
-                margins_U = margins(scores_M, mb.advantages_T[np.flatnonzero(mb.loss_mask_T)], kind)
+                margins_U = margins(scores_M, mb.labels_T[np.flatnonzero(mb.loss_mask_T)], kind)
                 texts_S = np.split(mb.token_ids_T, np.cumsum(mb.lengths_S)[:-1])
                 size = 2 if kind == "pairwise" else 1
                 for i, margin in enumerate(margins_U.tolist()):
                     found[_tokens(texts_S[size * i : size * (i + 1)])] = margin
-    return [found[_tokens([scored.token_ids for scored in unit])] for unit in units]
+    return [found[_tokens([labelled.token_ids for labelled in unit])] for unit in units]
 
 
 def _tokens(texts: Sequence[np.ndarray]) -> bytes:

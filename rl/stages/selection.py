@@ -21,13 +21,13 @@ DIVERSE_NGRAM = 3
 KEPT, NO_ANSWER = "kept", "no answer"
 
 
-def decide(graded: GradedGroup, judge: str, cfg: RejectConfig, before: Set[str] = frozenset()) -> list[str]:
-    """For each sample of a group why it is kept ("kept: shortest") or dropped. judge: the reward that says correct.
+def decide(graded: GradedGroup, reward: str, cfg: RejectConfig, before: Set[str] = frozenset()) -> list[str]:
+    """For each sample of a group why it is kept ("kept: shortest") or dropped. reward: the reward that says correct.
 
     before: the bare texts kept of the same question in earlier rows.
     """
     rollouts_G = graded.group.rollouts_G
-    verdicts_G = [parts[judge].verdict if judge in parts else None for parts in graded.parts_G]
+    verdicts_G = [parts[reward].verdict if reward in parts else None for parts in graded.parts_G]
     solved = sum(v == Verdict.CORRECT for v in verdicts_G) / max(1, len(verdicts_G))
     if solved > cfg.max_solve_share:
         return [f"easy prompt: {solved:.2f} of its samples are correct"] * len(rollouts_G)

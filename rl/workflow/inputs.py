@@ -22,7 +22,7 @@ from rl.data.streams import PromptStream
 from rl.data.templates import Table, end_token_ids
 from rl.model.added_tokens import refuse_other_tokenizer, refuse_short_teacher, with_tokens
 from rl.model.pretrained import context_length, load_config, load_tokenizer, refuse_heads
-from rl.scoring.reward_functions import refuse_style_alone, unjudgeable
+from rl.scoring.reward_functions import refuse_style_alone, unrewardable_rows
 from rl.scoring.reward_model_text import check_models
 from rl.scoring.routing import named, refuse_unused
 from rl.scoring.scorer import Scorer
@@ -67,7 +67,7 @@ def prepare(
         scorer = Scorer(cfg.rewards, cfg.grpo, max_unjudged_share=cfg.scoring.max_unjudged_share)
         check_models(cfg.rewards)
     if cfg.prompts.source or cfg.grpo.steps:
-        rows = _judgeable(cfg, cfg.prompts)
+        rows = _rewardable_rows(cfg, cfg.prompts)
         if cfg.rewards:
             refuse_unused(named(cfg.rewards), rows, cfg.prompts.source)
         if cfg.grpo.steps:
@@ -77,7 +77,7 @@ def prepare(
             prompts = asked_prompts(rows, cfg.prompts, put, tokenizer, longest_prompt, cfg.seed, "reject.ask")
     held_out = cfg.evaluation.data
     if held_out.source:
-        rows = _judgeable(cfg, held_out)
+        rows = _rewardable_rows(cfg, held_out)
         refuse_style_alone(named(cfg.rewards), rows, held_out.source)
         eval_prompts = evaluation_prompts(rows, cfg.evaluation, cfg.prompts, tokenizer, longest_prompt, cfg.seed)
     sft_stream, sft_held_out = None, None
@@ -122,16 +122,16 @@ def _examples(
     )
 
 
-def _judgeable(cfg: RunConfig, data: DataConfig) -> list[Row]:
-    """The rows that get a reward and whose answers it can judge by. Raises BadInput for others, or drops them."""
+def _rewardable_rows(cfg: RunConfig, data: DataConfig) -> list[Row]:
+    """The rows on which a reward can give a verdict. Raises BadInput for others, or drops them."""
     rows = load_rows(data)
     table = Table(rows, data, functools.partial(place, data.source))
     steps = cfg.grpo.steps if data is cfg.prompts else 0  # evaluation asks every reward, whatever the step
-    bad = unjudgeable(cfg.rewards, rows, [table.reference(i) for i in range(len(rows))], steps)
+    bad = unrewardable_rows(cfg.rewards, rows, [table.reference(i) for i in range(len(rows))], steps)
     if not bad:
         return rows
     shown = "; ".join(f"{place(data.source, i)}: {reason}" for i, reason in list(bad.items())[:3])
-    found = f"{len(bad)} of {len(rows)} rows cannot be judged: {shown}"
+    found = f"{len(bad)} of {len(rows)} rows cannot be rewarded: {shown}"
     if data.unjudgeable == "error" or len(bad) == len(rows):
         raise BadInput(f"{found}. Mend the rows, or leave them out with unjudgeable=drop")
     log.warning("%s. Dropped", found)

@@ -15,13 +15,13 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from pathlib import Path
 
-from rl.backend import Backend, Judging
+from rl.backend import Backend, RewardWorkers
 from rl.config import RunConfig
 from rl.context import Context, Inputs, StageRun, Stop
 from rl.model.pretrained import load_config
 from rl.records.folder_lock import held
 from rl.records.tracker import Tracker
-from rl.scoring.reward_processes import LocalJudging
+from rl.scoring.reward_processes import LocalRewardWorker
 from rl.stage import Recipe
 from rl.types import Hardware, Stopped
 from rl.workflow.one_folder import OneFolder
@@ -30,7 +30,7 @@ from rl.workflow.stage_folders import StageFolders
 
 log = logging.getLogger(__name__)
 MakeBackend = Callable[[RunConfig], Backend]
-MakeLocalRewards = Callable[[RunConfig], Judging]
+MakeLocalRewards = Callable[[RunConfig], RewardWorkers]
 OF_ONE_FILE = ("_name_or_path", "dtype", "torch_dtype", "transformers_version")
 """Settings of a model's config that are about its file: the workers choose their own precision."""
 
@@ -43,7 +43,7 @@ def layout_of(made: RunConfig | Recipe) -> Layout:
 def run(
     made: RunConfig | Recipe,
     make_backend: MakeBackend,
-    make_local_rewards: MakeLocalRewards = LocalJudging,
+    make_local_rewards: MakeLocalRewards = LocalRewardWorker,
     *,
     prepare_machines: Callable[[], object] = lambda: None,
     progressed: Callable[[Path], None] = lambda folder: None,

@@ -34,9 +34,9 @@ from rl.data.templates import end_token_ids
 from rl.model.pretrained import load_tokenizer
 from rl.scoring.scorer import Scorer
 from rl.settings.config_checks import validate
-from rl.types import JudgeReport, Prompt, RolloutGroup, SampleRequest
+from rl.types import Prompt, RewardReport, RolloutGroup, SampleRequest
 
-Judged = tuple[RolloutGroup, Callable[[], JudgeReport]]
+Asked = tuple[RolloutGroup, Callable[[], RewardReport]]
 
 
 def run_config(settings: Settings) -> RunConfig:
@@ -89,9 +89,9 @@ class Steps:
         prompts_P = stream.take(num_prompts)
         start = time.perf_counter()
         with clock.time("rollout"):
-            judged_P = self._sample(prompts_P, max_new_tokens)
+            asked_P = self._sample(prompts_P, max_new_tokens)
         with clock.time("scoring"):
-            graded_P = [self.scorer.grade(group, verdicts().parts_G) for group, verdicts in judged_P]
+            graded_P = [self.scorer.grade(group, verdicts().parts_G) for group, verdicts in asked_P]
             scored_P = self.scorer.finish(graded_P)
             updates_U = pack(
                 scored_P, grpo=cfg.grpo, learner=cfg.learner, max_new_tokens=max_new_tokens, layout=self.backend.layout,
@@ -114,7 +114,7 @@ class Steps:
             mean_reward=sum(rewards) / len(rewards),
         )
 
-    def _sample(self, prompts_P: list[Prompt], max_new_tokens: int) -> list[Judged]:
+    def _sample(self, prompts_P: list[Prompt], max_new_tokens: int) -> list[Asked]:
         """Groups in the prompts' order, each handed to the reward workers while others are still being sampled."""
         cfg = self.cfg
         params = SampleParams(
@@ -125,11 +125,11 @@ class Steps:
         ]
         requests = [SampleRequest(p.draw, p.token_ids, s) for p, s in zip(prompts_P, seeds, strict=True)]
         by_draw = {p.draw: p for p in prompts_P}
-        judged: dict[int, Judged] = {}
+        asked: dict[int, Asked] = {}
         for draw, rollouts_G in self.backend.rollouts(requests, params):
             group = RolloutGroup(by_draw[draw], rollouts_G)
-            judged[draw] = (group, self.backend.judge(group))
-        return [judged[p.draw] for p in prompts_P]
+            asked[draw] = (group, self.backend.ask_rewards(group))
+        return [asked[p.draw] for p in prompts_P]
 
 
 def workers_peak_mib() -> float:

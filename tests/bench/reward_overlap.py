@@ -33,7 +33,7 @@ NAME = "reward_overlap:slow_length"
 
 
 def slow_length(completion: str, *, wait_s: float = 0.0, **columns: object) -> float:
-    """Characters / 1000, after a wait, as for a judge somewhere else."""
+    """Characters / 1000, after a wait, as for an LLM judge somewhere else."""
     time.sleep(wait_s)
     return len(completion) / 1000
 
@@ -60,7 +60,7 @@ def main() -> None:
         slow.load(Task(cfg.model.path, cfg.grpo.optim, 100, cfg.grpo))
         slow.sync_weights(0)
         steps = Steps(cfg, slow)
-        for waits in (False, True):  # warm-up: of the workers, and of the processes that judge, which start once a run
+        for waits in (False, True):  # warm-up: of the workers, and of the reward processes, which start once a run
             steps.run(waits=waits)
         seconds: dict[bool, list[float]] = {False: [], True: []}
         for _ in range(args.steps):
@@ -98,7 +98,7 @@ class Steps:
         waiting = {}
         for i, rollouts_G in self.backend.rollouts(requests, params):
             group = RolloutGroup(prompts_P[i], rollouts_G)
-            waiting[i] = (group, self.backend.judge(group) if waits else None)
+            waiting[i] = (group, self.backend.ask_rewards(group) if waits else None)
         rollout = time.perf_counter() - start
         graded_P = [
             self.slow.grade(group, verdicts().parts_G) if verdicts else self.quick.grade(group)

@@ -66,19 +66,19 @@ def report(name: str, found: float, wanted: float | None, cases: int) -> None:
     print(f"{name:34}{found:>10,.0f}{wanted or '':>10}{cases:>8}", flush=True)
 
 
-def alone(judge: Callable[[T], Score], cases: Sequence[T]) -> float:
+def alone(reward: Callable[[T], Score], cases: Sequence[T]) -> float:
     start = time.perf_counter()
     for case in cases:
-        judge(case)
+        reward(case)
     return len(cases) / (time.perf_counter() - start)
 
 
 def through_worker(cases: list[Case]) -> float:
     """Groups of 8 samples, many at once, as the loop sends them."""
-    from rl.scoring.reward_processes import Judge
+    from rl.scoring.reward_processes import RewardWorker
 
-    judge = Judge((RewardConfig("accuracy"),), ScoringConfig(processes=os.cpu_count() or 1))
-    judge.start()
+    worker = RewardWorker((RewardConfig("accuracy"),), ScoringConfig(processes=os.cpu_count() or 1))
+    worker.start()
     groups = []
     for i in range(0, len(cases), 8):
         rollouts_G = [
@@ -88,9 +88,9 @@ def through_worker(cases: list[Case]) -> float:
         groups.append(RolloutGroup(Prompt(i, i, [1], "", cases[i][1], {}), rollouts_G))
     with ThreadPoolExecutor(8) as threads:
         start = time.perf_counter()
-        list(threads.map(lambda group: judge.judge(group, ["accuracy"]), groups))
+        list(threads.map(lambda group: worker.call_rewards(group, ["accuracy"]), groups))
         seconds = time.perf_counter() - start
-    judge.close()
+    worker.close()
     return len(cases) / seconds
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import ray
 
-from launch.doctor import judged, lasting, nodes, numbers, texts
+from launch.doctor import lasting, nodes, numbers, reward_checks, texts
 from launch.doctor.check import Check, Outcome, go_round
 from launch.doctor.machines import ExaminedBackend
 from launch.doctor.node_probe import versions
@@ -262,5 +262,5 @@ def test_a_load_that_puts_nothing_back_is_named(rounds: Rounds) -> None:
 
 def test_a_sound_reward_scores_its_golden_cases_inside_the_real_workers(rounds: Rounds) -> None:
     part = named(rounds.cfg.rewards)["accuracy"]
-    check = judged.reward(rounds.exam, "accuracy", part)
+    check = reward_checks.reward(rounds.exam, "accuracy", part)
     assert "5 golden cases score as they must" in check.measured

@@ -56,11 +56,11 @@ def test_an_actor_scores_like_the_model_called_directly_and_killing_it_changes_n
         model = backend.scorers.models["helpful"]
         assert model.pid != os.getpid()
 
-        def judged(kill: bool) -> tuple[list[list[float]], int]:
+        def parts_and_restarts(kill: bool) -> tuple[list[list[float]], int]:
             """Scores of all groups, asked at once, and how often something died."""
             if kill:
-                model.handle.__ray_call__.remote(pause)  # so that no group is judged yet
-            answers = [backend.judge(g, ["digit_share", "helpful"]) for g in groups]
+                model.handle.__ray_call__.remote(pause)  # so that no group is scored yet
+            answers = [backend.ask_rewards(g, ["digit_share", "helpful"]) for g in groups]
             if kill:
                 time.sleep(0.5)
                 os.kill(model.pid, signal.SIGKILL)
@@ -69,17 +69,17 @@ def test_an_actor_scores_like_the_model_called_directly_and_killing_it_changes_n
             assert [r.parts_G[0]["digit_share"].score for r in reports] == [0.5] * 6
             return [[p["helpful"].score for p in r.parts_G] for r in reports], sum(r.replaced for r in reports)
 
-        first, replaced = judged(kill=False)
+        first, replaced = parts_and_restarts(kill=False)
         assert first == [pytest.approx(scores, abs=1e-5) for scores in want]
         assert replaced == 0
         before = model.pid
-        again, replaced = judged(kill=True)
+        again, replaced = parts_and_restarts(kill=True)
         assert again == first
         assert replaced == 1
         assert model.pid != before
-        assert judged(kill=False) == (first, 0)
+        assert parts_and_restarts(kill=False) == (first, 0)
         # A reward that is not asked for is not in the parts.
-        assert [list(p) for p in backend.judge(groups[0], ["digit_share"])().parts_G] == [["digit_share"]] * 4
+        assert [list(p) for p in backend.ask_rewards(groups[0], ["digit_share"])().parts_G] == [["digit_share"]] * 4
     finally:
         backend.close()
 
@@ -90,10 +90,10 @@ def test_an_actor_that_hangs_costs_only_the_group_it_hangs_on(tiny: RunConfig, t
     try:
         backend.start_rewards()
         model = backend.scorers.models["helpful"]
-        want = [backend.judge(g)().parts_G for g in groups]
+        want = [backend.ask_rewards(g)().parts_G for g in groups]
         model.handle.__ray_call__.remote(stall)
         begin = time.monotonic()
-        reports = [answer() for answer in [backend.judge(g) for g in groups]]
+        reports = [answer() for answer in [backend.ask_rewards(g) for g in groups]]
         assert {p["helpful"].verdict for p in reports[0].parts_G} == {Verdict.TIMED_OUT}
         assert "no score within 3 s" in reports[0].parts_G[0]["helpful"].reason
         assert [r.parts_G for r in reports[1:]] == want[1:]

@@ -23,7 +23,7 @@ from rewards.sandbox import Limits, run
 from rewards.sandbox_view import SandboxError, View, python
 from rewards.types import CORRECT, WRONG
 from rl.config import RewardConfig
-from rl.scoring.reward_functions import Judges
+from rl.scoring.reward_functions import RewardFunctions
 from rl.types import BadInput
 from tests.unit.test_score import group
 
@@ -410,7 +410,7 @@ def test_a_program_is_paid_its_share_and_the_first_failure_named(code, tests, va
     assert (whole.value, whole.verdict) == ((1.0, CORRECT) if value == 1 else (0.0, WRONG))
 
 
-def test_a_cpp_program_is_compiled_once_and_judged():
+def test_a_cpp_program_is_compiled_once_and_run():
     code = "#include <iostream>\nint main() { int a; std::cin >> a; std::cout << a + 1; }"
     tests = [{"input": str(i), "output": f"{i + 1}\n"} for i in range(20)]
     assert code_accuracy(f"```cpp\n{code}\n```", tests=tests, language="c++").verdict == CORRECT
@@ -467,7 +467,7 @@ GUARD = "run_untrusted_code_without_sandbox"
 
 
 def as_a_run_does(spelling):
-    return Judges((RewardConfig("code_accuracy", options=(f"{GUARD}={spelling}",)),))
+    return RewardFunctions((RewardConfig("code_accuracy", options=(f"{GUARD}={spelling}",)),))
 
 
 @pytest.mark.parametrize("spelling", ["false", "False", "FALSE", "0", "no", "No", "true"])
@@ -476,8 +476,8 @@ def test_a_completion_writes_outside_only_when_the_guard_is_taken_away_by_true(s
     tmp_path.chmod(0o777)
     file = tmp_path / "outside"
     program = fenced(f"try: open({str(file)!r}, 'w').write('x')\nexcept OSError: pass\nprint(2)")
-    judges = as_a_run_does(spelling)
-    (parts,) = judges.judge_all(group(program, row={"tests": [{"input": "", "output": "2\n"}]}), judges.names)
+    functions = as_a_run_does(spelling)
+    (parts,) = functions.call_all(group(program, row={"tests": [{"input": "", "output": "2\n"}]}), functions.names)
     assert (parts["code_accuracy"].score, parts["code_accuracy"].reason) == (1.0, "")
     assert file.exists() == (spelling == "true")
 

@@ -1,4 +1,4 @@
-"""A patient without workers, for unit tests of the doctor: the tiny recipe's inputs and a backend that only judges."""
+"""A patient without workers, for unit tests of the doctor: the tiny recipe's inputs and a backend that only calls rewards."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from rl.context import Inputs
 from rl.data.rows import load_rows
 from rl.data.sft_examples import ExampleStream
 from rl.data.streams import PromptStream
-from rl.scoring.reward_functions import Judges
-from rl.types import JudgeReport, RolloutGroup
+from rl.scoring.reward_functions import RewardFunctions
+from rl.types import RewardReport, RolloutGroup
 
 
-class Judging:
-    """Judges in this process, as the reward workers do in theirs."""
+class InProcessRewards:
+    """Calls the rewards in this process, as the reward workers do in theirs."""
 
     def __init__(self, rewards: Sequence[RewardConfig]) -> None:
-        self.judges = Judges(rewards)
+        self.reward_functions = RewardFunctions(rewards)
 
-    def judge(self, group: RolloutGroup, names: Sequence[str]) -> Callable[[], JudgeReport]:
-        return lambda: JudgeReport(self.judges.judge_all(group, names))
+    def ask_rewards(self, group: RolloutGroup, names: Sequence[str]) -> Callable[[], RewardReport]:
+        return lambda: RewardReport(self.reward_functions.call_all(group, names))
 
 
 def patient(tokenizer, *, model: Path = Path(), **changes: object) -> Exam:
@@ -35,5 +35,5 @@ def patient(tokenizer, *, model: Path = Path(), **changes: object) -> Exam:
     sft = ExampleStream(load_rows(limited), cfg.sft.data, tokenizer, cfg.seed, 10_000) if cfg.sft.enabled else None
     inputs = Inputs(str(model), tokenizer, 10_000, stream, [], [], sft, [], None)
     exam = Exam(cfg, inputs, lambda cfg: None)  # type: ignore[arg-type, return-value]
-    exam.backend = Judging(cfg.rewards)  # type: ignore[assignment]
+    exam.backend = InProcessRewards(cfg.rewards)  # type: ignore[assignment]
     return exam

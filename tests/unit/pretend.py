@@ -23,15 +23,15 @@ from rl.algorithms.learning_rate import learning_rate
 from rl.algorithms.policy_loss import policy_loss
 from rl.backend import SampleParams, Task
 from rl.config import RunConfig
-from rl.model.policy import ScoreInput, load_policy
+from rl.model.policy import ModelInput, load_policy
 from rl.model.pretrained import load_tokenizer
-from rl.scoring.reward_functions import Judges
+from rl.scoring.reward_functions import RewardFunctions
 from rl.types import (
     Hardware,
-    JudgeReport,
     MicroBatch,
     PackedBatch,
     Queue,
+    RewardReport,
     Rollout,
     RolloutGroup,
     SampleRequest,
@@ -64,7 +64,7 @@ class PretendBackend:
         known |= {"deaf_to_stop": False, "forgets": False, "moving_reference": False, "frozen": "", "loss_factor": 1.0}
         assert not set(plants) - set(known)
         self.cfg, self.plants = cfg, known | plants
-        self.judges = Judges(cfg.rewards)
+        self.reward_functions = RewardFunctions(cfg.rewards)
         self.restarts, self.killed, self.version = 0, False, -1
 
     def start(self, model_path: str, context_length: int) -> None:
@@ -157,14 +157,14 @@ class PretendBackend:
     def queue(self) -> Queue:
         return Queue()
 
-    def judge(self, group: RolloutGroup, names: Sequence[str]) -> Callable[[], JudgeReport]:
-        return lambda: JudgeReport(self.judges.judge_all(group, names))
+    def ask_rewards(self, group: RolloutGroup, names: Sequence[str]) -> Callable[[], RewardReport]:
+        return lambda: RewardReport(self.reward_functions.call_all(group, names))
 
     # -------------------------------------------------------------------------------------------- learner
 
     @torch.no_grad()
     def score(self, micro_batches_R: list[list[MicroBatch]]) -> list[list[np.ndarray]]:
-        return [[self.policy(ScoreInput.of(mb, CPU))[0].numpy() for mb in rank] for rank in micro_batches_R]
+        return [[self.policy(ModelInput.of(mb, CPU))[0].numpy() for mb in rank] for rank in micro_batches_R]
 
     def step(self, updates_U: Sequence[PackedBatch]) -> StepStats:
         (update,) = updates_U
@@ -180,7 +180,7 @@ class PretendBackend:
 
     def _backward(self, mb: MicroBatch) -> float:
         assert self.task.grpo is not None
-        batch = ScoreInput.of(mb, CPU)
+        batch = ModelInput.of(mb, CPU)
         if self.plants["per_micro_batch"]:
             mb = replace(mb, loss_weight_T=mb.loss_mask_T / mb.loss_mask_T.sum())
         take = lambda x: torch.from_numpy(x)[batch.index_M]  # noqa: E731

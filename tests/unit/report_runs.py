@@ -130,7 +130,7 @@ def _metrics(step: int, steps: int, skill: float, scored_P: list[ScoredGroup], r
     noise = rng.uniform(-0.03, 0.03)
     lengths = [len(r.token_ids_T) for s in scored_P for r in s.group.rollouts_G]
     out = {
-        "seconds": 10.0 - 4 * step / steps, "seconds/rollout": 4.0, "seconds/scoring": 0.5, "seconds/update": 1.5,
+        "seconds": 10.0 - 4 * step / steps, "seconds/rollout": 4.0, "seconds/rewards": 0.5, "seconds/update": 1.5,
         "samples/count": 16.0, "samples/invalid": 0.0, "reward/mean": skill + noise + 0.2, "reward/std": 0.4 + noise,
         "reward/accuracy": skill + noise, "reward/format": 1.0, "accuracy": skill + noise, "groups/count": 4.0,
         "groups/uniform_share": 0.25, "groups/all_correct_share": 0.0, "groups/none_correct_share": 0.25,

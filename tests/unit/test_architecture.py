@@ -14,7 +14,7 @@ from recipes.tiny import recipe
 from recipes.tiny_model import make_tokenizer
 from rl.config import LearnerConfig
 from rl.model.attention import packed_attention, rows_attention
-from rl.model.policy import ScoreInput, load_policy, refuse_model
+from rl.model.policy import ModelInput, load_policy, refuse_model
 from rl.settings.overrides import apply_overrides
 from rl.types import BadInput
 from rl.workflow.inputs import prepare
@@ -66,14 +66,14 @@ def made(name: str, settings: dict, folder: Path) -> str:
     return str(folder)
 
 
-def batch() -> ScoreInput:
+def batch() -> ModelInput:
     positions_T = torch.cat([torch.arange(n) for n in LENGTHS])
     index_M = torch.nonzero(positions_T).squeeze(1)
     ids_T = torch.randint(3, 64, (sum(LENGTHS),), generator=torch.Generator().manual_seed(1))
-    return ScoreInput(ids_T, positions_T, torch.tensor(LENGTHS), index_M, torch.ones(len(index_M)))
+    return ModelInput(ids_T, positions_T, torch.tensor(LENGTHS), index_M, torch.ones(len(index_M)))
 
 
-def alone(path: str, of: ScoreInput) -> torch.Tensor:
+def alone(path: str, of: ModelInput) -> torch.Tensor:
     """One sequence at a time through transformers' own attention."""
     model = hf.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="eager")
     parts = []

@@ -60,7 +60,7 @@ def test_claims_about_votes_form_and_language_are_tested_in_pairs_too(tmp_path: 
     votes, form, language = (measure(f"@e:{name}", folders) for name in ("cons", "format_share", "language"))
     assert (votes.value, votes.stderr, votes.values_P) == (2 / 3, 1 / 3, (1.0, 1.0, 0.0))
     assert (form.value, form.stderr) == (2 / 3, pytest.approx(1 / 6))
-    assert (language.value, language.stderr) == (0.95, pytest.approx(0.05))  # of the two problems that were judged
+    assert (language.value, language.stderr) == (0.95, pytest.approx(0.05))  # of the two problems that have a verdict
     found = outcome(Claim("votes"), votes, measure("@e:pass@1", folders))
     assert (found.difference, found.stderr) == (pytest.approx(1 / 6), pytest.approx(0.220479, abs=1e-6))
 

@@ -21,7 +21,7 @@ from rl.data.rows import load_rows
 from rl.data.streams import all_prompts
 from rl.recipe import Build, Recipe, Reject, Stage, run_config
 from rl.scoring.reward_functions import refuse_style_alone
-from rl.scoring.reward_processes import LocalJudging
+from rl.scoring.reward_processes import LocalRewardWorker
 from rl.scoring.routing import named, refuse_unused, unrewarded
 from rl.settings.recipe_checks import check
 from rl.stages.build import build
@@ -82,7 +82,7 @@ def asked(request: Request) -> str:
     return str(message["content"])
 
 
-def test_three_sources_are_asked_judged_and_mixed_under_the_bare_question(server, recipe):  # noqa: F811
+def test_three_sources_are_asked_rewarded_and_mixed_under_the_bare_question(server, recipe):  # noqa: F811
     def reply(request: Request) -> dict[str, Any]:
         text = asked(request)
         last = max(range(len(QUESTIONS)), key=lambda i: text.rfind(QUESTIONS[i]))
@@ -93,7 +93,7 @@ def test_three_sources_are_asked_judged_and_mixed_under_the_bare_question(server
         return {"content": solution(last + 2, f"Let me count, for the {len(server.asked)}th time.")}
 
     server.reply = reply
-    folder = run(recipe, no_machines, LocalJudging, prepare_machines=lambda: no_machines(recipe.base))
+    folder = run(recipe, no_machines, LocalRewardWorker, prepare_machines=lambda: no_machines(recipe.base))
     rows = [json.loads(line) for line in (folder / "data.jsonl").read_text().splitlines()]
     kept = {(row["domain"], row["prompt"]) for row in rows}
     expected = set(itertools.product(("refined", "few_shot", "reflected"), QUESTIONS))

@@ -14,7 +14,7 @@ from rl.algorithms.distill import Distillation, divergence, hidden_states, teach
 from rl.algorithms.logprobs import LogprobHead
 from rl.algorithms.policy_loss import policy_loss
 from rl.config import DIVERGENCES, DistillConfig, GRPOConfig, LearnerConfig
-from rl.model.policy import ScoreInput, load_policy
+from rl.model.policy import ModelInput, load_policy
 
 P, Q = torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[0.25, 0.75]]).log()
 
@@ -126,7 +126,7 @@ def test_a_model_that_teaches_itself_has_nothing_to_learn(tmp_path: Path):
     lengths = torch.tensor([9, 5])
     positions_T = torch.cat([torch.arange(n) for n in (9, 5)])
     index_M = torch.nonzero(positions_T).squeeze(1)
-    batch = ScoreInput(torch.randint(64, (14,)), positions_T, lengths, index_M, torch.ones(12))
+    batch = ModelInput(torch.randint(64, (14,)), positions_T, lengths, index_M, torch.ones(12))
     with torch.no_grad():
         hidden_ME = teacher(batch, hidden_states)[0]
         want = policy(batch)[0]

@@ -8,7 +8,7 @@ import pytest
 
 from launch.doctor.check import Outcome
 from launch.doctor.golden import CASES, OVER_THE_NETWORK, golden_cases
-from launch.doctor.judged import reward
+from launch.doctor.reward_checks import reward
 from rewards import REWARDS
 from rewards.types import WRONG, Score
 from rl.config import RewardConfig
@@ -37,14 +37,14 @@ def examined(tokenizer, function: str, *options: str):  # type: ignore[no-untype
 @pytest.mark.parametrize("function", LOCAL)
 def test_every_built_in_reward_scores_its_golden_cases_right(tokenizer, function: str) -> None:
     exam = patient(tokenizer, rewards=(RewardConfig(function, options=SETTINGS.get(function, ())),))
-    from launch.doctor.judged import _golden
+    from launch.doctor.reward_checks import _golden
 
     part = exam.cfg.rewards[0]
     assert len(golden_cases(part)) >= 2
     assert _golden(exam, next(iter(named([part]))), golden_cases(part)) is None
 
 
-def test_every_built_in_reward_has_golden_cases_or_is_a_judge_over_the_network() -> None:
+def test_every_built_in_reward_has_golden_cases_or_is_an_llm_judge() -> None:
     assert set(CASES) | set(OVER_THE_NETWORK) == set(REWARDS)
     assert math.isclose(golden_cases(RewardConfig("format", options=("partial=0.2",)))[2].score, 0.2)
 

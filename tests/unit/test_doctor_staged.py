@@ -32,7 +32,7 @@ def test_the_first_grpo_stage_is_examined_on_the_model_that_its_chain_began_with
 
 
 def test_what_only_earlier_stages_will_make_is_left_out() -> None:
-    late = dataclasses.replace(ZERO, rewards=(*CFG.rewards, RewardConfig("model:@judge")))
+    late = dataclasses.replace(ZERO, rewards=(*CFG.rewards, RewardConfig("model:@helpful")))
     made = dataclasses.replace(
         COLD, sft=dataclasses.replace(CFG.sft, data=dataclasses.replace(CFG.sft.data, source="@x"))
     )

@@ -1,4 +1,4 @@
-"""An evaluation's numbers from judged samples: by hand, with a tokenizer built here and no model."""
+"""An evaluation's numbers from graded samples: by hand, with a tokenizer built here and no model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rl.evaluation.consensus import consensus, voted
 from rl.evaluation.evaluate import EvalResult, evaluate, summarise
 from rl.evaluation.style import LANGUAGE_SAMPLES, Style, measure_style, share_in_language
 from rl.scoring.scorer import Scorer
-from rl.types import AhaError, GradedGroup, JudgeReport, Prompt, Queue, RewardPart, Rollout, RolloutGroup, Verdict
+from rl.types import AhaError, GradedGroup, Prompt, Queue, RewardPart, RewardReport, Rollout, RolloutGroup, Verdict
 
 THOUGHT = "<think>hm</think>"
 
@@ -34,7 +34,7 @@ def group(*answers: str, prompt: str = "1 + 1? Assistant:", reference: str = "2"
 
 
 def graded(*answers: str, silent: tuple[int, ...] = (), id: int = 0, reference: str = "2") -> GradedGroup:
-    """The group judged by the real accuracy reward; samples in silent have timed out."""
+    """The group graded by the real accuracy reward; samples in silent have timed out."""
     scorer = Scorer((RewardConfig("accuracy"),), GRPOConfig())
     found = scorer.grade(group(*answers, id=id, reference=reference))
     for i in silent:
@@ -48,7 +48,7 @@ PLAIN = Style(
 
 
 def summary(*graded_P: GradedGroup, ks: tuple[int, ...] = (1, 2)) -> EvalResult:
-    return summarise(graded_P, ["accuracy"] * len(graded_P), ks, greedy=None, style=PLAIN, unjudged=0)
+    return summarise(graded_P, ["accuracy"] * len(graded_P), ks, greedy=None, style=PLAIN, without_verdict=0)
 
 
 # ------------------------------------------------------------------------------------------------ votes
@@ -115,8 +115,8 @@ def test_whose_verdict_counts_decides_whether_correct_samples_are_one_answer():
     verdicts = [Verdict.CORRECT, Verdict.CORRECT, Verdict.WRONG, Verdict.WRONG]
     one = group("first", "second", "7", "7")
     for reward, score in (("accuracy", 0.5), ("countdown", 0.0)):
-        judged = GradedGroup(one, [0.0] * 4, [{reward: RewardPart(1.0, v)} for v in verdicts], [True] * 4)
-        found = summarise([judged], [reward], (1,), greedy=None, style=PLAIN, unjudged=0)
+        graded = GradedGroup(one, [0.0] * 4, [{reward: RewardPart(1.0, v)} for v in verdicts], [True] * 4)
+        found = summarise([graded], [reward], (1,), greedy=None, style=PLAIN, without_verdict=0)
         assert (found.pass_at_1, found.cons) == (0.5, score)
 
 
@@ -143,7 +143,7 @@ def test_a_sample_without_a_verdict_is_left_out_and_not_counted_wrong():
     result = summary(graded("2", "2", "5", silent=(2,)), graded("2", "5", id=1), ks=(1, 2, 3))
     assert result.correct_P == [1.0, 0.5]
     assert result.pass_at["2"][0] == 1.0
-    assert math.isnan(result.pass_at["3"][0])  # no problem has three judged samples
+    assert math.isnan(result.pass_at["3"][0])  # no problem has three samples with a verdict
     unmeasured = summary(graded("2", "5", silent=(0, 1)), graded("2", "5", id=1))
     assert math.isnan(unmeasured.correct_P[0])
     assert unmeasured.pass_at_1 == 0.5
@@ -221,11 +221,11 @@ class FakeBackend:
     def queue(self):
         return Queue()
 
-    def judge(self, group, *_):
+    def ask_rewards(self, group, *_):
         parts_G = self.scorer.grade(group).parts_G
         if group.prompt.id in self.silent:
             parts_G = [{"accuracy": RewardPart(math.nan, Verdict.FAILED, "it broke")} for _ in parts_G]
-        return lambda: JudgeReport(parts_G)
+        return lambda: RewardReport(parts_G)
 
 
 @dataclass
@@ -260,10 +260,10 @@ def test_an_evaluation_samples_with_its_own_settings_and_greedily(tokenizer):
     assert (sampled.temperature, sampled.top_p, sampled.max_new_tokens) == (0.6, 0.95, 99)
     assert (greedy.temperature, greedy.top_p) == (0.0, 1.0)
     assert sampled.stop == greedy.stop == ("run's stop", "more", "\n\nQuestion:")
-    assert (result.pass_at_1, result.greedy, result.unjudged) == (0.5, 0.5, 0)
+    assert (result.pass_at_1, result.greedy, result.without_verdict) == (0.5, 0.5, 0)
 
 
-def test_the_next_question_of_few_shot_prompting_is_not_judged(tokenizer):
+def test_the_next_question_of_few_shot_prompting_is_not_rewarded(tokenizer):
     result, _ = run_evaluation(tokenizer, ending="\n\nQuestion:", shots=1, shots_data=DataConfig("x"))
     assert result.format == 1.0
     zero_shot, _ = run_evaluation(tokenizer, ending="\n\nQuestion:")
@@ -283,7 +283,7 @@ def test_samples_without_a_verdict_are_warned_of_and_counted(tokenizer, caplog):
         result, _ = run_evaluation(tokenizer, silent=(1,))
     assert result.pass_at_1 == 1.0
     assert result.greedy == 1.0
-    assert result.metrics()["unjudged"] == 3  # two samples and the greedy one
+    assert result.metrics()["without_verdict"] == 3  # two samples and the greedy one
     assert "no verdict on 3 of 6 samples: problem 1: accuracy: failed, it broke" in caplog.text
 
 

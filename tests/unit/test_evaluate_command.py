@@ -119,7 +119,7 @@ def test_the_split_and_columns_of_the_problems_are_not_those_of_the_training_row
 def test_the_table_has_every_number_with_its_error():
     metrics = {
         "pass@1": 0.5, "stderr": 0.1, "cons@4": 0.75, "cons@4/stderr": 0.05, "truncated_share": 0.25, "format_share": 1.0,
-        "thought/length_mean": 12.4, "answer/length_mean": 3.0, "unjudged": 2.0,
+        "thought/length_mean": 12.4, "answer/length_mean": 3.0, "without_verdict": 2.0,
     }  # fmt: skip
     out = StringIO()
     shown = table("m on x", EvalConfig(samples=4), metrics, {"1": (0.5, 0.1), "4": (0.9, 0.02)}, 0.1)
@@ -137,7 +137,7 @@ def test_the_table_has_every_number_with_its_error():
     ("name", "file", "rows"),
     [("gsm8k", "gsm8k/test.jsonl", 1319), ("math500", "math500/math500.jsonl", 500)],
 )
-def test_a_local_copy_is_read_by_the_same_columns_and_can_be_judged(name: str, file: str, rows: int):
+def test_a_local_copy_is_read_by_the_same_columns_and_can_be_rewarded(name: str, file: str, rows: int):
     cfg = dataclasses.replace(BENCHMARKS[name], source=str(LOCAL / file))
     found = load_rows(cfg)
     assert len(found) == rows

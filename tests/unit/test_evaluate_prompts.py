@@ -30,7 +30,7 @@ from rl.config import (
 from rl.data.contamination import check_contamination, check_run, find_contamination
 from rl.data.few_shot import ask, asked_prompts, evaluation_prompts, fill, shot_stop, worked_examples
 from rl.recipe import SFT, Evaluate, Mix, Recipe, trained_on
-from rl.scoring.reward_functions import Judges
+from rl.scoring.reward_functions import RewardFunctions
 from rl.stages.mix import mix
 from rl.types import BadInput, Rollout, RolloutGroup
 from rl.workflow.inputs import resolve_model
@@ -116,7 +116,9 @@ def test_an_answer_in_what_was_added_to_the_question_is_not_copied_from_it(token
     tokens = np.zeros(3, np.int32)
     sample = Rollout(tokens, np.zeros(3, np.float32), "So \\boxed{3600 \\text{ cm}}", "stop", 1.0, 0, 0)
     group = RolloutGroup(found, [sample])
-    ((part,),) = (parts.values() for parts in Judges((RewardConfig("accuracy"),)).judge_all(group, ["accuracy"]))
+    ((part,),) = (
+        parts.values() for parts in RewardFunctions((RewardConfig("accuracy"),)).call_all(group, ["accuracy"])
+    )
     assert part.verdict == "correct", part.reason
 
 

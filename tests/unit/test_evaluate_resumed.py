@@ -19,14 +19,14 @@ from rl.evaluation import resumable
 from rl.evaluation.evaluate import eval_path, evaluate_model, evaluate_once
 from rl.records.rollout_files import rollouts_path
 from rl.records.tracker import Tracker
-from rl.scoring.reward_functions import Judges
+from rl.scoring.reward_functions import RewardFunctions
 from rl.scoring.scorer import Scorer
 from rl.types import (
     AhaError,
-    JudgeReport,
     Prompt,
     Queue,
     RewardPart,
+    RewardReport,
     Rollout,
     RolloutGroup,
     SampleRequest,
@@ -50,7 +50,12 @@ class Seeded:
     """
 
     def __init__(self, cfg: RunConfig, weights: int = 7, dies_at: int = 99, stop: Stop | None = None) -> None:
-        self.judges, self.weights, self.dies_at, self.stop = Judges(cfg.rewards), weights, dies_at, stop
+        self.reward_functions, self.weights, self.dies_at, self.stop = (
+            RewardFunctions(cfg.rewards),
+            weights,
+            dies_at,
+            stop,
+        )
         self.calls: list[list[int]] = []
         self.silent = {1}
 
@@ -76,11 +81,11 @@ class Seeded:
         ids, logprobs = random.integers(0, 9, tokens).astype(np.int32), -random.random(tokens).astype(np.float32)
         return Rollout(ids, logprobs, text, "length" if tokens > 15 else "stop", params.temperature, 0, seed)
 
-    def judge(self, group: RolloutGroup, names: list[str]) -> Callable[[], JudgeReport]:
-        parts_G = self.judges.judge_all(group, names)
+    def ask_rewards(self, group: RolloutGroup, names: list[str]) -> Callable[[], RewardReport]:
+        parts_G = self.reward_functions.call_all(group, names)
         if group.prompt.id in self.silent:
             parts_G = [{"accuracy": RewardPart(math.nan, Verdict.FAILED, "it broke")} for _ in parts_G]
-        return lambda: JudgeReport(parts_G)
+        return lambda: RewardReport(parts_G)
 
     def queue(self) -> Queue:
         return Queue()

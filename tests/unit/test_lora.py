@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from rl.config import LearnerConfig, LoraConfig
 from rl.model.lora import PlainWeight, plain_weights, without_adapters
-from rl.model.policy import Policy, ScoreInput, load_policy
+from rl.model.policy import ModelInput, Policy, load_policy
 from rl.types import BadInput
 
 CPU = torch.device("cpu")
@@ -31,12 +31,12 @@ def folder(request, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def batch() -> ScoreInput:
+def batch() -> ModelInput:
     lengths = torch.tensor([9, 5])
     positions_T = torch.cat([torch.arange(n) for n in lengths.tolist()])
     index_M = torch.nonzero(positions_T).squeeze(1)
     ids_T = torch.randint(64, (14,), generator=torch.Generator().manual_seed(1))
-    return ScoreInput(ids_T, positions_T, lengths, index_M, torch.ones(len(index_M)))
+    return ModelInput(ids_T, positions_T, lengths, index_M, torch.ones(len(index_M)))
 
 
 def policy_of(folder: Path, lora: LoraConfig = LORA, seed: int = 0, dtype: torch.dtype = torch.float32) -> Policy:

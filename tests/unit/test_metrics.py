@@ -102,7 +102,7 @@ def test_each_different_text_is_compared_once_with_each_class():
         ([None, None], [0, 0], 0.0),
         ([], [], 0.0),
         ([0, 0, 0, 1], [1, 0, NAN, 1], 0.5),  # one answer, verdicts that differ
-        ([0, 0, 1], [NAN, NAN, 1], NAN),  # nobody has judged the winner
+        ([0, 0, 1], [NAN, NAN, 1], NAN),  # no reward has a verdict on the winner
     ],
 )
 def test_the_majority_by_hand(classes, correct, score):

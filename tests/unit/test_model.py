@@ -11,7 +11,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from rl.config import LearnerConfig
 from rl.model.lora import plain_weights
-from rl.model.policy import ScoreInput, load_policy
+from rl.model.policy import ModelInput, load_policy
 from rl.model.writer import ModelWriter
 
 CPU = torch.device("cpu")
@@ -33,16 +33,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def batch() -> ScoreInput:
+def batch() -> ModelInput:
     """Three sequences end to end; every token but each first is scored."""
     generator = torch.Generator().manual_seed(1)
     positions_T = torch.cat([torch.arange(n) for n in LENGTHS])
     index_M = torch.nonzero(positions_T).squeeze(1)
     token_ids_T = torch.randint(64, (sum(LENGTHS),), generator=generator)
-    return ScoreInput(token_ids_T, positions_T, torch.tensor(LENGTHS), index_M, torch.ones(len(index_M)))
+    return ModelInput(token_ids_T, positions_T, torch.tensor(LENGTHS), index_M, torch.ones(len(index_M)))
 
 
-def plain_logprobs(model: LlamaForCausalLM, batch: ScoreInput) -> Tensor:
+def plain_logprobs(model: LlamaForCausalLM, batch: ModelInput) -> Tensor:
     """One sequence at a time through the Hugging Face model, full float32 logits."""
     bounds = [0, *itertools.accumulate(LENGTHS)]
     parts = []
@@ -56,7 +56,7 @@ def plain_logprobs(model: LlamaForCausalLM, batch: ScoreInput) -> Tensor:
 
 @pytest.mark.parametrize("layout", ["rows", "packed"])
 def test_each_layout_scores_as_the_hugging_face_model_does_one_sequence_at_a_time(
-    folder: Path, batch: ScoreInput, layout: str
+    folder: Path, batch: ModelInput, layout: str
 ) -> None:
     policy = load_policy(str(folder), LearnerConfig(layout=layout), CPU, dtype=torch.float32)
     with torch.no_grad():
@@ -65,7 +65,7 @@ def test_each_layout_scores_as_the_hugging_face_model_does_one_sequence_at_a_tim
 
 
 def test_in_bfloat16_the_sum_of_the_layers_keeps_float32_and_linear_layers_multiply_bfloat16(
-    folder: Path, batch: ScoreInput
+    folder: Path, batch: ModelInput
 ) -> None:
     policy = load_policy(str(folder), LearnerConfig(layout="rows"), CPU, dtype=torch.bfloat16)
     seen: dict[str, Tensor] = {}

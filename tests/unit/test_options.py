@@ -16,7 +16,7 @@ import pytest
 from rewards import GUARDS, REWARDS
 from rl.config import RewardConfig, RunConfig
 from rl.scoring.options import options_of, parameters_of
-from rl.scoring.reward_functions import Judges, resolve
+from rl.scoring.reward_functions import RewardFunctions, resolve
 from rl.settings.overrides import apply_overrides, from_json, to_json
 from rl.types import BadInput
 from tests.unit.test_score import group
@@ -66,7 +66,7 @@ def plain(completion, flag=False, count=1, scale=1.0, mark="", free=None, bare=.
     return 1.0
 
 
-class Judge:
+class RewardObject:
     """A reward that is an object."""
 
     def __call__(self, completion: str, *, flag: bool = False) -> float:
@@ -211,7 +211,7 @@ def test_without_an_annotation_what_is_not_of_the_defaults_type_or_only_looks_li
     "function",
     [
         in_trl_shape,
-        Judge(),
+        RewardObject(),
         functools.partial(native, scale=2.0),
         functools.wraps(native)(lambda *a, **k: native(*a, **k)),
     ],
@@ -231,7 +231,7 @@ def test_all_faults_are_told_together_one_a_line_over_all_rewards(monkeypatch: p
         RewardConfig("countdown", options=("use_all=maybe",)),
     )
     with pytest.raises(BadInput) as caught:
-        Judges(rewards)
+        RewardFunctions(rewards)
     assert [line.split(";")[0] for line in str(caught.value).split("\n")] == [
         "rewards: 'mine:native': option flag=off: expected true or false",
         "rewards: 'mine:native': option count=2.5: expected a whole number",
@@ -299,7 +299,7 @@ def test_a_guard_is_taken_away_by_exactly_true_and_by_nothing_that_resembles_it(
     with pytest.raises(
         BadInput, match=f"rewards: 'code_accuracy': option {GUARD}=.*(exactly {GUARD}=true|expected true or false)"
     ):
-        Judges((RewardConfig("code_accuracy", options=(f"{GUARD}={value}",)),))
+        RewardFunctions((RewardConfig("code_accuracy", options=(f"{GUARD}={value}",)),))
     assert options_of(RewardConfig("code_accuracy", options=(f"{GUARD}=true",)), resolve("code_accuracy")) == {
         GUARD: True
     }
@@ -335,8 +335,8 @@ def test_a_rows_column_takes_no_guard_away_from_a_reward_of_ones_own(monkeypatch
         return [1.0]
 
     monkeypatch.setitem(sys.modules, "mine", types.SimpleNamespace(a=passes_on, b=has_it, c=in_lists))
-    judges = Judges([RewardConfig(f"mine:{name}") for name in "abc"])
-    judges.judge_all(group("x", row={GUARD: True}), judges.names)
+    functions = RewardFunctions([RewardConfig(f"mine:{name}") for name in "abc"])
+    functions.call_all(group("x", row={GUARD: True}), functions.names)
     assert seen == [None, False, None]
 
 

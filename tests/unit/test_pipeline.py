@@ -15,7 +15,7 @@ from rl.config import DataConfig, EvalConfig, OptimConfig, RewardConfig, RunConf
 from rl.settings.overrides import apply_overrides, from_json, to_json
 from rl.stages.sft import _tell_of_lengths
 from rl.types import BadInput
-from rl.workflow.inputs import _judgeable, prepare
+from rl.workflow.inputs import _rewardable_rows, prepare
 from rl.workflow.one_folder import refuse_other_run
 
 
@@ -81,35 +81,37 @@ def rows_file(folder: Path, *rows: dict[str, str]) -> DataConfig:
     return DataConfig(source=str(path))
 
 
-def test_rows_that_cannot_be_judged_are_named_by_their_line(cfg: RunConfig, tmp_path: Path) -> None:
+def test_rows_that_cannot_be_rewarded_are_named_by_their_line(cfg: RunConfig, tmp_path: Path) -> None:
     cfg = dataclasses.replace(cfg, rewards=(RewardConfig("accuracy"),))
     data = rows_file(tmp_path, {"answer": "4"}, {"answer": "\\boxed{}"}, {"answer": "5"})
-    with pytest.raises(BadInput, match=r"1 of 3 rows cannot be judged: .*rows.jsonl line 3: .*no reference answer"):
-        _judgeable(cfg, data)
+    with pytest.raises(BadInput, match=r"1 of 3 rows cannot be rewarded: .*rows.jsonl line 3: .*no reference answer"):
+        _rewardable_rows(cfg, data)
 
 
 def test_rows_that_get_no_reward_are_named_too(cfg: RunConfig, tmp_path: Path) -> None:
     cfg = dataclasses.replace(cfg, rewards=(RewardConfig("accuracy", domains=("math",)),))
     data = rows_file(tmp_path, {"answer": "4", "domain": "math"}, {"answer": "\\boxed{}", "domain": "poem"})
     with pytest.raises(BadInput, match=r"1 of 2 .* line 3: no reward applies: its 'domain' is 'poem'"):
-        _judgeable(cfg, data)
+        _rewardable_rows(cfg, data)
     everything = dataclasses.replace(cfg, rewards=(*cfg.rewards, RewardConfig("format")))
-    assert len(_judgeable(everything, data)) == 2  # accuracy is not asked about the poem, whose answer it cannot read
+    assert (
+        len(_rewardable_rows(everything, data)) == 2
+    )  # accuracy is not asked about the poem, whose answer it cannot read
 
 
-def test_rows_that_cannot_be_judged_may_be_dropped_with_a_warning(
+def test_rows_that_cannot_be_rewarded_may_be_dropped_with_a_warning(
     cfg: RunConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     cfg = dataclasses.replace(cfg, rewards=(RewardConfig("accuracy"),))
     data = rows_file(tmp_path, {"answer": "4"}, {"answer": "\\boxed{}"}, {"answer": "5"})
     with caplog.at_level(logging.WARNING):
-        kept = _judgeable(cfg, dataclasses.replace(data, unjudgeable="drop"))
+        kept = _rewardable_rows(cfg, dataclasses.replace(data, unjudgeable="drop"))
     assert [row["answer"] for row in kept] == ["4", "5"]
     assert "1 of 3 rows" in caplog.text
     assert "line 3" in caplog.text
     none = dataclasses.replace(rows_file(tmp_path, {"answer": "\\boxed{}"}), unjudgeable="drop")
-    with pytest.raises(BadInput, match="1 of 1 rows cannot be judged"):
-        _judgeable(cfg, none)
+    with pytest.raises(BadInput, match="1 of 1 rows cannot be rewarded"):
+        _rewardable_rows(cfg, none)
 
 
 SHORT = ("model.context_length=128", "grpo.steps=0", "rollout.max_new_tokens=8")

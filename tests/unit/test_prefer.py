@@ -130,6 +130,20 @@ def test_a_judge_is_asked_in_its_own_way(tmp_path: Path, monkeypatch: pytest.Mon
     assert fates(tmp_path) == {"kept": 1, "tie": 1, "no summary": 1}
 
 
+def test_a_stage_that_an_older_version_began_goes_on_from_its_judged_jsonl(tmp_path: Path) -> None:
+    file = samples(tmp_path / "s.jsonl", ("one", ["a a", "a"]), ("two", ["aa a", "aa"]))
+    out = rows_of(prefer(tmp_path, RULE, [file], 1, Stop()))
+    first = (tmp_path / "compared.jsonl").read_text().splitlines(keepends=True)[0]
+    (tmp_path / "compared.jsonl").unlink()
+    marked = first.replace("a a", "a a compared before")
+    (tmp_path / "judged.jsonl").write_text(marked)
+    again = rows_of(prefer(tmp_path, RULE, [file], 1, Stop()))
+    assert (tmp_path / "compared.jsonl").read_text().startswith(marked)
+    assert not (tmp_path / "judged.jsonl").exists()
+    assert {r["chosen"] for r in out} == {"a a", "aa a"}
+    assert {r["chosen"] for r in again} == {"a a compared before", "aa a"}
+
+
 def test_a_judge_that_is_mostly_silent_stops_the_stage_and_the_chunk_is_asked_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,7 +153,7 @@ def test_a_judge_that_is_mostly_silent_stops_the_stage_and_the_chunk_is_asked_ag
     file = samples(tmp_path / "s.jsonl", ("one", ["a", "b"]))
     with pytest.raises(AhaError, match="no verdict on 1 of 1 pairs: no verdict: refused"):
         prefer(tmp_path, PreferConfig(base_url="http://x/v1", judge="m"), [file], 1, Stop())
-    assert not (tmp_path / "judged.jsonl").exists()
+    assert not (tmp_path / "compared.jsonl").exists()
 
 
 # ------------------------------------------------------------------------------------------------ what is kept
@@ -171,7 +185,7 @@ def test_lengths_are_balanced_by_what_the_reward_model_reads(tmp_path: Path) -> 
     ]
     pairs += [{"chosen": f"</think>{'s' * i}", "rejected": "</think>" + "s" * 99, "reason": ""} for i in range(5, 8)]
     line = {"prompt_id": 0, "row": {"prompt": "q", OPENED: True}, "pairs": pairs}
-    (tmp_path / "judged.jsonl").write_text(json.dumps(line) + "\n")
+    (tmp_path / "compared.jsonl").write_text(json.dumps(line) + "\n")
 
     def leads(scores: str) -> Counter[bool]:
         rows = rows_of(stage.write_pairs(tmp_path, replace(RULE, balance_lengths=True, scores=scores), 1))
@@ -198,7 +212,7 @@ def test_a_repeated_pair_is_a_duplicate_whatever_its_white_space(tmp_path: Path)
         {"prompt_id": 0, "row": {"prompt": "q"}, "pairs": [pair]},
         {"prompt_id": 1, "row": {"prompt": " q"}, "pairs": [pair | {"chosen": "a b"}, pair | {"rejected": "d"}]},
     ]
-    (tmp_path / "judged.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (tmp_path / "compared.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     stage.write_pairs(tmp_path, RULE, 1)
     assert fates(tmp_path) == {"kept": 2, "duplicate": 1}
 
@@ -214,7 +228,7 @@ def test_a_stopped_and_a_torn_run_ask_no_prompt_twice_and_end_the_same(tmp_path:
     ASKED.clear()
     with pytest.raises(Stopped, match="after 2 prompts"):
         prefer(tmp_path / "two", cfg, [file], 1, stop)
-    with (tmp_path / "two" / "judged.jsonl").open("a") as torn:
+    with (tmp_path / "two" / "compared.jsonl").open("a") as torn:
         torn.write('{"prompt_id": 2, "ro')
     assert prefer(tmp_path / "two", cfg, [file], 1, Stop()).read_bytes() == expected
     assert Counter(ASKED) == {f"q{i}": 2 for i in range(5)}

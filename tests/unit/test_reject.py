@@ -16,7 +16,7 @@ from rl.backend import SampleParams
 from rl.config import AskConfig, DataConfig, MixConfig, MixPart, RejectConfig, RewardConfig, RunConfig, TrackConfig
 from rl.context import Context, Stop
 from rl.records.tracker import Tracker
-from rl.scoring.reward_functions import Judges
+from rl.scoring.reward_functions import RewardFunctions
 from rl.scoring.scorer import Scorer
 from rl.stages.build import build
 from rl.stages.mix import mix
@@ -26,10 +26,10 @@ from rl.stages.selection import decide
 from rl.types import (
     BadInput,
     GradedGroup,
-    JudgeReport,
     Prompt,
     Queue,
     RewardPart,
+    RewardReport,
     Rollout,
     RolloutGroup,
     SampleRequest,
@@ -115,8 +115,8 @@ def test_the_language_filter_keeps_what_the_language_reward_pays_for(language: s
         graded.group.prompt, text=f"{ENGLISH} User: {GERMAN} Assistant:", question=GERMAN, row={"language": language}
     )
     graded = replace(graded, group=replace(graded.group, prompt=prompt))
-    judges = Judges([RewardConfig("language_consistency")])
-    paid = [parts["language_consistency"].score for parts in judges.judge_all(graded.group, judges.names)]
+    functions = RewardFunctions([RewardConfig("language_consistency")])
+    paid = [parts["language_consistency"].score for parts in functions.call_all(graded.group, functions.names)]
     assert paid == [1.0, 0.0]
     assert fates(graded, min_language_share=0.9) == ["kept", "language"]
 
@@ -318,7 +318,7 @@ class OneText:
     """A backend whose every sample is the same text."""
 
     def __init__(self, cfg: RunConfig, text: str) -> None:
-        self.judges, self.text, self.stops = Judges(cfg.rewards), text, set[tuple[str, ...]]()
+        self.reward_functions, self.text, self.stops = RewardFunctions(cfg.rewards), text, set[tuple[str, ...]]()
 
     def load(self, task: object) -> None:
         """There are no weights."""
@@ -333,8 +333,8 @@ class OneText:
             one = Rollout(tokens, np.zeros(7, np.float32), self.text, "stop", 1.0, 0, 0)
             yield r.group, [one for _ in r.seeds_G]
 
-    def judge(self, group: RolloutGroup, names: list[str]) -> Callable[[], JudgeReport]:
-        return lambda: JudgeReport(self.judges.judge_all(group, names))
+    def ask_rewards(self, group: RolloutGroup, names: list[str]) -> Callable[[], RewardReport]:
+        return lambda: RewardReport(self.reward_functions.call_all(group, names))
 
     def queue(self) -> Queue:
         return Queue()

@@ -201,9 +201,9 @@ def test_language_is_a_curve_of_its_own_and_a_part_of_the_reward(run_dir):
 
 def test_the_phases_of_a_step_add_up_to_its_time(run_dir):
     found = times(read_run(run_dir))
-    assert found.phases == ["rollout", "scoring", "update", "rest"]
+    assert found.phases == ["rollout", "rewards", "update", "rest"]
     first = found.columns[0]
-    assert first.parts == [3.5, 0.5, 1.5, 4.5]  # of 10 s; the rollout's 4 s hold the scoring's half
+    assert first.parts == [3.5, 0.5, 1.5, 4.5]  # of 10 s; the rollout's 4 s hold the rewards' half
     assert (first.first, first.last, len(found.columns)) == (0, 0, 12)
     assert [s.stage for s in found.spans][:3] == ["sft", "eval", "grpo"]
 

@@ -144,17 +144,17 @@ def test_a_reward_model_has_its_curves_and_its_pairs_their_fates(tmp_path: Path)
     samples.touch()
     stages = (
         Prefer("pairs", PreferConfig(samples=(str(samples),), function="recipes.r1_preferences:right_greeting")),
-        RewardTraining("judge", "org/base", RewardTrainConfig(steps=3, data=DataConfig(source="@pairs"))),
+        RewardTraining("helpful", "org/base", RewardTrainConfig(steps=3, data=DataConfig(source="@pairs"))),
     )
-    made = Recipe("judged", RunConfig(track=TrackConfig(wandb="off")), stages, out=str(tmp_path))
+    made = Recipe("preferences", RunConfig(track=TrackConfig(wandb="off")), stages, out=str(tmp_path))
     page = recipe_page(read_recipe(write_recipe(made)))
-    pairs, judge = page.stages
+    pairs, helpful = page.stages
     assert pairs.counted["by_fate"] == {"kept": 5, "tie": 4}  # type: ignore[index, call-overload]
-    assert [c.title for c in judge.charts] == ["Accuracy", "Loss", "Margin", "Gradient norm", "Learning rate"]
-    assert judge.points["reward:accuracy"].y == [0.6, 0.7, 0.8]
-    assert judge.points["eval:accuracy"].y == [0.5, 0.75, 1.0]
-    assert judge.points["eval:accuracy/stderr"].y == [0.1] * 3
-    assert ("Steps", "3") in [(f.label, f.value) for f in judge.facts]
+    assert [c.title for c in helpful.charts] == ["Accuracy", "Loss", "Margin", "Gradient norm", "Learning rate"]
+    assert helpful.points["reward:accuracy"].y == [0.6, 0.7, 0.8]
+    assert helpful.points["eval:accuracy"].y == [0.5, 0.75, 1.0]
+    assert helpful.points["eval:accuracy/stderr"].y == [0.1] * 3
+    assert ("Steps", "3") in [(f.label, f.value) for f in helpful.facts]
 
 
 def test_the_provenance_is_that_of_the_last_model(recipe: Recipe, page: RecipePage) -> None:

@@ -16,7 +16,7 @@ from rl.config import RewardConfig, RewardModelConfig
 from rl.scoring import reward_model as worker
 from rl.scoring.reward_model import RewardModel
 from rl.scoring.reward_model_text import Encoder, check_models, load_encoder, summary
-from rl.types import BadInput, JudgeReport, Prompt, Rollout, RolloutGroup, Verdict
+from rl.types import BadInput, Prompt, RewardReport, Rollout, RolloutGroup, Verdict
 from tests.unit.classifiers import CHAT, WITHOUT_THINKING, bert_classifier, llama_classifier
 from tests.unit.conftest import byte_tokenizer
 
@@ -47,7 +47,7 @@ def model(path: Path, **settings) -> RewardModel:
     return RewardModel("rm", reward, "cpu", 1)
 
 
-def scores(report: JudgeReport) -> list[float]:
+def scores(report: RewardReport) -> list[float]:
     return [parts["rm"].score for parts in report.parts_G]
 
 

@@ -29,7 +29,7 @@ from rl.config import (
 from rl.context import Context, Stop
 from rl.data.preference_pairs import OPENED, Unit, encode, load_preferences, pack_preferences
 from rl.model.classifier import Classifier, load_trainee
-from rl.model.policy import ScoreInput
+from rl.model.policy import ModelInput
 from rl.model.pretrained import load_tokenizer
 from rl.records.tracker import Tracker
 from rl.scoring.reward_model import RewardModel
@@ -66,8 +66,8 @@ class TorchLearners:
         self.optimizer.zero_grad()
         loss = 0.0
         for mb in updates_U[0].micro_batches_R[0]:
-            batch = ScoreInput.of(mb, CPU)
-            labels, weight = (torch.from_numpy(x)[batch.index_M] for x in (mb.advantages_T, mb.loss_weight_T))
+            batch = ModelInput.of(mb, CPU)
+            labels, weight = (torch.from_numpy(x)[batch.index_M] for x in (mb.labels_T, mb.loss_weight_T))
             part, _ = reward_loss(self.task.reward.kind, self.model(batch), labels, weight)
             part.backward()
             loss += float(part.detach())
@@ -77,7 +77,7 @@ class TorchLearners:
 
     @torch.no_grad()
     def scores(self, micro_batches_R: list[list[MicroBatch]]) -> list[list[np.ndarray]]:
-        found = [[self.model(ScoreInput.of(mb, CPU)).numpy() for mb in rank] for rank in micro_batches_R]
+        found = [[self.model(ModelInput.of(mb, CPU)).numpy() for mb in rank] for rank in micro_batches_R]
         return [[s * np.nan for s in rank] for rank in found] if self.broken else found
 
     def save(self, folder: Path) -> None:
@@ -212,9 +212,10 @@ def test_pairs_stay_together_and_the_loss_does_not_depend_on_the_split(tmp_path:
     assert len({len(rank) for rank in batch.micro_batches_R}) == 1
     total = 0.0
     for mb in (mb for rank in batch.micro_batches_R for mb in rank):
-        scored = ScoreInput.of(mb, CPU)
-        labels, weight = (torch.from_numpy(x)[scored.index_M] for x in (mb.advantages_T, mb.loss_weight_T))
+        scored = ModelInput.of(mb, CPU)
+        labels, weight = (torch.from_numpy(x)[scored.index_M] for x in (mb.labels_T, mb.loss_weight_T))
         assert labels.tolist() == [1.0, 0.0] * (len(labels) // 2)
+        assert not mb.advantages_T.any()
         total += float(reward_loss("pairwise", model(scored), labels, weight)[0])
     assert total == pytest.approx(alone(model, folder, units), abs=1e-5)
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from rl.config import RewardConfig, ScoringConfig
-from rl.scoring.reward_processes import Judge
-from rl.types import AhaError, BadInput, JudgeReport, Prompt, Rollout, RolloutGroup, Verdict
+from rl.scoring.reward_processes import RewardWorker
+from rl.types import AhaError, BadInput, Prompt, RewardReport, Rollout, RolloutGroup, Verdict
 
 MODULE = """
 import mmap, os, signal, time
@@ -50,21 +50,21 @@ def with_alarm(completion):
 
 
 @pytest.fixture
-def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Judge]]:
+def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., RewardWorker]]:
     (tmp_path / "worker_rewards.py").write_text(MODULE)
     monkeypatch.syspath_prepend(str(tmp_path))
-    started: list[Judge] = []
+    started: list[RewardWorker] = []
 
-    def begin(function: str = "tell", timeout_s: float = 5.0, processes: int = 2) -> Judge:
+    def begin(function: str = "tell", timeout_s: float = 5.0, processes: int = 2) -> RewardWorker:
         reward = RewardConfig(f"worker_rewards:{function}", timeout_s=timeout_s)
-        judge = Judge((reward,), ScoringConfig(processes=processes, memory_gib=4))
-        started.append(judge)
-        judge.start()
-        return judge
+        worker = RewardWorker((reward,), ScoringConfig(processes=processes, memory_gib=4))
+        started.append(worker)
+        worker.start()
+        return worker
 
     yield begin
-    for judge in started:
-        judge.close()
+    for worker in started:
+        worker.close()
 
 
 def group(folder: Path, *texts: str) -> RolloutGroup:
@@ -75,56 +75,56 @@ def group(folder: Path, *texts: str) -> RolloutGroup:
     return RolloutGroup(Prompt(0, 0, [1], "question", "4", {"folder": str(folder)}), rollouts_G)
 
 
-def ask(judge: Judge, group: RolloutGroup) -> JudgeReport:
+def ask(worker: RewardWorker, group: RolloutGroup) -> RewardReport:
     """Every reward of the group."""
-    return judge.judge(group, judge._judges.names)
+    return worker.call_rewards(group, worker._functions.names)
 
 
 def scores(report, name: str = "tell") -> list[float | str]:  # type: ignore[no-untyped-def]
     """The score of each sample, or the verdict where there is none."""
     parts = [parts[name] for parts in report.parts_G]
-    return [part.score if part.verdict.is_judgement else str(part.verdict) for part in parts]
+    return [part.score if part.verdict.is_valid else str(part.verdict) for part in parts]
 
 
 def test_other_rewards_are_taken_up_by_the_processes_that_there_are(start, tmp_path):
-    judge = start(processes=1)
-    (process,) = judge._all
+    worker = start(processes=1)
+    (process,) = worker._all
     both = (RewardConfig("worker_rewards:tell"), RewardConfig("worker_rewards:in_lists"))
-    assert judge.start(both) == os.getpid()
-    report = ask(judge, group(tmp_path, "a", "abc"))
+    assert worker.start(both) == os.getpid()
+    report = ask(worker, group(tmp_path, "a", "abc"))
     assert scores(report) == [1.0, 3.0]
     assert scores(report, "in_lists") == [1.0, 1.0]
-    assert judge._all == {process}
+    assert worker._all == {process}
     with pytest.raises(BadInput, match="no function 'nobody'"):
-        judge.start((RewardConfig("worker_rewards:nobody"),))
-    assert scores(ask(judge, group(tmp_path, "ab")), "in_lists") == [1.0]
+        worker.start((RewardConfig("worker_rewards:nobody"),))
+    assert scores(ask(worker, group(tmp_path, "ab")), "in_lists") == [1.0]
     # An actor that was started again is told with the question.
-    later = judge.judge(group(tmp_path, "ab"), ["with_alarm"], (RewardConfig("worker_rewards:with_alarm"),))
+    later = worker.call_rewards(group(tmp_path, "ab"), ["with_alarm"], (RewardConfig("worker_rewards:with_alarm"),))
     assert scores(later, "with_alarm") == [1.0]
-    assert judge._all == {process}
+    assert worker._all == {process}
 
 
 def test_a_process_that_is_gone_when_rewards_change_is_replaced_and_costs_no_sample(start, tmp_path):
-    judge = start(processes=1)
-    (process,) = judge._all
+    worker = start(processes=1)
+    (process,) = worker._all
     os.kill(process._child.pid, signal.SIGKILL)
     process._child.wait(timeout=30)
-    report = judge.judge(group(tmp_path, "a"), ["in_lists"], (RewardConfig("worker_rewards:in_lists"),))
+    report = worker.call_rewards(group(tmp_path, "a"), ["in_lists"], (RewardConfig("worker_rewards:in_lists"),))
     assert scores(report, "in_lists") == [1.0]
     assert (report.killed, report.replaced) == (0, 0)
-    assert process not in judge._all
+    assert process not in worker._all
 
 
 @pytest.mark.parametrize("text", ["hang", "hang with alarms off"])
 def test_a_call_that_hangs_is_killed_at_its_limit_and_the_others_keep_their_scores(start, tmp_path, text):
-    judge = start(timeout_s=0.5)
+    worker = start(timeout_s=0.5)
     begin = time.monotonic()
-    report = ask(judge, group(tmp_path, "a", text, "abc", "ab"))
+    report = ask(worker, group(tmp_path, "a", text, "abc", "ab"))
     assert scores(report) == [1.0, "timed_out", 3.0, 2.0]
     assert (report.killed, report.replaced) == (1, 0)
     assert time.monotonic() - begin < 10
     assert report.parts_G[1]["tell"].verdict == Verdict.TIMED_OUT
-    assert scores(ask(judge, group(tmp_path, "again"))) == [5.0]
+    assert scores(ask(worker, group(tmp_path, "again"))) == [5.0]
 
 
 def test_what_a_killed_call_had_started_dies_with_it(start, tmp_path):
@@ -156,10 +156,10 @@ def test_a_call_that_asks_for_more_memory_than_it_may_have_fails_alone(start, tm
 
 
 def test_samples_wait_side_by_side(start, tmp_path):
-    judge = start(processes=4)
-    ask(judge, group(tmp_path, *["slow"] * 4))  # all four processes are there now
+    worker = start(processes=4)
+    ask(worker, group(tmp_path, *["slow"] * 4))  # all four processes are there now
     begin = time.monotonic()
-    ask(judge, group(tmp_path, *["slow"] * 4))
+    ask(worker, group(tmp_path, *["slow"] * 4))
     assert time.monotonic() - begin < 4 * 0.9  # s; one after the other they take 4
 
 
@@ -177,16 +177,16 @@ def test_a_reward_that_cannot_be_imported_there_is_named_when_the_worker_starts(
 
 
 def test_only_the_rewards_asked_for_are_called(start, tmp_path):
-    judge = start(timeout_s=0.5)
-    assert judge.judge(group(tmp_path, "hang", "hang"), []).parts_G == [{}, {}]
+    worker = start(timeout_s=0.5)
+    assert worker.call_rewards(group(tmp_path, "hang", "hang"), []).parts_G == [{}, {}]
 
 
 def test_several_groups_at_once_get_their_own_scores(start, tmp_path):
-    judge = start(processes=3)
+    worker = start(processes=3)
     found: dict[int, list[float | str]] = {}
 
     def ask_for(n: int) -> None:
-        found[n] = scores(ask(judge, group(tmp_path, "x" * n, "y" * (n + 1))))
+        found[n] = scores(ask(worker, group(tmp_path, "x" * n, "y" * (n + 1))))
 
     threads = [threading.Thread(target=ask_for, args=(n,)) for n in range(1, 7)]
     for thread in threads:
@@ -197,10 +197,10 @@ def test_several_groups_at_once_get_their_own_scores(start, tmp_path):
 
 
 def test_closing_leaves_no_process_behind(start, tmp_path):
-    judge = start()
-    pids = [process._child.pid for process in judge._all]
+    worker = start()
+    pids = [process._child.pid for process in worker._all]
     assert pids
-    judge.close()
+    worker.close()
     for pid in pids:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, signal.SIG_DFL)

@@ -18,7 +18,7 @@ from rewards.format import check_format, format_r1, format_r1_opened
 from rewards.quantities import MAX_NUMBER_LENGTH, parse_number
 from rewards.types import CORRECT, UNPARSEABLE, WRONG
 from rl.config import RewardConfig
-from rl.scoring.reward_functions import Judges, resolve
+from rl.scoring.reward_functions import RewardFunctions, resolve
 from rl.types import Prompt, Rollout, RolloutGroup, Verdict
 
 BOX = r"\boxed"
@@ -381,6 +381,6 @@ def test_a_column_of_the_row_with_the_name_of_a_setting_does_not_change_it(rewar
     }.get(reward, "First we add the number of apples in both baskets.")
     rollout = Rollout(np.zeros(1, np.int32), np.zeros(1, np.float32), text, "stop", 1.0, 0, 0)
     group = RolloutGroup(Prompt(0, 0, [1], "How many?", "50", row), [rollout])
-    (part,) = Judges([RewardConfig(reward)]).judge(reward, group)
+    (part,) = RewardFunctions([RewardConfig(reward)]).call(reward, group)
     assert part is not None
     assert (part.verdict, part.score) == (verdict, float(verdict == "correct"))

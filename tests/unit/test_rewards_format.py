@@ -223,7 +223,7 @@ def test_partial_credit_is_below_that_of_the_whole_form(partial):
 def test_a_megabyte_of_anything_has_no_form_and_takes_linear_time(flood):
     mass = flood * (1_000_000 // len(flood))
     start = time.process_time()
-    for judge in (format_r1, format_boxed, format_cold_start):
-        assert judge(mass, prompt=PROMPT).value == 0
-        assert judge(f"<think>{mass}</think>{mass}", prompt=PROMPT).value == 0
+    for reward in (format_r1, format_boxed, format_cold_start):
+        assert reward(mass, prompt=PROMPT).value == 0
+        assert reward(f"<think>{mass}</think>{mass}", prompt=PROMPT).value == 0
     assert time.process_time() - start < 5  # 9 MB; what is quadratic in them takes hours

@@ -13,7 +13,7 @@ import pytest
 
 from rewards import COLUMNS, REWARDS
 from rl.config import GRPOConfig, RewardConfig, RewardModelConfig
-from rl.scoring.reward_functions import Judges, refuse_style_alone, resolve, unjudgeable
+from rl.scoring.reward_functions import RewardFunctions, refuse_style_alone, resolve, unrewardable_rows
 from rl.scoring.routing import applying, first_step, named, refuse_unused, unrewarded
 from rl.scoring.scorer import Scorer
 from rl.types import AhaError, BadInput, Prompt, RewardPart, Rollout, RolloutGroup, Row, Verdict
@@ -88,13 +88,13 @@ def test_functions_keep_their_names_beside_a_model_of_the_same_name(mine):
 
     rewards = (RewardConfig("model:org/brief"), mine(brief))
     assert list(named(rewards)) == ["brief", "mine.brief"]
-    assert Judges(rewards).names == ["mine.brief"]
+    assert RewardFunctions(rewards).names == ["mine.brief"]
 
 
 def test_a_reward_model_is_called_by_the_last_part_of_its_path():
     rewards = (RewardConfig("model:org/helpful"), RewardConfig("model:runs/x/helpful"), RewardConfig("accuracy"))
     assert list(named(rewards)) == ["helpful", "model.runs.x.helpful", "accuracy"]
-    assert Judges(rewards).names == ["accuracy"]
+    assert RewardFunctions(rewards).names == ["accuracy"]
 
 
 # ------------------------------------------------------------------------------------------------ refused before a run
@@ -130,8 +130,8 @@ def test_rows_that_get_no_reward_are_found_with_the_reason():
     late = RewardConfig("format", domains=("poem",), from_step=-2)
     assert unrewarded(named((MATH, late)), rows[:2], 10) == {1: "no reward applies before step 8, when 'format' begins"}
     assert unrewarded(named((MATH, late)), rows[:2], 0) == {}  # not trained on: evaluation asks every reward
-    assert unjudgeable((MATH,), rows, ["", "4", "4"], 10)[0] == "the row has no reference answer: ''"
-    assert list(unjudgeable((MATH,), rows, ["", "4", "4"], 10)) == [0, 1, 2]
+    assert unrewardable_rows((MATH,), rows, ["", "4", "4"], 10)[0] == "the row has no reference answer: ''"
+    assert list(unrewardable_rows((MATH,), rows, ["", "4", "4"], 10)) == [0, 1, 2]
 
 
 def test_domains_that_no_row_is_in_are_refused_with_those_that_there_are():
@@ -148,8 +148,8 @@ def test_held_out_rows_that_only_style_reads_are_refused_where_the_run_knows_wha
     form, language = RewardConfig("format"), RewardConfig("language_consistency")
     refuse_style_alone(named((MATH, form)), rows[:1], "eval.jsonl")
     refuse_style_alone(named((form, language)), rows, "eval.jsonl")  # style is all that is paid for
-    judged = RewardConfig("mine:good", domains=("poem",))
-    refuse_style_alone(named((MATH, judged, form)), rows, "eval.jsonl")
+    good = RewardConfig("mine:good", domains=("poem",))
+    refuse_style_alone(named((MATH, good, form)), rows, "eval.jsonl")
     with pytest.raises(BadInput, match=r"eval.jsonl: 1 of 2 rows, the first .* row 2, .*'accuracy' .* says 'poem'"):
         refuse_style_alone(named((MATH, form)), rows, "eval.jsonl")
 

@@ -1,4 +1,4 @@
-"""Rewards as a run uses them: resolved by name, weighted, judged, and never the end of a run."""
+"""Rewards as a run uses them: resolved by name, weighted, called, and never the end of a run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 from rewards.types import Score
 from rl.config import GRPOConfig, RewardConfig
-from rl.scoring.reward_functions import Judges, resolve, unjudgeable, watch
+from rl.scoring.reward_functions import RewardFunctions, resolve, unrewardable_rows, watch
 from rl.scoring.scorer import Scorer
 from rl.types import AhaError, BadInput, Prompt, Rollout, RolloutGroup, Row, Verdict
 
@@ -204,12 +204,12 @@ def test_numbers_and_scores_become_verdicts(user_module):
 
 
 def test_a_reward_may_say_itself_that_it_timed_out(user_module):
-    def judge(completion):
+    def strict(completion):
         return Score(0.0, "timed_out", "10 s")
 
-    graded = scorer(user_module(judge)).grade(group("x"))
+    graded = scorer(user_module(strict)).grade(group("x"))
     assert graded.valid_G == [False]
-    part = graded.parts_G[0]["judge"]
+    part = graded.parts_G[0]["strict"]
     assert (part.verdict, part.reason) == (Verdict.TIMED_OUT, "10 s")
     assert math.isnan(part.score)
 
@@ -477,18 +477,18 @@ def test_an_option_that_the_function_does_not_have_is_refused(user_module, optio
 
 def test_a_reward_may_take_its_own_time_its_default_or_what_the_user_gives_it():
     rewards = (RewardConfig("accuracy"), RewardConfig("code_accuracy"), RewardConfig("format", timeout_s=3.0))
-    judges = Judges(rewards)
-    assert [judges.limit_s(name) for name in judges.names] == [10.0, 60.0, 3.0]
+    functions = RewardFunctions(rewards)
+    assert [functions.limit_s(name) for name in functions.names] == [10.0, 60.0, 3.0]
 
 
-def test_references_that_accuracy_cannot_judge_by_are_found_and_other_rewards_do_not_mind():
+def test_references_that_accuracy_cannot_verify_are_found_and_other_rewards_do_not_mind():
     rows: list[Row] = [{}, {}, {"domain": "poem"}, {}]
     answers = ["4", "", "", r"\boxed{7}"]
     both = (RewardConfig("accuracy"), RewardConfig("format"))
-    assert list(unjudgeable(both, rows, answers)) == [1, 2]
-    assert unjudgeable((RewardConfig("format"),), rows, answers) == {}
+    assert list(unrewardable_rows(both, rows, answers)) == [1, 2]
+    assert unrewardable_rows((RewardConfig("format"),), rows, answers) == {}
     routed = (RewardConfig("accuracy", domains=("math",)), RewardConfig("format"))
-    assert unjudgeable(routed, [{"domain": "math"}, {"domain": "poem"}], ["", ""]) == {
+    assert unrewardable_rows(routed, [{"domain": "math"}, {"domain": "poem"}], ["", ""]) == {
         0: "the row has no reference answer: ''"
     }
 

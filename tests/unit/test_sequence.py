@@ -10,7 +10,7 @@ import torch
 
 from rl.config import DistillConfig, LearnerConfig, SFTConfig
 from rl.data.packing import pack_examples
-from rl.model.policy import ScoreInput
+from rl.model.policy import ModelInput
 from rl.model.sequence_parallel import Share, check_heads
 from rl.recipe import run_config
 from rl.settings.config_checks import validate
@@ -28,7 +28,7 @@ def micro_batch(lengths: list[int]) -> MicroBatch:
 @pytest.mark.parametrize(("lengths", "size"), [([5, 4, 2], 2), ([5, 4, 2], 4), ([9], 4), ([2], 4), ([8, 8], 3)])
 def test_slices_make_up_the_micro_batch_and_each_learnt_token_has_one_owner(lengths: list[int], size: int) -> None:
     batch = micro_batch(lengths)
-    parts = [ScoreInput.of(batch, torch.device("cpu"), Share(rank, size)) for rank in range(size)]
+    parts = [ModelInput.of(batch, torch.device("cpu"), Share(rank, size)) for rank in range(size)]
     total = len(parts[0].token_ids_T)
     assert total % size == 0
     assert total - batch.num_tokens < size
@@ -45,7 +45,7 @@ def test_slices_make_up_the_micro_batch_and_each_learnt_token_has_one_owner(leng
 
 def test_a_rank_alone_has_all_of_the_micro_batch() -> None:
     batch = micro_batch([5, 4])
-    whole = ScoreInput.of(batch, torch.device("cpu"))
+    whole = ModelInput.of(batch, torch.device("cpu"))
     assert whole.bounds is None
     assert len(whole.token_ids_T) == 9
 

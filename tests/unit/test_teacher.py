@@ -34,12 +34,12 @@ from rl.recipe import Recipe, Reject
 from rl.records.tracker import Tracker
 from rl.records.whole_files import mend, whole_lines
 from rl.rollouts.teacher import joined, read_answers
-from rl.scoring.reward_functions import Judges
+from rl.scoring.reward_functions import RewardFunctions
 from rl.scoring.scorer import Scorer
 from rl.settings.overrides import apply_stage_overrides
 from rl.settings.recipe_checks import check
 from rl.stages.reject import reject
-from rl.types import AhaError, BadInput, JudgeReport, Stopped
+from rl.types import AhaError, BadInput, RewardReport, Stopped
 from rl.workflow.stage_folders import StageFolders
 from rl.workflow.stage_keys import stage_keys
 
@@ -119,10 +119,10 @@ class InProcess:
     """Rewards in this process."""
 
     def __init__(self, cfg: RunConfig) -> None:
-        self.judges = Judges(cfg.rewards)
+        self.reward_functions = RewardFunctions(cfg.rewards)
 
-    def judge(self, group, names):  # type: ignore[no-untyped-def]
-        return lambda: JudgeReport(self.judges.judge_all(group, names))
+    def ask_rewards(self, group, names):  # type: ignore[no-untyped-def]
+        return lambda: RewardReport(self.reward_functions.call_all(group, names))
 
     def close(self) -> None:
         """Nothing runs."""
@@ -204,7 +204,7 @@ def test_the_key_is_read_from_the_variable_that_the_settings_name(server, stage,
 # ------------------------------------------------------------------------------------------------ what is kept
 
 
-def test_answers_are_judged_filtered_and_kept_as_samples_of_our_own(server, stage):
+def test_answers_are_rewarded_filtered_and_kept_as_samples_of_our_own(server, stage):
     said = {
         "0 + 2?": {"content": r"\boxed{2}", "reasoning_content": "Two and nothing."},
         "1 + 1?": {"content": r"\boxed{3}"},
@@ -423,10 +423,10 @@ def no_machines(cfg: RunConfig) -> Any:
 
 
 def test_a_recipes_stage_runs_without_machines_and_with_rewards_in_processes(server, recipe):
-    from rl.scoring.reward_processes import LocalJudging
+    from rl.scoring.reward_processes import LocalRewardWorker
     from rl.workflow.run import run
 
-    folder = run(recipe, no_machines, LocalJudging, prepare_machines=lambda: no_machines(recipe.base))
+    folder = run(recipe, no_machines, LocalRewardWorker, prepare_machines=lambda: no_machines(recipe.base))
     report = json.loads((folder / "yield.json").read_text())
     assert (report["by_reason"], report["teacher"]["answered"]) == ({"kept": 3}, 3)
     assert len(list(whole_lines(folder / "data.jsonl"))) == 3

@@ -343,7 +343,7 @@ def test_the_live_view_shows_trends_phases_memory_and_the_time_left():
     bar.begin("grpo", 10, 2)
     bar.advance("eval", 2, {"seconds": 9.0, "pass@1": 0.5})
     for step in range(2, 5):
-        record = {"reward/mean": float(step), "seconds/rollout": 6.0, "seconds/scoring": 1.0, "seconds/update": 2.0}
+        record = {"reward/mean": float(step), "seconds/rollout": 6.0, "seconds/rewards": 1.0, "seconds/update": 2.0}
         bar.advance("grpo", step, record | {"seconds": 10.0, "tokens_per_second": 1500.0, "accuracy": math.nan})
     console = Console(file=io.StringIO(), width=100)
     console.print(bar.view())
@@ -352,7 +352,7 @@ def test_the_live_view_shows_trends_phases_memory_and_the_time_left():
     assert "50 s left, 10.0 s/step" in text
     assert re.search(r"reward +4\.000 +▁▅█", text)
     assert re.search(r"pass@1 +0\.500 +▄", text)
-    assert re.search(r"time +10\.0 s +rollout 50%  scoring 10%  update 20%  rest 20%", text)
+    assert re.search(r"time +10\.0 s +rollout 50%  rewards 10%  update 20%  rest 20%", text)
     assert re.search(r"memory +\d+ % +[\d.]+ of [\d.]+ GiB", text)
     assert "accuracy" not in text  # it had no number yet
     assert "staleness" not in text
@@ -360,7 +360,7 @@ def test_the_live_view_shows_trends_phases_memory_and_the_time_left():
 
 def test_the_live_view_shows_the_queue_now_and_the_last_steps_staleness_and_workers_memory():
     bar = Bar(Console(file=io.StringIO()))
-    now = [Queue(waiting=3, sampling=8, scoring=5)]
+    now = [Queue(waiting=3, sampling=8, awaiting_rewards=5)]
     bar.watch(lambda: now[0])
     bar.begin("grpo", 10, 0)
     held = {"memory/learner_gib": 1.26, "memory/sampler_gib": 2.0, "memory/sampler_device_gib": 70.0}
@@ -504,7 +504,7 @@ def test_an_offline_file_cut_by_a_kill_is_read_up_to_the_cut(start):
         ("grpo", "max/ratio", "policy/max/ratio"), ("grpo", "lr", "learner/lr"), ("grpo", "seconds/update", "time/seconds/update"),
         ("grpo", "verdict/a/wrong", "verifier/verdict/a/wrong"), ("grpo", "sync/megabytes", "sync/megabytes"),
         ("grpo", "batch/tokens", "data/batch/tokens"), ("eval", "pass@1", "eval/pass@1"), ("sft", "nll", "sft/nll"),
-        ("grpo", "my/own", "other/my/own"), ("grpo", "queue/scoring_max", "rollout/queue/scoring_max"),
+        ("grpo", "my/own", "other/my/own"), ("grpo", "queue/awaiting_rewards_max", "rollout/queue/awaiting_rewards_max"),
         ("grpo", "memory/learner_gib", "memory/learner_gib"),
     ],
 )  # fmt: skip

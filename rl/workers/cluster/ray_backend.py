@@ -19,10 +19,10 @@ from rl.settings.precision import Machine, cpu_unit, settle
 from rl.types import (
     AhaError,
     Hardware,
-    JudgeReport,
     MicroBatch,
     PackedBatch,
     Queue,
+    RewardReport,
     Rollout,
     RolloutGroup,
     SampleRequest,
@@ -53,7 +53,7 @@ from rl.workers.cluster.ray_calls import (
     start_ray,
     unwrap,
 )
-from rl.workers.cluster.reward_actors import MAX_RESTARTS, Scorers
+from rl.workers.cluster.reward_actors import MAX_RESTARTS, RewardActors
 from rl.workers.cluster.work_queue import Feed, Sampling
 
 log = logging.getLogger("aha.cluster")
@@ -71,7 +71,7 @@ class RayBackend:
         self.transfer = transfer_of(cfg, self.device)
         self.learners: list[ray.actor.ActorHandle] = []
         self.samplers: list[ray.actor.ActorHandle] = []
-        self.scorers = Scorers(cfg, self.device)
+        self.reward_actors = RewardActors(cfg, self.device)
         self.model_path, self.context_length = "", 0
         self.gauges = Gauges()
         self.feed = Feed(cfg, [])
@@ -86,7 +86,7 @@ class RayBackend:
         """Reserve all resources at once; refuse with the numbers when the cluster is too small."""
         cfg = self.cfg
         self.bundles = bundles_of(cfg, self.device, self.transfer)
-        refuse_too_small(cfg, self.bundles, self.scorers.resources())
+        refuse_too_small(cfg, self.bundles, self.reward_actors.resources())
         self.group = placement_group(self.bundles, strategy="PACK")
         self._wait([self.group.ready()], ["the placement group"], cfg.cluster.start_timeout_s, "get its resources")
         self.places = node_of_bundles(self.group)
@@ -126,16 +126,16 @@ class RayBackend:
     def adopt(self, cfg: RunConfig) -> None:
         same = (cfg.rewards, cfg.scoring) == (self.cfg.rewards, self.cfg.scoring)
         self.cfg = cfg
-        if not same or not self.scorers.parts:
-            old, self.scorers = self.scorers, Scorers(cfg, self.device)
-            self.scorers.take_over(old)
+        if not same or not self.reward_actors.parts:
+            old, self.reward_actors = self.reward_actors, RewardActors(cfg, self.device)
+            self.reward_actors.take_over(old)
             old.close()
-            refuse_too_small(cfg, self.bundles, self.scorers.resources())
+            refuse_too_small(cfg, self.bundles, self.reward_actors.resources())
             if cfg.rewards:
                 self.start_rewards()
 
     def start_rewards(self) -> None:
-        self.scorers.start()
+        self.reward_actors.start()
 
     def _new_sampler(self, index: int) -> ray.actor.ActorHandle:
         cfg, env = self.cfg, sampler_environment(self.cfg, self.device)
@@ -213,7 +213,7 @@ class RayBackend:
                     raise AhaError(f"sampler {i} samples from weights {report.policy_version}, not {self.version}")
                 yield from work.finished(i, report)
                 work.top_up(i)
-            self.scorers.count()
+            self.reward_actors.count()
             self._refuse_stalled(work)
 
     def _refuse_stalled(self, work: Sampling) -> None:
@@ -239,18 +239,18 @@ class RayBackend:
     # -------------------------------------------------------------------------------------------- rewards
 
     @property
-    def judges(self) -> list[ray.actor.ActorHandle]:
-        return self.scorers.judges
+    def reward_workers(self) -> list[ray.actor.ActorHandle]:
+        return self.reward_actors.workers
 
     @property
-    def judge_pids(self) -> dict[int, int]:
-        return self.scorers.judge_pids
+    def reward_worker_pids(self) -> dict[int, int]:
+        return self.reward_actors.worker_pids
 
-    def judge(self, group: RolloutGroup, names: Sequence[str] | None = None) -> Callable[[], JudgeReport]:
+    def ask_rewards(self, group: RolloutGroup, names: Sequence[str] | None = None) -> Callable[[], RewardReport]:
         """Hand a group to the reward workers and models; names: of the rewards to ask, None for all."""
-        result = self.scorers.judge(group, names)
+        result = self.reward_actors.ask(group, names)
 
-        def named() -> JudgeReport:
+        def named() -> RewardReport:
             with self._naming_silent_nodes():
                 return result()
 
@@ -285,7 +285,7 @@ class RayBackend:
             self.gauges.set(run, stage, step, metrics)
 
     def queue(self) -> Queue:
-        return Queue(self.feed.waiting, self.feed.sampling, self.scorers.unanswered)
+        return Queue(self.feed.waiting, self.feed.sampling, self.reward_actors.unanswered)
 
     def memory(self) -> dict[str, float]:
         workers = [*self.learners, *self.samplers]
@@ -301,7 +301,7 @@ class RayBackend:
         return memory_metrics("learner", held[:ranks]) | memory_metrics("sampler", held[ranks:])
 
     def hardware(self) -> Hardware:
-        return hardware_of(ray.nodes(), self.places, self.bundles, self.scorers.resources())
+        return hardware_of(ray.nodes(), self.places, self.bundles, self.reward_actors.resources())
 
     def scores(self, micro_batches_R: list[list[MicroBatch]]) -> list[list[np.ndarray]]:
         refs = [h.scores.remote(micro_batches_R[rank]) for rank, h in enumerate(self.learners)]
@@ -342,7 +342,7 @@ class RayBackend:
     def close(self) -> None:
         for handle in (*self.learners, *self.samplers):
             ray.kill(handle)
-        self.scorers.close()
+        self.reward_actors.close()
         self.learners, self.samplers = [], []
         remove_placement_group(self.group)
         if self.started_ray:

@@ -1,4 +1,4 @@
-"""What judges rollouts on the cluster: reward workers for functions and one actor for each reward model.
+"""The actors that give rollouts their rewards: reward workers for functions, and one actor for each reward model.
 
 A reward worker bounds and replaces its own processes (rl/scoring/reward_processes.py). A reward model is bounded from
 here: when it dies or hangs it is started again and what it was asked is asked again, once; then those samples have
@@ -18,7 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rl.config import MODEL, RunConfig
 from rl.scoring.reward_functions import failed, limit_s
 from rl.scoring.routing import is_model, model_path, named
-from rl.types import AhaError, BadInput, JudgeReport, RewardPart, RolloutGroup, Verdict
+from rl.types import AhaError, BadInput, RewardPart, RewardReport, RolloutGroup, Verdict
 from rl.workers.cluster.ray_calls import QUIET, ActorGone, collect, offline, seen_from_anywhere, unwrap
 
 log = logging.getLogger("aha.cluster")
@@ -26,8 +26,8 @@ log = logging.getLogger("aha.cluster")
 MAX_RESTARTS = 3
 
 
-class Scorers:
-    """All that judges rollouts in a run. device: what reward models run on unless told otherwise, "cpu" or "gpu".
+class RewardActors:
+    """All reward workers and reward models of a run. device: "cpu" or "gpu", for models with device=auto.
 
     Raises BadInput for a reward model that is to run on a GPU where there is none.
     """
@@ -42,17 +42,17 @@ class Scorers:
                 raise BadInput(
                     f"rewards: {name!r} has model.device=gpu, but the Ray cluster has no GPU; use cpu or auto"
                 )
-        self.judges: list[ray.actor.ActorHandle] = []
-        self.judge_pids: dict[int, int] = {}
+        self.workers: list[ray.actor.ActorHandle] = []
+        self.worker_pids: dict[int, int] = {}
         self.models: dict[str, ModelActor] = {}
-        self._groups_judged = 0
+        self._groups_asked = 0
         self.unanswered = 0
         self._open: list[list[Asked]] = []
 
-    def take_over(self, old: Scorers) -> None:
+    def take_over(self, old: RewardActors) -> None:
         """Go on with the other's reward workers, where they are set up alike. To be called before start()."""
         if old.cfg.scoring == self.cfg.scoring:
-            self.judges, old.judges = old.judges, []
+            self.workers, old.workers = old.workers, []
 
     def resources(self) -> list[dict[str, float]]:
         """What each reward model reserves in Ray."""
@@ -67,7 +67,7 @@ class Scorers:
         models = self._make_models()
         loading = [handle.start.remote() for handle in models.values()]
         if len(models) < len(self.parts):
-            self._start_judges()
+            self._start_workers()
         pids = collect(loading, [f"reward model {name}" for name in models], bound, "load")
         self.models = {
             name: ModelActor(name, handle, pid, limit_s(self.parts[name]), bound)
@@ -97,22 +97,22 @@ class Scorers:
             )
         return handles
 
-    def _start_judges(self) -> None:
+    def _start_workers(self) -> None:
         """Start them, or tell those that were taken over of the rewards."""
-        self.judges = self.judges or self._make_judges()
-        names = [f"reward worker {i}" for i in range(len(self.judges))]
-        told = [handle.start.remote(self.cfg.rewards) for handle in self.judges]
+        self.workers = self.workers or self._make_workers()
+        names = [f"reward worker {i}" for i in range(len(self.workers))]
+        told = [handle.start.remote(self.cfg.rewards) for handle in self.workers]
         pids = collect(told, names, self.cfg.cluster.start_timeout_s, "start")
-        self.judge_pids = dict(enumerate(pids))
+        self.worker_pids = dict(enumerate(pids))
 
-    def _make_judges(self) -> list[ray.actor.ActorHandle]:
+    def _make_workers(self) -> list[ray.actor.ActorHandle]:
         """One reward worker a node unless told otherwise. Ray restarts one that dies, and its calls."""
-        from rl.scoring.reward_processes import Judge
+        from rl.scoring.reward_processes import RewardWorker
 
         cfg = self.cfg
         nodes = sorted(node["NodeID"] for node in ray.nodes() if node["Alive"])
         return [
-            ray.remote(Judge)
+            ray.remote(RewardWorker)
             .options(
                 num_cpus=0,
                 max_concurrency=2 * (cfg.scoring.processes or 16),
@@ -125,7 +125,7 @@ class Scorers:
             for i in range(cfg.scoring.workers or len(nodes))
         ]
 
-    def judge(self, group: RolloutGroup, names: Sequence[str] | None = None) -> Callable[[], JudgeReport]:
+    def ask(self, group: RolloutGroup, names: Sequence[str] | None = None) -> Callable[[], RewardReport]:
         """Ask these rewards (None: all) about a group: the functions at the next reward worker, each model at its own.
 
         The result waits for all of them.
@@ -137,14 +137,14 @@ class Scorers:
         self._open.append(asked)
         self.unanswered = len(self._open)
 
-        def result() -> JudgeReport:
+        def result() -> RewardReport:
             reports = [call.answer() for call in asked]
             self.count()
             parts_G: list[dict[str, RewardPart]] = []
             for i in range(len(group.rollouts_G)):
                 found = {name: part for report in reports for name, part in report.parts_G[i].items()}
                 parts_G.append({name: found[name] for name in names if name in found})
-            return JudgeReport(
+            return RewardReport(
                 parts_G,
                 killed=sum(report.killed for report in reports),
                 replaced=sum(report.replaced for report in reports),
@@ -164,26 +164,26 @@ class Scorers:
         self.unanswered = len(self._open)
 
     def _ask_functions(self, group: RolloutGroup, names: list[str]) -> Asked:
-        i = self._groups_judged % len(self.judges)
-        self._groups_judged += 1
+        i = self._groups_asked % len(self.workers)
+        self._groups_asked += 1
         # With the rewards: a worker that Ray started again knows those of its own start.
-        ref = self.judges[i].judge.remote(group, names, self.cfg.rewards)
+        ref = self.workers[i].call_rewards.remote(group, names, self.cfg.rewards)
 
-        def result() -> JudgeReport:
+        def result() -> RewardReport:
             bound = self.cfg.cluster.reward_timeout_s
-            report: JudgeReport = collect([ref], [f"reward worker {i}"], bound, "judge a group")[0]
-            if report.pid != self.judge_pids[i]:
-                self.judge_pids[i] = report.pid
-                log.warning("reward worker %d died and was started again; its groups were judged again", i)
+            report: RewardReport = collect([ref], [f"reward worker {i}"], bound, "reward a group")[0]
+            if report.pid != self.worker_pids[i]:
+                self.worker_pids[i] = report.pid
+                log.warning("reward worker %d died and was started again; its groups were rewarded again", i)
                 return replace(report, replaced=report.replaced + 1)
             return report
 
         return Asked(lambda: ref, result)
 
     def close(self) -> None:
-        for handle in (*self.judges, *(model.handle for model in self.models.values())):
+        for handle in (*self.workers, *(model.handle for model in self.models.values())):
             ray.kill(handle)
-        self.judges, self.models = [], {}
+        self.workers, self.models = [], {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +191,7 @@ class Asked:
     """A question to a worker. ref: of its call now, another after a restart. answer: waits for what it says."""
 
     ref: Callable[[], ray.ObjectRef]
-    answer: Callable[[], JudgeReport]
+    answer: Callable[[], RewardReport]
 
 
 class _Call:
@@ -228,7 +228,7 @@ class ModelActor:
         call.ref, call.life, call.ended = self.handle.score.remote(call.group), self._life, False
         self._queue.append(call)
 
-    def _answer(self, call: _Call) -> JudgeReport:
+    def _answer(self, call: _Call) -> RewardReport:
         killed = replaced = 0
         for _ in range(2):
             killed += self._wait_for(call)
@@ -237,7 +237,7 @@ class ModelActor:
                 reason = f"no score within {limit:g} s; the reward model was started again"
                 return self._nothing(call, RewardPart(float("nan"), Verdict.TIMED_OUT, reason), killed, replaced)
             try:
-                report: JudgeReport = unwrap(call.ref, f"reward model {self.name}", 60.0)
+                report: RewardReport = unwrap(call.ref, f"reward model {self.name}", 60.0)
             except ActorGone as gone:
                 call.ended = False
                 if call.life == self._life:
@@ -292,5 +292,5 @@ class ModelActor:
                     raise
                 time.sleep(0.2)
 
-    def _nothing(self, call: _Call, part: RewardPart, killed: int, replaced: int) -> JudgeReport:
-        return JudgeReport([{self.name: part}] * len(call.group.rollouts_G), killed=killed, replaced=replaced)
+    def _nothing(self, call: _Call, part: RewardPart, killed: int, replaced: int) -> RewardReport:
+        return RewardReport([{self.name: part}] * len(call.group.rollouts_G), killed=killed, replaced=replaced)

@@ -29,7 +29,7 @@ from rl.algorithms.policy_loss import logprob_gap, nll_loss
 from rl.backend import Task
 from rl.config import LoraConfig, RunConfig
 from rl.model.classifier import load_trainee
-from rl.model.policy import UNSHARDED, Backbone, Policy, ScoreInput, load_policy
+from rl.model.policy import UNSHARDED, Backbone, ModelInput, Policy, load_policy
 from rl.model.sequence_parallel import WHOLE
 from rl.settings.precision import HALF
 from rl.types import AhaError, BadInput, MicroBatch, StepStats
@@ -236,7 +236,7 @@ class Learner(Outgoing):
 
     def _accumulate(self, mb: MicroBatch, old_M: Tensor | None, clock: Clock) -> tuple[float, dict[str, Tensor]]:
         """Forward and backward of one micro-batch. Returns its share of the loss and its metric sums."""
-        batch = ScoreInput.of(mb, self.device, self.share)
+        batch = ModelInput.of(mb, self.device, self.share)
         models = Models(self.engine, self.policy, self.reference, self.teacher, self.base_is_reference, self._gathered)
         loss, metrics = micro_batch_loss(self.task, models, mb, batch, old_M, clock)
         self.engine.backward(loss * dist.get_world_size(), scale_wrt_gas=False)
@@ -273,7 +273,7 @@ class Learner(Outgoing):
 
     @torch.no_grad()
     def _score(self, mb: MicroBatch) -> Tensor:
-        return self.engine(ScoreInput.of(mb, self.device, self.share))[0].detach()
+        return self.engine(ModelInput.of(mb, self.device, self.share))[0].detach()
 
     def measure_gap(self, micro_batches: list[MicroBatch]) -> tuple[float, float]:
         """Mean and largest |sampler - learner logprob| on these micro-batches, nats, without training."""
@@ -298,7 +298,7 @@ class Learner(Outgoing):
     @torch.no_grad()
     def scores(self, micro_batches: list[MicroBatch]) -> list[np.ndarray]:
         """A reward model's score of each masked-in token, float32 (M,), for each micro-batch, without training."""
-        return [self.engine(ScoreInput.of(mb, self.device)).float().cpu().numpy() for mb in micro_batches]
+        return [self.engine(ModelInput.of(mb, self.device)).float().cpu().numpy() for mb in micro_batches]
 
     def _refresh_is_due(self) -> bool:
         every = self.task.grpo.ref_refresh_steps if self.task.grpo is not None else 0

@@ -19,7 +19,7 @@ from rl.algorithms.reward_loss import reward_loss
 from rl.backend import Task
 from rl.config import GRPOConfig
 from rl.model.lora import without_adapters
-from rl.model.policy import Backbone, Policy, ScoreInput
+from rl.model.policy import Backbone, ModelInput, Policy
 from rl.types import MicroBatch
 from rl.workers.learner.meter import Clock
 
@@ -41,7 +41,7 @@ class Models:
 
 
 def micro_batch_loss(
-    task: Task, models: Models, mb: MicroBatch, batch: ScoreInput, old_M: Tensor | None, clock: Clock
+    task: Task, models: Models, mb: MicroBatch, batch: ModelInput, old_M: Tensor | None, clock: Clock
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """(this micro-batch's share of the update's loss, metric sums), after one forward pass of the policy.
 
@@ -51,14 +51,14 @@ def micro_batch_loss(
         ref_M = _reference_logprobs(models, batch)
     if task.reward is not None:
         scores_M = models.engine(batch)
-        labels_M, weight_M = _taken(mb.advantages_T, batch), _taken(mb.loss_weight_T, batch)
+        labels_M, weight_M = _taken(mb.labels_T, batch), _taken(mb.loss_weight_T, batch)
         return reward_loss(task.reward.kind, scores_M, labels_M, weight_M)
     if task.grpo is None:
         return _sft_loss(task, models, mb, batch, clock)
     return _grpo_loss(task.grpo, models, mb, batch, old_M, ref_M, clock)
 
 
-def _taken(x_T: np.ndarray, batch: ScoreInput) -> Tensor:
+def _taken(x_T: np.ndarray, batch: ModelInput) -> Tensor:
     """Values of the masked-in tokens, on the batch's device."""
     return torch.from_numpy(np.ascontiguousarray(x_T)).to(batch.index_M.device)[batch.index_M]
 
@@ -67,7 +67,7 @@ def _grpo_loss(
     grpo: GRPOConfig,
     models: Models,
     mb: MicroBatch,
-    batch: ScoreInput,
+    batch: ModelInput,
     old_M: Tensor | None,
     ref_M: Tensor | None,
     clock: Clock,
@@ -95,7 +95,7 @@ def _grpo_loss(
 
 
 def _advantages(
-    grpo: GRPOConfig, models: Models, batch: ScoreInput, advantages_M: Tensor, old_M: Tensor, clock: Clock
+    grpo: GRPOConfig, models: Models, batch: ModelInput, advantages_M: Tensor, old_M: Tensor, clock: Clock
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The advantages, with the teacher's part where there is one, and the sum of its reverse KL estimates."""
     if models.teacher is None:
@@ -107,7 +107,7 @@ def _advantages(
 
 
 def _sft_loss(
-    task: Task, models: Models, mb: MicroBatch, batch: ScoreInput, clock: Clock
+    task: Task, models: Models, mb: MicroBatch, batch: ModelInput, clock: Clock
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The NLL of the learnt tokens, or how far the policy is from the teacher at them."""
     weight_M, mask_M, distill = _taken(mb.loss_weight_T, batch), _taken(mb.loss_mask_T, batch), task.distill
@@ -127,7 +127,7 @@ def _sft_loss(
 
 
 @torch.no_grad()
-def _reference_logprobs(models: Models, batch: ScoreInput) -> Tensor | None:
+def _reference_logprobs(models: Models, batch: ModelInput) -> Tensor | None:
     if models.reference is not None:
         logprobs_M: Tensor = models.reference(batch)[0]
         return logprobs_M

@@ -86,7 +86,7 @@ def _own_rows(exam: Exam, name: str, cfg: RewardConfig) -> Check | str:
         texts = [*right_answers(exam, prompt), *NONSENSE]
         answers = _ask(exam, name, prompt, [(text, len(text.split())) for text in texts])
         parts += [(text, part) for text, part in zip(texts, answers, strict=True) if part is not None]
-    silent = [(text, part) for text, part in parts if not part.verdict.is_judgement]
+    silent = [(text, part) for text, part in parts if not part.verdict.is_valid]
     if silent:
         text, part = silent[0]
         return failed(
@@ -135,5 +135,5 @@ def _ask(exam: Exam, name: str, prompt: Prompt, completions: Sequence[tuple[str,
     rollouts_G = [
         Rollout(np.zeros(n, np.int32), np.zeros(n, np.float32), text, "stop", 1.0, 0, 0) for text, n in completions
     ]
-    report = exam.backend.judge(RolloutGroup(prompt, rollouts_G), [name])()
+    report = exam.backend.ask_rewards(RolloutGroup(prompt, rollouts_G), [name])()
     return [parts.get(name) for parts in report.parts_G]
