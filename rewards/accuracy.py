@@ -59,7 +59,7 @@ def accuracy(completion: str, *, prompt: str = "", answer: str, percent: str = "
     if percent == "strict" and "%" in gold + found.answers[0] and asks_for_percent(prompt):
         percent = "asked"
     # Each candidate is normalised once: pairwise, many boxes and one very long one would cost their product.
-    candidates = list(dict.fromkeys(normalise(text) for text in _without_quoted(found.answers, prompt)))
+    candidates = _without_quoted(list(dict.fromkeys(normalise(text) for text in found.answers)), prompt)
     if len(candidates) > MAX_BOXES:
         return wrong(f"{len(candidates)} boxes that differ")
     try:
@@ -82,7 +82,7 @@ def accuracy(completion: str, *, prompt: str = "", answer: str, percent: str = "
 
 def _without_quoted(answers: list[str], prompt: str) -> list[str]:
     """The boxes without those that only quote a box of the question, when others are left."""
-    quoted = set(boxes(prompt)) if len(answers) > 1 else set()
+    quoted = {normalise(text) for text in boxes(prompt)} if len(answers) > 1 else set()
     return [text for text in answers if text not in quoted] or answers
 
 

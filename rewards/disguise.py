@@ -5,6 +5,7 @@ simplify, or solve for a letter. There, equal is not enough:
 
     the answer is written as the question is, and the reference is not          refused
     the answer's shape is the question's, order, + 0, times 1 and 2/2 aside      refused
+    the answer is the reference but for sums of numbers that are left undone    refused
     the reference is expanded, the question is not, the answer is not           refused
     the reference has more factors than question and answer                     refused
     the question is longer than the reference, the answer as long as it         refused
@@ -146,6 +147,8 @@ def _is_question(answer: Node, gold: Node, question: Node) -> bool:
         return True
     folded = shape(question, folded=True)
     if folded != shape(gold, folded=True) and shape(answer, folded=True) == folded:
+        return True
+    if shape(answer, folded=True) == shape(gold, folded=True) and size(answer) > size(gold):
         return True
     if is_expanded(gold) and not is_expanded(question) and not is_expanded(answer):
         return True

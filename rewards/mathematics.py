@@ -26,8 +26,21 @@ from rewards.nodes import INFINITY, Node, Unreadable
 from rewards.notation import MAX_LENGTH, text_key, tidy, without_outer_braces
 from rewards.quantities import Number, is_short_e_notation, parse_number, split_scale, split_unit
 
-__all__ = ["MAX_LENGTH", "NAME", "SHORT_E", "Form", "read", "read_simple", "text_key", "tidy", "without_variable"]
+__all__ = [
+    "MAX_LENGTH",
+    "NAME",
+    "SHORT_E",
+    "SIGNS",
+    "Form",
+    "read",
+    "read_simple",
+    "text_key",
+    "tidy",
+    "without_variable",
+]
 
+SIGNS = ("<", ">", "=", "+", "\\le", "\\ge", "\\ne", "\\times", "/", "\\in", "\\cup")
+"""Answers by themselves: a question may ask for the sign."""
 SHORT_E = "e"
 """The text of a number like 4.2e1: see is_short_e_notation."""
 _GREEK = "alpha|beta|gamma|delta|theta|lambda|mu|phi|omega|rho|sigma|tau|varphi|ell"
@@ -108,6 +121,8 @@ def read_simple(text: str, *, wordy: bool = False) -> Form | None:
 
     wordy: words are wanted, so that AB is one, as \text{AB} always is; else it is a product, and p-q a difference.
     """
+    if text in SIGNS:
+        return Form("words", text)
     plain = re.sub(r"\\text ?\{([^{}]*)\}", r"\1", text).strip()
     if time := _TIME.fullmatch(" ".join(plain.split())):
         return Form("time", f"{int(time[1])}:{time[2] or '00'} {time[3].lower()}m")
