@@ -28,6 +28,7 @@ from rewards.mathematics import MAX_LENGTH, Form, read, read_simple, text_key, t
 from rewards.quantities import is_short_e_notation, parse_number
 from rewards.references import check_reference, no_answer, reference_answer
 from rewards.types import Score, correct, excerpt, unparseable, wrong
+from rewards.values import bounded_work
 
 __all__ = ["accuracy", "check_reference", "reference_answer", "same_answer"]
 
@@ -75,7 +76,9 @@ def accuracy(completion: str, *, prompt: str = "", answer: str, percent: str = "
             return wrong(f"{excerpt(given)} is not {excerpt(gold)}")
     except Unreadable as error:
         return unparseable(f"{error}; the answer is {excerpt(given)}, the reference {excerpt(gold)}")
-    if prompt and is_disguised(given, wanted, prompt):
+    with bounded_work():
+        disguised = bool(prompt) and is_disguised(given, wanted, prompt)
+    if disguised:
         return wrong(f"{excerpt(given)} stands in the question: it is equal to {excerpt(gold)}, but not the answer")
     return correct()
 
@@ -112,8 +115,16 @@ def _agree_plainly(one: str, gold: str) -> bool:
 def same_mathematics(one: str, gold: str, *, percent: str = "strict") -> bool:
     r"""Whether two normalised texts are the same mathematics. Raises Unreadable when one cannot be read.
 
-    "(1, 2]", "(1, 2)" -> False; "\sqrt{8}", "2\sqrt{2}" -> True.
+    "(1, 2]", "(1, 2)" -> False; "\sqrt{8}", "2\sqrt{2}" -> True. What is too much work to compare is Unreadable.
     """
+    with bounded_work():
+        try:
+            return _same_mathematics(one, gold, percent)
+        except (ArithmeticError, RecursionError) as error:
+            raise Unreadable(f"it cannot be evaluated: {error or type(error).__name__}") from error
+
+
+def _same_mathematics(one: str, gold: str, percent: str) -> bool:
     if len(one) <= MAX_LENGTH >= len(gold) and text_key(one) == text_key(gold):
         return True
     try:

@@ -78,7 +78,7 @@ class _Reader:
 
     def take(self, *wanted: str) -> str:
         """The next token when it is one of those wanted, else ""."""
-        if self.next not in wanted:
+        if not self.next or self.next not in wanted:
             return ""
         self.at += 1
         return self.tokens[self.at - 1]

@@ -36,8 +36,10 @@ class Node(NamedTuple):
         """The letters that it depends on."""
         if self.op == "name":
             return frozenset({self.name})
-        found = frozenset[str]().union(*(arg.names() for arg in self.args))
-        return found - {self.name} if self.op in ("sum", "prod") else found
+        inner = [arg.names() for arg in self.args]
+        if self.op in ("sum", "prod"):  # the letter that runs is no letter of the limits
+            inner[2] -= {self.name}
+        return frozenset[str]().union(*inner)
 
     def holds(self, *ops: str) -> bool:
         """Whether one of these operations occurs in it."""

@@ -23,11 +23,11 @@ _TOKEN = re.compile(r"\\begin ?\{[a-z]*\}|\\end ?\{[a-z]*\}|\\[A-Za-z]+|\\.|.")
 _COLUMNS = r"(?:\{[lcr|@ ]*\})?"
 _MATRIX = re.compile(
     rf"\\begin ?\{{([pb]?matrix|smallmatrix)\}}(.*)\\end ?\{{\1\}}"
-    rf"|[(\[] ?\\begin ?\{{(?P<of>array|smallmatrix|matrix)\}}{_COLUMNS}(?P<rows>.*)\\end ?\{{(?P=of)\}} ?[)\]]"
+    rf"|[(\[] ?\\begin ?\{{(array|smallmatrix|matrix)\}}{_COLUMNS}(.*)\\end ?\{{\3\}} ?[)\]]"
 )
 _CASES = re.compile(
-    rf"\\begin ?\{{cases\}}(.*)\\end ?\{{cases\}}"
-    rf"|\\\{{ ?\\begin ?\{{(array|aligned)\}}{_COLUMNS}(.*)\\end ?\{{\2\}} ?\.?"
+    rf"\\begin ?\{{(cases)\}}(.*)\\end ?\{{cases\}}"
+    rf"|\\\{{ ?\\begin ?\{{(array|aligned)\}}{_COLUMNS}(.*)\\end ?\{{\3\}} ?\.?"
 )
 _CONDITION = re.compile(
     r"\\text ?\{ ?(?:if|for|when|where|as)?[ ,]*\}|(?<![A-Za-z\\])(?:if|for|when|where)(?![A-Za-z])"
@@ -42,9 +42,9 @@ _INFINITE = (Node("-", (INFINITY,)), INFINITY)
 def read_structure(text: str) -> Form | None:
     """The Form of a text that has several parts; None when it is one expression or relation. Raises Unreadable."""
     if matrix := _MATRIX.fullmatch(text):
-        return Form("matrix", parts=tuple(Form("tuple", parts=row) for row in _rows(matrix[2] or matrix["rows"])))
+        return Form("matrix", parts=tuple(Form("tuple", parts=row) for row in _rows(_inside(matrix))))
     if cases := _CASES.fullmatch(text):
-        return _read_cases(cases[1] or cases[3])
+        return _read_cases(_inside(cases))
     if text in ("\\reals", "(-\\infty, +\\infty)"):
         return REALS
     if text in ("\\emptyset", "\\{\\}"):
@@ -65,6 +65,11 @@ def read_structure(text: str) -> Form | None:
     if len(pieces := split(text, ":")[::2]) > 1:
         return Form("tuple", ":", parts=_parts(pieces))
     return _read_compound(text) or _read_brackets(text)
+
+
+def _inside(environment: re.Match[str]) -> str:
+    """The rows of a matrix or of cases: the group behind the name of the environment."""
+    return next(text for name, text in zip(environment.groups()[::2], environment.groups()[1::2], strict=True) if name)
 
 
 def split(text: str, *separators: str) -> list[str]:
@@ -243,6 +248,8 @@ def _read_cases(text: str) -> Form:
     rows = [[piece.rstrip(",. ") for piece in split(row, "&")[::2]] for row in split(text, "\\\\")[::2] if row]
     if len(rows) > MAX_PARTS:
         raise Unreadable(f"{len(rows)} rows, more than {MAX_PARTS}")
+    if not rows:
+        raise Unreadable("cases without any")
     joined = ["".join(row) for row in rows]
     if all(len(row) == 1 or "=" in row[1][:1] for row in rows):
         return _read_list(_parts(joined), ["\\land"] * (len(rows) - 1))

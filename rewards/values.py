@@ -6,17 +6,40 @@ The work is bounded: every result is (rewards/balls.py), and so is the number of
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from fractions import Fraction
 
 from rewards.balls import Arithmetic, TooLarge, Undefined, Value
 from rewards.nodes import EULER, Node, Unreadable
 
-MAX_COST = 100.0
-"""Of one evaluation: roughly milliseconds, from the operations and their precision, so that no clock decides."""
+MAX_COST, MAX_TOTAL_COST = 100.0, 400.0
+"""Of one evaluation, and of all in one comparison: roughly milliseconds, from the operations and their precision, so
+that no clock decides."""
 MAX_TERMS, MAX_FACTORIAL = 1000, 500
 _DEAR = {"^", "root", "exp", "ln", "log", "sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh"}
 _DEAR |= {"arcsin", "arccos", "arctan"}
+
+
+class _Work:
+    """What one comparison may still cost."""
+
+    def __init__(self) -> None:
+        self.left = MAX_TOTAL_COST
+
+
+_work: ContextVar[_Work | None] = ContextVar("work", default=None)
+
+
+@contextmanager
+def bounded_work() -> Iterator[None]:
+    """All evaluations inside may cost MAX_TOTAL_COST together; beyond it they raise TooLarge."""
+    token = _work.set(_Work())
+    try:
+        yield
+    finally:
+        _work.reset(token)
 
 
 class Evaluator(Arithmetic):
@@ -28,11 +51,14 @@ class Evaluator(Arithmetic):
         thousands = precision / 1024
         self._cheap, self._dear = 0.02 + 0.03 * thousands, 0.05 + 0.3 * thousands**1.5
         self._left = MAX_COST
+        self._work = _work.get() or _Work()
 
     def value(self, node: Node) -> Value:
         """Raises Undefined, Imprecise, or Unreadable for what is out of bounds."""
-        self._left -= self._dear if node.op in _DEAR else self._cheap
-        if self._left < 0:
+        cost = self._dear if node.op in _DEAR else self._cheap
+        self._left -= cost
+        self._work.left -= cost
+        if self._left < 0 or self._work.left < 0:
             raise TooLarge("an expression that takes too long to evaluate")
         if node.op == "number":
             assert node.value is not None
