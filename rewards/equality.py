@@ -22,7 +22,7 @@ FIRST_BITS, SPARE_BITS, LAST_BITS = 128, 512, 40_000
 IMPRECISE_BITS = 64 * FIRST_BITS
 """Where a divisor that may still be zero counts as zero, and the floor of what may be whole as unknown."""
 POINTS, WHOLE_POINTS = 6, 8
-WHOLE_ONLY = ("!", "binom", "sum", "prod")
+WHOLE_ONLY = ("!", "!!", "binom", "sum", "prod")
 """Operations that are compared at whole numbers."""
 
 _MIRRORED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "=": "=", "!=": "!="}

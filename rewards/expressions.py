@@ -24,7 +24,7 @@ MAX_DEPTH, MAX_TOKENS = 24, 300
 FUNCTIONS = {"sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh", "ln", "log", "lg", "exp", "sqrt"}
 FUNCTIONS |= {"arcsin", "arccos", "arctan", "abs"}
 NAMES = FUNCTIONS | GREEK | {"pi", "infty"}
-_MARKS = {"\\vec", "\\hat", "\\bar", "\\overline", "\\tilde"}
+_MARKS = {"\\vec", "\\overrightarrow", "\\widehat", "\\hat", "\\bar", "\\overline", "\\tilde"}
 _TIMES = ("*", "\\cdot", "\\times")
 _PAIRS = {"(": ")", "[": "]", "{": "}", "|": "|", "\\lvert": "\\rvert", "\\lfloor": "\\rfloor", "\\lceil": "\\rceil"}
 _BRACKET_OPS = {"|": "abs", "\\lvert": "abs", "\\lfloor": "floor", "\\lceil": "ceil"}
@@ -68,6 +68,7 @@ class _Reader:
     def __init__(self, text: str) -> None:
         self.tokens = _TOKEN.findall(text)
         self.at, self.depth = 0, 0
+        self.running: list[str] = []  # the letters of the sums that are open: \\sum_{i=1}^n i has no imaginary unit
         self.closing: list[str] = []  # the ends of the brackets that are open: a | may open or close
         if len(self.tokens) > MAX_TOKENS:
             raise Unreadable(f"{len(self.tokens)} signs, more than {MAX_TOKENS}")
@@ -130,7 +131,7 @@ class _Reader:
         """Factors without a sign between them: 2x(y+1). argument: of a function; the next function ends it."""
         factors = [self.factor()]
         while self.starts_factor():
-            if self.next[0] in "0123456789.":
+            if self.next[0] in "0123456789." and self.tokens[self.at - 1] != "}":
                 raise Unreadable("two numbers side by side, or a number behind a letter")
             if argument and self.next[1:] in FUNCTIONS - {"sqrt"}:
                 break
@@ -160,9 +161,9 @@ class _Reader:
                 if self.next == "^":
                     raise Unreadable("a tower of powers")
             elif self.take("!"):
+                found = Node("!!" if self.take("!") else "!", (found,))
                 if self.next == "!":
                     raise Unreadable("a factorial of a factorial")
-                found = Node("!", (found,))
             elif self.next == "_":
                 raise Unreadable("two numbers side by side" if found.op == "number" else "'_' behind a bracket")
             else:
@@ -235,7 +236,8 @@ class _Reader:
             return letter(f"{token}_{self.index()}")
         if token in _COMMANDS:
             return _COMMANDS[token]
-        return {"e": EULER, "i": IMAGINARY}.get(token) or letter(token)
+        constant = {"e": EULER, "i": IMAGINARY}.get(token)
+        return constant if constant and token not in self.running else letter(token)
 
     def marked(self) -> Node:
         r"""\vec{v}, \overline{AB}: a name with a mark."""
@@ -311,7 +313,10 @@ class _Reader:
         if not self.take("^"):
             raise Unreadable(f"\\{op} without its last index")
         last = self.exponent()
-        return Node(op, (first, last, self.product()), name=name)
+        self.running.append(name)
+        inner = self.product()
+        self.running.pop()
+        return Node(op, (first, last, inner), name=name)
 
 
 def _negative(node: Node) -> Node:

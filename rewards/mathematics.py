@@ -46,15 +46,19 @@ SHORT_E = "e"
 _GREEK = "alpha|beta|gamma|delta|theta|lambda|mu|phi|omega|rho|sigma|tau|varphi|ell"
 NAME = rf"(?:[A-Za-z]|\\(?:{_GREEK}))(?:_ ?(?:\{{[A-Za-z0-9]{{1,3}}\}}|[A-Za-z0-9]))?"
 _VARIABLE = re.compile(
-    rf"(?P<name>{NAME}(?: ?\([A-Za-z](?:, ?[A-Za-z])*\))?|\({NAME}(?: ?, ?{NAME})+\))"
-    r" ?(?:=|\\in(?![A-Za-z])) ?(?P<rest>[^=<>]+)"
+    rf"(?P<name>{NAME}'{{0,2}}(?: ?\([A-Za-z0-9](?:, ?[A-Za-z0-9])*\))?|\({NAME}(?: ?, ?{NAME})+\)"
+    r"|\\angle ?[A-Z]{1,3}|\\overline ?\{[A-Z]{2}\})"
+    r" ?(?:=|\\in(?![A-Za-z])) ?(?P<rest>[^=<>]+|\\begin.*|\\\{ ?\\begin.*)"
 )
 _MIRRORED = re.compile(rf"(?P<rest>[^=<>]+?) ?= ?(?P<name>{NAME})")
 _COMMAND_RELATION = re.compile(r"\\(?:ne|le|ge|lt|gt|in)(?![A-Za-z])")
 _LETTER = re.compile(r"\( ?([A-Za-z]) ?\)|([A-Z])\)|([A-J])")
 _WORDS = re.compile(r"[^\W\d_][^\W\d_' -]*(?:['’ -]+[^\W\d_]+)*(?: [0-9]{1,4})?'?")
 _WRAPPED = re.compile(r"\\text ?\{([^{}]*)\}|\(([^(),]*)\)|= ?(.*)")
-_BASE = re.compile(r"0*([0-9A-F]+)_(?:\{([0-9]{1,2})\}|([0-9]{1,2}))")
+_BASE = re.compile(r"\(?0*([0-9A-F]+)\)?_ ?(?:\{(?:\\text ?\{)? ?([0-9]{1,2}|[a-z]{3,7}) ?\}{1,2}|([0-9]{1,2}))")
+_BASE_NAMES = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10}
+_BASE_NAMES |= {"eleven": 11, "twelve": 12, "sixteen": 16}
+_NUMBER_SETS = re.compile(r"\\mathbb ?\{? ?([ZNQC]) ?\}?")
 _TIME = re.compile(r"([0-9]{1,2})(?: ?: ?([0-9]{2}))? ?([ap])\.? ?m\.?", re.IGNORECASE)
 _ALL_REALS = {"all real numbers", "all reals", "real numbers", "the real numbers", "全体实数", "所有实数"}
 _NO_SOLUTION = {"no solution", "no solutions", "no real solution", "no real solutions", "无解", "empty set", "空集"}
@@ -111,7 +115,7 @@ def without_variable(text: str) -> tuple[str, str]:
     match = _VARIABLE.fullmatch(text)
     if not match and "," not in text:
         match = _MIRRORED.fullmatch(text)
-    if not match or _COMMAND_RELATION.search(match["rest"]):
+    if not match or ("\\begin" not in match["rest"] and _COMMAND_RELATION.search(match["rest"])):
         return text, ""
     return without_outer_braces(match["rest"].strip()), match["name"].replace(" ", "")
 
@@ -133,8 +137,10 @@ def read_simple(text: str, *, wordy: bool = False) -> Form | None:
         return Form("letter", letter[1] or letter[2] or letter[3])
     if plain != text and re.fullmatch("[A-Za-z]", plain):
         return Form("letter", plain)
-    if base := _BASE.fullmatch(text):
-        return Form("base", f"{base[1]}_{base[2] or base[3]}")
+    if (base := _BASE.fullmatch(text)) and (base[3] or base[2].isdigit() or base[2] in _BASE_NAMES):
+        return Form("base", f"{base[1]}_{_BASE_NAMES.get(base[2] or base[3], base[2] or base[3])}")
+    if numbers := _NUMBER_SETS.fullmatch(text):
+        return Form("words", f"the numbers {numbers[1]}")
     return _read_words(plain, wordy or plain != text)
 
 

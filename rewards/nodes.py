@@ -18,9 +18,9 @@ class Unreadable(ValueError):
 class Node(NamedTuple):
     """A part of an expression: an operation on the Nodes `args`, or a number or a name.
 
-    op: number, name, constant (pi, e, i, infinity), + and * (of two or more), - (of one), / and ^ (of two), !, binom,
-    root (its degree, and of what), a function by its name (log: its base, and of what), abs, floor, ceil, sum and prod
-    (from, to, of what; name is the letter that runs), or a relation: = != < > <= >=.
+    op: number, name, constant (pi, e, i, infinity), + and * (of two or more), - (of one), / and ^ (of two), !, !!,
+    binom, root (its degree, and of what), a function by its name (log: its base, and of what), abs, floor, ceil, sum
+    and prod (from, to, of what; name is the letter that runs), or a relation: = != < > <= >=.
     """
 
     op: str

@@ -18,7 +18,7 @@ _SUPERSCRIPTS = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n"
 _SUPERSCRIPT = re.compile(f"[{''.join(_SUPERSCRIPTS)}]+")
 _ROOT = re.compile(r"√ ?([0-9]+|[A-Za-z])")
 _FRACTIONS = {"½": "12", "⅓": "13", "⅔": "23", "¼": "14", "¾": "34", "⅕": "15", "⅙": "16", "⅛": "18"}
-_LATEX = re.compile(r"\\\\|\\[,;:!| ]|\\[A-Za-z]+|~|\*\*|[<>]=|[π∞∪∩≤≥⩽⩾≦≧≠×·⋅•∙÷√±∈∅ℝθ⟨⟩∖½⅓⅔¼¾⅕⅙⅛]")
+_LATEX = re.compile(r"\\\\|\\[,;:!| ]|\\[A-Za-z]+|~|\*\*|[<>]=|[π∞∪∩≤≥⩽⩾≦≧≠×·⋅•∙÷√±∈∅ℝθ⟨⟩∖°½⅓⅔¼¾⅕⅙⅛]")
 _SPACES = ("\\,", "\\;", "\\:", "\\!", "\\ ", "~", "\\quad", "\\qquad", "\\thinspace", "\\enspace")
 _NOTHING: tuple[str, ...] = ("\\displaystyle", "\\textstyle", "\\limits", "\\left", "\\right", "\\middle")
 _NOTHING += tuple(f"\\{size}{side}" for size in ("big", "Big", "bigg", "Bigg") for side in ("", "l", "r", "m"))
@@ -41,12 +41,18 @@ _TIDIED = {sign: command for command, signs in {
     r"\theta ": ("θ",), "(": ("⟨", "\\langle"), ")": ("⟩", "\\rangle"), r"\setminus ": ("∖", "\\backslash"),
     "\\frac": ("\\dfrac", "\\tfrac", "\\cfrac"), "\\binom": ("\\dbinom", "\\tbinom"), "|": ("\\vert", "\\mid", "\\|"),
     r"\lor ": ("\\vee",), r"\land ": ("\\wedge",), "^": ("**",), "\\text": _TEXT, " ": _SPACES, "": _NOTHING,
-    "!": ("\\mathpunct",), r"\circ ": ("\\degree",), "%": ("\\%",), ":": ("\\colon",),
+    "^\\circ ": ("°",), r"\circ ": ("\\degree",), "%": ("\\%",), ":": ("\\colon",),
 }.items() for sign in signs} | {sign: rf"\frac{digits}" for sign, digits in _FRACTIONS.items()}  # fmt: skip
 _REALS = re.compile(r"\\mathbb ?\{? ?R ?\}?")
 _TEXT_FUNCTION = re.compile(rf"\\text ?\{{ ?({'|'.join(sorted(FUNCTIONS, reverse=True))}) ?\}}")
 _TEXT_LETTER = re.compile(r"(?P<before>[0-9A-Za-z)\]}] ?|^|[-+*/=(] ?)\\text ?\{ ?(?P<letter>[a-z]) ?\}")
 _TEXT_JOIN = re.compile(r"\\text ?\{(?P<before>[^{}]*?) ?(?<![A-Za-z])(?P<join>and|or) ?(?P<after>[^{}]*)\}")
+_TEXT_SIGN = re.compile(r"\\text ?\{ ?([:,;]) ?\}")
+_CHOOSE = re.compile(r"\{([^{}]*?) ?\\choose ?([^{}]*)\}")
+_INTEGER_LETTER = re.compile(
+    r"(?<=[A-Za-z0-9)}\]])(?:, ?| *\(| +|, ?\\text ?\{ ?where ?\} ?)[a-z] ?\\in ?(?:\\mathbb ?\{? ?[ZN] ?\}?|[ZN])\)?$"
+)
+_UNITS = re.compile(r"\\text ?\{([^{}]+)\} ?(?P<join>\\cdot|/|) ?\\text ?\{([^{}]+)\}")
 _EITHER = r"\\text ?\{{ ?(?:{0}) ?\}}|(?<![A-Za-z\\])(?:{0})(?![A-Za-z])"
 _AND = re.compile(rf" ?,? ?(?:{_EITHER.format('and')}|\\text ?\{{ ?[且和与] ?\}}|[且和与]) ?")
 _OR = re.compile(rf" ?,? ?(?:{_EITHER.format('or')}|\\text ?\{{ ?或者? ?\}}|或者?) ?")
@@ -72,7 +78,8 @@ def respelled(text: str) -> str:
     text = _LATEX.sub(lambda match: _TIDIED.get(match.group(), match.group()), text)
     text = _REALS.sub(r"\\reals ", text)
     text = _TEXT_LETTER.sub(_plain_letter, _TEXT_FUNCTION.sub(r"\\\1 ", text))
-    text = _TEXT_JOIN.sub(_joined_texts, _SUBSCRIPT.sub(r"_{\1}", text))
+    text = _TEXT_JOIN.sub(_joined_texts, _TEXT_SIGN.sub(r"\1", _SUBSCRIPT.sub(r"_{\1}", text)))
+    text = _CHOOSE.sub(r"\\binom{\1}{\2}", _INTEGER_LETTER.sub("", _UNITS.sub(_one_unit, _UNITS.sub(_one_unit, text))))
     text = _OR.sub(r" \\lor ", _AND.sub(r" \\land ", " ".join(text.split())))
     text = _THOUSANDS.sub(lambda match: match.group().replace(",", ""), text).strip()
     while (single := _DOUBLE_BRACES.sub(r"{\1}", text)) != text:
@@ -92,10 +99,18 @@ def _plain_letter(match: re.Match[str]) -> str:
 def _joined_texts(match: re.Match[str]) -> str:
     r"""A unit and a conjunction in one \text: "5\text{ hours and }30" -> "5\text{hours} \text{and} 30"."""
     before, after = match["before"].strip(), match["after"].strip()
-    if bool(before) == bool(after) or not is_unit(before or after):
+    if (not before and not after) or (bool(before) != bool(after) and not is_unit(before or after)):
         return match.group()
     first, last = (f"\\text{{{part}}} " if part else "" for part in (before, after))
     return f"{first}\\text{{{match['join']}}} {last}"
+
+
+def _one_unit(match: re.Match[str]) -> str:
+    r""" "\text{kg} \cdot \text{m} / \text{s}" -> "\text{kg m/s}", after two rounds."""
+    first, second = match[1].strip(), match[3].strip()
+    if not (is_unit(first) and is_unit(second)):
+        return match.group()
+    return f"\\text{{{first}{'/' if match['join'] == '/' else ' '}{second}}}"
 
 
 def without_outer_braces(text: str) -> str:

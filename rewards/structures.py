@@ -22,7 +22,7 @@ MAX_NESTING = 16
 _TOKEN = re.compile(r"\\begin ?\{[a-z]*\}|\\end ?\{[a-z]*\}|\\[A-Za-z]+|\\.|.")
 _COLUMNS = r"(?:\{[lcr|@ ]*\})?"
 _MATRIX = re.compile(
-    rf"\\begin ?\{{([pb]?matrix|smallmatrix)\}}(.*)\\end ?\{{\1\}}"
+    rf"\\begin ?\{{([pb]?matrix|smallmatrix|array)\}}{_COLUMNS}(.*)\\end ?\{{\1\}}"
     rf"|[(\[] ?\\begin ?\{{(array|smallmatrix|matrix)\}}{_COLUMNS}(.*)\\end ?\{{\3\}} ?[)\]]"
 )
 _CASES = re.compile(
@@ -47,6 +47,8 @@ def read_structure(text: str) -> Form | None:
         return _read_cases(_inside(cases))
     if text in ("\\reals", "(-\\infty, +\\infty)"):
         return REALS
+    if positive := re.fullmatch(r"\\reals ?[_^] ?\{? ?([+-]) ?\}?", text):
+        return read("(0, \\infty)" if positive[1] == "+" else "(-\\infty, 0)")
     if text in ("\\emptyset", "\\{\\}"):
         return Form("set")
     if (without := _WITHOUT.fullmatch(text)) and "\\}" not in without[1][:-2]:

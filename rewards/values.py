@@ -104,6 +104,13 @@ class Evaluator(Arithmetic):
             raise TooLarge("a giant factorial")
         return Fraction(math.factorial(int(x)))
 
+    def double_factorial(self, x: Value) -> Value:
+        if not isinstance(x, Fraction) or x.denominator != 1 or x < -1:
+            raise Undefined
+        if x > MAX_FACTORIAL:
+            raise TooLarge("a giant factorial")
+        return Fraction(math.prod(range(int(x), 0, -2)))
+
     def binomial(self, n: Value, k: Value) -> Value:
         if not isinstance(n, Fraction) or not isinstance(k, Fraction) or k.denominator != 1 or k < 0:
             raise Undefined
@@ -123,6 +130,7 @@ _OPERATIONS: dict[str, Callable[..., Value]] = {
     "^": Evaluator.power,
     "root": Evaluator.root,
     "!": Evaluator.factorial,
+    "!!": Evaluator.double_factorial,
     "binom": Evaluator.binomial,
     "abs": Evaluator.absolute,
     "floor": Evaluator.floor,

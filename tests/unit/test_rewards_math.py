@@ -388,7 +388,7 @@ def test_a_reference_that_can_be_judged_has_no_complaint(answer):
         ("x +", "it ends too early"),
         ("12 34", "side by side"),
         ("n!=6", "unequal or"),
-        ("n!!", "a factorial of a factorial"),
+        ("n!!!", "a factorial of a factorial"),
     ],
 )
 def test_a_reference_that_cannot_be_judged_is_named_with_the_reason(answer, why):
