@@ -52,25 +52,24 @@ def accuracy(completion: str, *, prompt: str = "", answer: str, percent: str = "
     if percent not in ("strict", "lenient"):
         raise ValueError(f"percent is 'strict' or 'lenient', not {percent!r}")
     gold = reference_answer(answer)
-    if reason := no_answer(gold):
-        return unparseable(reason)
+    if not gold.isdecimal() and (refused := no_answer(gold)):
+        return unparseable(refused)
     found = final_answers(completion, opened=opens_thinking(prompt))
     if not found.answers:
         return unparseable(found.reason)
-    if percent == "strict" and "%" in gold + found.answers[0] and asks_for_percent(prompt):
-        percent = "asked"
     # Each candidate is normalised once: pairwise, many boxes and one very long one would cost their product.
-    candidates = _without_quoted(list(dict.fromkeys(normalise(text) for text in found.answers)), prompt)
+    candidates = list(dict.fromkeys(map(normalise, found.answers)))
+    if len(candidates) > 1:
+        candidates = _without_quoted(candidates, prompt)
     if len(candidates) > MAX_BOXES:
         return wrong(f"{len(candidates)} boxes that differ")
-    try:
-        if any(not _agree(other, candidates[0], percent) for other in candidates[1:]):
-            return wrong(f"boxes that differ: {excerpt(candidates[0])} and {excerpt(candidates[-1])}")
-    except Unreadable:
-        return unparseable(f"boxes that cannot be compared: {excerpt(candidates[0])} and {excerpt(candidates[-1])}")
     given, wanted = candidates[0], normalise(gold)
+    if len(candidates) > 1 and (differ := _boxes_differ(candidates, percent)):
+        return differ
     if _agree_plainly(given, wanted):
         return correct()
+    if percent == "strict" and "%" in given + wanted and asks_for_percent(prompt):
+        percent = "asked"
     try:
         if not same_mathematics(given, wanted, percent=percent):
             return wrong(f"{excerpt(given)} is not {excerpt(gold)}")
@@ -81,6 +80,17 @@ def accuracy(completion: str, *, prompt: str = "", answer: str, percent: str = "
     if disguised:
         return wrong(f"{excerpt(given)} stands in the question: it is equal to {excerpt(gold)}, but not the answer")
     return correct()
+
+
+def _boxes_differ(candidates: list[str], percent: str) -> Score | None:
+    """The verdict on boxes that do not agree; None when they do."""
+    told = f"{excerpt(candidates[0])} and {excerpt(candidates[-1])}"
+    try:
+        if any(not _agree(other, candidates[0], percent) for other in candidates[1:]):
+            return wrong(f"boxes that differ: {told}")
+    except Unreadable:
+        return unparseable(f"boxes that cannot be compared: {told}")
+    return None
 
 
 def _without_quoted(answers: list[str], prompt: str) -> list[str]:

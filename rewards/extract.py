@@ -116,7 +116,9 @@ def normalise(text: str) -> str:
 
     " $42$. " -> "42"; "x  =  3" -> "x = 3"; "（1，–2）" -> "(1,-2)". Case stays: x is not X.
     """
-    text = _INNER_BOX.sub("", " ".join(text.translate(_PLAIN_SIGNS).split()))
+    text = " ".join((text if text.isascii() else text.translate(_PLAIN_SIGNS)).split())
+    if "\\boxed" in text:
+        text = _INNER_BOX.sub("", text)
     text = _without_full_stop(text)
     for left, right in _MARKS:
         inner = text[len(left) : -len(right)]
