@@ -21,7 +21,7 @@ FIRST_BITS, SPARE_BITS, LAST_BITS = 128, 512, 40_000
 """Bits of the first look, those beyond what magnitudes need, and the most."""
 IMPRECISE_BITS = 64 * FIRST_BITS
 """Where a divisor that may still be zero counts as zero, and the floor of what may be whole as unknown."""
-POINTS, WHOLE_POINTS = 6, 8
+POINTS, WHOLE_POINTS = 7, 8
 WHOLE_ONLY = ("!", "!!", "binom", "sum", "prod")
 """Operations that are compared at whole numbers."""
 
@@ -127,8 +127,9 @@ def vanishes(difference: Callable[[Evaluator], Value], point: Point, *, thorough
 
 
 def _points(*nodes: Node) -> Iterator[Point]:
-    """Points with a value for each name of the nodes: positive ones, then of both signs; the third and the last of them
-    beyond all numbers in the texts, where |x - 100| is not 100 - x. Or whole numbers, the later ones larger.
+    """Points with a value for each name of the nodes: positive ones, then of both signs; the second near zero, where
+    powers are small, the third and the last beyond all numbers in the texts, where |x - 100| is not 100 - x. Or whole
+    numbers, the later ones larger.
     """
     names = sorted(frozenset[str]().union(*(node.names() for node in nodes)))
     if not names:
@@ -144,7 +145,9 @@ def _points(*nodes: Node) -> Iterator[Point]:
         values = [Fraction(draw.randint(30, 700), draw.choice((127, 128, 131, 137))) for _ in names]
         if i in (2, POINTS - 1):
             values = [value + beyond for value in values]
-        if i >= 3:
+        if i == 1:
+            values = [value / 997 for value in values]
+        if i >= 4:
             values = [-value if draw.random() < 0.5 or len(names) == 1 else value for value in values]
         yield dict(zip(names, values, strict=True))
 

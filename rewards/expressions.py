@@ -19,7 +19,7 @@ from rewards.nodes import EULER, GREEK, IMAGINARY, INFINITY, PI, RELATIONS, Node
 __all__ = ["ENGLISH", "FUNCTIONS", "NAMES", "Unreadable", "bracket_step", "read_expression"]
 
 MAX_DIGITS = 60
-MAX_DEPTH, MAX_TOKENS = 24, 300
+MAX_DEPTH, MAX_TOKENS = 40, 300
 
 FUNCTIONS = {"sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh", "ln", "log", "lg", "exp", "sqrt"}
 FUNCTIONS |= {"arcsin", "arccos", "arctan", "abs"}
@@ -135,8 +135,9 @@ class _Reader:
                 raise Unreadable("two numbers side by side, or a number behind a letter")
             if argument and self.next[1:] in FUNCTIONS - {"sqrt"}:
                 break
+            mixed = self.next == "\\frac"
             whole, part = factors[-1], self.factor()
-            if whole.op == "number" and _is_proper(part) and whole.value == int(whole.value or 0):
+            if mixed and whole.op == "number" and _is_proper(part) and whole.value == int(whole.value or 0):
                 factors[-1] = Node("+", (whole, part))  # 1\frac{4}{5}
             else:
                 factors.append(part)

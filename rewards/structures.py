@@ -17,7 +17,7 @@ from rewards.nodes import INFINITY, Node, Unreadable
 
 MAX_PARTS = 24
 """Of a list, set or matrix: they are matched in any order."""
-MAX_NESTING = 16
+MAX_NESTING = 40
 
 _TOKEN = re.compile(r"\\begin ?\{[a-z]*\}|\\end ?\{[a-z]*\}|\\[A-Za-z]+|\\.|.")
 _COLUMNS = r"(?:\{[lcr|@ ]*\})?"
