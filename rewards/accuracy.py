@@ -24,8 +24,8 @@ from rewards.comparing import agree, variables_agree
 from rewards.disguise import asks_for_percent, is_disguised
 from rewards.expressions import Unreadable
 from rewards.extract import boxes, final_answers, normalise, opens_thinking
-from rewards.mathematics import MAX_LENGTH, Form, read, read_simple, text_key, tidy, without_variable
-from rewards.quantities import is_short_e_notation, parse_number
+from rewards.mathematics import MAX_LENGTH, POWER_OF_TEN, Form, read, read_simple, text_key, tidy, without_variable
+from rewards.quantities import has_power_of_ten, is_short_e_notation, parse_number, power_of_ten
 from rewards.references import check_reference, no_answer, reference_answer
 from rewards.types import Score, correct, excerpt, unparseable, wrong
 from rewards.values import bounded_work
@@ -117,7 +117,7 @@ def _agree_plainly(one: str, gold: str) -> bool:
     if one == gold:
         return True
     number = parse_number(one)
-    if number is None or (is_short_e_notation(one) and not is_short_e_notation(gold)):
+    if number is None or (is_short_e_notation(one) and not has_power_of_ten(gold)):
         return False
     return number == parse_number(gold)
 
@@ -160,6 +160,8 @@ def _read_like(text: str, wanted: Form) -> Form | None:
     if wanted.kind == "letter" and re.fullmatch("[A-Z]", text):
         return Form("letter", text)
     given = read_simple(text, wordy=wanted.kind == "words")
+    if given is None and wanted.text == POWER_OF_TEN and (number := power_of_ten(text)):
+        return Form("number", POWER_OF_TEN, number=number)
     if given is None and (unit := re.fullmatch(r"([a-zμ])(?:\^([23]))?", wanted.unit)):
         power = rf"\^ ?\{{?{unit[2]}\}}?" if unit[2] else ""
         given = read_simple(re.sub(rf" ?{unit[1]}{power}$", "", text))

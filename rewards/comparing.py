@@ -27,7 +27,7 @@ def agree(one: Form, gold: Form, *, percent: str = "strict") -> bool:
     if not _units_agree(one.unit, gold.unit):
         return False
     if one.number and gold.number:
-        return (one.text != SHORT_E or gold.text == SHORT_E) and _numbers_agree(one.number, gold.number, percent)
+        return (one.text != SHORT_E or gold.text != "") and _numbers_agree(one.number, gold.number, percent)
     if one.kind == gold.kind == "letter":
         return one.text == gold.text
     if one.kind in ("number", "expression", "letter") and gold.kind == "expression":

@@ -24,11 +24,19 @@ from rewards.equality import check_defined
 from rewards.expressions import ENGLISH, NAMES, read_expression
 from rewards.nodes import INFINITY, Node, Unreadable
 from rewards.notation import MAX_LENGTH, text_key, tidy, without_outer_braces
-from rewards.quantities import Number, is_short_e_notation, parse_number, split_scale, split_unit
+from rewards.quantities import (
+    Number,
+    has_power_of_ten,
+    is_short_e_notation,
+    parse_number,
+    split_scale,
+    split_unit,
+)
 
 __all__ = [
     "MAX_LENGTH",
     "NAME",
+    "POWER_OF_TEN",
     "SHORT_E",
     "SIGNS",
     "Form",
@@ -41,8 +49,8 @@ __all__ = [
 
 SIGNS = ("<", ">", "=", "+", "\\le", "\\ge", "\\ne", "\\times", "/", "\\in", "\\cup")
 """Answers by themselves: a question may ask for the sign."""
-SHORT_E = "e"
-"""The text of a number like 4.2e1: see is_short_e_notation."""
+SHORT_E, POWER_OF_TEN = "e", "10^"
+"""The text of a number like 4.2e1 (see is_short_e_notation), and of one like 4.5e33; that of any other is empty."""
 _GREEK = "alpha|beta|gamma|delta|theta|lambda|mu|phi|omega|rho|sigma|tau|varphi|ell"
 NAME = rf"(?:[A-Za-z]|\\(?:{_GREEK}))(?:_ ?(?:\{{[A-Za-z0-9]{{1,3}}\}}|[A-Za-z0-9]))?"
 _VARIABLE = re.compile(
@@ -153,7 +161,8 @@ def _read_number(text: str) -> Form | None:
     if number is None or (number.percent and scale > 1):
         return None
     number = number._replace(value=number.value * scale)
-    return Form("number", SHORT_E if is_short_e_notation(rest) else "", number=number, unit=unit)
+    notation = SHORT_E if is_short_e_notation(rest) else POWER_OF_TEN if has_power_of_ten(rest) else ""
+    return Form("number", notation, number=number, unit=unit)
 
 
 def _read_words(plain: str, wordy: bool) -> Form | None:

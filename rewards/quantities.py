@@ -21,6 +21,7 @@ _TIMES_TEN = re.compile(
     r"(?:\{ ?(?P<n>[+-]?[0-9]{1,3}) ?\}|\((?P<p>[+-]?[0-9]{1,3})\)|(?P<d>[+-]?[0-9]{1,3}))"
 )
 _E_NOTATION = re.compile(r"(?P<number>[+-]?[0-9.,]+)[eE](?P<n>[+-]?[0-9]{1,3})")
+_POWER_OF_TEN = re.compile(r"10 ?\^ ?\{? ?([+-]?[0-9]{1,3}) ?\}?")
 _REPEATING = re.compile(
     r"(?P<sign>[+-]?) ?(?P<whole>[0-9]*)\.(?P<part>[0-9]*)"
     r"(?:\\(?:overline|bar) ?\{(?P<a>[0-9]{1,40})\}|\\(?:overline|bar) ?(?P<b>[0-9])|\((?P<c>[0-9]{1,40})\)"
@@ -98,9 +99,20 @@ def _repeating(match: re.Match[str]) -> Fraction:
 
 
 def is_short_e_notation(text: str) -> bool:
-    """Whether a number is written as nobody needs to: 4.2e1. It is paid only where the reference is written so too."""
+    """Whether a number is written as nobody needs to: 4.2e1. It is paid only where the reference has a power of ten."""
     power = _E_NOTATION.fullmatch(text)
     return power is not None and abs(int(power["n"])) < 3
+
+
+def has_power_of_ten(text: str) -> bool:
+    """Whether a number is written with a power of ten: 4.5e33, 4.5 \\times 10^{33}."""
+    return _E_NOTATION.fullmatch(text) is not None or _TIMES_TEN.fullmatch(text) is not None
+
+
+def power_of_ten(text: str) -> Number | None:
+    """The number that 10^{33} is; None for any other text."""
+    match = _POWER_OF_TEN.fullmatch(text)
+    return Number(Fraction(10) ** int(match[1])) if match else None
 
 
 def _decimal(text: str) -> Fraction | None:

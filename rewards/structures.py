@@ -54,7 +54,9 @@ def read_structure(text: str) -> Form | None:
     if (without := _WITHOUT.fullmatch(text)) and "\\}" not in without[1][:-2]:
         return _all_but(read(without[1]).parts)
     if (unequal := _UNEQUAL.fullmatch(text)) and "\\ne" not in unequal[2]:
-        return replace(_all_but(_parts(split(unequal[2], ",", "\\land")[::2])), variable=unequal[1])
+        return replace(
+            _all_but(_parts(_without_plus_minus(split(unequal[2], ",", "\\land")[::2]))), variable=unequal[1]
+        )
     if len(pieces := split(text, "\\cup")[::2]) > 1:
         return Form("union", parts=_parts(pieces))
     if len(pieces := split(text, ";")[::2]) > 1:
