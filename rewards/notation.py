@@ -59,7 +59,7 @@ _OR = re.compile(rf" ?,? ?(?:{_EITHER.format('or')}|\\text ?\{{ ?或者? ?\}}|�
 _THOUSANDS = re.compile(r"(?<![0-9,.])[1-9][0-9]{0,2}(?:,[0-9]{3})+(?= ?(?:\\(?!\\|land|lor)|[a-z]))")
 _SUBSCRIPT = re.compile(r"_([A-Za-z0-9])(?![0-9])")
 _DOUBLE_BRACES = re.compile(r"\{ ?\{([^{}]*)\} ?\}")
-_LONE_BRACES = re.compile(r"(?<![\\A-Za-z0-9}\]^_])\{ ?([0-9]+(?:\.[0-9]+)?) ?\}(?! ?[,}])")
+_BRACED_QUOTIENT = re.compile(r"(?<![\\A-Za-z0-9}\]^_ ])\{ ?([0-9.]+) ?\} ?/ ?\{ ?([0-9.]+) ?\}(?![\^{])")
 _KEY_BRACES = re.compile(r"([_^])\{([A-Za-z0-9])\}")
 _KEY_SPACES = re.compile(r"(?<![0-9]) | (?![0-9])")
 
@@ -85,7 +85,7 @@ def respelled(text: str) -> str:
     text = _THOUSANDS.sub(lambda match: match.group().replace(",", ""), text).strip()
     while (single := _DOUBLE_BRACES.sub(r"{\1}", text)) != text:
         text = single
-    return _LONE_BRACES.sub(r"\1", without_outer_braces(text))
+    return _BRACED_QUOTIENT.sub(r"\1/\2", without_outer_braces(text))
 
 
 def _plain_letter(match: re.Match[str]) -> str:
