@@ -122,7 +122,9 @@ def normalise(text: str) -> str:
     text = _without_full_stop(text)
     for left, right in _MARKS:
         inner = text[len(left) : -len(right)]
-        if len(text) > len(left) + len(right) and text.startswith(left) and text.endswith(right) and left not in inner:
+        if len(text) > len(left) + len(right) and text.startswith(left) and text.endswith(right):
+            if left in (inner.replace("\\$", "") if left == "$" else inner):
+                continue
             text = _without_full_stop(inner.strip())
     return text
 

@@ -59,7 +59,9 @@ _OR = re.compile(rf" ?,? ?(?:{_EITHER.format('or')}|\\text ?\{{ ?或者? ?\}}|�
 _THOUSANDS = re.compile(r"(?<![0-9,.])[1-9][0-9]{0,2}(?:,[0-9]{3})+(?= ?(?:\\(?!\\|land|lor)|[a-z]))")
 _SUBSCRIPT = re.compile(r"_([A-Za-z0-9])(?![0-9])")
 _DOUBLE_BRACES = re.compile(r"\{ ?\{([^{}]*)\} ?\}")
-_BRACED_QUOTIENT = re.compile(r"(?<![\\A-Za-z0-9}\]^_ ])\{ ?([0-9.]+) ?\} ?/ ?\{ ?([0-9.]+) ?\}(?![\^{])")
+_BRACED_QUOTIENT = re.compile(
+    r"(?<![\\A-Za-z0-9)}\]^_ ])[({] ?([0-9.]+) ?[)}] ?/ ?[({] ?([0-9.]+) ?[)}](?! ?[\^({!A-Za-z0-9\\])"
+)
 _KEY_BRACES = re.compile(r"([_^])\{([A-Za-z0-9])\}")
 _KEY_SPACES = re.compile(r"(?<![0-9]) | (?![0-9])")
 

@@ -74,6 +74,7 @@ HONEST = {
     "inline code": f"{CHINESE} 用 `for i in range(10)`，`return total`，`import math`，`from math import sqrt`，`if x not in nums`，`print(total)`，`len(nums)`。{CHINESE}",
     "names of functions": f"{CHINESE} `solve`，`is_prime`，`max_value`，`two_sum`，`nums`，`target`，`index`。{CHINESE}",
     "a code block": f"{CHINESE}\n```python\ndef solve(nums, target):\n    # compute the sum\n    for num in nums:\n        if num not in seen:\n            continue\n        total += num\n    return total\n```\n{CHINESE}",
+    "a stray backtick before a code block": f"{CHINESE} ` ```python\ndef solve(nums, target):\n    # compute the sum\n    total, index, answer = sum(nums), 0, None\n    print(total, index, answer)\n``` {CHINESE}",
     "a table of data": f"{CHINESE}\n```\n1 2 3\n4 5 6\n```\n{CHINESE}",
     "Chinese in formulas": rf"{CHINESE} $\text{{面积}} = \text{{长}} \times \text{{宽}}$，$\text{{速度}} = 5$。{CHINESE}",
     "backticks of its own": f"{CHINESE} 这是 `` ` `` 符号。{CHINESE}",

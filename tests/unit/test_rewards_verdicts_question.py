@@ -35,6 +35,7 @@ DISGUISED = {
     ("Solve $2x+y=5$ for $y$.", "y=-2x+5"): ["2x+y=5", "y+2x=5", "2x+y-5=0", "4x+2y=10", r"x=\frac{5-y}{2}", "5=2x+y"],
     ("Write the line 3x-4y=4 in slope-intercept form.", r"y=\frac34x-1"): ["3x-4y=4", "4y=3x-4", "3x-4y-4=0"],
     (r"Rationalize $\frac{1}{\sqrt{2}+1}$.", r"\sqrt{2}-1"): [r"\frac{1}{\sqrt2+1}", r"\frac{1}{1+\sqrt2}", r"\frac{1}{\sqrt2+1}+0", r"1/(\sqrt{2}+1)"],
+    (r"Rationalize $\frac{1}{\sqrt{2}}$.", r"\frac{\sqrt{2}}{2}"): [r"\frac{1}{\sqrt2}", r"\frac{1}{\sqrt2}+0", r"1\cdot\frac{1}{\sqrt2}", r"\frac{2}{2\sqrt{2}}", r"1/\sqrt{2}"],
     ("What is $(2x)(3x)$?", "6x^2"): ["(2x)(3x)", "2x(3x)", "(3x)(2x)", r"2x\cdot 3x"],
 }  # fmt: skip
 ANSWERED = {
@@ -108,7 +109,7 @@ def test_a_box_that_quotes_the_question_is_no_answer_of_its_own():
 
 
 EMPTY = [
-    *("", " ", r"\text{}", r"\,", r"\phantom{1}", r"\ ", "~", r"\quad", r"\;\!", "{}", "{{}}", "$$", r"\(\)", r"\text{ }", r"\mathrm{}", r"\hspace{1cm}", r"\hspace*{2em}", r"\vphantom{x^2}", r"\hphantom{42}", r"\left.\right.", r"\displaystyle", r"\mbox{}", r"\kern1em"),
+    *("", " ", r"\text{}", r"\,", r"\phantom{1}", r"\ ", "~", r"\quad", r"\qquad", r"\;\!", "{}", "{{}}", "$$", r"\(\)", r"\text{ }", r"\mathrm{}", r"\hspace{1cm}", r"\hspace*{2em}", r"\vphantom{x^2}", r"\hphantom{42}", r"\left.\right.", r"\displaystyle", r"\mbox{}", r"\kern1em"),
     *(r"\textbf{\text{}}", r"\phantom{\frac{1}{2}}", r"\boxed{}", r"\boxed{\text{}}", r"\color{white}", r"\color{red}{}", r"\textcolor{white}{}", r"\label{eq:1}", r"\tag{1}", r"\rule{0pt}{0pt}", r"\vspace{3pt}", r"\mskip 3mu", r"\null", r"\relax", r"{\rm }", r"\ensuremath{}", r"\underline{}", r"\mathstrut", r"\strut", r"\nobreak\ ", r"\,\text{\phantom{7}}\,", r"\smash{}", r"\overline{\,}", r"^{}", r"_{}", r"\\", "%", "% 42", r"\sqrt{}", r"\frac{}{}", "\u200b", "\u3164", r"\hskip 1em", r"\hfill", r"\!", r"\begin{array}{c}\end{array}"),
 ]  # fmt: skip
 FULL = [
