@@ -32,6 +32,7 @@ MAX_PROMPT, MAX_CANDIDATES = 4000, 60
 """Characters at the end of a prompt, and expressions in them, that are looked at."""
 
 _FORMULA = re.compile(r"\$\$(.+?)\$\$|\$([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+_MARKS = re.compile(r"<\|[^<>|]{0,40}\|>|</?[a-z]+>|[`\"“”]|\*\*|(?<![a-zA-Z0-9)}])['*]|['*](?=\s|$)|=\s*\?")
 _LETTERS = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
 _LEADING = r"(?: (?:is|was|are|were|be|will|would|the|a|an|its|their|his|her|approximate|total|overall|average|net))"
 _ASKS_FOR_PERCENT = re.compile(
@@ -84,7 +85,7 @@ def _candidates(prompt: str) -> Iterator[str]:
     for match in _FORMULA.finditer(prompt):
         yield next(filter(None, match.groups()))
     run: list[str] = []
-    for word in [*_FORMULA.sub(" ; ", prompt).split(), ";"]:
+    for word in [*_MARKS.sub(" ", _FORMULA.sub(" ; ", prompt)).split(), ";"]:
         if _is_formula(word):
             run.append(word)
             if word[-1] not in ".,;?!:":

@@ -45,7 +45,7 @@ _TIDIED = {sign: command for command, signs in {
 }.items() for sign in signs} | {sign: rf"\frac{digits}" for sign, digits in _FRACTIONS.items()}  # fmt: skip
 _REALS = re.compile(r"\\mathbb ?\{? ?R ?\}?")
 _TEXT_FUNCTION = re.compile(rf"\\text ?\{{ ?({'|'.join(sorted(FUNCTIONS, reverse=True))}) ?\}}")
-_TEXT_LETTER = re.compile(r"(?P<before>[0-9A-Za-z)\]}] ?|^|[-+*/=(] ?)\\text ?\{ ?(?P<letter>[a-z]) ?\}")
+_TEXT_LETTER = re.compile(r"(?P<before>[0-9A-Za-z)\]}] ?|^|[-+*/=({^,] ?)\\text ?\{ ?(?P<letter>[a-z]) ?\}")
 _TEXT_JOIN = re.compile(r"\\text ?\{(?P<before>[^{}]*?) ?(?<![A-Za-z])(?P<join>and|or) ?(?P<after>[^{}]*)\}")
 _TEXT_SIGN = re.compile(r"\\text ?\{ ?([:,;]) ?\}")
 _CHOOSE = re.compile(r"\{([^{}]*?) ?\\choose ?([^{}]*)\}")
@@ -125,7 +125,7 @@ def without_outer_braces(text: str) -> str:
             depth += 0 if escaped else (sign in "([{") - (sign in ")]}")
             if depth == 0 and i < len(text) - 1:
                 return text
-            if sign == "," and depth == 1:
+            if depth == 1 and sign in ",|:":  # a set
                 return text
         text = text[1:-1].strip()
     return text

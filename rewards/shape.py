@@ -6,7 +6,7 @@ have one value; the reverse does not hold, and is not meant to.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from fractions import Fraction
 
 from rewards.nodes import Node
@@ -27,28 +27,60 @@ def shape(node: Node, *, folded: bool = False) -> Shape:
 
 
 def _sum(node: Node, folded: bool) -> Shape:
-    terms: Counter[Shape] = Counter()
-    constant = Fraction(0)
+    terms: defaultdict[Shape, Fraction] = defaultdict(Fraction)
     numbers: list[Shape] = []
     for sign, term in _terms(node, 1):
-        coefficient, rest = _signed(shape(term, folded=folded))
-        if folded and rest[0] == "number" and isinstance(rest[1], Fraction):
-            constant += sign * coefficient * rest[1]
+        own_sign, rest = _signed(shape(term, folded=folded))
+        if folded:
+            coefficient, rest = _coefficient(rest)
+            terms[rest] += sign * own_sign * coefficient
         elif rest != ("number", Fraction(0)):
-            if folded:
-                terms[rest] += sign * coefficient
-            else:
-                numbers.append(("-", rest) if sign * coefficient < 0 else rest)
+            numbers.append(("-", rest) if sign * own_sign < 0 else rest)
     if folded:
-        numbers = [("-", term) if count < 0 else term for term, count in terms.items() for _ in range(abs(count))]
-        if constant:
-            numbers.append(("-", ("number", -constant)) if constant < 0 else ("number", constant))
+        numbers = [_times(count, term) for term, count in terms.items() if count]
     if not numbers:
         return ("number", Fraction(0))
     numbers.sort(key=_without_sign)
     if folded and len(numbers) > 1 and numbers[0][0] == "-":  # 1 - x is -(x - 1)
         return ("-", ("+", *map(_negated, numbers)))
     return numbers[0] if len(numbers) == 1 else ("+", *numbers)
+
+
+def _parts(found: Shape) -> tuple[list[Shape], list[Shape]]:
+    """The factors above and below the line."""
+    if found[0] == "*":
+        return [part for part in found[1:] if isinstance(part, tuple)], []
+    if found[0] == "/" and isinstance(found[1], tuple) and isinstance(found[2], tuple):
+        return list(found[1]), list(found[2])
+    return [found], []
+
+
+def _made(above: list[Shape], below: list[Shape]) -> Shape:
+    top, bottom = (sorted((f for f in side if f != _ONE), key=repr) for side in (above, below))
+    if bottom:
+        return ("/", tuple(top), tuple(bottom))
+    return _ONE if not top else top[0] if len(top) == 1 else ("*", *top)
+
+
+def _coefficient(found: Shape) -> tuple[Fraction, Shape]:
+    """2x/3 -> 2/3 and x."""
+    value = Fraction(1)
+    kept: tuple[list[Shape], list[Shape]] = ([], [])
+    for side, factors in zip((1, -1), _parts(found), strict=True):
+        for factor in factors:
+            number = factor[1] if factor[0] == "number" else None
+            if isinstance(number, Fraction) and (number or side > 0):
+                value *= number**side
+            else:
+                kept[side < 0].append(factor)
+    return value, _made(*kept)
+
+
+def _times(value: Fraction, found: Shape) -> Shape:
+    above, below = _parts(found)
+    size = abs(value)
+    made = _made([*above, ("number", Fraction(size.numerator))], [*below, ("number", Fraction(size.denominator))])
+    return ("-", made) if value < 0 else made
 
 
 def _without_sign(found: Shape) -> tuple[str, bool]:
@@ -92,13 +124,9 @@ def _product(node: Node, folded: bool) -> Shape:
         above.append(("number", Fraction(abs(coefficient.numerator))))
         below.append(("number", Fraction(coefficient.denominator)))
         sign *= -1 if coefficient < 0 else 1
-    top, bottom = (sorted((f for f in side if f != _ONE), key=repr) for side in (above, below))
-    if ("number", Fraction(0)) in top and not bottom:
+    if ("number", Fraction(0)) in above and not any(factor != _ONE for factor in below):
         return ("number", Fraction(0))
-    if not bottom:
-        made: Shape = _ONE if not top else top[0] if len(top) == 1 else ("*", *top)
-    else:
-        made = ("/", tuple(top), tuple(bottom))
+    made = _made(above, below)
     return ("-", made) if sign < 0 else made
 
 

@@ -210,7 +210,7 @@ def _read_brackets(text: str) -> Form | None:
     except Unreadable:  # (a)(b): the first bracket closes before the end
         return None
     braces = left + right
-    if braces == "\\{\\}" and (builder := _BUILDER.fullmatch(inner.strip())):
+    if braces in ("\\{\\}", "{}") and (builder := _BUILDER.fullmatch(inner.strip())):
         return _read_builder(builder[1], builder[2])
     if braces == "\\{\\}" or (braces == "{}" and len(pieces) > 1):  # {42} is 42 in LaTeX's own braces
         return Form("set", parts=_parts(_without_plus_minus(pieces)) if inner.strip() else ())

@@ -36,6 +36,10 @@ DISGUISED = {
     ("Write the line 3x-4y=4 in slope-intercept form.", r"y=\frac34x-1"): ["3x-4y=4", "4y=3x-4", "3x-4y-4=0"],
     (r"Rationalize $\frac{1}{\sqrt{2}+1}$.", r"\sqrt{2}-1"): [r"\frac{1}{\sqrt2+1}", r"\frac{1}{1+\sqrt2}", r"\frac{1}{\sqrt2+1}+0", r"1/(\sqrt{2}+1)"],
     (r"Rationalize $\frac{1}{\sqrt{2}}$.", r"\frac{\sqrt{2}}{2}"): [r"\frac{1}{\sqrt2}", r"\frac{1}{\sqrt2}+0", r"1\cdot\frac{1}{\sqrt2}", r"\frac{2}{2\sqrt{2}}", r"1/\sqrt{2}"],
+    (r"Write $\sin 2x$ in terms of $\sin x$ and $\cos x$.", r"2\sin x\cos x"): [r"\sin 2x", r"\sin(2x)", r"\sin(x+x)", r"\sin 2x+0", r"\sin(3x-x)", r"\frac{2\sin 2x}{2}"],
+    ("**Expand (x - 1)(x + 1)** <|im_end|>", "x^2-1"): ["(x-1)(x+1)", "(x+1)(x-1)+0", "x(x+1)-(x+1)"],
+    ("Expand: `(x−1)(x+1)=?`", "x^2-1"): ["(x-1)(x+1)", "(1+x)(x-1)"],
+    ("<|im_start|>user\nExpand (x-1)(x+1)<|im_end|>\n<|im_start|>assistant\n", "x^2-1"): ["(x-1)(x+1)", "(1+x)(x-1)"],
     ("What is $(2x)(3x)$?", "6x^2"): ["(2x)(3x)", "2x(3x)", "(3x)(2x)", r"2x\cdot 3x"],
 }  # fmt: skip
 ANSWERED = {
