@@ -7,7 +7,8 @@ simplify, or solve for a letter. There, equal is not enough:
     the answer's shape is the question's, order, + 0, times 1 and 2/2 aside      refused
     the answer is the reference but for sums of numbers that are left undone    refused
     the reference is expanded, the question is not, the answer is not           refused
-    the reference has more factors than question and answer                     refused
+    the reference is a sum, the answer a product of sums                        refused
+    the question is a sum, the reference has more factors than the answer       refused
     the question is longer than the reference, the answer as long as it         refused
     the reference is solved for a letter, the answer is not                     refused
     anything else that is equal                                                 paid
@@ -26,7 +27,7 @@ from rewards.extract import normalise
 from rewards.intervals import expression_of
 from rewards.mathematics import Form, read
 from rewards.nodes import Node, Unreadable
-from rewards.shape import factor_count, is_expanded, shape, size
+from rewards.shape import factor_count, is_expanded, is_sum, shape, size
 
 MAX_PROMPT, MAX_CANDIDATES = 4000, 60
 """Characters at the end of a prompt, and expressions in them, that are looked at."""
@@ -153,7 +154,9 @@ def _is_question(answer: Node, gold: Node, question: Node) -> bool:
         return True
     if is_expanded(gold) and not is_expanded(question) and not is_expanded(answer):
         return True
-    if factor_count(gold) > max(factor_count(question), factor_count(answer)):
+    if is_sum(gold) and not is_sum(answer) and not is_expanded(answer):
+        return True
+    if is_sum(question) and factor_count(gold) > max(factor_count(question), factor_count(answer)):
         return True
     return size(answer) >= size(question) > size(gold)
 

@@ -23,7 +23,16 @@ def shape(node: Node, *, folded: bool = False) -> Shape:
         return _sum(node, folded)
     if node.op in ("*", "/", "^", "number", "root"):
         return _product(node, folded)
+    if node.op in ("sum", "prod"):  # the letter that runs may be any
+        node = Node(node.op, (*node.args[:2], _renamed(node.args[2], node.name)))
     return (node.op, node.name, *(shape(arg, folded=folded) for arg in node.args))
+
+
+def _renamed(node: Node, name: str) -> Node:
+    """The expression with its letter `name` as the letter that runs."""
+    if node.op == "name":
+        return node._replace(name="running") if node.name == name else node
+    return node._replace(args=tuple(_renamed(arg, name) for arg in node.args))
 
 
 def _sum(node: Node, folded: bool) -> Shape:
@@ -168,12 +177,13 @@ def is_expanded(node: Node) -> bool:
     """Whether no sum is multiplied or raised to a whole power: x^2 - 1 is, (x-1)(x+1) is not."""
     for _, term in _terms(node, 1):
         factors = [factor for side, factor in _factors(term, 1) if side > 0]
-        if len(factors) > 1 and any(factor.op in ("+", "-") and _is_sum(factor) for factor in factors):
+        if len(factors) > 1 and any(factor.op in ("+", "-") and is_sum(factor) for factor in factors):
             return False
     return True
 
 
-def _is_sum(node: Node) -> bool:
+def is_sum(node: Node) -> bool:
+    """Whether it has several terms."""
     return len(_terms(node, 1)) > 1
 
 

@@ -40,6 +40,11 @@ DISGUISED = {
     ("**Expand (x - 1)(x + 1)** <|im_end|>", "x^2-1"): ["(x-1)(x+1)", "(x+1)(x-1)+0", "x(x+1)-(x+1)"],
     ("Expand: `(x−1)(x+1)=?`", "x^2-1"): ["(x-1)(x+1)", "(1+x)(x-1)"],
     ("<|im_start|>user\nExpand (x-1)(x+1)<|im_end|>\n<|im_start|>assistant\n", "x^2-1"): ["(x-1)(x+1)", "(1+x)(x-1)"],
+    ("Complete the square: $x^2+6x+5$.", "(x+3)^2-4"): ["x^2+6x+5", "(x+1)(x+5)", "x^2+6x+5+0"],
+    (r"Compute $\binom{n}{2}$.", r"\frac{n(n-1)}{2}"): [r"\binom{n}{2}", r"\binom n2", r"\binom{n}{2}+0"],
+    (r"Compute $\sum_{k=1}^n k$.", r"\frac{n(n+1)}{2}"): [r"\sum_{k=1}^n k", r"\sum_{j=1}^n j", r"\sum_{k=1}^{n} k+0", r"1\sum_{k=1}^n k"],
+    ("Compute $(1+i)^2$.", "2i"): ["(1+i)^2", "(i+1)^2", "(1+i)(1+i)", "(1+i)^2+0"],
+    (r"Find $\sin(\pi/3)$.", r"\frac{\sqrt{3}}{2}"): [r"\sin(\pi/3)", r"\sin(\frac{\pi}{3})", r"\sin 60^\circ"],
     ("What is $(2x)(3x)$?", "6x^2"): ["(2x)(3x)", "2x(3x)", "(3x)(2x)", r"2x\cdot 3x"],
 }  # fmt: skip
 ANSWERED = {
@@ -54,6 +59,9 @@ ANSWERED = {
     (r"Rationalize $\frac{1}{\sqrt{2}+1}$.", r"\sqrt{2}-1"): [r"-1+\sqrt2", r"\sqrt2-1"],
     (r"Is $4\sqrt{13}$ more than 14? Give it in the form $a\sqrt{b}$.", r"4\sqrt{13}"): [r"4\sqrt{13}"],
     (r"A side is $2\sqrt2$ cm. Find another.", r"2\sqrt{2}"): [r"\sqrt{8}", r"2\sqrt2"],
+    (r"Compute $\binom{n}{2}$.", r"\frac{n(n-1)}{2}"): [r"\frac{n^2-n}{2}", r"\frac12 n(n-1)"],
+    (r"Compute $\sum_{k=1}^n k$.", r"\frac{n(n+1)}{2}"): [r"\frac{n^2+n}{2}", r"\binom{n+1}{2}"],
+    ("Complete the square: $x^2+6x+5$.", "(x+3)^2-4"): ["-4+(x+3)^2", "(3+x)^2-4"],
     ("What is the sum of the first n odd numbers?", "n^2"): ["n^2", r"n\cdot n"],
     (r"Solve for $x$ in $[-\pi/2, \pi/2]$.", r"x = -\frac{\pi}{2}"): [r"-\pi/2", r"x=-\frac{1}{2}\pi"],
     ("Let $f(x) = x^2$ and $g(x) = x+1$. Find $f(g(x))$.", "(x+1)^2"): ["x^2+2x+1", "(x+1)^2"],
