@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from rewards.equality import same_relation, same_value
 from rewards.expressions import read_expression
@@ -10,6 +11,7 @@ from rewards.intervals import expression_of, real_set, same_set
 from rewards.mathematics import NAME, SHORT_E, Form
 from rewards.nodes import Node, Unreadable, letter
 from rewards.quantities import Number, is_unit, may_be_left_out
+from rewards.structures import assignments
 
 _INDEXED = re.compile(r"([A-Za-z])_\{?[0-9]\}?")
 _LISTS = ("set", "list", "compound", "tuple")
@@ -117,10 +119,6 @@ def _assignments_agree(one: Form, gold: Form, percent: str) -> bool:
 
 def _by_name(form: Form) -> Form:
     """ "(x, y) = (1, 2)" as the assignments x = 1, y = 2; any other Form as it is."""
-    from dataclasses import replace
-
-    from rewards.structures import assignments
-
     names = form.variable.strip("()").split(",") if form.variable.startswith("(") else []
     if form.kind != "tuple" or form.text != "()" or len(names) != len(form.parts) or len(set(names)) != len(names):
         return form

@@ -108,7 +108,7 @@ def read(text: str) -> Form:
 
     "x = \frac{1}{2}" -> the number 1/2 of the variable x; "(1, 2]" -> a tuple with the brackets "(]".
     """
-    from rewards.structures import read_structure
+    from rewards.structures import read_structure  # which reads its parts with read()
 
     text = tidy(text)
     body, variable = without_variable(text)
