@@ -1,53 +1,58 @@
-r"""Read one expression, equation or inequality with math-verify, after refusing what is none or would take long.
+r"""Read one expression, equation or inequality: a text of LaTeX or of plain signs -> a tree of Nodes.
 
-No time limit runs here, so a text is checked before it is parsed: towers of powers, giant factorials, unknown commands
-and words are refused cheaply, with a reason (Unreadable).
+Nothing is evaluated or simplified here, so reading takes time in proportion to the text; rewards/values.py finds what a
+tree is worth. What is no mathematics, or has more than one reading, is refused with a reason (Unreadable).
+
+    "2\sqrt{3}x"       a product of 2, a root and x    "1/2x"       1 over 2x: a product without a sign binds first
+    "\sin 2x"          the sine of 2x                  "\sin(x)y"   the sine of x, times y
+    "x_1", "\vec{v}"   names of their own              "i", "e"     the imaginary unit and Euler's number
+    "\log x"           to the base 10                  "30^\circ"   30 times pi/180
 """
 
 from __future__ import annotations
 
-import logging
 import re
-from functools import lru_cache
-from typing import TYPE_CHECKING
+from fractions import Fraction
 
-from rewards.types import excerpt
+from rewards.nodes import EULER, GREEK, IMAGINARY, INFINITY, PI, RELATIONS, Node, Unreadable, letter, number
 
-if TYPE_CHECKING:
-    from sympy import Basic
+__all__ = ["ENGLISH", "FUNCTIONS", "NAMES", "Unreadable", "bracket_step", "read_expression"]
 
-MAX_EXPONENT, MAX_COMPOUND_EXPONENT = 9999, 30
-"""2^9999 has 3,010 digits; (a+b+c)^30 is already a polynomial of 496 terms."""
-MAX_DIGITS, MAX_FACTORIAL = 60, 500
+MAX_DIGITS = 60
+MAX_DEPTH, MAX_TOKENS = 40, 300
 
-_FUNCTIONS = {"sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh", "ln", "log", "exp", "sqrt"}
-_FUNCTIONS |= {"arcsin", "arccos", "arctan"}
-_GREEK = {"alpha", "beta", "gamma", "delta", "epsilon", "theta", "lambda", "mu", "rho", "sigma", "tau", "phi", "omega"}
-NAMES = _FUNCTIONS | _GREEK | {"pi", "infty"}
-_COMMANDS = {f"\\{n}" for n in NAMES} | {
-    *("\\frac", "\\cdot", "\\times", "\\le", "\\ge", "\\ne", "\\binom", "\\text", "\\overline", "\\circ", "\\cup"),
-    *("\\lfloor", "\\rfloor", "\\lceil", "\\rceil", "\\lvert", "\\rvert", "\\imath", "\\lt", "\\gt"),
-}
+FUNCTIONS = {"sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh", "ln", "log", "lg", "exp", "sqrt"}
+FUNCTIONS |= {"arcsin", "arccos", "arctan", "abs"}
+NAMES = FUNCTIONS | GREEK | {"pi", "infty"}
+_MARKS = {"\\vec", "\\overrightarrow", "\\widehat", "\\hat", "\\bar", "\\overline", "\\tilde"}
+_TIMES = ("*", "\\cdot", "\\times")
+_PAIRS = {"(": ")", "[": "]", "{": "}", "|": "|", "\\lvert": "\\rvert", "\\lfloor": "\\rfloor", "\\lceil": "\\rceil"}
+_BRACKET_OPS = {"|": "abs", "\\lvert": "abs", "\\lfloor": "floor", "\\lceil": "ceil"}
+_ANGLE = {"sin", "cos", "tan", "cot", "sec", "csc"}
+_COMMANDS = {"\\pi": PI, "\\infty": INFINITY, "\\imath": IMAGINARY} | {f"\\{n}": letter(f"\\{n}") for n in GREEK}
 _BARE = re.compile(
-    rf"(?<![\\A-Za-z])({'|'.join(sorted(_FUNCTIONS | {'pi', 'infty', 'theta'}, reverse=True))})(?![A-Za-z])"
+    rf"(?<![\\A-Za-z])({'|'.join(sorted(FUNCTIONS | {'pi', 'infty', 'theta'}, reverse=True))})(?![A-Za-z])"
 )
-_CAPITAL = re.compile(r"\\[A-Za-z]+|(?<!_)(?<!_\{)[A-Z](?!_)")
-ENGLISH = {"not", "is", "the", "if", "for", "in", "no", "yes", "to", "of", "it", "any", "all", "nan", "inf"}
-_MATH = re.compile(r"[A-Za-z0-9+\-*/^_=<>()\[\]{}|!.\\ ]*")
+ENGLISH = {"not", "is", "the", "if", "for", "in", "no", "yes", "to", "of", "it", "any", "all", "nan", "inf", "none"}
+_SIGNS = re.compile(r"[A-Za-z0-9+\-*/^_=<>()\[\]{}|!.,\\ ]*")
+_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
+_TOKEN = re.compile(r"\\[A-Za-z]+|\\.|[0-9]+(?:\.[0-9]+)?|\.[0-9]+|\S")
+_POWER_OF_TEN = re.compile(r"(?<![A-Za-z0-9_.])([0-9]+(?:\.[0-9]+)?|\.[0-9]+)[eE]([+-]?[0-9]{1,4})(?![0-9A-Za-z.^_])")
 
 
-class Unreadable(ValueError):
-    """A text that cannot be read as mathematics, or that is refused unread; the message says which and why."""
-
-
-def read_expression(text: str) -> tuple[str, Basic]:
-    r"""An expression as it is meant, and what math-verify makes of it: "sin x" -> ("\sin  x", sin(x)).
-
-    Raises Unreadable, with the reason.
-    """
-    text = _BARE.sub(r"\\\1 ", text)
-    _check(text)
-    return text, _parse(_capitals(_braces(_exact_decimals(text))))
+def read_expression(text: str) -> tuple[str, Node]:
+    r"""An expression as it is meant, and its tree: "sin x" -> ("\sin  x", the sine of x). Raises Unreadable."""
+    text = _BARE.sub(r"\\\1 ", _POWER_OF_TEN.sub(r"(\1*10^{\2})", text))
+    if not _SIGNS.fullmatch(text):
+        raise Unreadable(f"a character that is no mathematics: {next(c for c in text if not _SIGNS.fullmatch(c))!r}")
+    words = _WORD.findall(re.sub(r"_ ?\{[^{}]*\}", "", text))
+    if word := next((w for w in words if len(w) > 4 or w.lower() in ENGLISH), None):
+        raise Unreadable(f"the word {word!r}")
+    if any(len(digits) > MAX_DIGITS for digits in re.findall("[0-9]+", text)):
+        raise Unreadable(f"a number of more than {MAX_DIGITS} digits")
+    if "!=" in text:
+        raise Unreadable("!=, which is unequal or the end of a factorial")
+    return text, _Reader(text).whole()
 
 
 def bracket_step(symbol: str) -> int:
@@ -57,107 +62,275 @@ def bracket_step(symbol: str) -> int:
     return -1 if symbol in (")", "]", "}", "\\}") or symbol.startswith("\\end") else 0
 
 
-def _check(text: str) -> None:
-    """Raise Unreadable for what is no mathematics, and for what would take long to parse or to evaluate."""
-    if not _MATH.fullmatch(text):
-        raise Unreadable(f"a character that is no mathematics: {next(c for c in text if not _MATH.fullmatch(c))!r}")
-    commands = re.findall(r"\\[A-Za-z]+|\\.", text)
-    if unknown := next((command for command in commands if command not in _COMMANDS), None):
-        raise Unreadable(f"the command {unknown}")
-    words = re.findall(r"(?<![\\A-Za-z])[A-Za-z]{2,}", text.replace("\\text", "\\"))
-    if word := next((w for w in words if len(w) > 4 or w.lower() in ENGLISH), None):
-        raise Unreadable(f"the word {word!r}")
-    if re.search(r"[0-9] [0-9]|[0-9] ?_", text):
-        raise Unreadable("two numbers side by side")
-    if len(re.findall(r"[=<>]|\\[ln]e(?![A-Za-z])|\\ge(?![A-Za-z])", text)) > 1:
-        raise Unreadable("several relations in one")
-    numbers = re.findall(r"[0-9]+", text)
-    if any(len(number) > MAX_DIGITS for number in numbers):
-        raise Unreadable(f"a number of more than {MAX_DIGITS} digits")
-    if text.count("|") > 4 or re.search(r"[+*/^-] ?(?:[+*/^-] ?){2}", text) or len(commands) > 20:
-        raise Unreadable("too many signs")
-    if "!=" in text:
-        raise Unreadable("!=, which is unequal or the end of a factorial")
-    if re.search(r"(?:[)}\]|!]|\\r(?:floor|ceil|vert)) ?!", text):
-        raise Unreadable("a factorial of brackets or of a factorial")
-    giant = any(len(n) > 3 or int(n) > MAX_FACTORIAL for n in numbers)
-    if giant and ("!" in text or "\\binom" in text):
-        raise Unreadable("a giant factorial")
-    _check_powers(text)
+class _Reader:
+    """Reads by recursive descent. `next` is the next token; every method takes the tokens of what it reads."""
+
+    def __init__(self, text: str) -> None:
+        self.tokens = _TOKEN.findall(text)
+        self.at, self.depth = 0, 0
+        self.running: list[str] = []  # the letters of the sums that are open: \\sum_{i=1}^n i has no imaginary unit
+        self.closing: list[str] = []  # the ends of the brackets that are open: a | may open or close
+        if len(self.tokens) > MAX_TOKENS:
+            raise Unreadable(f"{len(self.tokens)} signs, more than {MAX_TOKENS}")
+
+    @property
+    def next(self) -> str:
+        return self.tokens[self.at] if self.at < len(self.tokens) else ""
+
+    def take(self, *wanted: str) -> str:
+        """The next token when it is one of those wanted, else ""."""
+        if not self.next or self.next not in wanted:
+            return ""
+        self.at += 1
+        return self.tokens[self.at - 1]
+
+    def unexpected(self) -> Unreadable:
+        if not self.next:
+            return Unreadable("it ends too early")
+        return Unreadable(
+            f"the command {self.next}" if self.next[0] == "\\" else f"{self.next!r} where it cannot stand"
+        )
+
+    # ------------------------------------------------------------------------------------ sums and products
+
+    def whole(self) -> Node:
+        found = self.sum()
+        if relation := self.take(*RELATIONS):
+            found = Node(RELATIONS[relation], (found, self.sum()))
+        if self.next in RELATIONS:
+            raise Unreadable("several relations in one")
+        if self.next:
+            raise self.unexpected()
+        return found
+
+    def sum(self) -> Node:
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise Unreadable("brackets nested too deeply")
+        terms = [self.product(self.take("+", "-"))]
+        while sign := self.take("+", "-"):
+            term = self.product(self.take("+", "-"))
+            terms.append(_negative(term) if sign == "-" else term)
+        self.depth -= 1
+        return terms[0] if len(terms) == 1 else Node("+", tuple(terms))
+
+    def product(self, sign: str = "") -> Node:
+        found = self.run()
+        while True:
+            if self.take(*_TIMES):
+                found = _product([found, self.signed_run()])
+            elif self.take("/"):
+                found = Node("/", (found, self.signed_run()))
+            else:
+                return _negative(found) if sign == "-" else found
+
+    def signed_run(self) -> Node:
+        return _negative(self.run()) if self.take("+", "-") == "-" else self.run()
+
+    def run(self, *, argument: bool = False) -> Node:
+        """Factors without a sign between them: 2x(y+1). argument: of a function; the next function ends it."""
+        factors = [self.factor()]
+        while self.starts_factor():
+            if self.next[0] in "0123456789." and self.tokens[self.at - 1] != "}":
+                raise Unreadable("two numbers side by side, or a number behind a letter")
+            if argument and self.next[1:] in FUNCTIONS - {"sqrt"}:
+                break
+            mixed = self.next == "\\frac"
+            whole, part = factors[-1], self.factor()
+            if mixed and whole.op == "number" and _is_proper(part) and whole.value == int(whole.value or 0):
+                factors[-1] = Node("+", (whole, part))  # 1\frac{4}{5}
+            else:
+                factors.append(part)
+        return _product(factors)
+
+    def starts_factor(self) -> bool:
+        token = self.next
+        if token == "|":
+            return not self.closing or self.closing[-1] != "|"
+        if token[:1] == "\\":
+            return token not in RELATIONS and token not in _TIMES and token not in _PAIRS.values()
+        return token[:1].isalnum() or token[:1] == "." or token in ("(", "[", "{")
+
+    def factor(self) -> Node:
+        found = self.base()
+        while True:
+            if self.take("^"):
+                if self.is_degree():
+                    found = _product([found, Node("/", (PI, number(180)))])
+                    continue
+                found = Node("^", (found, self.exponent()))
+                if self.next == "^":
+                    raise Unreadable("a tower of powers")
+            elif self.take("!"):
+                found = Node("!!" if self.take("!") else "!", (found,))
+                if self.next == "!":
+                    raise Unreadable("a factorial of a factorial")
+            elif self.next == "_":
+                raise Unreadable("two numbers side by side" if found.op == "number" else "'_' behind a bracket")
+            else:
+                return found
+
+    def is_degree(self) -> bool:
+        if self.take("\\circ"):
+            return True
+        if self.tokens[self.at : self.at + 3] == ["{", "\\circ", "}"]:
+            self.at += 3
+            return True
+        return False
+
+    def exponent(self) -> Node:
+        if sign := self.take("+", "-"):
+            return _negative(self.base()) if sign == "-" else self.base()
+        return self.base()
+
+    # ------------------------------------------------------------------------------------ what stands alone
+
+    def base(self) -> Node:
+        token = self.next
+        if token in _PAIRS:
+            self.at += 1
+            return self.bracket(token)
+        if token[:1] in tuple("0123456789."):
+            if token == ".":
+                raise self.unexpected()
+            self.at += 1
+            return number(Fraction(token))
+        if token in _MARKS:
+            return self.marked()
+        if re.fullmatch("[A-Za-z]", token) or token in _COMMANDS:
+            return self.named()
+        if token in ("\\frac", "\\binom"):
+            self.at += 1
+            return Node("/" if token == "\\frac" else "binom", (self.argument(), self.argument()))
+        if token in ("\\sum", "\\prod"):
+            return self.series()
+        if token[:1] == "\\" and token[1:] in FUNCTIONS:
+            self.at += 1
+            self.depth += 1
+            if self.depth > MAX_DEPTH:
+                raise Unreadable("functions nested too deeply")
+            found = self.root() if token == "\\sqrt" else self.function(token[1:])
+            self.depth -= 1
+            return found
+        raise self.unexpected()
+
+    def bracket(self, opening: str) -> Node:
+        closing = _PAIRS[opening]
+        self.closing.append(closing)
+        found = self.sum()
+        if not self.take(closing):
+            raise self.unexpected() if self.next else Unreadable("brackets that do not pair")
+        self.closing.pop()
+        return Node(_BRACKET_OPS[opening], (found,)) if opening in _BRACKET_OPS else found
+
+    def argument(self) -> Node:
+        """What \\frac takes: braces, or one sign: \\frac12."""
+        if self.next[:1].isdigit() and len(self.next) > 1 and self.next.isdigit():
+            digit, self.tokens[self.at] = self.next[0], self.next[1:]
+            return number(int(digit))
+        return self.base()
+
+    def named(self) -> Node:
+        """A letter, with its index: x_1, x_{max}, \\alpha."""
+        token = self.take(self.next)
+        if self.take("_"):
+            return letter(f"{token}_{self.index()}")
+        if token in _COMMANDS:
+            return _COMMANDS[token]
+        constant = {"e": EULER, "i": IMAGINARY}.get(token)
+        return constant if constant and token not in self.running else letter(token)
+
+    def marked(self) -> Node:
+        r"""\vec{v}, \overline{AB}: a name with a mark."""
+        mark = self.take(self.next)
+        body = self.index()
+        if not re.fullmatch(r"[A-Za-z]{1,4}", body):
+            raise Unreadable(f"the command {mark}")
+        return letter(f"{mark}{{{body}}}" + (f"_{self.index()}" if self.take("_") else ""))
+
+    def index(self) -> str:
+        """Letters and digits in braces, or one sign."""
+        if not self.take("{"):
+            token = self.take(self.next)
+            if not token.isalnum() and token not in _COMMANDS:
+                raise Unreadable("an index that is no letter or number")
+            return token
+        start = self.at
+        while self.next and self.next != "}":
+            self.at += 1
+        body = "".join(self.tokens[start : self.at])
+        if not self.take("}") or not re.fullmatch(r"[A-Za-z0-9,+\-\\]{1,12}", body):
+            raise Unreadable("an index that is no letter or number")
+        return body
+
+    def root(self) -> Node:
+        degree = number(2)
+        if self.take("["):
+            degree = self.bracket("[")
+        return Node("root", (degree, self.base()))
+
+    def function(self, name: str) -> Node:
+        power: Node | None = None
+        base: Node | None = number(10) if name in ("log", "lg") else None
+        while mark := self.take("^", "_"):
+            if mark == "^":
+                power = self.exponent()
+            elif name == "log":
+                base = self.argument()
+            else:
+                raise Unreadable(f"an index of {name}")
+        if power == _negative(number(1)):
+            name, power = f"arc{name}", None
+            if name not in FUNCTIONS:
+                raise Unreadable(f"{name[3:]}^{{-1}}, an inverse or a reciprocal")
+        arg = self.function_argument(name)
+        found = Node("log", (base, arg)) if base else Node(name, (arg,))
+        return Node("^", (found, power)) if power else found
+
+    def function_argument(self, name: str) -> Node:
+        """Brackets, or the factors that follow: \\sin(x)y is y sin x, \\sin 2x the sine of 2x, \\sin\\pi/6 of pi/6."""
+        if self.next in ("(", "[", "{", "|", "\\lvert"):
+            return self.base()
+        arg = self.signed_argument()
+        after = self.tokens[self.at + 1 : self.at + 2]
+        if name in _ANGLE and self.next == "/" and after and after[0][:1].isdigit():
+            self.at += 1
+            arg = Node("/", (arg, self.base()))
+        return arg
+
+    def signed_argument(self) -> Node:
+        if self.take("-"):
+            return _negative(self.run(argument=True))
+        return self.run(argument=True)
+
+    def series(self) -> Node:
+        r"""\sum_{k=1}^{n} of the product that follows."""
+        op = self.take(self.next)[1:]
+        lower = self.take("_") and self.take("{")
+        name = self.take(self.next) if lower else ""
+        if not re.fullmatch("[A-Za-z]", name) or not self.take("="):
+            raise Unreadable(f"\\{op} without its first index, as in \\{op}_{{k=1}}^{{n}}")
+        first = self.bracket("{")
+        if not self.take("^"):
+            raise Unreadable(f"\\{op} without its last index")
+        last = self.exponent()
+        self.running.append(name)
+        inner = self.product()
+        self.running.pop()
+        return Node(op, (first, last, inner), name=name)
 
 
-def _check_powers(text: str) -> None:
-    """Raise Unreadable for towers such as 9^{9^9}, and for exponents that are too large. e^{-x^2} is allowed."""
-    for caret in re.finditer(r"\^ ?", text):
-        exponent, end = _group(text, caret.end())
-        if text[end:].lstrip().startswith("^") or exponent.count("^") > 1 or re.search(r"[0-9)}\]!] ?\^", exponent):
-            raise Unreadable("a tower of powers")
-        compound = text[: caret.start()].rstrip()[-1:] in set(")}]|!")
-        limit = MAX_COMPOUND_EXPONENT if compound else MAX_EXPONENT
-        numbers = [int(n) for n in re.findall(r"[0-9]+", exponent)]
-        if (
-            "!" in exponent
-            or len(numbers) > 4
-            or any(n > limit for n in numbers)
-            or (len(numbers) > 1 and max(numbers) > 99)
-        ):
-            raise Unreadable("an exponent that is too large")
+def _negative(node: Node) -> Node:
+    return Node("-", (node,))
 
 
-def _group(text: str, start: int) -> tuple[str, int]:
-    """The exponent that starts at `start`, without its brackets, and where it ends: "{a+1}b" -> ("a+1", 5)."""
-    if text[start : start + 1] not in ("{", "("):
-        match = re.compile(r"\\[A-Za-z]+|.?").match(text, start)
-        assert match  # it matches the empty text
-        return match.group(), match.end()
-    depth = 0
-    for end in range(start, len(text)):
-        depth += bracket_step(text[end])
-        if depth == 0:
-            return text[start + 1 : end], end + 1
-    raise Unreadable("brackets that do not pair")
+def _product(factors: list[Node]) -> Node:
+    return factors[0] if len(factors) == 1 else Node("*", tuple(factors))
 
 
-def _braces(text: str) -> str:
-    """ "2^(10)" -> "2^{10}", "\\sqrt (2)" -> "\\sqrt{2}": LaTeX would raise 2 to the opening bracket alone."""
-    while (at := re.search(r"(\^|\\sqrt) ?\(", text)) is not None:
-        inside, end = _group(text, at.end() - 1)
-        text = f"{text[: at.start()]}{at[1]}{{{inside}}}{text[end:]}"
-    return text
-
-
-def _exact_decimals(text: str) -> str:
-    r""" "1.5x" -> "\frac{15}{10}x": a decimal is an exact number, not the nearest float."""
-    return re.sub(r"([0-9]*)\.([0-9]+)", lambda m: rf"\frac{{{m[1]}{m[2]}}}{{1{'0' * len(m[2])}}}", text)
-
-
-def _capitals(text: str) -> str:
-    """ "R + r" -> "r_{99} + r": math-verify reads capitals as small letters, and R is not r."""
-    return _CAPITAL.sub(lambda m: m.group() if m.group()[0] == "\\" else m.group().lower() + "_{99}", text)
-
-
-@lru_cache(maxsize=1)
-def _config() -> object:
-    from math_verify import LatexExtractionConfig, LatexNormalizationConfig
-
-    # It warns, once, that it runs without a time limit: here the caller has one.
-    for module in ("parser", "grader"):
-        logging.getLogger(f"math_verify.{module}").setLevel(logging.ERROR)
-    # Its cleaning is for prose: units takes the m of x+2m away, basic_latex reads (5)_{2} as a count of permutations.
-    cleaning = LatexNormalizationConfig(
-        basic_latex=False, units=False, malformed_operators=True, nits=True, boxed="none", equations=False
-    )
-    return LatexExtractionConfig(boxed_match_priority=-1, normalization_config=cleaning)
-
-
-def _parse(latex: str) -> Basic:
-    """math-verify's reading of one expression. Raises Unreadable."""
-    from math_verify import parse
-    from sympy import Basic, nan, zoo
-
-    found = parse(f"${latex}$", [_config()], fallback_mode="no_fallback", parsing_timeout=None)
-    if len(found) != 1 or not isinstance(found[0], Basic):
-        raise Unreadable(f"math-verify cannot parse {excerpt(latex)}")
-    if found[0].has(nan, zoo):
-        raise Unreadable(f"{excerpt(latex)} is not defined")
-    return found[0]
+def _is_proper(node: Node) -> bool:
+    """Whether it is a fraction of whole numbers below one, which a whole number may stand before."""
+    if node.op != "/" or any(arg.op != "number" for arg in node.args):
+        return False
+    top, bottom = (arg.value or Fraction(0) for arg in node.args)
+    return 0 < top < bottom and top.denominator == bottom.denominator == 1

@@ -16,6 +16,12 @@ _ANSWER_TAG = re.compile("</?answer>")
 # A box's opening, any escaped character (so that \{ is no brace), or a brace. Each match has a bounded length.
 _BOX_TOKEN = re.compile(r"\\boxed\s{0,4}\{|\\.|[{}]", re.DOTALL)
 _MARKS = (("**", "**"), ("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"))
+# Full-width and Chinese punctuation and signs, and the dashes that stand for minus. Digits and letters stay: int()
+# would read every script's digits, and a model need not be paid for those.
+_PLAIN_SIGNS = str.maketrans(
+    "，；：．％＋－＝＜＞／＊＾＿｜！（）［］｛｝＄￥、。∶−–—‒‐‑﹣", ",;:.%+-=<>/*^_|!()[]{}$¥,.:-------"
+)
+_INNER_BOX = re.compile(r"\\boxed\s{0,4}(?=\{)")
 
 
 class Extracted(NamedTuple):
@@ -105,15 +111,20 @@ def final_answers(completion: str, *, opened: bool) -> Extracted:
 
 
 def normalise(text: str) -> str:
-    """The answer without what never changes it: outer whitespace, math marks, bold, a final full stop, runs of spaces.
+    r"""The answer without what never changes it: outer whitespace, math marks, bold, a final full stop, runs of spaces,
+    a box inside it. Full-width and Chinese punctuation and signs become plain ones, as dashes become minus.
 
-    " $42$. " -> "42"; "x  =  3" -> "x = 3". Case stays: x is not X.
+    " $42$. " -> "42"; "x  =  3" -> "x = 3"; "（1，–2）" -> "(1,-2)". Case stays: x is not X.
     """
-    text = " ".join(text.replace("\u2212", "-").split())
+    text = " ".join((text if text.isascii() else text.translate(_PLAIN_SIGNS)).split())
+    if "\\boxed" in text:
+        text = _INNER_BOX.sub("", text)
     text = _without_full_stop(text)
     for left, right in _MARKS:
         inner = text[len(left) : -len(right)]
-        if len(text) > len(left) + len(right) and text.startswith(left) and text.endswith(right) and left not in inner:
+        if len(text) > len(left) + len(right) and text.startswith(left) and text.endswith(right):
+            if left in (inner.replace("\\$", "") if left == "$" else inner):
+                continue
             text = _without_full_stop(inner.strip())
     return text
 

@@ -14,17 +14,14 @@ behind it and must not write it again.
 
 from __future__ import annotations
 
-import unicodedata
 from typing import NamedTuple
 
 from rewards.extract import ANSWER_CLOSE, ANSWER_OPEN, THINK_CLOSE, THINK_OPEN, boxes
+from rewards.ink import has_ink, shows_something
 from rewards.types import WRONG, Score, correct, excerpt, wrong
 
 SPECIAL_TOKEN = "|special_token|"
 """The delimiter as R1's paper prints it; a model's own is the setting special_token of format_cold_start."""
-
-_LOOKS_EMPTY = frozenset("\u115f\u1160\u2800\u3164\uffa0")  # letters and symbols without ink
-_INK = frozenset("LNPS")  # letters, numbers, punctuation, symbols: the rest is marks, spaces, control characters
 
 
 class Form(NamedTuple):
@@ -46,6 +43,8 @@ class Form(NamedTuple):
 
 R1 = Form((THINK_OPEN, THINK_CLOSE, ANSWER_OPEN, ANSWER_CLOSE), ("", "think", "", "answer", ""))
 BOXED = Form((THINK_OPEN, THINK_CLOSE), ("", "think", "answer"), boxed=True)
+THOUGHT = ("think", "reasoning")
+"""Pieces that need only some character; the others must show something once they are set as LaTeX."""
 COLD_START = Form((SPECIAL_TOKEN, SPECIAL_TOKEN), ("", "reasoning", "summary"))
 
 
@@ -144,7 +143,7 @@ def _problem(completion: str, form: Form, opened_by: str) -> str:
     if outside:
         return f"text outside the tags: {excerpt(outside)}"
     for piece, name in zip(pieces, form.pieces, strict=True):
-        if name and not any(_has_ink(character) for character in piece):
+        if name and not (any(map(has_ink, piece)) if name in THOUGHT else shows_something(piece)):
             return f"the {name} part is empty"
     return _box_problem(rest) if form.boxed else ""
 
@@ -155,12 +154,7 @@ def _box_problem(answer: str) -> str:
         return "no \\boxed{} after the thinking"
     if written != 1:
         return f"{written} times \\boxed after the thinking"
-    return "" if any(_has_ink(character) for character in found[0]) else "the \\boxed{} is empty"
-
-
-def _has_ink(character: str) -> bool:
-    """Whether one sees anything: no whitespace, control, zero-width or filler character."""
-    return unicodedata.category(character)[0] in _INK and character not in _LOOKS_EMPTY
+    return "" if shows_something(found[0]) else "the \\boxed{} is empty"
 
 
 def _opens(prompt: str, form: Form) -> bool:

@@ -1,74 +1,84 @@
-r"""Read an answer as mathematics: a text -> a Form, once. Structure is read here; math-verify parses what is left.
-
-A Form is a number, a choice letter, words, a set, a tuple or interval, a union, a matrix, or an expression of sympy.
-No time limit runs here: what is too long or nested too deeply is refused (Unreadable), and so is what
-rewards/expressions.py will not parse.
+r"""Read an answer as mathematics: a text -> a Form, once. Lists, sets, intervals and systems are read here and in
+rewards/structures.py; one expression or relation is read by rewards/expressions.py. Nothing takes long: what is too
+long, nested too deeply or too large is refused (Unreadable).
 
     "3, 5"  "\{5, 3\}"  "x = 3 \text{ or } x = 5"  "4 \pm 1"    sets, in any order
+    "0; 3"                                                     a list: the blanks of a question, in order
     "(3, 5)"  "[3, 5)"  "3 \le x < 5"                         tuples and intervals: brackets and order count
+    "x < 1 \text{ or } x > 3"  "x \ne 2"  "\mathbb{R}"        sets of real numbers
+    "a = 3, b = 5"  "(a, b) = (3, 5)"                         assignments, by their names
     "\text{(C)}"  "C"                                         a letter
     "\text{Evelyn}"  "evelyn"                                 words, in any case
-    "\text{June 20}"                                          words; p-q is a difference
-    "5 cm"  "90^\circ"  "\$5"                                  numbers with a unit
+    "\text{June 20}"  "1:58 pm"                               words, a time of day; p-q is a difference
+    "5 cm"  "90^\circ"  "\$5"  "5 ft 6 in"                     numbers with a unit
     "(42)"  "\text{42}"  "= 42"  "- 42"                       plain numbers
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
-from rewards.expressions import ENGLISH, NAMES, Unreadable, bracket_step, read_expression
-from rewards.quantities import SEPARATORS, Number, parse_number, split_unit
-
-if TYPE_CHECKING:
-    from sympy import Basic
-
-MAX_LENGTH = 300
-"""Of a text that is more than a number, in characters."""
-MAX_PARTS = 24
-"""Of a list, set or matrix: they are matched in any order."""
-MAX_NESTING, MAX_ROUND_NESTING = 16, 6
-"""math-verify's parser takes 0.1 s and more for each further round bracket around x."""
-_ROOT = re.compile(r"√ ?([0-9]+|[A-Za-z])")
-_LATEX = re.compile(r"\\\\|\\[,;:! ]|\\[A-Za-z]+|~|\*\*|[<>]=|[π∞∪≤≥≠×·÷√]")
-_TIDIED = {"\\displaystyle": "", "\\leq": r"\le ", "\\geq": r"\ge ", "\\neq": r"\ne ", "\\leqslant": r"\le "}
-_TIDIED |= {"\\geqslant": r"\ge ", "~": " ", "**": "^", "π": r"\pi ", "∞": r"\infty ", "∪": r"\cup ", "≤": r"\le "}
-_TIDIED |= {"≥": r"\ge ", "≠": r"\ne ", "×": r"\times ", "·": r"\cdot ", "÷": "/", "√": r"\sqrt ", "\\div": "/"}
-_TIDIED |= {"<=": r"\le ", ">=": r"\ge "}
-_TIDIED |= dict.fromkeys(["\\,", "\\;", "\\:", "\\!", "\\ ", "\\quad", "\\qquad"], " ")
-_TIDIED |= dict.fromkeys(["\\left", "\\right", "\\big", "\\Big", "\\bigl", "\\bigr", "\\Bigl", "\\Bigr"], "")
-_TIDIED |= dict.fromkeys(["\\dfrac", "\\tfrac", "\\cfrac"], "\\frac")
-_TIDIED |= dict.fromkeys(
-    ["\\mbox", "\\textbf", "\\textrm", "\\textit", "\\textnormal", "\\mathrm", "\\mathbf"], "\\text"
+from rewards.equality import check_defined
+from rewards.expressions import ENGLISH, NAMES, read_expression
+from rewards.nodes import INFINITY, Node, Unreadable
+from rewards.notation import MAX_LENGTH, text_key, tidy, without_outer_braces
+from rewards.quantities import (
+    Number,
+    has_power_of_ten,
+    is_short_e_notation,
+    parse_number,
+    split_scale,
+    split_unit,
 )
-_AND = re.compile(r" ?,? ?(?:\\text ?\{ ?(?:and|or) ?\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])) ?")
-_THOUSANDS = re.compile(r"(?<![0-9,.])[1-9][0-9]{0,2}(?:,[0-9]{3})+(?= ?(?:\\(?!\\)|[a-z]))")
-_SUBSCRIPT = re.compile(r"_([A-Za-z0-9])(?![0-9])")
-_KEY_BRACES = re.compile(r"([_^])\{([A-Za-z0-9])\}")
-_KEY_SPACES = re.compile(r"(?<![0-9]) | (?![0-9])")
 
-_NAME = r"(?:[A-Za-z]|\\(?:alpha|beta|gamma|theta|lambda|mu|phi|omega|sigma))(?:_(?:\{[A-Za-z0-9]{1,3}\}|[A-Za-z0-9]))?"
+__all__ = [
+    "MAX_LENGTH",
+    "NAME",
+    "POWER_OF_TEN",
+    "SHORT_E",
+    "SIGNS",
+    "Form",
+    "read",
+    "read_simple",
+    "text_key",
+    "tidy",
+    "without_variable",
+]
+
+SIGNS = ("<", ">", "=", "+", "\\le", "\\ge", "\\ne", "\\times", "/", "\\in", "\\cup")
+"""Answers by themselves: a question may ask for the sign."""
+SHORT_E, POWER_OF_TEN = "e", "10^"
+"""The text of a number like 4.2e1 (see is_short_e_notation), and of one like 4.5e33; that of any other is empty."""
+_GREEK = "alpha|beta|gamma|delta|theta|lambda|mu|phi|omega|rho|sigma|tau|varphi|ell"
+NAME = rf"(?:[A-Za-z]|\\(?:{_GREEK}))(?:_ ?(?:\{{[A-Za-z0-9]{{1,3}}\}}|[A-Za-z0-9]))?"
 _VARIABLE = re.compile(
-    rf"(?P<name>{_NAME}(?: ?\([A-Za-z](?:, ?[A-Za-z])*\))?|\([A-Za-z](?: ?, ?[A-Za-z])+\))"
-    r" ?(?:=|\\in(?![A-Za-z])) ?(?P<rest>[^=<>]+)"
+    rf"(?P<name>{NAME}'{{0,2}}(?: ?\([A-Za-z0-9](?:, ?[A-Za-z0-9])*\))?|\({NAME}(?: ?, ?{NAME})+\)"
+    r"|\\angle ?[A-Z]{1,3}|\\overline ?\{[A-Z]{2}\})"
+    r" ?(?:=|\\in(?![A-Za-z])) ?(?P<rest>[^=<>]+|\\begin.*|\\\{ ?\\begin.*)"
 )
-_LETTER = re.compile(r"\( ?([A-J]) ?\)|([A-J])\)?")
-_WORDS = re.compile(r"[A-Za-z][A-Za-z' -]+(?: [0-9]{1,4})?")
+_MIRRORED = re.compile(rf"(?P<rest>[^=<>]+?) ?= ?(?P<name>{NAME})")
+_COMMAND_RELATION = re.compile(r"\\(?:ne|le|ge|lt|gt|in)(?![A-Za-z])")
+_LETTER = re.compile(r"\( ?([A-Za-z]) ?\)|([A-Z])\)|([A-J])")
+_WORDS = re.compile(r"[^\W\d_][^\W\d_' -]*(?:['’ -]+[^\W\d_]+)*(?: [0-9]{1,4})?'?")
 _WRAPPED = re.compile(r"\\text ?\{([^{}]*)\}|\(([^(),]*)\)|= ?(.*)")
-_BASE = re.compile(r"0*([0-9A-F]+)_(?:\{([0-9]{1,2})\}|([0-9]{1,2}))")
-_MATRIX = re.compile(r"\\begin ?\{([pb]?matrix)\}(.*)\\end ?\{\1\}")
-_TOKEN = re.compile(r"\\begin ?\{[a-z]*\}|\\end ?\{[a-z]*\}|\\[A-Za-z]+|\\.|.")
+_BASE = re.compile(r"\(?0*([0-9A-F]+)\)?_ ?(?:\{(?:\\text ?\{)? ?([0-9]{1,2}|[a-z]{3,7}) ?\}{1,2}|([0-9]{1,2}))")
+_BASE_NAMES = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10}
+_BASE_NAMES |= {"eleven": 11, "twelve": 12, "sixteen": 16}
+_NUMBER_SETS = re.compile(r"\\mathbb ?\{? ?([ZNQC]) ?\}?")
+_TIME = re.compile(r"([0-9]{1,2})(?: ?: ?([0-9]{2}))? ?([ap])\.? ?m\.?", re.IGNORECASE)
+_ALL_REALS = {"all real numbers", "all reals", "real numbers", "the real numbers", "全体实数", "所有实数"}
+_NO_SOLUTION = {"no solution", "no solutions", "no real solution", "no real solutions", "无解", "empty set", "空集"}
 
 
 @dataclass(frozen=True)
 class Form:
     """What an answer is. Only the fields of its kind are set.
 
-    kind: number, letter, words, base (52_8), set, tuple, union, matrix (its rows are tuples) or expression.
+    kind: number, letter, words, time, base (52_8), set, list (in order), tuple, union (of sets of real numbers), matrix
+    (its rows are tuples), assignments (parts with variables), compound (5 ft 6 in), cases (values and conditions),
+    expression or relation.
     text: the letter, the words, the brackets of a tuple, an expression as written. variable: the x of "x = 3".
     unit: "cm^2" and such, or "".
     """
@@ -77,9 +87,19 @@ class Form:
     text: str = ""
     number: Number | None = None
     parts: tuple[Form, ...] = ()
-    expression: Basic | None = None
+    expression: Node | None = None
     variable: str = ""
     unit: str = ""
+
+
+REALS = Form(
+    "tuple",
+    "()",
+    parts=(
+        Form("expression", "-\\infty", expression=Node("-", (INFINITY,))),
+        Form("expression", "\\infty", expression=INFINITY),
+    ),
+)
 
 
 @lru_cache(maxsize=4096)
@@ -88,174 +108,81 @@ def read(text: str) -> Form:
 
     "x = \frac{1}{2}" -> the number 1/2 of the variable x; "(1, 2]" -> a tuple with the brackets "(]".
     """
+    from rewards.structures import read_structure  # which reads its parts with read()
+
     text = tidy(text)
     body, variable = without_variable(text)
-    form = read_simple(body) or _read_structure(body) or _read_expression(body)
+    form = read_simple(body) or read_structure(body) or _read_expression(body)
+    if form.kind == "relation" and variable:  # a = (b = c) is no reading
+        raise Unreadable("several relations in one")
     return replace(form, variable=variable) if variable else form
 
 
-# ------------------------------------------------------------------------------------------------ texts
-
-
-def tidy(text: str) -> str:
-    """The text in one spelling (see respelled). Raises Unreadable when it is too long."""
-    if len(text) > MAX_LENGTH:
-        raise Unreadable(f"{len(text)} characters, more than {MAX_LENGTH}")
-    return respelled(text)
-
-
-def respelled(text: str) -> str:
-    r"""One spelling of LaTeX for each thing: "\left(\dfrac12,\;π\right)" -> "(\frac12, \pi)"."""
-    text = SEPARATORS.sub(",", text)
-    text = _ROOT.sub(r"\\sqrt{\1}", text)
-    text = _LATEX.sub(lambda match: _TIDIED.get(match.group(), match.group()), text)
-    text = _SUBSCRIPT.sub(r"_{\1}", text)
-    text = _AND.sub(", ", " ".join(text.split()))
-    return _THOUSANDS.sub(lambda match: match.group().replace(",", ""), text).strip()
-
-
-def text_key(text: str) -> str:
-    """The tidy text without spaces and needless braces, for comparing: "x^{2} + 1" -> "x^2+1". "4 2" is not "42"."""
-    return _KEY_SPACES.sub("", _KEY_BRACES.sub(r"\1\2", tidy(text)))
-
-
-def stands_in(text: str, prompt: str) -> bool:
-    """Whether a text_key stands in a prompt, spaces aside: "2x+3" in "Is 2x + 3 odd?", not in "Is 12x+30 odd?"."""
-    pattern = " ?".join(map(re.escape, text))
-    whole = rf"(?:\b|(?!\w)){pattern}(?:\b|(?<!\w))"
-    return re.search(whole, _KEY_BRACES.sub(r"\1\2", respelled(prompt)), re.ASCII) is not None
-
-
 def without_variable(text: str) -> tuple[str, str]:
-    r""" "x = 3" -> ("3", "x"); "x \in [1, 2]" -> ("[1, 2]", "x"); "6 = 2x" stays as it is, with ""."""
+    r""" "x = 3" and "3 = x" -> ("3", "x"); "x \in [1, 2]" -> ("[1, 2]", "x"); "6 = 2x" stays as it is, with ""."""
     match = _VARIABLE.fullmatch(text)
-    return (match["rest"], match["name"].replace(" ", "")) if match else (text, "")
+    if not match and "," not in text:
+        match = _MIRRORED.fullmatch(text)
+    if not match or ("\\begin" not in match["rest"] and _COMMAND_RELATION.search(match["rest"])):
+        return text, ""
+    return without_outer_braces(match["rest"].strip()), match["name"].replace(" ", "")
 
 
 def read_simple(text: str, *, wordy: bool = False) -> Form | None:
-    r"""The Form of what needs no parser: a number, a letter, words, or a number in another base. Else None.
+    r"""The Form of what needs no parser: a number, a letter, words, a time, or a number in another base. Else None.
 
     wordy: words are wanted, so that AB is one, as \text{AB} always is; else it is a product, and p-q a difference.
     """
+    if text in SIGNS:
+        return Form("words", text)
+    plain = re.sub(r"\\text ?\{([^{}]*)\}", r"\1", text).strip()
+    if time := _TIME.fullmatch(" ".join(plain.split())):
+        return Form("time", f"{int(time[1])}:{time[2] or '00'} {time[3].lower()}m")
+    number = _read_number(text)
+    if number is not None:
+        return number
+    if letter := _LETTER.fullmatch(plain):
+        return Form("letter", letter[1] or letter[2] or letter[3])
+    if plain != text and re.fullmatch("[A-Za-z]", plain):
+        return Form("letter", plain)
+    if (base := _BASE.fullmatch(text)) and (base[3] or base[2].isdigit() or base[2] in _BASE_NAMES):
+        return Form("base", f"{base[1]}_{_BASE_NAMES.get(base[2] or base[3], base[2] or base[3])}")
+    if numbers := _NUMBER_SETS.fullmatch(text):
+        return Form("words", f"the numbers {numbers[1]}")
+    return _read_words(plain, wordy or plain != text)
+
+
+def _read_number(text: str) -> Form | None:
+    """A plain number, with its unit: in brackets, behind "=", or in \\text{}."""
     wrapped = _WRAPPED.fullmatch(text)
     rest, unit = split_unit(wrapped[wrapped.lastindex or 0].strip() if wrapped else text)
+    rest, scale = split_scale(rest)
     number = parse_number(rest)
-    if number is not None:
-        return Form("number", number=number, unit=unit)
-    plain = re.sub(r"\\text ?\{([^{}]*)\}", r"\1", text).strip()
-    if letter := _LETTER.fullmatch(plain):
-        return Form("letter", letter[1] or letter[2])
+    if number is None or (number.percent and scale > 1):
+        return None
+    number = number._replace(value=number.value * scale)
+    notation = SHORT_E if is_short_e_notation(rest) else POWER_OF_TEN if has_power_of_ten(rest) else ""
+    return Form("number", notation, number=number, unit=unit)
+
+
+def _read_words(plain: str, wordy: bool) -> Form | None:
     words = re.split("[ -]+", plain)
-    wordy = wordy or plain != text or any(word.lower() in ENGLISH for word in words)
+    lower = " ".join(plain.split()).casefold()
+    if lower in _ALL_REALS:
+        return REALS
+    if lower in _NO_SOLUTION:
+        return Form("set")
+    wordy = wordy or any(word.lower() in ENGLISH or not word.isascii() for word in words)
     wordy = wordy or any(len(word) > 2 and not word.isdigit() for word in words)
     wordy = wordy or (len(words) > 2 and "-" not in plain)  # B A C is an order of letters
     if wordy and _WORDS.fullmatch(plain) and not {*words} & NAMES:
-        return Form("words", re.sub(" ?- ?", "-", " ".join(plain.split())).casefold())
-    if base := _BASE.fullmatch(text):
-        return Form("base", f"{base[1]}_{base[2] or base[3]}")
+        return Form("words", re.sub(" ?- ?", "-", lower))
     return None
 
 
-# ------------------------------------------------------------------------------------------------ structure
-
-
-def _split(text: str, *separators: str) -> list[str]:
-    """The pieces between separators outside all brackets, a separator before each piece but the first.
-
-    "a < (b, c) < d" at "<" -> ["a", "<", "(b, c)", "<", "d"]. Raises Unreadable for brackets that do not pair.
-    """
-    pieces, start, depth, round_depth = [], 0, 0, 0
-    for token in _TOKEN.finditer(text):
-        symbol = token.group()
-        if symbol in separators and depth == 0:
-            pieces += [text[start : token.start()].strip(), symbol]
-            start = token.end()
-        step = bracket_step(symbol)
-        depth += step
-        round_depth += step if symbol in "()" else 0
-        if depth < 0:
-            raise Unreadable("brackets that do not pair")
-        if depth > MAX_NESTING or round_depth > MAX_ROUND_NESTING:
-            raise Unreadable("brackets nested too deeply")
-    if depth:
-        raise Unreadable("brackets that do not pair")
-    return [*pieces, text[start:].strip()]
-
-
-def _parts(pieces: list[str]) -> tuple[Form, ...]:
-    if len(pieces) > MAX_PARTS:
-        raise Unreadable(f"{len(pieces)} parts, more than {MAX_PARTS}")
-    return tuple(read(piece) for piece in pieces)
-
-
-def _read_structure(text: str) -> Form | None:
-    """A matrix, union, inequality, list, set, tuple, interval or ratio; None when the text is one expression."""
-    if matrix := _MATRIX.fullmatch(text):
-        rows = [row for row in _split(matrix[2], "\\\\")[::2] if row]
-        return Form(
-            "matrix", parts=tuple(Form("tuple", parts=_parts(_split(row, "&")[::2])) for row in rows[:MAX_PARTS])
-        )
-    if len(pieces := _split(text, "\\cup")[::2]) > 1:
-        return Form("union", parts=_parts(pieces))
-    pieces = list(_without_plus_minus(_split(text, ",", ";")[::2]))
-    if len(pieces) > 1:
-        return Form("set", parts=_parts(pieces))
-    if text in ("\\emptyset", "\\varnothing"):
-        return Form("set")
-    if len(pieces := _split(text, "<", ">", "\\le", "\\ge", "\\lt", "\\gt")) > 1:
-        return _read_inequality(pieces)
-    if len(pieces := _split(text, ":")[::2]) > 1:
-        return Form("tuple", ":", parts=_parts(pieces))
-    return _read_brackets(text)
-
-
-def _without_plus_minus(pieces: list[str]) -> Iterator[str]:
-    r""" "1 \pm 2" -> "1 + 2", "1 - 2"."""
-    for piece in pieces:
-        if piece.count("\\pm") == 1 and _read_brackets(piece) is None:
-            yield piece.replace("\\pm", "+")
-            yield piece.replace("\\pm", "-")
-        else:
-            yield piece
-
-
-def _read_brackets(text: str) -> Form | None:
-    """A set in braces, or a tuple or interval in brackets, when one pair spans the whole text."""
-    marks = re.fullmatch(r"(\\\{|[(\[{])(.*)(\\\}|[)\]]|(?<!\\)\})", text)
-    if not marks:
-        return None
-    left, inner, right = marks.groups()
-    try:
-        pieces = _split(inner, ",")[::2]
-    except Unreadable:  # (a)(b): the first bracket closes before the end
-        return None
-    braces = left + right
-    if braces == "\\{\\}" or (braces == "{}" and len(pieces) > 1):  # {42} is 42 in LaTeX's own braces
-        return Form("set", parts=_parts(list(_without_plus_minus(pieces))) if inner.strip() else ())
-    if len(pieces) == 1 or left == "{" or right == "}":
-        return None
-    return Form("tuple", braces, parts=_parts(pieces))
-
-
-def _read_inequality(pieces: list[str]) -> Form | None:
-    r""" "1 < x \le 2" -> (1, 2], "x > 5" -> (5, \infty), each of the variable x; None for other inequalities."""
-    values, signs = pieces[::2], [sign.replace("\\lt", "<").replace("\\gt", ">") for sign in pieces[1::2]]
-    if all(sign in (">", "\\ge") for sign in signs):
-        values, signs = values[::-1], [{">": "<", "\\ge": "\\le"}[sign] for sign in signs[::-1]]
-    elif not all(sign in ("<", "\\le") for sign in signs):
-        return None
-    if len(values) == 2 and re.fullmatch(_NAME, values[0]):
-        values, signs = ["-\\infty", *values], ["<", *signs]
-    elif len(values) == 2:
-        values, signs = [*values, "\\infty"], [*signs, "<"]
-    if len(values) != 3 or not re.fullmatch(_NAME, values[1]):
-        return None
-    brackets = ("(" if signs[0] == "<" else "[") + (")" if signs[1] == "<" else "]")
-    return Form("tuple", brackets, parts=_parts([values[0], values[2]]), variable=values[1])
-
-
 def _read_expression(text: str) -> Form:
-    """An expression, equation or inequality, parsed by math-verify. Raises Unreadable."""
+    """An expression, equation or inequality. Raises Unreadable, also for what has no value anywhere."""
     body, unit = split_unit(text)
     meant, expression = read_expression(body)
-    return Form("expression", text=meant, expression=expression, unit=unit)
+    check_defined(expression)
+    return Form("relation" if expression.is_relation else "expression", text=meant, expression=expression, unit=unit)

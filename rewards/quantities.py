@@ -16,7 +16,17 @@ _LATEX_FRACTION = re.compile(
     r"(?:\{(?P<top>[^{}]*)\}|(?P<t>[0-9]))\s*(?:\{(?P<bottom>[^{}]*)\}|(?P<b>[0-9]))"
 )
 _MIXED = re.compile(r"(?P<sign>[+-]?)(?P<whole>[0-9]+)\s+(?P<top>[0-9]+)/(?P<bottom>[0-9]+)")
-_TIMES_TEN = re.compile(r"(?P<number>[^\\×]+)(?:\\times|\\cdot|×)\s*10\^(?:\{(?P<n>[+-]?[0-9]{1,3})\}|(?P<d>[0-9]))")
+_TIMES_TEN = re.compile(
+    r"(?P<number>[^\\×*·x]+?) ?(?:\\times|\\cdot|[×*·x]) ?10 ?(?:\^|\*\*) ?"
+    r"(?:\{ ?(?P<n>[+-]?[0-9]{1,3}) ?\}|\((?P<p>[+-]?[0-9]{1,3})\)|(?P<d>[+-]?[0-9]{1,3}))"
+)
+_E_NOTATION = re.compile(r"(?P<number>[+-]?[0-9.,]+)[eE](?P<n>[+-]?[0-9]{1,3})")
+_POWER_OF_TEN = re.compile(r"10 ?\^ ?\{? ?([+-]?[0-9]{1,3}) ?\}?")
+_REPEATING = re.compile(
+    r"(?P<sign>[+-]?) ?(?P<whole>[0-9]*)\.(?P<part>[0-9]*)"
+    r"(?:\\(?:overline|bar) ?\{(?P<a>[0-9]{1,40})\}|\\(?:overline|bar) ?(?P<b>[0-9])|\((?P<c>[0-9]{1,40})\)"
+    r"|\\dot ?\{?(?P<first>[0-9])\}?(?:(?P<middle>[0-9]{0,40})\\dot ?\{?(?P<last>[0-9])\}?)?)"
+)
 # "10,\!000", "10{,}000" and "10\,000": LaTeX for a thousands separator.
 SEPARATORS = re.compile(r",\s*\\!\s*(?=[0-9])|\{,\}|\\,(?=[0-9])")
 
@@ -30,10 +40,12 @@ class Number(NamedTuple):
 
 def parse_number(text: str) -> Number | None:
     r"""The exact number that a normalised text is, as a whole: an integer, decimal, fraction or mixed number, with a
-    sign, thousands separators, a leading $, a power of ten, or a trailing %. None for "3 apples", "1e3", "40+2".
+    sign, thousands separators, a leading $, a power of ten, digits that repeat, or a trailing %. None for "3 apples",
+    "40+2", "1e".
 
     "-1,234.50" -> -2469/2; "\frac34" and "3/4" -> 3/4; "1\frac{4}{5}" and "1 4/5" -> 9/5; "$5" -> 5;
-    "50\%" -> 50 percent; "6.02 \times 10^{3}" -> 6020; "1,00" -> None.
+    "50\%" -> 50 percent; "6.02 \times 10^{3}", "6.02*10^3" and "6.02e3" -> 6020; "0.1\overline{6}" -> 1/6;
+    "1,00" -> None.
     """
     if not text or len(text) > MAX_NUMBER_LENGTH:
         return None
@@ -51,10 +63,14 @@ def parse_number(text: str) -> Number | None:
 
 
 def _fraction(text: str) -> Fraction | None:
-    power = _TIMES_TEN.fullmatch(text)
-    if power:
+    if power := _TIMES_TEN.fullmatch(text):
         value = _decimal(power["number"].strip())
-        return None if value is None else value * Fraction(10) ** int(power["n"] or power["d"])
+        return None if value is None else value * Fraction(10) ** int(power["n"] or power["p"] or power["d"])
+    if power := _E_NOTATION.fullmatch(text):
+        value = _decimal(power["number"])
+        return None if value is None else value * Fraction(10) ** int(power["n"])
+    if repeating := _REPEATING.fullmatch(text):
+        return _repeating(repeating)
     latex = _LATEX_FRACTION.fullmatch(text)
     if latex:
         top, bottom = latex["top"] or latex["t"] or "", latex["bottom"] or latex["b"] or ""
@@ -73,6 +89,32 @@ def _fraction(text: str) -> Fraction | None:
     return -value if sign == "-" else value
 
 
+def _repeating(match: re.Match[str]) -> Fraction:
+    r""" "0.1\overline{6}", "0.1(6)" and "0.1\dot{6}" -> 1/6."""
+    digits = match["a"] or match["b"] or match["c"] or match["first"] + (match["middle"] or "") + (match["last"] or "")
+    part, whole = match["part"], match["whole"] or "0"
+    value = Fraction(int(whole + part)) + Fraction(int(digits), 10 ** len(digits) - 1)
+    value /= 10 ** len(part)
+    return -value if match["sign"] == "-" else value
+
+
+def is_short_e_notation(text: str) -> bool:
+    """Whether a number is written as nobody needs to: 4.2e1. It is paid only where the reference has a power of ten."""
+    power = _E_NOTATION.fullmatch(text)
+    return power is not None and abs(int(power["n"])) < 3
+
+
+def has_power_of_ten(text: str) -> bool:
+    """Whether a number is written with a power of ten: 4.5e33, 4.5 \\times 10^{33}."""
+    return _E_NOTATION.fullmatch(text) is not None or _TIMES_TEN.fullmatch(text) is not None
+
+
+def power_of_ten(text: str) -> Number | None:
+    """The number that 10^{33} is; None for any other text."""
+    match = _POWER_OF_TEN.fullmatch(text)
+    return Number(Fraction(10) ** int(match[1])) if match else None
+
+
 def _decimal(text: str) -> Fraction | None:
     match = _DECIMAL.fullmatch(text)
     if not match or not (match["whole"] or (match["part"] or "").strip(".")):
@@ -82,41 +124,83 @@ def _decimal(text: str) -> Fraction | None:
 
 # ------------------------------------------------------------------------------------------------ units
 
-_UNIT_LINES = """cm centimeter centimeters centimetre centimetres|mm millimeter millimeters millimetre millimetres
-m meter meters metre metres|km kilometer kilometers kilometre kilometres|in inch inches|ft foot feet|yd yard yards
-mi mile miles|g gram grams|kg kilogram kilograms|mg milligram milligrams|lb lbs pound pounds|oz ounce ounces
-l liter liters litre litres|ml milliliter milliliters millilitre millilitres|gallon gallons|cup cups
-s sec second seconds|min minute minutes|h hr hrs hour hours|day days|week weeks|month months|year years
-dollar dollars usd|cent cents|euro euros|yen|sterling|degree degrees|radian radians|unit units|mph|m/s|km/h kph"""
+_UNIT_LINES = """cm centimeter centimeters centimetre centimetres 厘米|m meter meters metre metres 米
+mm millimeter millimeters millimetre millimetres 毫米|km kilometer kilometers kilometre kilometres 千米 公里
+in inch inches|ft foot feet|yd yard yards|mi mile miles|g gram grams 克|kg kilogram kilograms 千克 公斤|nm|μm
+mg milligram milligrams|lb lbs pound pounds|oz ounce ounces|l liter liters litre litres 升|gallon gallons|cup cups
+ml milliliter milliliters millilitre millilitres 毫升|ton tons tonne tonnes|acre acres|s sec second seconds 秒
+min minute minutes 分钟|h hr hrs hour hours 小时|day days 天|week weeks|month months|year years 年|ms
+dollar dollars usd|cent cents|euro euros|yen|yuan rmb 元|sterling|degree degrees deg 度|radian radians rad|unit units
+mph|m/s|km/h kph|newton newtons|joule joules|watt watts|kw|hz hertz|khz|mhz|pa pascal pascals|kpa|volt volts
+ampere amperes amp amps|coulomb coulombs|kelvin kelvins|mol moles mole|ev|kev|mev|gev|tesla teslas
+farad farads|ohm ohms|kj|kn|cal calorie calories|kcal"""
 UNITS = {alias: line.split()[0] for line in re.split(r"[|\n]", _UNIT_LINES) for alias in line.split()}
+# One letter is a unit in its own case only: N is newtons, \mathrm{n} is a number.
+_ONE_LETTER = {"m": "m", "g": "g", "s": "s", "h": "h", "l": "l", "L": "l", "N": "newton", "J": "joule", "W": "watt"}
+_ONE_LETTER |= {"V": "volt", "A": "ampere", "C": "coulomb", "K": "kelvin", "T": "tesla", "F": "farad"}
+_SCALES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
+_NO_COUNTED = {"tenths", "thirds", "halves", "quarters", "hundredths", "thousandths", "fourths", "fifths", "sixths"}
+_NO_COUNTED |= {"eighths", "ninths", "twelfths", "dozens", "hundreds", "thousands", "millions", "billions", "pairs"}
+_NO_COUNTED |= {"trillions", "scores", "less", "plus", "minus", "times", "pluses", "negatives", "opposites", "powers"}
+_NO_COUNTED |= {"tens", "percents", "points", "is", "does", "was", "has", "gross", "sevenths", "towards", "afterwards"}
+_COUNTED = {"people", "children", "men", "women", "mice", "fish", "sheep", "人", "个"}
 _CURRENCY = {"$": "dollar", "\\$": "dollar", "€": "euro", "£": "sterling", "¥": "yen"}
 _CURRENCY_HEAD = re.compile(r"(?P<sign>[+-]?)(?P<mark>\\?\$|[€£¥])\s*(?=[0-9.\\])")
-_DEGREES = re.compile(r"(?:\^ ?(?:\{ ?\\circ ?\}|\\circ)|°|\\degree)$")
-_PERCENT = re.compile(r"(?<=[0-9}]) ?(?:\\text ?\{ ?percent ?\}|percent)$")
+_DEGREES = re.compile(r"(?<=[0-9})])\s*(?:\^ ?(?:\{ ?\\circ ?\}|\\circ)|°|\\circ)$")
+_PERCENT = re.compile(r"(?<=[0-9}]) ?(?:\\text ?\{ ?percent ?\}|percent|\\text ?\{ ?\\?% ?\})$")
 # A single letter is a unit only inside \text{}: 5m is five times m.
 _UNIT_TAIL = re.compile(
-    r"(?:\\text ?\{ ?(?P<text>[A-Za-z][A-Za-z ./]{0,40})\}|(?<=[0-9}) ])"
-    r"(?P<word>(?:(?:square|cubic|sq) )?[A-Za-z/]{2,20})) ?(?:\^(?:\{(?P<power>[23])\}|(?P<p>[23])))?$"
+    r"(?:\\text ?\{ ?(?P<text>[A-Za-z一-鿿μ][A-Za-z ./一-鿿-]{0,40})\}|(?<=[0-9}) ])"
+    r"(?P<word>(?:(?:square|cubic|sq) )?[A-Za-z/]{2,20}|[一-鿿]{1,6})) ?(?:\^ ?(?:\{(?P<power>[23])\}|(?P<p>[23])))?$"
 )
-_POWERS = {"square ": "^2", "sq ": "^2", "cubic ": "^3"}
+_POWERS = {"square ": "^2", "sq ": "^2", "cubic ": "^3", "平方": "^2", "立方": "^3"}
+_SCALE_TAIL = re.compile(rf"(?<=[0-9}}]) ?(?:\\text ?\{{ ?)?(?P<scale>{'|'.join(_SCALES)})(?: ?\}}| (?=[A-Za-z\\]))?$")
+_SCALED_UNIT = re.compile(rf"\\text ?\{{ ?(?P<scale>{'|'.join(_SCALES)}) (?P<unit>[A-Za-z ]+)\}}$")
+
+
+def is_unit(name: str) -> bool:
+    """Whether a word or a letter is the name of a unit; products and quotients of units are too: "kg m/s"."""
+    parts = [part for part in re.split(r"[ ./-]+", name) if part]
+    return bool(parts) and all(_unit(part) or part in ("per", "square", "cubic") for part in parts)
+
+
+def _unit(word: str) -> str:
+    return _ONE_LETTER.get(word, "") if len(word) == 1 and word.isascii() else UNITS.get(word.lower(), "")
+
+
+def may_be_left_out(unit: str) -> bool:
+    """Whether a reference's unit goes without saying: a unit of measure, or things that are counted (12 apples).
+
+    Not so a word that changes the number (million, dozen) or says which (pm, north).
+    """
+    name = unit.partition("^")[0]
+    counted = re.fullmatch("[a-z]{2,}s", name) is not None and name not in _NO_COUNTED
+    return not unit or is_unit(name) or counted or name in _COUNTED
+
+
+def split_scale(text: str) -> tuple[str, int]:
+    r""" "2.5\text{ million}" -> ("2.5", 1000000); "3" -> ("3", 1)."""
+    match = _SCALE_TAIL.search(text)
+    return (text[: match.start()].rstrip(), _SCALES[match["scale"]]) if match else (text, 1)
 
 
 def split_unit(text: str) -> tuple[str, str]:
     r""" "5 cm^2" -> ("5", "cm^2"); "90^\circ" -> ("90", "degree"); "\$5" -> ("5", "dollar"); "5m" -> ("5m", "")."""
-    text = _PERCENT.sub("%", text)
+    text = _SCALED_UNIT.sub(r"\\text{\g<scale>} \\text{\g<unit>}", _PERCENT.sub("%", text))
     head = _CURRENCY_HEAD.match(text)
     if head:
         return head["sign"] + text[head.end() :], _CURRENCY[head["mark"]]
-    if match := _DEGREES.search(text):
+    if (match := _DEGREES.search(text)) and not re.search(r"\\[a-z]*(?:sin|cos|tan|cot|sec|csc)", text):
         return text[: match.start()].rstrip(), "degree"
     match = _UNIT_TAIL.search(text)
     if not match or not match.start():
         return text, ""
-    name, power = (match["text"] or match["word"]).lower().strip(" ."), match["power"] or match["p"]
+    name, power = (match["text"] or match["word"]).strip(" ."), match["power"] or match["p"]
+    name = name if len(name) == 1 or is_unit(name) else name.lower()
     exponent = f"^{power}" if power else ""
     for prefix, meant in _POWERS.items():
         if name.startswith(prefix):
             name, exponent = name.removeprefix(prefix), meant
-    if match["word"] and name not in UNITS:
+    if name in _SCALES or (match["word"] and not _unit(name)):
         return text, ""
-    return text[: match.start()].rstrip(), UNITS.get(name, name) + exponent
+    return text[: match.start()].rstrip(), (_unit(name) or name) + exponent

@@ -29,6 +29,7 @@ from rewards.language import language_consistency
 from rewards.types import Score
 from rl.config import RewardConfig, ScoringConfig
 from rl.types import Prompt, Rollout, RolloutGroup
+from tests.unit.hostile_answers import GOLDS, HOSTILE
 
 REPO = Path(__file__).resolve().parents[2]
 Case = tuple[str, str]  # completion, reference
@@ -49,10 +50,11 @@ def main() -> None:
         golds = [row["answer"] for row in rows]
         own = [(row["solution"], row["answer"]) for row in rows]
         others = [(f"\\boxed{{{golds[i - 1]}}}", gold) for i, gold in enumerate(golds)]
-        accuracy(r"\boxed{\sqrt{2}}", answer=r"\sqrt{3}")  # imports math-verify
+        accuracy(r"\boxed{\sqrt{2}}", answer=r"\sqrt{3}")  # imports mpmath
         report(
             "accuracy, MATH-500, right and wrong", alone(lambda c: accuracy(c[0], answer=c[1]), own + others), 500, 1000
         )
+    hostile()
     if (data / "mgsm").is_dir():
         texts = mgsm(data / "mgsm")
         language_consistency(texts[0], target="en")  # loads the classifier
@@ -64,6 +66,19 @@ def main() -> None:
 
 def report(name: str, found: float, wanted: float | None, cases: int) -> None:
     print(f"{name:34}{found:>10,.0f}{wanted or '':>10}{cases:>8}", flush=True)
+
+
+def hostile() -> None:
+    """Answers made to take long, each against several references: none may take a second."""
+    slowest = {f"{answer[:40]} for {gold}": seconds(answer, gold) for answer in HOSTILE for gold in GOLDS}
+    case = max(slowest, key=slowest.__getitem__)
+    report("accuracy, hostile answers, slowest", 1 / slowest[case], 1, len(slowest))
+
+
+def seconds(answer: str, gold: str) -> float:
+    start = time.perf_counter()
+    accuracy(f"<answer>{answer}</answer>", answer=gold)
+    return time.perf_counter() - start
 
 
 def alone(reward: Callable[[T], Score], cases: Sequence[T]) -> float:

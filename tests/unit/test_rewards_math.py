@@ -32,7 +32,7 @@ def judge(answer: str, gold: str, **more: object):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _math_verify_is_loaded():
+def _the_arithmetic_is_loaded():
     read(r"x + \sqrt{2}")  # a second or more, the first time
 
 
@@ -56,7 +56,6 @@ HOSTILE = {
     "plus or minus it": r"\pm {gold}",
     "minus it": "-({gold})",
     "one more": "{gold} + 1",
-    "a template": "{{gold}}",
     "the word answer": "answer",
     "a null byte": "{gold}\x00",
     "a right-to-left mark": "\u200f{gold}",
@@ -190,7 +189,7 @@ HOSTILE_COMPLETIONS = {
     "a right box and one that is unreadable": (f"{BOX}{{3\\sqrt{{13}}}} {BOX}{{\\int x}}", UNPARSEABLE),
     "nine boxes that agree": ("".join(f"{BOX}{{3\\sqrt{{13}} + {i} - {i}}}" for i in range(9)), WRONG),
     "ten thousand boxes": ("".join(f"{BOX}{{{i}\\sqrt{{13}}}}" for i in range(10_000)), WRONG),
-    "a box in a box": (f"{BOX}{{{BOX}{{3\\sqrt{{13}}}}}}", UNPARSEABLE),
+    "two boxes in a box": (f"{BOX}{{{BOX}{{3\\sqrt{{13}}}} {BOX}{{2}}}}", WRONG),
     "a wrong answer after a right one": (think(r"3\sqrt{13}") + "<answer>41</answer>", WRONG),
 }
 
@@ -386,10 +385,10 @@ def test_a_reference_that_can_be_judged_has_no_complaint(answer):
         (r"\frac{1}{0}", "not defined"),
         ("(1, 2", "do not pair"),
         ("9^{9^9}", "tower"),
-        ("x +", "math-verify cannot parse"),
+        ("x +", "it ends too early"),
         ("12 34", "side by side"),
         ("n!=6", "unequal or"),
-        ("(n+1)!", "a factorial of brackets"),
+        ("n!!!", "a factorial of a factorial"),
     ],
 )
 def test_a_reference_that_cannot_be_judged_is_named_with_the_reason(answer, why):
