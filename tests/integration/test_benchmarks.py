@@ -20,6 +20,7 @@ SMALLEST = {
     "precision": "--seeds 1 --lr 1e-5 --precisions float32 --steps 2",
     "reward_overlap": "--help",  # its smallest case needs SmolLM2 and minutes
     "rewards_throughput": "--data nowhere",
+    "verdicts": "--data nowhere --pairs 200",
     "scoring_memory": "--case chunked 64 --vocabulary 256 --hidden 16",
 }
 NUMBERS_MAY_MISS = {"plan_accuracy": {0, 1}}
