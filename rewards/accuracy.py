@@ -76,10 +76,9 @@ def accuracy(
         return differ
     if _agree_plainly(given, wanted):
         return correct()
-    if percent == "strict" and "%" in given + wanted and asks_for_percent(prompt):
-        percent = "asked"
+    asked = percent == "strict" and "%" in given + wanted and asks_for_percent(prompt)
     try:
-        if not same_mathematics(given, wanted, percent=percent):
+        if not same_mathematics(given, wanted, percent="asked" if asked else percent):
             return wrong(f"{excerpt(given)} is not {excerpt(gold)}")
     except Unreadable as error:
         return unparseable(f"{error}; the answer is {excerpt(given)}, the reference {excerpt(gold)}")

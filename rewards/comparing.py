@@ -7,8 +7,9 @@ from dataclasses import replace
 
 from rewards.equality import same_relation, same_value
 from rewards.expressions import read_expression
+from rewards.forms import NAME, Form
 from rewards.intervals import expression_of, real_set, same_set
-from rewards.mathematics import NAME, SHORT_E, Form
+from rewards.mathematics import SHORT_E
 from rewards.nodes import Node, Unreadable, letter
 from rewards.quantities import Number, is_unit, may_be_left_out
 from rewards.structures import assignments

@@ -6,7 +6,7 @@ from functools import cmp_to_key
 from typing import NamedTuple
 
 from rewards.equality import infinite, order
-from rewards.mathematics import Form
+from rewards.forms import Form
 from rewards.nodes import Node, number
 
 BRACKETS = ("()", "(]", "[)", "[]")

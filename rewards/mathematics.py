@@ -17,21 +17,22 @@ long, nested too deeply or too large is refused (Unreadable).
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 
 from rewards.equality import check_defined
 from rewards.expressions import ENGLISH, NAMES, read_expression
-from rewards.nodes import INFINITY, Node, Unreadable
+from rewards.forms import NAME, REALS, Form
+from rewards.nodes import Unreadable
 from rewards.notation import MAX_LENGTH, text_key, tidy, without_outer_braces
 from rewards.quantities import (
-    Number,
     has_power_of_ten,
     is_short_e_notation,
     parse_number,
     split_scale,
     split_unit,
 )
+from rewards.structures import read_structure
 
 __all__ = [
     "MAX_LENGTH",
@@ -51,8 +52,6 @@ SIGNS = ("<", ">", "=", "+", "\\le", "\\ge", "\\ne", "\\times", "/", "\\in", "\\
 """Answers by themselves: a question may ask for the sign."""
 SHORT_E, POWER_OF_TEN = "e", "10^"
 """The text of a number like 4.2e1 (see is_short_e_notation), and of one like 4.5e33; that of any other is empty."""
-_GREEK = "alpha|beta|gamma|delta|theta|lambda|mu|phi|omega|rho|sigma|tau|varphi|ell"
-NAME = rf"(?:[A-Za-z]|\\(?:{_GREEK}))(?:_ ?(?:\{{[A-Za-z0-9]{{1,3}}\}}|[A-Za-z0-9]))?"
 _VARIABLE = re.compile(
     rf"(?P<name>{NAME}'{{0,2}}(?: ?\([A-Za-z0-9](?:, ?[A-Za-z0-9])*\))?|\({NAME}(?: ?, ?{NAME})+\)"
     r"|\\angle ?[A-Z]{1,3}|\\overline ?\{[A-Z]{2}\})"
@@ -72,47 +71,15 @@ _ALL_REALS = {"all real numbers", "all reals", "real numbers", "the real numbers
 _NO_SOLUTION = {"no solution", "no solutions", "no real solution", "no real solutions", "无解", "empty set", "空集"}
 
 
-@dataclass(frozen=True)
-class Form:
-    """What an answer is. Only the fields of its kind are set.
-
-    kind: number, letter, words, time, base (52_8), set, list (in order), tuple, union (of sets of real numbers), matrix
-    (its rows are tuples), assignments (parts with variables), compound (5 ft 6 in), cases (values and conditions),
-    expression or relation.
-    text: the letter, the words, the brackets of a tuple, an expression as written. variable: the x of "x = 3".
-    unit: "cm^2" and such, or "".
-    """
-
-    kind: str
-    text: str = ""
-    number: Number | None = None
-    parts: tuple[Form, ...] = ()
-    expression: Node | None = None
-    variable: str = ""
-    unit: str = ""
-
-
-REALS = Form(
-    "tuple",
-    "()",
-    parts=(
-        Form("expression", "-\\infty", expression=Node("-", (INFINITY,))),
-        Form("expression", "\\infty", expression=INFINITY),
-    ),
-)
-
-
 @lru_cache(maxsize=4096)
 def read(text: str) -> Form:
     r"""The Form of a normalised answer. Raises Unreadable, with the reason.
 
     "x = \frac{1}{2}" -> the number 1/2 of the variable x; "(1, 2]" -> a tuple with the brackets "(]".
     """
-    from rewards.structures import read_structure  # which reads its parts with read()
-
     text = tidy(text)
     body, variable = without_variable(text)
-    form = read_simple(body) or read_structure(body) or _read_expression(body)
+    form = read_simple(body) or read_structure(body, read) or _read_expression(body)
     if form.kind == "relation" and variable:  # a = (b = c) is no reading
         raise Unreadable("several relations in one")
     return replace(form, variable=variable) if variable else form

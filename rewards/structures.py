@@ -6,15 +6,17 @@ Pieces are split outside all brackets and read one by one (rewards/mathematics.p
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import product
 
 from rewards.expressions import bracket_step
+from rewards.forms import NAME, REALS, Form
 from rewards.intervals import Interval, expression_of, intersection, real_set, union
-from rewards.mathematics import NAME, REALS, Form, read
 from rewards.nodes import INFINITY, Node, Unreadable
 
+Read = Callable[[str], Form]
+"""Reads one piece: rewards.mathematics.read."""
 MAX_PARTS = 24
 """Of a list, set or matrix: they are matched in any order."""
 MAX_NESTING = 40
@@ -39,12 +41,12 @@ _ORDERS = ("<", ">", "\\le", "\\ge", "\\lt", "\\gt")
 _INFINITE = (Node("-", (INFINITY,)), INFINITY)
 
 
-def read_structure(text: str) -> Form | None:
+def read_structure(text: str, read: Read) -> Form | None:
     """The Form of a text that has several parts; None when it is one expression or relation. Raises Unreadable."""
     if matrix := _MATRIX.fullmatch(text):
-        return Form("matrix", parts=tuple(Form("tuple", parts=row) for row in _rows(_inside(matrix))))
+        return Form("matrix", parts=tuple(Form("tuple", parts=row) for row in _rows(_inside(matrix), read)))
     if cases := _CASES.fullmatch(text):
-        return _read_cases(_inside(cases))
+        return _read_cases(_inside(cases), read)
     if text in ("\\reals", "(-\\infty, +\\infty)"):
         return REALS
     if positive := re.fullmatch(r"\\reals ?[_^] ?\{? ?([+-]) ?\}?", text):
@@ -55,20 +57,21 @@ def read_structure(text: str) -> Form | None:
         return _all_but(read(without[1]).parts)
     if (unequal := _UNEQUAL.fullmatch(text)) and "\\ne" not in unequal[2]:
         return replace(
-            _all_but(_parts(_without_plus_minus(split(unequal[2], ",", "\\land")[::2]))), variable=unequal[1]
+            _all_but(_parts(_without_plus_minus(split(unequal[2], ",", "\\land")[::2], read), read)),
+            variable=unequal[1],
         )
     if len(pieces := split(text, "\\cup")[::2]) > 1:
-        return Form("union", parts=_parts(pieces))
+        return Form("union", parts=_parts(pieces, read))
     if len(pieces := split(text, ";")[::2]) > 1:
-        return _read_list(_parts(_without_plus_minus(pieces)), [";"] * (len(pieces) - 1))
+        return _read_list(_parts(_without_plus_minus(pieces, read), read), [";"] * (len(pieces) - 1))
     pieces = split(text, ",", "\\lor", "\\land")
-    if len(values := _without_plus_minus([piece for piece in pieces[::2] if piece])) > 1:
-        return _read_list(_parts(values), pieces[1::2])
+    if len(values := _without_plus_minus([piece for piece in pieces[::2] if piece], read)) > 1:
+        return _read_list(_parts(values, read), pieces[1::2])
     if len(pieces := split(text, *_ORDERS)) > 1:
-        return _read_inequality(pieces)
+        return _read_inequality(pieces, read)
     if len(pieces := split(text, ":")[::2]) > 1:
-        return Form("tuple", ":", parts=_parts(pieces))
-    return _read_compound(text) or _read_brackets(text)
+        return Form("tuple", ":", parts=_parts(pieces, read))
+    return _read_compound(text, read) or _read_brackets(text, read)
 
 
 def _inside(environment: re.Match[str]) -> str:
@@ -97,25 +100,25 @@ def split(text: str, *separators: str) -> list[str]:
     return [*pieces, text[start:].strip()]
 
 
-def _parts(pieces: Sequence[str]) -> tuple[Form, ...]:
+def _parts(pieces: Sequence[str], read: Read) -> tuple[Form, ...]:
     if len(pieces) > MAX_PARTS:
         raise Unreadable(f"{len(pieces)} parts, more than {MAX_PARTS}")
     return tuple(read(piece) for piece in pieces)
 
 
-def _rows(text: str) -> list[tuple[Form, ...]]:
+def _rows(text: str, read: Read) -> list[tuple[Form, ...]]:
     rows = [row for row in split(re.sub(r"\\\\ ?\[[^\]]*\]", r"\\\\", text), "\\\\")[::2] if row]
     if len(rows) > MAX_PARTS:
         raise Unreadable(f"{len(rows)} rows, more than {MAX_PARTS}")
-    return [_parts(split(row, "&")[::2]) for row in rows]
+    return [_parts(split(row, "&")[::2], read) for row in rows]
 
 
-def _without_plus_minus(pieces: Sequence[str]) -> list[str]:
+def _without_plus_minus(pieces: Sequence[str], read: Read) -> list[str]:
     r""" "1 \pm 2" -> "1 + 2", "1 - 2"; two signs of plus or minus are four values."""
     found: list[str] = []
     for piece in pieces:
         count = piece.count("\\pm")
-        if count not in (1, 2) or _read_brackets(piece) is not None:
+        if count not in (1, 2) or _read_brackets(piece, read) is not None:
             found.append(piece)
             continue
         texts = piece.split("\\pm")
@@ -185,12 +188,12 @@ def _all_but(points: tuple[Form, ...]) -> Form:
     return _of_intervals([Interval(low, high, "()") for low, high in zip(lows, highs, strict=True)])
 
 
-def _read_compound(text: str) -> Form | None:
+def _read_compound(text: str, read: Read) -> Form | None:
     r""" "5 \text{ feet } 6 \text{ inches}" -> a compound of two quantities."""
     pieces = re.findall(r"([0-9][0-9.,/]*) ?((?:\\text ?\{[A-Za-z .]+\}|[A-Za-z]{1,12}))(?= ?[0-9]|$)", text)
     if len(pieces) < 2 or re.sub(r"[ ,]", "", "".join(a + b for a, b in pieces)) != re.sub(r"[ ,]", "", text):
         return None
-    parts = _parts([f"{number}{unit if unit[0] == chr(92) else ' ' + unit}" for number, unit in pieces])
+    parts = _parts([f"{number}{unit if unit[0] == chr(92) else ' ' + unit}" for number, unit in pieces], read)
     if not all(part.kind == "number" and part.unit for part in parts):
         return None
     return Form("compound", parts=parts)
@@ -199,7 +202,7 @@ def _read_compound(text: str) -> Form | None:
 # ------------------------------------------------------------------------------------------------ brackets
 
 
-def _read_brackets(text: str) -> Form | None:
+def _read_brackets(text: str, read: Read) -> Form | None:
     """A set in braces, or a tuple or interval in brackets, when one pair spans the whole text."""
     marks = re.fullmatch(r"(\\\{|[(\[{])(.*)(\\\}|[)\]]|(?<!\\)\})", text)
     if not marks:
@@ -211,15 +214,15 @@ def _read_brackets(text: str) -> Form | None:
         return None
     braces = left + right
     if braces in ("\\{\\}", "{}") and (builder := _BUILDER.fullmatch(inner.strip())):
-        return _read_builder(builder[1], builder[2])
+        return _read_builder(builder[1], builder[2], read)
     if braces == "\\{\\}" or (braces == "{}" and len(pieces) > 1):  # {42} is 42 in LaTeX's own braces
-        return Form("set", parts=_parts(_without_plus_minus(pieces)) if inner.strip() else ())
+        return Form("set", parts=_parts(_without_plus_minus(pieces, read), read) if inner.strip() else ())
     if len(pieces) == 1 or left == "{" or right == "}":
         return None
-    return Form("tuple", braces, parts=_parts(pieces))
+    return Form("tuple", braces, parts=_parts(pieces, read))
 
 
-def _read_builder(name: str, condition: str) -> Form:
+def _read_builder(name: str, condition: str, read: Read) -> Form:
     r""" "\{x : x > 3\}" -> (3, \infty). Raises Unreadable for a condition that does not give its numbers."""
     found = read(condition)
     value = replace(found, variable="")
@@ -230,7 +233,7 @@ def _read_builder(name: str, condition: str) -> Form:
     return value
 
 
-def _read_inequality(pieces: list[str]) -> Form | None:
+def _read_inequality(pieces: list[str], read: Read) -> Form | None:
     r""" "1 < x \le 2" -> (1, 2], "x > 5" -> (5, \infty), each of the variable x; None for other inequalities."""
     values, signs = pieces[::2], [sign.replace("\\lt", "<").replace("\\gt", ">") for sign in pieces[1::2]]
     if all(sign in (">", "\\ge") for sign in signs):
@@ -244,10 +247,10 @@ def _read_inequality(pieces: list[str]) -> Form | None:
     if len(values) != 3 or not re.fullmatch(NAME, values[1]):
         return None
     brackets = ("(" if signs[0] == "<" else "[") + (")" if signs[1] == "<" else "]")
-    return Form("tuple", brackets, parts=_parts([values[0], values[2]]), variable=values[1])
+    return Form("tuple", brackets, parts=_parts([values[0], values[2]], read), variable=values[1])
 
 
-def _read_cases(text: str) -> Form:
+def _read_cases(text: str, read: Read) -> Form:
     """Values and their conditions; a system of assignments or equations is a list of them."""
     rows = [[piece.rstrip(",. ") for piece in split(row, "&")[::2]] for row in split(text, "\\\\")[::2] if row]
     if len(rows) > MAX_PARTS:
@@ -256,6 +259,6 @@ def _read_cases(text: str) -> Form:
         raise Unreadable("cases without any")
     joined = ["".join(row) for row in rows]
     if all(len(row) == 1 or "=" in row[1][:1] for row in rows):
-        return _read_list(_parts(joined), ["\\land"] * (len(rows) - 1))
+        return _read_list(_parts(joined, read), ["\\land"] * (len(rows) - 1))
     pairs = [[row[0], _CONDITION.sub("", "".join(row[1:])).strip(" ,")] for row in rows]
-    return Form("cases", parts=tuple(Form("tuple", parts=_parts(pair)) for pair in pairs))
+    return Form("cases", parts=tuple(Form("tuple", parts=_parts(pair, read)) for pair in pairs))
