@@ -1,19 +1,18 @@
-"""Distillation by distribution: the student's next-token distribution is drawn to a frozen teacher's.
+"""Distillation: the student's distribution of the next token is drawn to a frozen teacher's (Hinton et al. 1503.02531).
 
-Hinton et al. 1503.02531; divergences as in GKD (2306.13649). Both models read the same tokens and need one tokenizer.
-
-Axis suffixes: _M learnt tokens, _C tokens of a chunk, _D the student's hidden size, _E the teacher's, _V vocabulary.
-
-Distillation from a teacher's cached top-K logprobs: forward KL over the K tokens and one bucket for all the rest.
+Both models read the same tokens, so they need one tokenizer. P is the teacher, Q the student. The teacher may run
+beside the student (Distillation), or its K likeliest tokens are stored with the rows (CachedDistillation): forward KL
+over the K tokens and one bucket for all the rest,
 
     KL = sum_k p_k (log p_k - log q_k) + p_rest (log p_rest - log q_rest)      p_rest = 1 - sum_k p_k, q_rest likewise
 
-P is the teacher, Q the student: a KL of two distributions over K + 1 outcomes, so never negative, zero where they
-agree, at most the full KL, and equal to it at K = V. The bucket is TRL's (_add_tail_bucket of its distillation
-trainers). Without it the K probabilities add up to less than 1, and the student learns a distribution that is too sharp
-(Anshumann et al. 2503.16870 on naive top-K). Within the rest nothing is learnt: each token keeps its share of it.
+This is a KL of two distributions over K + 1 outcomes: never negative, zero where they agree, at most the full KL, and
+equal to it at K = V. Without the bucket the K probabilities add up to less than 1, and the student's distribution
+becomes too sharp (Anshumann et al. 2503.16870 on naive top-K). TRL's _add_tail_bucket is the same bucket. The student
+learns nothing about tokens within the rest: each keeps its share of it.
 
-Axis suffixes: _M learnt tokens, _C tokens of a chunk, _D hidden size, _K cached tokens, _V vocabulary.
+Axis suffixes: _M learnt tokens, _C tokens of a chunk, _D the student's hidden size, _E the teacher's, _K stored tokens,
+_V vocabulary.
 """
 
 from __future__ import annotations
@@ -32,11 +31,11 @@ from rl.types import TopLogprobs
 
 
 def divergence(kind: str, student_CV: Tensor, teacher_CV: Tensor, beta: float = 0.5) -> Tensor:
-    """Divergence (C,) of two distributions given as logprobs, nats. P is the teacher, Q the student.
+    """Divergence (C,) of two distributions given as logprobs, nats.
 
-        forward   KL(P || Q) = sum P (log P - log Q)      covers all that the teacher does
-        reverse   KL(Q || P)                              keeps to what the teacher does most
-        jsd       beta KL(P || M) + (1 - beta) KL(Q || M), M = beta P + (1 - beta) Q      GKD eq. 1; bounded
+        forward   KL(P || Q) = sum P (log P - log Q)      the student covers all that the teacher does
+        reverse   KL(Q || P)                              the student keeps to what the teacher does most
+        jsd       beta KL(P || M) + (1 - beta) KL(Q || M), M = beta P + (1 - beta) Q      GKD 2306.13649 eq. 1; bounded
 
     P [1/2, 1/2], Q [1/4, 3/4]: forward .14384, reverse .13081, jsd with beta 1/2 .03382, with beta 1/4 .02605.
     """
@@ -57,8 +56,8 @@ def _kl(p_CV: Tensor, q_CV: Tensor) -> Tensor:
 def teacher_advantage(teacher_T: Tensor, student_T: Tensor, coef: float) -> Tensor:
     """On-policy distillation: coef * (log P - log Q) of each token that the student sampled, without gradient.
 
-    Minus the one-sample estimate of the reverse KL at that token, taken as its advantage with no discount, so that
-    only the token itself is charged (K. Lu and Thinking Machines Lab, "On-Policy Distillation", 2025).
+    It is minus the one-sample estimate of the reverse KL at that token, and serves as the token's own advantage: later
+    tokens do not add to it (K. Lu and Thinking Machines Lab, "On-Policy Distillation", 2025).
 
     Teacher -2, student -0.5, coef 1 -> -1.5: a token that the student likes and the teacher does not.
     """
@@ -67,9 +66,10 @@ def teacher_advantage(teacher_T: Tensor, student_T: Tensor, coef: float) -> Tens
 
 @dataclass(frozen=True)
 class Distillation:
-    """What the student's head needs to compare itself with the teacher; called by LogprobHead in place of its own work.
+    """Work for the student's head (rl.algorithms.logprobs.HeadWork): compare it with a teacher that runs beside it.
 
-    loss_weight_M: of each token, the denominator inside (rl/data/packing.py).
+    loss_weight_M: each token's weight in the loss, which holds the denominator (rl/data/packing.py).
+    Returns (sum of weight * (divergence + nll_coef * nll), and (2, M): divergence and NLL of each token).
     """
 
     cfg: DistillConfig
@@ -80,7 +80,6 @@ class Distillation:
     def __call__(
         self, hidden_MD: Tensor, weight_VD: nn.Parameter, targets_M: Tensor, chunk: int
     ) -> tuple[Tensor, Tensor]:
-        """(sum of weight * (divergence + nll_coef * nll), and (2, M): divergence and NLL of each token)."""
         loss, parts_2M = _ChunkedDivergence.apply(hidden_MD, weight_VD, targets_M, self, chunk)
         return loss, parts_2M
 
@@ -88,61 +87,52 @@ class Distillation:
 class _ChunkedDivergence(torch.autograd.Function):
     """The loss and its gradient, one chunk of tokens at a time: never the logits of a whole micro-batch.
 
-    The gradient is taken in the forward pass, while both models' logits exist. So the teacher's head (which ZeRO-3
-    shards) is needed once, and backward only scales what was found.
+    Forward takes the gradient too, while both models' logits exist. So the teacher's head, which ZeRO-3 shards, is
+    gathered once, and backward only multiplies.
     """
 
     @staticmethod
-    def forward(ctx, hidden_MD, weight_VD, targets_M, to: Distillation, chunk_tokens):  # type: ignore[no-untyped-def]
-        ones_M = torch.ones_like(to.loss_weight_M)
-        student = Chunks(hidden_MD, weight_VD, ones_M, chunk_tokens)
-        teacher = Chunks(to.teacher_hidden_ME, to.teacher_weight_VE, ones_M, chunk_tokens)
-        # Models of one family differ in how many rows pad their vocabulary: those that both have are compared.
-        vocab = min(len(weight_VD), len(to.teacher_weight_VE))
-        needs_hidden, needs_weight = ctx.needs_input_grad[:2]
-        grad_hidden_MD = torch.zeros_like(hidden_MD) if needs_hidden else None
-        grad_weight_VD = torch.zeros_like(weight_VD, dtype=torch.float32) if needs_weight else None
+    def forward(ctx, hidden_MD, weight_VD, targets_M, work: Distillation, chunk_tokens):  # type: ignore[no-untyped-def]
+        teacher = Chunks(work.teacher_hidden_ME, work.teacher_weight_VE, chunk_tokens)
+        # Models of one family pad their vocabulary with different numbers of rows: compare the tokens that both have.
+        vocab = min(len(weight_VD), len(work.teacher_weight_VE))
         loss = hidden_MD.new_zeros((), dtype=torch.float32)
         parts_2M = hidden_MD.new_zeros(2, len(hidden_MD), dtype=torch.float32)
-        for part in student.parts:
+
+        def grad_logits(part: slice, logits_CV: Tensor) -> Tensor:
             teacher_CV = torch.log_softmax(teacher.logits(part)[:, :vocab], dim=1)
-            logits_CV = student.logits(part)[:, :vocab].detach().requires_grad_()
+            logits_CV = logits_CV[:, :vocab].detach().requires_grad_()
             with torch.enable_grad():
                 student_CV = torch.log_softmax(logits_CV, dim=1)
-                divergence_C = divergence(to.cfg.divergence, student_CV, teacher_CV, to.cfg.jsd_beta)
+                divergence_C = divergence(work.cfg.divergence, student_CV, teacher_CV, work.cfg.jsd_beta)
                 nll_C = -student_CV.gather(1, targets_M[part, None]).squeeze(1)
-                part_loss = (to.loss_weight_M[part] * (divergence_C + to.cfg.nll_coef * nll_C)).sum()
+                part_loss = (work.loss_weight_M[part] * (divergence_C + work.cfg.nll_coef * nll_C)).sum()
                 (grad_CV,) = torch.autograd.grad(part_loss, logits_CV)
-            loss += part_loss.detach()
+            loss.add_(part_loss.detach())
             parts_2M[:, part] = torch.stack([divergence_C.detach(), nll_C.detach()])
-            grad_CV = F.pad(grad_CV, (0, len(weight_VD) - vocab))
-            if grad_hidden_MD is not None:
-                grad_hidden_MD[part] = student.grad_hidden(grad_CV)
-            if grad_weight_VD is not None:
-                student.add_grad_weight(grad_weight_VD, grad_CV, part)
-        ctx.grad_hidden_MD, ctx.grad_weight_VD, ctx.dtype = grad_hidden_MD, grad_weight_VD, weight_VD.dtype
+            return F.pad(grad_CV, (0, len(weight_VD) - vocab))
+
+        ctx.gradients = Chunks(hidden_MD, weight_VD, chunk_tokens).gradients(ctx.needs_input_grad, grad_logits)
         ctx.mark_non_differentiable(parts_2M)
         return loss, parts_2M
 
     @staticmethod
     def backward(ctx, grad, _grad_parts):  # type: ignore[no-untyped-def]
-        grad_hidden = None if ctx.grad_hidden_MD is None else ctx.grad_hidden_MD * grad
-        grad_weight = None if ctx.grad_weight_VD is None else (ctx.grad_weight_VD * grad).to(ctx.dtype)
-        return grad_hidden, grad_weight, None, None, None
+        return *(None if x is None else x * grad for x in ctx.gradients), None, None, None
 
 
 def hidden_states(
     hidden_MD: Tensor, weight_VD: nn.Parameter, targets_M: Tensor, chunk_tokens: int
 ) -> tuple[Tensor, Tensor]:
-    """Given to a teacher's head: leave the hidden states as they are. Returned twice, since a head returns two."""
+    """Work for a teacher's head: leave the hidden states as they are. Returned twice, since a head returns two."""
     return hidden_MD, hidden_MD
 
 
 @dataclass(frozen=True)
 class CachedDistillation:
-    """The work of the student's head (rl.algorithms.logprobs.HeadWork) where rows carry the teacher's logprobs.
+    """Work for the student's head where the rows carry the teacher's logprobs. It returns what Distillation does.
 
-    ids_MK: int64, no token twice in a row. logprobs_MK: float32, nats. loss_weight_M: the denominator inside.
+    ids_MK: int64, no token twice in a row. logprobs_MK: float32, nats.
     """
 
     cfg: DistillConfig
@@ -152,7 +142,7 @@ class CachedDistillation:
 
     @staticmethod
     def of(cfg: DistillConfig, top: TopLogprobs | None, loss_weight_M: Tensor) -> CachedDistillation:
-        """For a micro-batch's cached logprobs; None is right where it has no learnt token. Raises ValueError."""
+        """For a micro-batch's stored logprobs; None is right where it has no learnt token. Raises ValueError."""
         count, device = len(loss_weight_M), loss_weight_M.device
         if top is None:
             top = TopLogprobs(np.zeros((0, 1), np.int32), np.zeros((0, 1), np.float32))
@@ -164,14 +154,9 @@ class CachedDistillation:
     def __call__(
         self, hidden_MD: Tensor, weight_VD: nn.Parameter, targets_M: Tensor, chunk: int
     ) -> tuple[Tensor, Tensor]:
-        """(sum of weight * (divergence + nll_coef * nll), and (2, M): divergence and NLL of each token).
-
-        Raises ValueError for ids beyond the student's vocabulary.
-        """
-        if self.ids_MK.numel() and int(self.ids_MK.max()) >= len(weight_VD):
-            raise ValueError(
-                f"the teacher's token {int(self.ids_MK.max())} is not among the student's {len(weight_VD)}"
-            )
+        """Raises ValueError for token ids beyond the student's vocabulary."""
+        if self.ids_MK.numel() and (largest := int(self.ids_MK.max())) >= len(weight_VD):
+            raise ValueError(f"the teacher's token {largest} is not among the student's {len(weight_VD)}")
         parts_2M = _ChunkedTopK.apply(hidden_MD, weight_VD, targets_M, self.ids_MK, self.logprobs_MK, chunk)
         loss = (self.loss_weight_M * (parts_2M[0] + self.cfg.nll_coef * parts_2M[1])).sum()
         return loss, parts_2M.detach()
@@ -188,7 +173,7 @@ def rest_mass(logprobs_MK: Tensor, vocab: int) -> Tensor:
 
 
 class _ChunkedTopK(torch.autograd.Function):
-    """(2, M): divergence and NLL of each token. Chunked over tokens; the logits are computed again in backward.
+    """(2, M): divergence and NLL of each token, one chunk at a time. Backward computes the logits again.
 
     With z the student's logits and Z their logsumexp, the gradient of a token's divergence by z_v is q_v - p_v for the
     K tokens, and q_v - p_rest exp(z_v - Z_rest) for the others.
@@ -197,7 +182,7 @@ class _ChunkedTopK(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden_MD, weight_VD, targets_M, ids_MK, logprobs_MK, chunk_tokens):  # type: ignore[no-untyped-def]
         parts_2M = hidden_MD.new_zeros(2, len(hidden_MD), dtype=torch.float32)
-        chunks = Chunks(hidden_MD, weight_VD, torch.ones_like(parts_2M[0]), chunk_tokens)
+        chunks = Chunks(hidden_MD, weight_VD, chunk_tokens)
         rest_M = rest_mass(logprobs_MK, len(weight_VD))
         for part in chunks.parts:
             logits_CV, ids_CK, teacher_CK, rest_C = chunks.logits(part), ids_MK[part], logprobs_MK[part], rest_M[part]
@@ -206,7 +191,7 @@ class _ChunkedTopK(torch.autograd.Function):
             student_CK = logits_CV.gather(1, ids_CK) - all_C[:, None]
             log_rest_C = logits_CV.scatter_(1, ids_CK, -torch.inf).logsumexp(dim=1) - all_C
             p_CK = teacher_CK.exp()
-            # 0 log 0 is 0, on both sides.
+            # 0 log 0 is 0, both for the K tokens and for the rest.
             known_C = torch.where(p_CK > 0, p_CK * (teacher_CK - student_CK), 0.0).sum(dim=1)
             parts_2M[0, part] = known_C + torch.where(rest_C > 0, rest_C * (rest_C.log() - log_rest_C), 0.0)
         ctx.weight_VD, ctx.chunk_tokens = weight_VD, chunk_tokens
@@ -216,25 +201,18 @@ class _ChunkedTopK(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_2M):  # type: ignore[no-untyped-def]
         hidden_MD, targets_M, ids_MK, logprobs_MK, rest_M = ctx.saved_tensors
-        weight_VD = ctx.weight_VD
-        needs_hidden, needs_weight = ctx.needs_input_grad[:2]
-        grad_hidden_MD = torch.empty_like(hidden_MD) if needs_hidden else None
-        grad_weight_VD = torch.zeros_like(weight_VD, dtype=torch.float32) if needs_weight else None
-        chunks = Chunks(hidden_MD, weight_VD, torch.ones_like(rest_M), ctx.chunk_tokens)
-        for part in chunks.parts:
-            logits_CV, ids_CK, p_CK, rest_C = chunks.logits(part), ids_MK[part], logprobs_MK[part].exp(), rest_M[part]
-            by_divergence_C, by_nll_C = grad_2M[0, part], grad_2M[1, part]
+
+        def grad_logits(part: slice, logits_CV: Tensor) -> Tensor:
+            ids_CK, p_CK, (by_divergence_C, by_nll_C) = ids_MK[part], logprobs_MK[part].exp(), grad_2M[:, part]
             # Rounding may leave the teacher's mass a little off 1; the student's is pulled to the same.
-            pull_C = by_divergence_C * (p_CK.sum(dim=1) + rest_C) + by_nll_C
+            pull_C = by_divergence_C * (p_CK.sum(dim=1) + rest_M[part]) + by_nll_C
             grad_CV = torch.softmax(logits_CV, dim=1).mul_(pull_C[:, None])
             grad_CV.scatter_add_(1, ids_CK, -by_divergence_C[:, None] * p_CK)
             grad_CV.scatter_add_(1, targets_M[part, None], -by_nll_C[:, None])
-            if ids_CK.shape[1] < len(weight_VD):
+            if ids_CK.shape[1] < logits_CV.shape[1]:
                 share_CV = torch.softmax(logits_CV.scatter_(1, ids_CK, -torch.inf), dim=1)
-                grad_CV.sub_(share_CV.mul_((by_divergence_C * rest_C)[:, None]))
-            if grad_hidden_MD is not None:
-                grad_hidden_MD[part] = chunks.grad_hidden(grad_CV)
-            if grad_weight_VD is not None:
-                chunks.add_grad_weight(grad_weight_VD, grad_CV, part)
-        grad_weight = None if grad_weight_VD is None else grad_weight_VD.to(weight_VD.dtype)
-        return grad_hidden_MD, grad_weight, None, None, None, None
+                grad_CV.sub_(share_CV.mul_((by_divergence_C * rest_M[part])[:, None]))
+            return grad_CV
+
+        chunks = Chunks(hidden_MD, ctx.weight_VD, ctx.chunk_tokens)
+        return *chunks.gradients(ctx.needs_input_grad, grad_logits), None, None, None, None

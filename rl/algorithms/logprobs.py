@@ -1,11 +1,11 @@
-"""Token logprobs without the full logits: chunked over tokens, recomputed in backward.
+"""Logprobs of tokens, computed one chunk of tokens at a time: the logits of all tokens never exist at once.
 
-Axis suffixes: _T scored tokens, _D hidden size, _V vocabulary.
+Axis suffixes: _T tokens whose logprobs are wanted, _C tokens of one chunk, _D hidden size, _V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeAlias
 
@@ -13,8 +13,80 @@ import torch
 from torch import Tensor, nn
 
 
+class Chunks:
+    """Logits of one chunk of tokens after another, and the gradients that follow from the gradient of the logits.
+
+    Logits are float32 products of the hidden states and the weight. Rounded to bfloat16 they would be off by up to
+    0.06 at a logit of 16, and sampler and learner would disagree by as much (ScaleRL and MiniMax-M1: float32 head).
+    A GPU multiplies bfloat16 into float32 by itself. A CPU multiplies float32 copies, which float32_products makes as
+    fast as bfloat16; the weight is copied once for all chunks.
+    """
+
+    def __init__(
+        self, hidden_TD: Tensor, weight_VD: Tensor, chunk_tokens: int, temperature_T: Tensor | None = None
+    ) -> None:
+        num_tokens, vocab = hidden_TD.shape[0], weight_VD.shape[0]
+        self.mixed = hidden_TD.is_cuda and hidden_TD.dtype != torch.float32
+        self.hidden_TD, self.weight_VD = hidden_TD, weight_VD if self.mixed else weight_VD.float()
+        # Dividing by 1 changes nothing, so a temperature of 1 everywhere saves a pass over the logits.
+        self.temperature_T = temperature_T if temperature_T is not None and (temperature_T != 1).any() else None
+        self.parts = [slice(i, min(i + chunk_tokens, num_tokens)) for i in range(0, num_tokens, chunk_tokens)]
+        # One buffer for all chunks: the system would have to map the pages of a new one each time.
+        self.logits_buffer_CV = hidden_TD.new_empty(min(chunk_tokens, num_tokens), vocab, dtype=torch.float32)
+
+    def logits(self, part: slice) -> Tensor:
+        """float32 logits (C, V) after temperature, in a buffer that the next call overwrites."""
+        logits_CV = self.logits_buffer_CV[: part.stop - part.start]
+        if self.mixed:
+            torch.mm(self.hidden_TD[part], self.weight_VD.T, out_dtype=torch.float32, out=logits_CV)
+        else:
+            with float32_products(self.hidden_TD.dtype):
+                torch.mm(self.hidden_TD[part].float(), self.weight_VD.T, out=logits_CV)
+        return logits_CV if self.temperature_T is None else logits_CV.div_(self.temperature_T[part, None])
+
+    def gradients(
+        self, needs: Sequence[bool], grad_logits: Callable[[slice, Tensor], Tensor]
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Gradients by the hidden states and by the weight, None where needs says that one is not wanted.
+
+        The weight's is float32; autograd rounds what a backward() returns to the dtype of the input.
+        grad_logits(part, logits_CV) returns the gradient by hidden @ weight.T (C, V) and may overwrite the logits.
+        """
+        grad_hidden_TD = torch.empty_like(self.hidden_TD) if needs[0] else None
+        grad_weight_VD = torch.zeros_like(self.weight_VD, dtype=torch.float32) if needs[1] else None
+        for part in self.parts:
+            grad_CV, hidden_CD = grad_logits(part, self.logits(part)), self.hidden_TD[part]
+            if self.mixed:
+                grad_CV = grad_CV.to(hidden_CD.dtype)
+            with float32_products(hidden_CD.dtype):
+                if grad_hidden_TD is not None:
+                    grad_hidden_TD[part] = grad_CV @ self.weight_VD
+                # Chunks are added up in float32: a bfloat16 sum would lose the small ones.
+                if grad_weight_VD is not None and self.mixed:
+                    grad_weight_VD.add_(torch.mm(grad_CV.T, hidden_CD, out_dtype=torch.float32))
+                elif grad_weight_VD is not None:
+                    grad_weight_VD.addmm_(grad_CV.T, hidden_CD.float())
+        return grad_hidden_TD, grad_weight_VD
+
+
+@contextmanager
+def float32_products(dtype: torch.dtype) -> Iterator[None]:
+    """Inside the block a CPU may use its bfloat16 unit to multiply float32 matrices whose values come from bfloat16.
+
+    oneDNN then rounds the factors to bfloat16, which changes no such value, and adds up in float32: two to three times
+    as fast. Values of another dtype go through the float32 unit. A CPU without a bfloat16 unit ignores the setting.
+    """
+    setting = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before = setting.fp32_precision
+    setting.fp32_precision = "bf16" if dtype == torch.bfloat16 else "ieee"
+    try:
+        yield
+    finally:
+        setting.fp32_precision = before
+
+
 class _ChunkedLogprobs(torch.autograd.Function):
-    """log softmax(hidden @ weight.T / temperature)[target] and its entropy, one chunk of tokens at a time.
+    """See chunked_logprobs. Backward computes the logits again.
 
     The weight is kept as the Parameter object, not as a saved tensor: under ZeRO-3 its data is released after
     forward and gathered again before backward, and only the object follows that.
@@ -22,10 +94,9 @@ class _ChunkedLogprobs(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, hidden_TD, weight_VD, targets_T, temperature_T, chunk_tokens):  # type: ignore[no-untyped-def]
-        num_tokens = hidden_TD.shape[0]
-        logprobs_T = torch.empty(num_tokens, dtype=torch.float32, device=hidden_TD.device)
+        logprobs_T = torch.empty(len(hidden_TD), dtype=torch.float32, device=hidden_TD.device)
         entropy_T = torch.empty_like(logprobs_T)
-        chunks = Chunks(hidden_TD, weight_VD, temperature_T, chunk_tokens)
+        chunks = Chunks(hidden_TD, weight_VD, chunk_tokens, temperature_T)
         probs_buffer_CV = torch.empty_like(chunks.logits_buffer_CV)
         for part in chunks.parts:
             logits_CV = chunks.logits(part)
@@ -46,85 +117,14 @@ class _ChunkedLogprobs(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_T, _grad_entropy_T):  # type: ignore[no-untyped-def]
         hidden_TD, targets_T, temperature_T = ctx.saved_tensors
-        weight_VD = ctx.weight_VD
-        needs_hidden, needs_weight = ctx.needs_input_grad[:2]
-        grad_hidden_TD = torch.empty_like(hidden_TD) if needs_hidden else None
-        grad_weight_VD = torch.zeros_like(weight_VD, dtype=torch.float32) if needs_weight else None
-        chunks = Chunks(hidden_TD, weight_VD, temperature_T, ctx.chunk_tokens)
-        for part in chunks.parts:
-            logits_CV = chunks.logits(part)
-            grad_CV = torch.softmax(logits_CV, dim=1, out=logits_CV)
+
+        def grad_logits(part: slice, logits_CV: Tensor) -> Tensor:
             scale_C = grad_T[part] / temperature_T[part]
-            grad_CV.mul_(-scale_C[:, None])
-            grad_CV.scatter_add_(1, targets_T[part, None], scale_C[:, None])
-            if grad_hidden_TD is not None:
-                grad_hidden_TD[part] = chunks.grad_hidden(grad_CV)
-            if grad_weight_VD is not None:
-                chunks.add_grad_weight(grad_weight_VD, grad_CV, part)
-        grad_weight = None if grad_weight_VD is None else grad_weight_VD.to(weight_VD.dtype)
-        return grad_hidden_TD, grad_weight, None, None, None
+            grad_CV = torch.softmax(logits_CV, dim=1, out=logits_CV).mul_(-scale_C[:, None])
+            return grad_CV.scatter_add_(1, targets_T[part, None], scale_C[:, None])
 
-
-class Chunks:
-    """Walks over tokens in chunks, through buffers made once: fresh ones would page-fault on every chunk.
-
-    Logits are float32 products of the given hidden states and weights: rounded to bfloat16 they would be off by up to
-    0.06 at a logit of 16, and sampler and learner would disagree by as much (ScaleRL and MiniMax-M1: float32 head).
-    A GPU multiplies bfloat16 into float32 by itself. A CPU multiplies float32 copies, whose products float32_products
-    computes at bfloat16's speed; the weight is copied once for all chunks.
-    """
-
-    def __init__(self, hidden_TD: Tensor, weight_VD: Tensor, temperature_T: Tensor, chunk_tokens: int) -> None:
-        num_tokens, vocab = hidden_TD.shape[0], weight_VD.shape[0]
-        self.mixed = hidden_TD.is_cuda and hidden_TD.dtype != torch.float32
-        self.hidden_TD, self.weight_VD = hidden_TD, weight_VD if self.mixed else weight_VD.float()
-        self.temperature_T = temperature_T
-        self.parts = [slice(i, min(i + chunk_tokens, num_tokens)) for i in range(0, num_tokens, chunk_tokens)]
-        self.logits_buffer_CV = hidden_TD.new_empty(min(chunk_tokens, num_tokens), vocab, dtype=torch.float32)
-        self.has_temperature = bool((temperature_T != 1).any())
-
-    def logits(self, part: slice) -> Tensor:
-        """float32 logits (C, V) after temperature, in a buffer that the next call overwrites."""
-        logits_CV = self.logits_buffer_CV[: part.stop - part.start]
-        if self.mixed:
-            torch.mm(self.hidden_TD[part], self.weight_VD.T, out_dtype=torch.float32, out=logits_CV)
-        else:
-            with float32_products(self.hidden_TD.dtype):
-                torch.mm(self.hidden_TD[part].float(), self.weight_VD.T, out=logits_CV)
-        return logits_CV.div_(self.temperature_T[part, None]) if self.has_temperature else logits_CV
-
-    def grad_hidden(self, grad_CV: Tensor) -> Tensor:
-        """grad @ weight, (C, D). A half-precision model's grad is rounded to its dtype first."""
-        if self.mixed:
-            return grad_CV.to(self.weight_VD.dtype) @ self.weight_VD
-        with float32_products(self.hidden_TD.dtype):
-            return grad_CV @ self.weight_VD
-
-    def add_grad_weight(self, total_VD: Tensor, grad_CV: Tensor, part: slice) -> None:
-        """total += grad.T @ hidden, summed in float32: not rounded to bfloat16 chunk by chunk."""
-        if self.mixed:
-            rounded_CV = grad_CV.to(self.hidden_TD.dtype)
-            total_VD.add_(torch.mm(rounded_CV.T, self.hidden_TD[part], out_dtype=torch.float32))
-        else:
-            with float32_products(self.hidden_TD.dtype):
-                total_VD.addmm_(grad_CV.T, self.hidden_TD[part].float())
-
-
-@contextmanager
-def float32_products(dtype: torch.dtype) -> Iterator[None]:
-    """On a CPU, inside the block, multiply float32 matrices whose values came from this dtype.
-
-    Of bfloat16 values the bfloat16 unit's products, summed in float32, are exact float32 products, two to three times
-    as fast as the float32 unit's. oneDNN rounds the factors to bfloat16 to get there, which changes none of them.
-    A CPU without such a unit ignores the setting.
-    """
-    setting = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
-    before = setting.fp32_precision
-    setting.fp32_precision = "bf16" if dtype == torch.bfloat16 else "ieee"
-    try:
-        yield
-    finally:
-        setting.fp32_precision = before
+        chunks = Chunks(hidden_TD, ctx.weight_VD, ctx.chunk_tokens, temperature_T)
+        return *chunks.gradients(ctx.needs_input_grad, grad_logits), None, None, None
 
 
 def chunked_logprobs(
@@ -160,9 +160,9 @@ class LogprobHead(nn.Module):
         self.chunk_tokens = chunk_tokens
 
     def forward(
-        self, hidden_TD: Tensor, targets_T: Tensor, temperature_T: Tensor, score: HeadWork | None = None
+        self, hidden_TD: Tensor, targets_T: Tensor, temperature_T: Tensor, work: HeadWork | None = None
     ) -> tuple[Tensor, Tensor]:
-        """(logprobs_T, entropy_T); or what score makes of the hidden states, while the weight is at hand."""
-        if score is not None:
-            return score(hidden_TD, self.weight, targets_T, self.chunk_tokens)
+        """(logprobs_T, entropy_T); or the result of other work, which must run while ZeRO-3 has gathered the weight."""
+        if work is not None:
+            return work(hidden_TD, self.weight, targets_T, self.chunk_tokens)
         return chunked_logprobs(hidden_TD, self.weight, targets_T, temperature_T, self.chunk_tokens)

@@ -1,6 +1,6 @@
 """Token logprobs to a loss: policy losses, KL estimators, the sampler-learner correction, and SFT's NLL.
 
-Axis: _T tokens of a micro-batch, whole sequences end to end (rl/types.py MicroBatch). Logprobs in nats, all float32.
+Axis suffix: _T tokens of a micro-batch, whole sequences end to end (rl/types.py MicroBatch). Logprobs in nats, float32.
 Position i holds the values of token i itself. pi: the policy now; pi_old: the policy before this step's updates;
 pi_sampler: what the sampler reported; pi_ref: the frozen reference.
 
@@ -11,12 +11,12 @@ pi_sampler: what the sampler reported; pi_ref: the frozen reference.
     gspo                  the same with the sequence's ratio                  1 / (|o| N)       GSPO 2507.18071
     cispo                 -sg[min(rho, 1+high)] A log pi                      1 / sum of |o|    CISPO 2506.13585
 
-rho = pi / pi_old of the token, sg stops the gradient, |o| = completion tokens, N = rollouts of the update. R1 prints
-the ratio of a whole output; DeepSeekMath, whose GRPO it is, has it per token, as here.
+rho = pi / pi_old of the token, sg stops the gradient, |o| = completion tokens, N = rollouts of the update. R1 writes
+the ratio for a whole output; DeepSeekMath, which introduced GRPO, has it per token, as here.
 
 Each loss function returns (sum over tokens of weight * token loss, metrics). The weights already hold the
-denominator, so losses add over micro-batches and ranks. Metrics are sums over masked-in tokens, to be divided by
-metrics["tokens"] once all have been added; those called "max/..." combine by maximum instead.
+denominator, so the losses of micro-batches and ranks add up. A metric is a sum over masked-in tokens, to be divided by
+metrics["tokens"] when all are added up; of those called "max/..." the largest is taken instead.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def policy_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """GRPO's loss and its variants, as cfg says.
 
-    All are (T,) floats; sequence_T is int64, the number of each token's sequence (0 .. S-1, each one contiguous).
+    All are (T,) floats but sequence_T: int64, the number of each token's sequence (0 .. S-1, each one contiguous).
     Only logprobs_T carries a gradient. Tokens with mask 0 give 0 loss and 0 gradient, whatever they hold, even inf.
     Raises ValueError when cfg.kl_coef is positive and ref_logprobs_T is None.
 
@@ -94,16 +94,13 @@ def nll_loss(logprobs_T: Tensor, loss_mask_T: Tensor, loss_weight_T: Tensor) -> 
     return loss, {"tokens": mask_T.sum().float(), "nll": nll_T.detach().sum()}
 
 
-# ------------------------------------------------------------------------------------------------ policy objectives
-
-
 def clipped_objective(
     ratio_T: Tensor, advantages_T: Tensor, clip_low: float, clip_high: float, dual_clip: float = 0.0
 ) -> Tensor:
     """PPO's min(rho A, clip(rho, 1 - clip_low, 1 + clip_high) A) (DeepSeekMath eq. 3), to be maximised.
 
-    The gradient is 0 where rho > 1 + clip_high with A > 0, and where rho < 1 - clip_low with A < 0. A ratio far above
-    1 with A < 0 is unbounded; dual_clip c > 1 bounds it: for A < 0, max(that, c A) (INTELLECT-2 2505.07291, delta).
+    The gradient is 0 where rho > 1 + clip_high with A > 0, and where rho < 1 - clip_low with A < 0. With A < 0 a large
+    rho makes it fall without bound; dual_clip c > 1 sets one: max(that, c A) (INTELLECT-2 2505.07291, delta).
 
     clip .2 and .28:     rho  1.5, A  1 -> 1.28     rho .5, A  1 ->  .5
                          rho  1.5, A -1 -> -1.5     rho .5, A -1 -> -.8      rho 5, A -1 -> -5; with c = 3 -> -3
@@ -119,8 +116,8 @@ def clipped_objective(
 def cispo_objective(ratio_T: Tensor, logprobs_T: Tensor, advantages_T: Tensor, clip_high: float) -> Tensor:
     """CISPO (2506.13585): sg[min(rho, 1 + clip_high)] A log pi, to be maximised. No lower bound.
 
-    A clipped token keeps a gradient, only its weight is capped; the value itself means little. TRL's cap is the
-    absolute ratio: its 5.0 is clip_high=4 here.
+    A clipped token keeps a gradient, only its weight is capped; the value itself means little. TRL gives the cap as a
+    ratio: its 5.0 is clip_high=4 here.
 
     clip_high 1: rho 3, A 1, log pi -1 -> -2, gradient 2.
     """
@@ -130,8 +127,8 @@ def cispo_objective(ratio_T: Tensor, logprobs_T: Tensor, advantages_T: Tensor, c
 def sequence_ratio(logprobs_T: Tensor, old_logprobs_T: Tensor, mask_T: Tensor, sequence_T: Tensor) -> Tensor:
     """GSPO's s = exp(mean over the sequence of log pi / pi_old), given to each of its tokens (GSPO-token form).
 
-    Value: s. Gradient with respect to token t's logprob: s. Summed over the sequence's tokens with weights
-    1 / |o| that is the gradient of s itself, and per-token advantages remain possible.
+    Value: s. Gradient by token t's logprob: s. Summed over the sequence's tokens with weights 1 / |o| that is the
+    gradient of s itself, and each token may have an advantage of its own.
 
     log ratios [.2, .4] in one sequence -> s = e^.3 = 1.34986 at both tokens.
     """
@@ -140,9 +137,6 @@ def sequence_ratio(logprobs_T: Tensor, old_logprobs_T: Tensor, mask_T: Tensor, s
     counts_S = _sequence_sums(mask_T.float(), sequence_T).clamp(min=1.0)
     log_s_T = (sums_S / counts_S)[sequence_T]
     return torch.exp(log_s_T + logprobs_T - logprobs_T.detach())
-
-
-# ------------------------------------------------------------------------------------------------------------- KL
 
 
 def kl_estimate(kind: str, logprobs_T: Tensor, ref_logprobs_T: Tensor, old_logprobs_T: Tensor | None = None) -> Tensor:
@@ -173,7 +167,7 @@ def kl_estimate(kind: str, logprobs_T: Tensor, ref_logprobs_T: Tensor, old_logpr
 
 
 def logprob_gap(sampler_T: Tensor, learner_T: Tensor) -> dict[str, Tensor]:
-    """Sum and largest of |sampler - learner| logprob, nats, as metric sums. 0 for a rank whose turn is a dummy."""
+    """Sum and maximum of |sampler - learner| logprob, nats, as metrics. 0 for a micro-batch without tokens."""
     gap_T = (sampler_T - learner_T).abs()
     return {"gap": gap_T.sum(), "max/gap": gap_T.max() if len(gap_T) else gap_T.sum()}
 
@@ -185,12 +179,12 @@ def k1_in_reward(
 
     k1_s = log pi_old - log pi_ref is the price of token s, paid by every token that led to it (no discount). So the
     expected policy gradient is that of reward - kl_coef * KL(pi || pi_ref) of the whole sequence (2512.21852: k1 in
-    the reward is unbiased). Charging a token with its own k1 alone would drop the effect on later tokens. R1 keeps
+    the reward is unbiased). Charging a token with its own k1 alone would ignore its effect on later tokens. R1 keeps
     the KL in the loss, since this form may penalise length (V2 A.3). Masked-out tokens must hold 0 in both logprobs.
 
     One sequence, k1 [.1, .3, -.2], kl_coef 1, A 1 -> [.8, .9, 1.2].
     """
-    # float64: the running sum spans the whole micro-batch, each sequence is a small difference of it.
+    # float64: the running sum spans the whole micro-batch, and a sequence's part is a small difference of two of them.
     k1_T = (old_logprobs_T - ref_logprobs_T).double()
     before_T = torch.cumsum(k1_T, 0) - k1_T
     first_T = torch.ones_like(sequence_T, dtype=torch.bool)
@@ -198,9 +192,6 @@ def k1_in_reward(
     start_S = _sequence_sums(torch.where(first_T, before_T, 0.0), sequence_T)
     to_go_T = (_sequence_sums(k1_T, sequence_T) + start_S)[sequence_T] - before_T
     return (advantages_T - kl_coef * to_go_T).float()
-
-
-# ----------------------------------------------------------------------------------------- sampler-learner correction
 
 
 def importance_weights(
@@ -234,16 +225,13 @@ def importance_weights(
     raise ValueError(f"unknown importance correction {kind!r}")
 
 
-# -------------------------------------------------------------------------------------------------------- helpers
-
-
 def _masked(x_T: Tensor, mask_T: Tensor) -> Tensor:
-    """x where mask, else 0, in float32. A choice, not a product: 0 * inf is NaN, in the gradient too."""
+    """x where mask, else 0, in float32. Not the product of both: 0 * inf is NaN, in the gradient too."""
     return torch.where(mask_T, x_T.float(), 0.0)
 
 
 def _sequence_sums(x_T: Tensor, sequence_T: Tensor) -> Tensor:
-    """Sum of x per sequence number. T slots, more than there are sequences: counting them would wait for the GPU."""
+    """Sum of x per sequence number. It has T entries, more than sequences: counting those would wait for the GPU."""
     return torch.zeros_like(x_T).index_add(0, sequence_T, x_T)
 
 
@@ -251,7 +239,7 @@ def _policy_metrics(
     cfg: GRPOConfig, mask_T: Tensor, new_T: Tensor, sampler_T: Tensor, ref_T: Tensor | None,
     adv_T: Tensor, ratio_T: Tensor, weight_T: Tensor,
 ) -> dict[str, Tensor]:  # fmt: skip
-    """Sums over masked-in tokens (see the top of the file). clip_share_*: tokens whose clip acts."""
+    """Sums over masked-in tokens (see the top of the file). clip_share_*: tokens that the clip acts on."""
     low_T = (ratio_T < 1.0 - cfg.clip_low) & (adv_T < 0)
     high_T = (ratio_T > 1.0 + cfg.clip_high) & (adv_T > 0)
     if cfg.loss == "cispo":  # one cap, for either sign of the advantage

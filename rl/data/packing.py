@@ -1,4 +1,4 @@
-"""Scored groups to micro-batches: which rollouts count, what each token weighs, who computes what. numpy only.
+"""From scored groups to micro-batches: which rollouts count, what each token weighs, which rank computes what.
 
 Axis suffixes: _P prompts, _G samples of a group, _T tokens, _S sequences of a micro-batch, _R learner ranks.
 
@@ -10,12 +10,12 @@ denominators are counted here, once, over the whole update, so nothing downstrea
     dapo, cispo   1 / sum of |o|                   1/8
     dr_grpo       1 / (N max_new_tokens)           1/16
 
-N = rollouts that count. They differ from those computed: a rollout with advantage 0, no KL and no teacher has no
-gradient, so it stays in N and in the token sum but is not computed (num_skipped). Invalid samples, and truncated ones
-with overlong=mask, are in neither; nor are uniform groups unless uniform_groups=keep.
+N = rollouts that count. Not all of them are computed: a rollout with advantage 0 has no gradient where there is neither
+a KL nor a teacher. It stays in N and in the token sum, but is not computed (num_skipped). Invalid samples do not count,
+nor do truncated ones with overlong=mask, nor uniform groups unless uniform_groups=keep.
 
 A completion is all the tokens that the sampler emitted, the stop token included. Position i of an array holds the
-values of token i itself; the model shifts, not the packer.
+values of token i itself: the model reads its logprob one position earlier, so nothing is shifted here.
 """
 
 from __future__ import annotations
@@ -27,21 +27,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from rl.config import GRPOConfig, LearnerConfig
-from rl.types import Example, MicroBatch, PackedBatch, Prompt, Rollout, ScoredGroup, TopLogprobs
+from rl.types import MicroBatch, PackedBatch, Prompt, Rollout, ScoredGroup, TopLogprobs
 
-
-@dataclass(frozen=True, slots=True)
-class _Counted:
-    """One rollout that counts in the denominator."""
-
-    prompt: Prompt
-    rollout: Rollout
-    advantage: float
+Counted = tuple[Prompt, Rollout, float]
+"""A rollout that counts, with its prompt and its advantage."""
 
 
 @dataclass(frozen=True, slots=True)
 class Packable:
-    """One sequence to compute. loss_mask_T (T,) of 0 and 1; sampler_logprobs, teacher: one a learnt token or none."""
+    """One sequence to compute. loss_mask_T: 0 or 1 for each token. sampler_logprobs, teacher: of the tokens with 1."""
 
     token_ids: Sequence[int] | np.ndarray
     loss_mask_T: np.ndarray
@@ -57,7 +51,7 @@ class Packable:
 
 
 _DUMMY = Packable(token_ids=[0, 0], loss_mask_T=np.zeros(2), weight=0.0)
-"""Keeps a rank busy that has nothing to compute: all ranks must run the same number of micro-batches."""
+"""A sequence of no weight for a rank without work: all ranks must run the same number of micro-batches."""
 
 
 def pack(
@@ -69,14 +63,14 @@ def pack(
     layout: str,
     seed: int,
 ) -> list[PackedBatch]:
-    """One PackedBatch per optimiser update: grpo.updates_per_step of them, their rollouts dealt at random (R1: 16).
+    """One PackedBatch for each of the grpo.updates_per_step optimiser updates (R1: 16).
 
     layout: "rows" (each sequence a padded row) or "packed" (sequences end to end). seed decides which rollouts an
     update gets; the layout, the budget, the number of ranks and the order of scored_P change neither that nor the loss.
-    An update without anything to compute has no micro-batches on any rank.
+    An update that has nothing to compute has no micro-batches on any rank.
     Raises ValueError on a sequence longer than learner.micro_batch_tokens and on data that cannot be trained on.
     """
-    # The order groups arrived in depends on timing; the order of draws does not.
+    # Groups arrive in an order that depends on timing; the order of their draws does not.
     counted = [c for scored in sorted(scored_P, key=lambda s: s.group.prompt.draw) for c in _counted(scored, grpo)]
     order = np.arange(len(counted))
     if grpo.updates_per_step > 1:
@@ -87,44 +81,10 @@ def pack(
     ]
 
 
-def pack_examples(examples: Sequence[Example], *, learner: LearnerConfig, layout: str) -> PackedBatch:
-    """SFT: one update, each learnt token weighing 1 / (learnt tokens of the update).
-
-    An example without a learnt token counts in num_sequences and num_skipped and is not computed.
-    Raises ValueError on an example longer than learner.micro_batch_tokens, and on a mask that does not fit it or
-    that asks for the first token, which nothing predicts.
-    """
-    total = sum(sum(example.loss_mask_T) for example in examples)
-    sequences = []
-    for i, example in enumerate(examples):
-        if len(example.loss_mask_T) != len(example.token_ids):
-            raise ValueError(f"example {i}: {len(example.token_ids)} tokens, {len(example.loss_mask_T)} in loss_mask_T")
-        if not any(example.loss_mask_T):
-            continue
-        if example.loss_mask_T[0]:
-            raise ValueError(f"example {i}: its first token cannot be learnt, nothing precedes it")
-        if example.teacher is not None and len(example.teacher.ids_NK) != sum(example.loss_mask_T):
-            raise ValueError(
-                f"example {i}: {sum(example.loss_mask_T)} learnt tokens, {len(example.teacher.ids_NK)} in teacher"
-            )
-        mask_T = np.asarray(example.loss_mask_T, np.float32)
-        sequences.append(Packable(example.token_ids, mask_T, weight=1.0 / total, teacher=example.teacher))
-    return PackedBatch(
-        micro_batches_R=schedule([[s] for s in sequences], learner, layout),
-        num_loss_tokens=total,
-        num_sequences=len(examples),
-        num_skipped=len(examples) - len(sequences),
-        shared_by=learner.sequence_parallel,
-    )
-
-
-# ------------------------------------------------------------------------------------------- what counts, and how much
-
-
 def token_weight(loss: str, *, length: int, num_rollouts: int, num_tokens: int, max_new_tokens: int) -> float:
     """Weight of each token of a completion of that length (the table at the top of this file).
 
-    num_rollouts, num_tokens: rollouts that count in the update, and their completion tokens.
+    num_rollouts: those that count in the update. num_tokens: the tokens of all their completions.
     """
     if loss in ("grpo", "gspo"):
         return 1.0 / (length * num_rollouts)
@@ -135,8 +95,8 @@ def token_weight(loss: str, *, length: int, num_rollouts: int, num_tokens: int, 
     raise ValueError(f"unknown loss {loss!r}")
 
 
-def _counted(scored: ScoredGroup, grpo: GRPOConfig) -> list[_Counted]:
-    """The group's rollouts that count, checked."""
+def _counted(scored: ScoredGroup, grpo: GRPOConfig) -> list[Counted]:
+    """The group's rollouts that count. Raises ValueError for one that cannot be trained on."""
     if scored.uniform and grpo.uniform_groups != "keep":
         return []
     prompt, kept = scored.group.prompt, []
@@ -146,36 +106,32 @@ def _counted(scored: ScoredGroup, grpo: GRPOConfig) -> list[_Counted]:
             continue
         where = f"prompt {prompt.id} (draw {prompt.draw}), sample {g}"
         if not prompt.token_ids:
-            raise ValueError(f"{where}: an empty prompt; the first token needs one before it")
+            raise ValueError(f"{where}: an empty prompt; the first token of a completion needs a token before it")
         if len(rollout.logprobs_T) != len(rollout.token_ids_T):
             raise ValueError(f"{where}: {len(rollout.token_ids_T)} tokens but {len(rollout.logprobs_T)} logprobs")
         if not np.isfinite(rollout.logprobs_T).all():
             raise ValueError(f"{where}: the sampler reported a logprob that is not finite")
         if not np.isfinite(advantage):
             raise ValueError(f"{where}: its advantage is {advantage}")
-        kept.append(_Counted(prompt, rollout, advantage))
+        kept.append((prompt, rollout, advantage))
     return kept
 
 
 def _pack_update(
-    counted: Sequence[_Counted], grpo: GRPOConfig, learner: LearnerConfig, max_new_tokens: int, layout: str
+    counted: Sequence[Counted], grpo: GRPOConfig, learner: LearnerConfig, max_new_tokens: int, layout: str
 ) -> PackedBatch:
-    num_tokens = sum(len(c.rollout.token_ids_T) for c in counted)
+    num_tokens = sum(len(rollout.token_ids_T) for _, rollout, _ in counted)
     sequences = []
-    for c in counted:
-        length = len(c.rollout.token_ids_T)
-        if length == 0 or (c.advantage == 0 and grpo.kl_coef == 0 and not grpo.teacher):
+    for prompt, rollout, advantage in counted:
+        length = len(rollout.token_ids_T)
+        if length == 0 or (advantage == 0 and grpo.kl_coef == 0 and not grpo.teacher):
             continue
         weight = token_weight(
-            grpo.loss,
-            length=length,
-            num_rollouts=len(counted),
-            num_tokens=num_tokens,
-            max_new_tokens=max_new_tokens,
+            grpo.loss, length=length, num_rollouts=len(counted), num_tokens=num_tokens, max_new_tokens=max_new_tokens
         )
-        token_ids = np.concatenate([c.prompt.token_ids, c.rollout.token_ids_T])
-        mask_T = np.concatenate([np.zeros(len(c.prompt.token_ids)), np.ones(length)])
-        sequences.append(Packable(token_ids, mask_T, weight, c.advantage, c.rollout.temperature, c.rollout.logprobs_T))
+        token_ids = np.concatenate([prompt.token_ids, rollout.token_ids_T])
+        mask_T = np.concatenate([np.zeros(len(prompt.token_ids)), np.ones(length)])
+        sequences.append(Packable(token_ids, mask_T, weight, advantage, rollout.temperature, rollout.logprobs_T))
     return PackedBatch(
         micro_batches_R=schedule([[s] for s in sequences], learner, layout),
         num_loss_tokens=sum(int(s.loss_mask_T.sum()) for s in sequences),
@@ -184,35 +140,34 @@ def _pack_update(
     )
 
 
-# ------------------------------------------------------------------------------------------------------ who computes
+# ------------------------------------------------------------------------------------------ which rank computes what
 
 
 def schedule(units: Sequence[Sequence[Packable]], learner: LearnerConfig, layout: str) -> list[list[MicroBatch]]:
     """Micro-batches for each rank, the same number for all. The sequences of a unit stay together, in order.
 
-    Bins for all ranks together are made a multiple of the ranks, then dealt so that ranks have equal work. Ranks that
-    share their sequences (learner.sequence_parallel) count as one, and each has the list.
+    The number of micro-batches is made a multiple of the ranks; then they are dealt so that the ranks have equal work,
+    each the largest first, so that ranks do work of like size at the same time. Ranks that share their sequences
+    (learner.sequence_parallel) count as one, and each of them gets the list.
     Raises ValueError on a unit that is larger than learner.micro_batch_tokens.
     """
-    lengths = [_unit_tokens(unit, layout) for unit in units]
+    rows = layout == "rows"
+    lengths = [len(unit) * max(map(len, unit)) if rows else sum(map(len, unit)) for unit in units]
     bins = bin_lengths(lengths, learner.micro_batch_tokens, layout)
     if not bins:
         return [[] for _ in range(learner.ranks)]
     bins = _to_multiple(bins, lengths, learner.data_parallel)
     micro_batches = [_assemble([s for i in members for s in units[i]] or [_DUMMY]) for members in bins]
-    dealt = _deal(micro_batches, learner.data_parallel, layout)
-    return [mine for mine in dealt for _ in range(learner.sequence_parallel)]
-
-
-def _unit_tokens(unit: Sequence[Packable], layout: str) -> int:
-    return len(unit) * max(map(len, unit)) if layout == "rows" else sum(map(len, unit))
+    dealt = deal_costs([mb.row_tokens if rows else mb.num_tokens for mb in micro_batches], learner.data_parallel)
+    mine_R = [[micro_batches[i] for i in members] for members in dealt]
+    return [mine for mine in mine_R for _ in range(learner.sequence_parallel)]
 
 
 def bin_lengths(lengths: Sequence[int], budget: int, layout: str) -> list[list[int]]:
-    """Group sequences, given by their lengths in tokens, into micro-batches; returns their numbers.
+    """Sequences, given by their lengths in tokens, in groups that each fit into a micro-batch. Returns their indices.
 
-    rows: neighbours in length share a micro-batch while rows * longest <= budget, so that little is padding.
-    packed: best-fit decreasing, each sequence into the fullest micro-batch that still holds it.
+    rows: neighbours in length share a micro-batch while rows * longest <= budget, so that there is little padding.
+    packed: best-fit decreasing: the longest first, each into the fullest micro-batch that still has room for it.
     Raises ValueError when one is longer than budget.
 
     Budget 10:  lengths 5, 4, 3, 2  rows -> [[0, 1], [2, 3]] (2 * 5, 2 * 3)    packed -> [[0, 1], [2, 3]]
@@ -234,7 +189,7 @@ def bin_lengths(lengths: Sequence[int], budget: int, layout: str) -> list[list[i
             else:
                 bins.append([i])
         return bins
-    free: list[tuple[int, int]] = []  # (free tokens, bin), sorted
+    free: list[tuple[int, int]] = []  # (free tokens, bin), sorted, so that the fullest bin with room is found quickly
     for i in order:
         at = bisect.bisect_left(free, (lengths[i], 0))
         left, b = free.pop(at) if at < len(free) else (budget, len(bins))
@@ -262,17 +217,12 @@ def _to_multiple(bins: list[list[int]], lengths: Sequence[int], ranks: int) -> l
     return bins
 
 
-def _deal(micro_batches: Sequence[MicroBatch], ranks: int, layout: str) -> list[list[MicroBatch]]:
-    """Equal numbers to each rank and about equal work; on each rank the largest first, so that turns match."""
-    costs = [mb.row_tokens if layout == "rows" else mb.num_tokens for mb in micro_batches]
-    return [[micro_batches[i] for i in members] for members in deal_costs(costs, ranks)]
-
-
 def deal_costs(costs: Sequence[int], ranks: int) -> list[list[int]]:
-    """Deal items to ranks, the same number to each, with the largest sum as small as two simple rules get it.
+    """Deal items to ranks, the same number to each, so that their sums are about equal. Each rank's largest is first.
 
-    First the largest item goes to the rank with the least so far that has room, and so on. Then the fullest and the
-    emptiest rank swap the pair of items that evens them out best, while that helps. len(costs) % ranks must be 0.
+    First each item, from the largest down, goes to the rank that has room and the smallest sum. Then the ranks with the
+    largest and the smallest sum swap the two items that bring these closest, while that helps. Returns the items'
+    indices. len(costs) % ranks must be 0.
 
     Costs 9, 7, 6, 5, 4, 1 on 2 ranks: first [9, 5, 1] and [7, 6, 4], then 5 and 6 change places: sums 16 and 16.
     """
@@ -297,11 +247,16 @@ def _assemble(sequences: Sequence[Packable]) -> MicroBatch:
     """Lay sequences end to end."""
     lengths = [len(s) for s in sequences]
     mask_T = np.concatenate([s.loss_mask_T for s in sequences]).astype(np.float32)
+    completion_lengths = [int(s.loss_mask_T.sum()) for s in sequences]
+    logprobs = [s.sampler_logprobs for s in sequences]
     sampler_logprobs_T = np.zeros(len(mask_T), np.float32)
-    given = [
-        np.zeros(int(s.loss_mask_T.sum())) if s.sampler_logprobs is None else s.sampler_logprobs for s in sequences
-    ]
-    sampler_logprobs_T[mask_T > 0] = np.concatenate(given)
+    sampler_logprobs_T[mask_T > 0] = np.concatenate(
+        [np.zeros(n) if given is None else given for n, given in zip(completion_lengths, logprobs, strict=True)]
+    )
+    teacher = None
+    if teachers := [s.teacher for s in sequences if s.teacher is not None]:
+        ids = np.concatenate([t.ids_NK for t in teachers])
+        teacher = TopLogprobs(ids, np.concatenate([t.logprobs_NK for t in teachers]))
 
     def at_mask(values: list[float], elsewhere: float) -> np.ndarray:
         return np.where(mask_T > 0, np.repeat(values, lengths), elsewhere).astype(np.float32)
@@ -310,18 +265,12 @@ def _assemble(sequences: Sequence[Packable]) -> MicroBatch:
         token_ids_T=np.concatenate([s.token_ids for s in sequences]).astype(np.int64),
         positions_T=np.concatenate([np.arange(n) for n in lengths]).astype(np.int64),
         lengths_S=np.asarray(lengths, np.int64),
-        completion_lengths_S=np.asarray([int(s.loss_mask_T.sum()) for s in sequences], np.int64),
+        completion_lengths_S=np.asarray(completion_lengths, np.int64),
         loss_mask_T=mask_T,
         loss_weight_T=at_mask([s.weight for s in sequences], 0.0),
         advantages_T=at_mask([s.advantage for s in sequences], 0.0),
         labels_T=at_mask([s.label for s in sequences], 0.0),
         sampler_logprobs_T=sampler_logprobs_T,
         temperature_T=at_mask([s.temperature for s in sequences], 1.0),  # 1 elsewhere: logits are divided by it
-        teacher=_joined_teacher([s.teacher for s in sequences if s.teacher is not None]),
+        teacher=teacher,
     )
-
-
-def _joined_teacher(teachers: Sequence[TopLogprobs]) -> TopLogprobs | None:
-    if not teachers:
-        return None
-    return TopLogprobs(np.concatenate([t.ids_NK for t in teachers]), np.concatenate([t.logprobs_NK for t in teachers]))

@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rl.config import DataConfig
+from rl.config import DataConfig, LearnerConfig
+from rl.data.packing import Packable, schedule
 from rl.data.rows import place
 from rl.data.streams import Stream
 from rl.data.teacher_logprobs import refuse_other_tokenizers, refuse_ragged, target_ids, top_logprobs
 from rl.data.templates import CHAT, Message, Table, check_template, end_token_ids, open_answer, prompt_prefix, tokenise
-from rl.types import BadInput, Example, Row, TopLogprobs
+from rl.types import BadInput, Example, PackedBatch, Row, TopLogprobs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -236,3 +237,33 @@ def _document_pieces(table: Table, tokenizer: PreTrainedTokenizerBase, max_token
             piece = document[start : start + max_tokens]
             pieces.append((piece, np.arange(len(piece)) > 0))
     return pieces, num_split
+
+
+def pack_examples(examples: Sequence[Example], *, learner: LearnerConfig, layout: str) -> PackedBatch:
+    """One update, each learnt token weighing 1 / (learnt tokens of the update).
+
+    An example without a learnt token counts in num_sequences and num_skipped and is not computed.
+    Raises ValueError on an example longer than learner.micro_batch_tokens, and on a mask that does not fit it or
+    that asks for the first token, which nothing predicts.
+    """
+    total = sum(sum(example.loss_mask_T) for example in examples)
+    sequences = []
+    for i, example in enumerate(examples):
+        count = sum(example.loss_mask_T)
+        if len(example.loss_mask_T) != len(example.token_ids):
+            raise ValueError(f"example {i}: {len(example.token_ids)} tokens, {len(example.loss_mask_T)} in loss_mask_T")
+        if not count:
+            continue
+        if example.loss_mask_T[0]:
+            raise ValueError(f"example {i}: its first token cannot be learnt, nothing precedes it")
+        if example.teacher is not None and len(example.teacher.ids_NK) != count:
+            raise ValueError(f"example {i}: {count} learnt tokens, {len(example.teacher.ids_NK)} in teacher")
+        mask_T = np.asarray(example.loss_mask_T, np.float32)
+        sequences.append(Packable(example.token_ids, mask_T, weight=1.0 / total, teacher=example.teacher))
+    return PackedBatch(
+        micro_batches_R=schedule([[s] for s in sequences], learner, layout),
+        num_loss_tokens=total,
+        num_sequences=len(examples),
+        num_skipped=len(examples) - len(sequences),
+        shared_by=learner.sequence_parallel,
+    )

@@ -11,8 +11,7 @@ from pathlib import Path
 from rl.backend import Task
 from rl.config import DataConfig, SFTConfig, knob
 from rl.context import Context, StageRun
-from rl.data.packing import pack_examples
-from rl.data.sft_examples import MICRO_BATCH, ExampleStream
+from rl.data.sft_examples import MICRO_BATCH, ExampleStream, pack_examples
 from rl.records.tracker import stats_metrics
 from rl.stage import MAKES_MODEL, Recipe, Stage
 from rl.types import BadInput, Example, Stopped

@@ -20,8 +20,8 @@ from torch import nn
 
 from rl.backend import Task
 from rl.config import LoraConfig, RewardTrainConfig, RunConfig
-from rl.data.packing import pack_examples
 from rl.data.preference_pairs import encode, pack_preferences
+from rl.data.sft_examples import pack_examples
 from rl.model.policy import UNSHARDED, Backbone
 from rl.model.pretrained import load_tokenizer
 from rl.scoring.reward_model_text import Encoder

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rl.config import LoraConfig, RunConfig
-from rl.data.packing import pack_examples
+from rl.data.sft_examples import pack_examples
 from rl.types import Example, PackedBatch
 from tests.integration.ranks import run_ranks
 from tests.integration.test_sft import LORA, examples, sft_task, tiny_learner

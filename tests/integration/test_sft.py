@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rl.backend import Task
 from rl.config import DIVERGENCES, DistillConfig, LoraConfig, RunConfig
-from rl.data.packing import pack_examples
+from rl.data.sft_examples import pack_examples
 from rl.model.added_tokens import with_tokens
 from rl.types import Example, PackedBatch, TopLogprobs
 from rl.workers.cluster.ray_backend import RayBackend

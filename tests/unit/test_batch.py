@@ -12,7 +12,8 @@ import torch
 
 from rl.algorithms.policy_loss import nll_loss, policy_loss
 from rl.config import LOSSES, GRPOConfig, LearnerConfig
-from rl.data.packing import bin_lengths, deal_costs, pack, pack_examples, token_weight
+from rl.data.packing import bin_lengths, deal_costs, pack, token_weight
+from rl.data.sft_examples import pack_examples
 from rl.types import Example, Prompt, Rollout, RolloutGroup, ScoredGroup
 
 VOCABULARY = 1000

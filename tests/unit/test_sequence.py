@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rl.config import DistillConfig, LearnerConfig, SFTConfig
-from rl.data.packing import pack_examples
+from rl.data.sft_examples import pack_examples
 from rl.model.policy import ModelInput
 from rl.model.sequence_parallel import Share, check_heads
 from rl.recipe import run_config

@@ -18,8 +18,7 @@ from torch import nn
 from rl.algorithms.distill import CachedDistillation, divergence, rest_mass
 from rl.algorithms.logprobs import LogprobHead
 from rl.config import DataConfig, DistillConfig, LearnerConfig, RejectConfig, RewardConfig, RunConfig, SFTConfig
-from rl.data.packing import pack_examples
-from rl.data.sft_examples import ExampleStream
+from rl.data.sft_examples import ExampleStream, pack_examples
 from rl.data.teacher_logprobs import vocabulary_hash
 from rl.model.pretrained import load_tokenizer
 from rl.recipe import Recipe, Reject
