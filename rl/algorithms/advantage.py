@@ -45,6 +45,7 @@ def advantages(
     """Advantages of a whole batch of groups, in the shape of rewards_PG.
 
     parts_PG and weights are for per_reward only: the unweighted scores of each sample, and each reward's weight.
+    The functions of the kinds below get valid samples only.
     Raises ValueError on an unknown kind, on shapes that differ, and on a valid reward that is not finite.
 
     >>> advantages("group_mean", [[0.0, 0.0, 1.0, 1.0]], [[True] * 4], std_eps=1e-4)
@@ -89,9 +90,6 @@ def is_uniform(rewards_G: Sequence[float], valid_G: Sequence[bool], parts_G: Seq
         names = {name for part in kept for name in part}
         return all(_all_equal([part[name] for part in kept if name in part]) for name in names)
     return _all_equal(_valid(rewards_G, valid_G))
-
-
-# --------------------------------------------------------------------- the kinds, of the rewards of valid samples only
 
 
 def group_mean(rewards_G: Sequence[float]) -> list[float]:
@@ -153,9 +151,6 @@ def per_reward(parts_PG: Sequence[Sequence[Parts]], weights: Mapping[str, float]
             for g, a in zip(having, group_std([parts_G[g][name] for g in having], eps), strict=True):
                 sums_G[g] += weight * a
     return _over_std(sums_PG, [a for sums_G in sums_PG for a in sums_G], eps)
-
-
-# ------------------------------------------------------------------------------------------------------ arithmetic
 
 
 def _mean(values: Sequence[float]) -> float:

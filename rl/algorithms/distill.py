@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rl.algorithms.logprobs import Chunks
+from rl.algorithms.logprobs import Chunks, TensorPair
 from rl.config import DistillConfig
 from rl.types import TopLogprobs
 
@@ -77,9 +77,7 @@ class Distillation:
     teacher_weight_VE: Tensor
     loss_weight_M: Tensor
 
-    def __call__(
-        self, hidden_MD: Tensor, weight_VD: nn.Parameter, targets_M: Tensor, chunk: int
-    ) -> tuple[Tensor, Tensor]:
+    def __call__(self, hidden_MD: Tensor, weight_VD: nn.Parameter, targets_M: Tensor, chunk: int) -> TensorPair:
         loss, parts_2M = _ChunkedDivergence.apply(hidden_MD, weight_VD, targets_M, self, chunk)
         return loss, parts_2M
 
@@ -121,9 +119,7 @@ class _ChunkedDivergence(torch.autograd.Function):
         return *(None if x is None else x * grad for x in ctx.gradients), None, None, None
 
 
-def hidden_states(
-    hidden_MD: Tensor, weight_VD: nn.Parameter, targets_M: Tensor, chunk_tokens: int
-) -> tuple[Tensor, Tensor]:
+def hidden_states(hidden_MD: Tensor, weight_VD: nn.Parameter, targets_M: Tensor, chunk: int) -> TensorPair:
     """Work for a teacher's head: leave the hidden states as they are. Returned twice, since a head returns two."""
     return hidden_MD, hidden_MD
 
@@ -151,9 +147,7 @@ class CachedDistillation:
         ids_MK = torch.from_numpy(top.ids_NK.astype(np.int64)).to(device)
         return CachedDistillation(cfg, ids_MK, torch.from_numpy(top.logprobs_NK).to(device), loss_weight_M)
 
-    def __call__(
-        self, hidden_MD: Tensor, weight_VD: nn.Parameter, targets_M: Tensor, chunk: int
-    ) -> tuple[Tensor, Tensor]:
+    def __call__(self, hidden_MD: Tensor, weight_VD: nn.Parameter, targets_M: Tensor, chunk: int) -> TensorPair:
         """Raises ValueError for token ids beyond the student's vocabulary."""
         if self.ids_MK.numel() and (largest := int(self.ids_MK.max())) >= len(weight_VD):
             raise ValueError(f"the teacher's token {largest} is not among the student's {len(weight_VD)}")

@@ -143,7 +143,8 @@ def chunked_logprobs(
     return logprobs_T, entropy_T
 
 
-HeadWork: TypeAlias = Callable[[Tensor, nn.Parameter, Tensor, int], tuple[Tensor, Tensor]]
+TensorPair: TypeAlias = tuple[Tensor, Tensor]
+HeadWork: TypeAlias = Callable[[Tensor, nn.Parameter, Tensor, int], TensorPair]
 """Other work for a head: (hidden_TD, weight_VD, targets_T, chunk_tokens) -> two tensors (rl/algorithms/distill.py)."""
 
 
@@ -161,7 +162,7 @@ class LogprobHead(nn.Module):
 
     def forward(
         self, hidden_TD: Tensor, targets_T: Tensor, temperature_T: Tensor, work: HeadWork | None = None
-    ) -> tuple[Tensor, Tensor]:
+    ) -> TensorPair:
         """(logprobs_T, entropy_T); or the result of other work, which must run while ZeRO-3 has gathered the weight."""
         if work is not None:
             return work(hidden_TD, self.weight, targets_T, self.chunk_tokens)

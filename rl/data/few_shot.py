@@ -59,6 +59,11 @@ def shot_stop(cfg: AskConfig) -> tuple[str, ...]:
     return ("\n\n" + opening,) if cfg.shots and opening else ()
 
 
+def before(text: str, ends: Sequence[str]) -> str:
+    """ "so 4\\n\\nQuestion: 3", ["\\n\\nQuestion:"] -> "so 4"; nothing is cut where none of the ends is in the text."""
+    return text[: min((at for end in ends if (at := text.find(end)) >= 0), default=len(text))]
+
+
 def worked_examples(cfg: AskConfig, count: int, seed: int, avoid: Sequence[str], key: str) -> list[tuple[str, str]]:
     """`count` examples of cfg.shots_data, drawn by the seed: (its question, the example filled in), none twice.
 

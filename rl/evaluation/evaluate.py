@@ -25,7 +25,8 @@ from rl.evaluation.metrics import default_ks, mean_and_stderr, pass_at_k
 from rl.evaluation.resumable import forget
 from rl.evaluation.style import Style, measure_style
 from rl.records.renamed_metrics import with_new_names, with_old_names
-from rl.rollouts.queue import RewardStats, sample_and_grade
+from rl.rollouts.queue import sample_and_grade
+from rl.rollouts.step_metrics import RewardStats
 from rl.scoring.scorer import Scorer
 from rl.types import AhaError, GradedGroup, Prompt, RewardPart, Verdict
 

@@ -25,7 +25,8 @@ from rl.config import RunConfig
 from rl.context import Context
 from rl.data.content_hash import path_hash
 from rl.records.rollout_files import read_rollouts, write_rollouts
-from rl.rollouts.queue import RewardStats, sample_and_grade
+from rl.rollouts.queue import sample_and_grade
+from rl.rollouts.step_metrics import RewardStats
 from rl.scoring.scorer import Scorer
 from rl.types import GradedGroup, Prompt, Stopped
 

@@ -8,8 +8,6 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from rl.backend import Task
 from rl.config import DataConfig, EvalConfig, GRPOConfig, RewardConfig, RolloutConfig, knob
 from rl.context import Context, StageRun
@@ -19,10 +17,11 @@ from rl.evaluation.emergence import Emergence
 from rl.evaluation.evaluate import EvalResult, evaluate_once, measured, measured_names
 from rl.evaluation.style import share_in_language
 from rl.records.tracker import stats_metrics
-from rl.rollouts.queue import RolloutQueue, staleness
+from rl.rollouts.queue import RolloutQueue
+from rl.rollouts.step_metrics import batch_metrics, staleness
 from rl.scoring.scorer import Scorer
 from rl.stage import MAKES_MODEL, MAKES_NUMBERS, Recipe, Stage
-from rl.types import PackedBatch, Prompt, ScoredGroup, Stopped
+from rl.types import Prompt, ScoredGroup, Stopped
 
 log = logging.getLogger(__name__)
 
@@ -76,9 +75,9 @@ class GRPO(Stage):
 def train_grpo(
     ctx: Context, model_path: str, stream: PromptStream, eval_prompts: Sequence[Prompt], scorer: Scorer
 ) -> tuple[EvalResult | None, EvalResult | None]:
-    """Train from model_path; returns held-out accuracy before and after (None without eval_prompts).
+    """Train from model_path, or go on from the newest checkpoint.
 
-    Resumes from the newest checkpoint.
+    Returns held-out accuracy before and after, None without eval_prompts.
     """
     cfg, g, backend = ctx.cfg, ctx.cfg.grpo, ctx.backend
     with ctx.timed("load"):
@@ -92,32 +91,30 @@ def train_grpo(
     queue = RolloutQueue(ctx, stream, scorer, cfg.rollout.staleness)
     with ctx.timed("sync"):
         backend.sync_weights(version=start)  # at the first step too: a broken path fails before any training
-    # A run that was killed before its first checkpoint measures again: its record of it is gone.
+    # A run that was killed before its first checkpoint evaluates again: the line above dropped its record of it.
     redo = start == 0 and eval_prompts
     before = evaluate_once(ctx, 0, eval_prompts, scorer) if redo else measured(ctx, 0, eval_prompts, scorer, start)
     emergence = Emergence(ctx.run_dir, start, share_in_language)
     ctx.tracker.begin("grpo", g.steps, start)
     for step in range(start, g.steps):
         queue.reset()
-        with ctx.timed("rollout") as seconds:
+        with ctx.timed("rollout") as rollout_seconds:
             scored_P, kept_P = _sample_step(ctx, queue, scorer, step)
         updates_U = pack(
             kept_P, grpo=g, learner=cfg.learner, max_new_tokens=cfg.rollout.max_new_tokens,
             layout=backend.layout, seed=cfg.seed + step,
         )  # fmt: skip
-        with ctx.timed("update") as spent:
-            stats = backend.step(updates_U)  # updates of nothing count too: the learning rate goes by their number
-        seconds |= spent
+        with ctx.timed("update") as update_seconds:
+            stats = backend.step(updates_U)  # empty updates count too: the learning rate follows their number
         if not any(rank for update in updates_U for rank in update.micro_batches_R):
             log.info("step %d: no rollout has a gradient; nothing to train on", step)
             stats.gap_mean, stats.gap_max = _gap_without_training(ctx, scored_P)
-        with ctx.timed("sync") as spent:
+        with ctx.timed("sync") as sync_seconds:
             report = backend.sync_weights(version=step + 1)
-        seconds |= spent
-        metrics = scorer.metrics(scored_P) | stats_metrics(stats) | _batch_metrics(updates_U)
+        metrics = scorer.metrics(scored_P) | stats_metrics(stats) | batch_metrics(updates_U)
         metrics |= {"sync/megabytes": report.num_bytes / 1e6, "groups/trained": float(len(kept_P))}
-        metrics |= {f"seconds/{phase}": s for phase, s in seconds.items()} | queue.stats.metrics()
-        metrics |= staleness(scored_P, step) | backend.memory()
+        metrics |= {f"seconds/{k}": s for k, s in (rollout_seconds | update_seconds | sync_seconds).items()}
+        metrics |= queue.stats.metrics() | staleness(scored_P, step) | backend.memory()
         metrics |= emergence.step(step, scored_P)
         ctx.tracker.step("grpo", step, metrics, scored_P)
         _finish_step(ctx, step + 1, stream, fingerprint, eval_prompts, scorer)
@@ -127,19 +124,21 @@ def train_grpo(
 def _sample_step(
     ctx: Context, queue: RolloutQueue, scorer: Scorer, step: int
 ) -> tuple[list[ScoredGroup], list[ScoredGroup]]:
-    """(every group sampled, the groups to train on). Refills uniform groups when asked to (DAPO's dynamic sampling)."""
+    """(all groups that were sampled, those to train on).
+
+    With uniform_groups=refill more prompts are sampled in place of uniform groups (DAPO's dynamic sampling).
+    """
     g = ctx.cfg.grpo
     graded_P = queue.take(g.prompts_per_step, version=step)
-    if g.uniform_groups != "refill":
-        scored_P = scorer.finish(graded_P)
-        return scored_P, scored_P
     scored_P = scorer.finish(graded_P)
+    if g.uniform_groups != "refill":
+        return scored_P, scored_P
     for _ in range(g.max_refills):
         missing = g.prompts_per_step - sum(not s.uniform for s in scored_P)
         if missing <= 0:
             break
         graded_P = graded_P + queue.take(missing, version=step)
-        scored_P = scorer.finish(graded_P)
+        scored_P = scorer.finish(graded_P)  # all of them again: an advantage may depend on the whole batch
     mixed_P = [s for s in scored_P if not s.uniform]
     if len(mixed_P) < g.prompts_per_step:
         log.info("step %d: %d of %d groups are mixed after refilling", step, len(mixed_P), g.prompts_per_step)
@@ -147,7 +146,8 @@ def _sample_step(
 
 
 def _gap_without_training(ctx: Context, scored_P: Sequence[ScoredGroup]) -> tuple[float, float]:
-    """The sampler-learner gap on a few rollouts, for a step that trains on none. NaN where no sample has a verdict."""
+    """(mean, largest) sampler-learner gap on a few rollouts, for a step that trains on none; NaN without a verdict."""
+    # An advantage of 1 has a gradient, so that pack leaves none of them out.
     valid_P = [s for s in scored_P if any(s.valid_G)][:4]
     few = [dataclasses.replace(s, advantages_G=[1.0] * len(s.rewards_G), uniform=False) for s in valid_P]
     one_update = dataclasses.replace(ctx.cfg.grpo, updates_per_step=1, overlong="keep")
@@ -160,20 +160,10 @@ def _gap_without_training(ctx: Context, scored_P: Sequence[ScoredGroup]) -> tupl
     return ctx.backend.measure_gap(batch.micro_batches_R)
 
 
-def _batch_metrics(updates_U: Sequence[PackedBatch]) -> dict[str, float]:
-    return {
-        "batch/tokens": float(sum(u.num_tokens for u in updates_U)),
-        "batch/loss_tokens": float(sum(u.num_loss_tokens for u in updates_U)),
-        "batch/skipped_rollouts": float(sum(u.num_skipped for u in updates_U)),
-        "batch/padding_share": float(np.mean([u.padding_share for u in updates_U])),
-        "batch/micro_batches": float(sum(len(rank) for u in updates_U for rank in u.micro_batches_R)),
-    }
-
-
 def _finish_step(
     ctx: Context, done: int, stream: PromptStream, fingerprint: str, eval_prompts: Sequence[Prompt], scorer: Scorer
 ) -> None:
-    """Evaluate and save after `done` steps, when due. Raises Stopped when the user asked for it."""
+    """Evaluate and save after `done` steps, where that is due. Raises Stopped when the user asked for a stop."""
     cfg, last = ctx.cfg, done == ctx.cfg.grpo.steps
     score = None
     if eval_prompts and (last or (cfg.evaluation.every and done % cfg.evaluation.every == 0)):

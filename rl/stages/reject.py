@@ -38,7 +38,8 @@ from rl.data import teacher_logprobs
 from rl.data.few_shot import shot_stop
 from rl.data.teacher_logprobs import vocabulary_hash
 from rl.records.whole_files import append_lines, mend
-from rl.rollouts.queue import RewardStats, grade_arriving, sample_and_grade
+from rl.rollouts.queue import grade_arriving, sample_and_grade
+from rl.rollouts.step_metrics import RewardStats
 from rl.rollouts.teacher import Teacher, refuse_absent, spent
 from rl.scoring.scorer import Scorer
 from rl.stage import MAKES_DATA, MAKES_SAMPLES, Recipe, Stage

@@ -124,7 +124,7 @@ def test_sampler_and_learner_agree_from_node_to_node_and_stale_weights_and_dead_
 ) -> None:
     from ray.util import placement_group_table
 
-    from rl.rollouts.queue import _refuse_strange
+    from rl.rollouts.queue import refuse_other_versions
     from tests.integration.test_learner import OPTIM, packed, scored_groups
 
     path = inputs.resolve_model(f"recipes.tiny_model:{model}")
@@ -164,7 +164,7 @@ def test_sampler_and_learner_agree_from_node_to_node_and_stale_weights_and_dead_
         stale, _ = backend.measure_gap(packed(cfg, grpo, groups)[0].micro_batches_R)
         assert stale > 10 * mean
         with pytest.raises(AhaError, match="the loop sent 3"):
-            _refuse_strange(groups[0].group, 3)
+            refuse_other_versions(groups[0].group, 3)
         if model == "untied":
             _kill_and_sample_again(backend)
         else:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from rl.config import RunConfig, SamplerConfig
-from rl.rollouts.queue import RewardStats, staleness
+from rl.rollouts.step_metrics import RewardStats, staleness
 from rl.types import Prompt, Queue, Rollout, RolloutGroup, SampleRequest, ScoredGroup
 from rl.workers.cluster.hardware import GIB, held_here, memory_metrics, together
 from rl.workers.cluster.work_queue import Feed
@@ -47,7 +47,7 @@ def test_queues_of_their_own_are_counted_together():
 def test_the_longest_queues_of_a_step_are_kept():
     stats = RewardStats()
     for now in (Queue(5, 1, 0), Queue(2, 3, 1), Queue(0, 2, 4)):
-        stats.saw(now)
+        stats.look_at(now)
     found = {name: value for name, value in stats.metrics().items() if name.startswith("queue/")}
     assert found == {"queue/waiting_max": 5.0, "queue/sampling_max": 3.0, "queue/awaiting_rewards_max": 4.0}
 

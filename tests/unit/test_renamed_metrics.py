@@ -16,7 +16,7 @@ from rl.evaluation.evaluate import EvalResult
 from rl.records.metrics_file import read_metrics
 from rl.records.renamed_metrics import NEW_NAMES, with_new_names, with_old_names
 from rl.records.tracker import Tracker
-from rl.rollouts.queue import RewardStats
+from rl.rollouts.step_metrics import RewardStats
 from rl.stages.compare import measure
 from rl.types import Queue
 

@@ -11,7 +11,7 @@ MOST_OF_A_FILE, MOST_OF_A_FUNCTION, MOST_OF_THE_PATH = 350, 60, 1_500
 LONGER_FILES = {"rl/config.py"}
 LONGER_FUNCTIONS = {"rl/settings/config_checks.py:validate"}
 """What is longer today. These lists only shrink: a new entry is no mend."""
-LONGER_PATH = 1_590
+LONGER_PATH = 1_510
 """What the reading path has at most while it is longer than it should be. Only ever lowered; 0 once it is short."""
 READING_PATH = ("rl/algorithms", "rl/data/packing.py", "rl/stages/grpo.py", "rl/rollouts/queue.py")
 """Read after GRPOConfig and the constants that it uses, these say what a GRPO step computes."""

@@ -1,0 +1,66 @@
+"""Metrics of one step: the time of its rewards, the length of its queues, the age of its rollouts, its batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from rl.types import PackedBatch, Queue, RewardReport, ScoredGroup
+
+
+@dataclass
+class RewardStats:
+    """seconds: waited for rewards after the last rollout had arrived. killed, replaced, truncated: sums over the groups
+    (rl.types.RewardReport). longest: the longest queues, looked at whenever a group came back from a sampler.
+    """
+
+    seconds: float = 0.0
+    killed: int = 0
+    replaced: int = 0
+    truncated: int = 0
+    longest: Queue = field(default_factory=Queue)
+
+    def add(self, report: RewardReport) -> None:
+        self.killed += report.killed
+        self.replaced += report.replaced
+        self.truncated += report.truncated
+
+    def look_at(self, queue: Queue) -> None:
+        self.longest = Queue(
+            max(self.longest.waiting, queue.waiting),
+            max(self.longest.sampling, queue.sampling),
+            max(self.longest.awaiting_rewards, queue.awaiting_rewards),
+        )
+
+    def metrics(self) -> dict[str, float]:
+        return {
+            "seconds/rewards": self.seconds,
+            "reward_calls/killed": float(self.killed),
+            "reward_calls/replaced": float(self.replaced),
+            "reward_calls/truncated": float(self.truncated),
+            "queue/waiting_max": float(self.longest.waiting),
+            "queue/sampling_max": float(self.longest.sampling),
+            "queue/awaiting_rewards_max": float(self.longest.awaiting_rewards),
+        }
+
+
+def staleness(groups_P: Sequence[ScoredGroup], version: int) -> dict[str, float]:
+    """How many versions older than the policy that they train the rollouts are.
+
+    Rollouts of versions 3, 3 and 5, trained at version 5 -> mean 4/3, max 2.
+    """
+    behind = [version - r.policy_version for g in groups_P for r in g.group.rollouts_G]
+    return {"rollout/staleness_mean": sum(behind) / len(behind), "rollout/staleness_max": float(max(behind))}
+
+
+def batch_metrics(updates_U: Sequence[PackedBatch]) -> dict[str, float]:
+    """Sums over the updates of a step; padding_share is their mean."""
+    return {
+        "batch/tokens": float(sum(u.num_tokens for u in updates_U)),
+        "batch/loss_tokens": float(sum(u.num_loss_tokens for u in updates_U)),
+        "batch/skipped_rollouts": float(sum(u.num_skipped for u in updates_U)),
+        "batch/padding_share": float(np.mean([u.padding_share for u in updates_U])),
+        "batch/micro_batches": float(sum(len(rank) for u in updates_U for rank in u.micro_batches_R)),
+    }
