@@ -1,4 +1,4 @@
-"""Learning-rate schedules: pure functions of the update's number, so that a resumed run needs no schedule state."""
+"""Learning-rate schedules, as a function of the update's number: a resumed run needs no state of its schedule."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from rl.config import OptimConfig
 
 
 def learning_rate(cfg: OptimConfig, update: int, total_updates: int) -> float:
-    """The rate of update 0, 1, ... of total_updates.
+    """The learning rate of one update, numbered from 0.
 
-    Warm-up is linear over warmup_steps, its first update at lr / warmup_steps. Then constant, linear or cosine down to
-    final_lr_share x lr at the last update (R1's SFT, V2 B.4.2: cosine to a tenth).
+    It rises linearly over the first warmup_steps updates, from lr / warmup_steps to lr. Then it is constant, or falls
+    linearly or as a cosine to final_lr_share x lr at the last update (R1's SFT, V2 B.4.2: cosine to a tenth).
 
     Example: lr 1, cosine, share 0.1, no warm-up, 3 updates -> 1, 0.55, 0.1.
     """

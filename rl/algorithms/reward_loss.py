@@ -16,7 +16,7 @@ Numbers = TypeVar("Numbers", np.ndarray, "Tensor")
 
 
 def margins(scores_M: Numbers, labels_M: Numbers, kind: str) -> Numbers:
-    """By how much each unit of a micro-batch is right: chosen - rejected, or the score's lead over 0 for its label.
+    """The margin of each unit of a micro-batch: chosen - rejected, or the score for label 1 and minus it for label 0.
 
     Scores [2, 1, 0, 3], pairwise -> [1, -3]; [2, 1], labels [1, 0], pointwise -> [2, -1]. Raises ValueError for
     another kind.
@@ -29,15 +29,14 @@ def margins(scores_M: Numbers, labels_M: Numbers, kind: str) -> Numbers:
 
 
 def reward_loss(kind: str, scores_M: Tensor, labels_M: Tensor, weight_M: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """(loss, metric sums). weight_M: 1 / rows of the update, so that the micro-batches' losses add up to its mean.
+    """(loss, metric sums). weight_M: 1 / rows of the update, so that its micro-batches' losses add up to the mean.
 
     pairwise: scores alternate, chosen then rejected; -log sigmoid(chosen - rejected), the negative log likelihood of a
-    Bradley-Terry model (InstructGPT, 2203.02155 eq. 1; R1, Nature Methods). labels_M is not read.
+    Bradley-Terry model (InstructGPT, 2203.02155 eq. 1; R1, Nature Methods). labels_M is not used.
     pointwise: -log sigmoid(score) where the label is 1, -log(1 - sigmoid(score)) where it is 0.
 
     Chosen 1, rejected 0 -> .31326; equal -> log 2; score 2 with label 0 -> 2.12693.
-    Metrics, as sums over `tokens`, which here counts rows: accuracy (a tie is half right), margin (the score's lead
-    over the rejected one, or over 0, in favour of the label).
+    Metrics are sums, to be divided by `tokens`, which counts rows here: accuracy (a tie is half right) and margin.
     """
     margin_N = margins(scores_M.float(), labels_M, kind)
     weight_N = weight_M[0::2] if kind == "pairwise" else weight_M

@@ -1,6 +1,6 @@
-"""Whether the problems of an evaluation stand in the training rows: R1's 10-gram match (V2 D.1). It misses paraphrases.
+"""Finds evaluation problems that the training rows contain, by R1's match of 10-grams (V2 D.1). It misses paraphrases.
 
-The n-grams kept are the problems', which are few; the training rows, which are many, are looked through once.
+Only the n-grams of the problems, which are few, are kept in memory. The training rows, which are many, are read once.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Contamination:
-    """problems: number of the problem -> the words that it shares. training_rows: how many rows share some.
+    """problems: index of a problem that was found -> the words that it shares with a training text.
 
-    num_problems, num_rows: how many were looked at.
+    training_rows: training texts that share words with a problem. num_problems, num_rows: how many were compared.
     """
 
     problems: dict[int, str]
@@ -35,7 +35,7 @@ class Contamination:
         return len(self.problems) / self.num_problems if self.num_problems else 0.0
 
     def report(self) -> str:
-        """One line: how many, and up to three of them with what they share."""
+        """One line: how many problems were found, and up to three of them with the words that they share."""
         if not self.problems:
             return (
                 f"none of {self.num_problems} evaluation problems shares {CONTAMINATION_NGRAM} words in a row with the "
@@ -49,9 +49,9 @@ class Contamination:
 
 
 def find_contamination(problems: Sequence[str], training: Iterable[str]) -> Contamination:
-    """Match the problems' n-grams with the training texts'. Works in the memory of the problems' n-grams.
+    """Compare the n-grams of the problems with those of the training texts.
 
-    The wording that many problems share is no contamination (rewards.filters.telling_ngrams).
+    Words that many problems share, such as their common instruction, do not count (rewards.filters.telling_ngrams).
 
     ["What is 1 + 2?"], ["what is 1 + 2"] -> problem 0
     """
@@ -69,59 +69,59 @@ def find_contamination(problems: Sequence[str], training: Iterable[str]) -> Cont
 
 
 def check_contamination(problems: Sequence[str], training: Iterable[str], policy: str, where: str) -> Contamination:
-    """find_contamination with its report logged. policy: "warn", or "error" which raises BadInput on any.
+    """find_contamination, and log its report. policy "error" raises BadInput when a problem was found; "warn" does not.
 
-    Raises BadInput, too, when there is no training text at all: nothing was compared, so nothing is clean.
+    Raises BadInput, too, when there is no training text at all: a report of no match would then mean nothing.
     """
     found = find_contamination(problems, training)
     if not found.num_rows:
-        raise BadInput(
-            f"{where}: no text was found in the training rows, so nothing was compared; are they the right ones?"
-        )
+        raise BadInput(f"{where}: the training rows contain no text, so nothing was compared; are they the right ones?")
     if policy == "error":
-        _refuse(found, where)
+        _raise_if_found(found, where)
     log.log(logging.WARNING if found.problems else logging.INFO, "%s: %s", where, found.report())
     return found
 
 
-def _refuse(found: Contamination, where: str) -> None:
+def _raise_if_found(found: Contamination, where: str) -> None:
     if found.problems:
-        raise BadInput(f"{where}: {found.report()}. Take them out of one side, or set evaluation.contamination=warn")
+        raise BadInput(
+            f"{where}: {found.report()}. Remove them from either dataset, or set evaluation.contamination=warn"
+        )
 
 
 def check_run(cfg: RunConfig, trained_on: Sequence[DataConfig] = ()) -> list[Contamination]:
-    """Look for the evaluation's problems in what trains the model, as cfg.evaluation says: one result a dataset.
+    """Look for the evaluation's problems in all data that train the model. Returns one result for each dataset.
 
-    That is the run's own prompts and SFT examples, and trained_on, what stages before it trained the model on.
-    Raises BadInput for evaluation.contamination=error.
+    These are the run's own prompts and SFT examples, and trained_on: the data of earlier stages.
+    Raises BadInput when evaluation.contamination=error and a problem was found.
     """
     held_out, policy = cfg.evaluation.data, cfg.evaluation.contamination
     sources = [*trained_on, *([cfg.prompts] if cfg.prompts.source and cfg.grpo.steps else [])]
     sources += [cfg.sft.data] if cfg.sft.enabled and cfg.sft.data.source else []
     if policy == "off" or not held_out.source:
         return []
-    found = {data.source: _compared(held_out, data) for data in dict.fromkeys(sources)}
+    found = {data.source: _compare(held_out, data) for data in dict.fromkeys(sources)}
     if policy == "error":
         for source, one in found.items():
-            _refuse(one, f"{held_out.source} in {source}")
+            _raise_if_found(one, f"{held_out.source} in {source}")
     return list(found.values())
 
 
 @functools.lru_cache(maxsize=1024)
-def _compared(held_out: DataConfig, training: DataConfig) -> Contamination:
-    """Compared, and told, when it is first asked for: several stages evaluate one model, or train on one dataset."""
+def _compare(held_out: DataConfig, training: DataConfig) -> Contamination:
+    # Cached: several stages may evaluate one model or train on one dataset, and one warning about it is enough.
     problems = [_text(row, held_out.prompt_field) for row in load_rows(held_out)]
     where = f"{held_out.source} in {training.source}"
     return check_contamination(problems, training_texts(training), "warn", where)
 
 
 def training_texts(data: DataConfig) -> Iterator[str]:
-    """What the training rows show the model."""
+    """All texts of the training rows that the model sees."""
     return (text for row in load_rows(data) for text in shown_texts(row, data))
 
 
 def shown_texts(row: Row, data: DataConfig) -> list[str]:
-    """What a training row shows the model, each text by itself, so that a short problem is found as a whole."""
+    """The texts of a training row that the model sees, one by one, so that a short problem is found as a whole."""
     messages = row.get(data.messages_field) if data.messages_field else None
     if isinstance(messages, list | tuple):
         return [str(m.get("content", "")) for m in messages if isinstance(m, dict)]
@@ -130,9 +130,7 @@ def shown_texts(row: Row, data: DataConfig) -> list[str]:
 
 
 def every_text(data: DataConfig) -> Iterator[str]:
-    """All texts of the rows, whatever their columns are called and however deep they lie (messages): for rows that
-    nobody has described.
-    """
+    """All texts of the rows, in any column and at any depth (messages): for data without settings for their columns."""
     return (text for row in load_rows(data) for text in _texts_in(row))
 
 

@@ -1,6 +1,7 @@
-"""A hash of what a name stands for: of a model folder's content, or of a Python function's module.
+"""Hashes of the things that settings name: the content of a model folder, or the source code of a Python function.
 
-Of a function, the sources of all modules count that its own one imports from the same top-level package.
+The hash of a function covers its module, and all modules of the same top-level package that this one imports, directly
+or through others.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ from rl.data.rows import TASK
 from rl.types import BadInput
 
 CHUNK = 1 << 22
+"""Bytes of a file read at once."""
 
 
 def path_hash(text: str) -> str:
-    """A hash of a model folder's content, of the module of a function in Python, or of a Hub id's text.
+    """Hash of a model folder's content, of the source of a Python function 'module:function', or of a Hub id's text.
 
-    Raises BadInput for a module that is not there.
+    Raises BadInput when there is no such module.
     """
     if TASK.fullmatch(text):
         return _module_hash(text.partition(":")[0], text)
@@ -36,7 +38,6 @@ def path_hash(text: str) -> str:
 
 
 def _module_hash(module: str, text: str) -> str:
-    """Of the module's source and of what it imports from the same top-level package, and so on."""
     files: dict[str, str] = {}
     waiting = [module]
     while waiting:
@@ -63,9 +64,9 @@ def _source_of(module: str) -> Path | None:
 
 
 def _imports(file: Path, package: str) -> list[str]:
-    """Modules that the source of a module of the package imports; of `from a import b`, both a and a.b: it may be one.
+    """Names of the modules that a file of the package imports. `from a import b` gives a and a.b: b may be a module.
 
-    In package "a.b", `from .c import d` is a.b.c and a.b.c.d, `from .. import d` is a and a.d.
+    In package "a.b", `from .c import d` gives a.b.c and a.b.c.d, `from .. import d` gives a and a.d.
     """
     names = []
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
@@ -85,7 +86,7 @@ def file_hash(file: Path) -> str:
 
 @functools.lru_cache(maxsize=4096)
 def _hash_of(file: Path, size: int, mtime_ns: int) -> str:
-    """sha256 of a file's bytes; size and time only tell whether it was read before."""
+    """sha256 of a file's bytes. size and mtime_ns are there for the cache alone: a changed file is read again."""
     digest = hashlib.sha256()
     with file.open("rb") as stream:
         while block := stream.read(CHUNK):

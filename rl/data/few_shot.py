@@ -1,6 +1,5 @@
-"""How questions are put: an instruction after them, worked examples before them. Text, then Prompts.
-
-R1's protocol is zero-shot with an instruction (V2 D.1: few-shot prompting hurts R1).
+"""Few-shot prompting: questions with an instruction after them and worked examples before them, first as text, then as
+Prompts. R1's own protocol is zero-shot with an instruction (V2 D.1: few-shot prompting hurts R1).
 """
 
 from __future__ import annotations
@@ -22,12 +21,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 BARE = "{prompt}"
+"""AskConfig.form of a question that stands alone."""
 
 
 def ask(question: str, instruction: str, shot: str, examples: Sequence[str]) -> str:
     r"""The question as it goes into the prompt template.
 
-    examples: filled in already. With examples the question is put as they are, up to their target or answer.
+    examples: worked examples, filled in. The question follows in their form, up to where the target or answer stands.
 
         "1+1?", "", "Q: {prompt}\nA: {answer}", ["Q: 2+2?\nA: 4"] -> "Q: 2+2?\nA: 4\n\nQ: 1+1?\nA:"
     """
@@ -40,11 +40,12 @@ def ask(question: str, instruction: str, shot: str, examples: Sequence[str]) -> 
 
 
 def fill(shot: str, question: str, target: str, answer: str) -> str:
-    r"""One worked example. Each field is replaced once: braces in a question stay as they are.
+    r"""One worked example, filled in. Braces in the question or the answer are left as they are.
 
     "{prompt}\n\boxed{{answer}}", "1+1?", "", "2" -> "1+1?\n\boxed{2}"
     """
     parts = {"{prompt}": question, "{target}": target, "{answer}": answer}
+    # str.replace, one field after the other, would also replace a "{answer}" that the question contains.
     out, rest = [], shot
     while rest:
         at, name = min(((rest.find(name), name) for name in parts if name in rest), default=(len(rest), ""))
@@ -54,7 +55,7 @@ def fill(shot: str, question: str, target: str, answer: str) -> str:
 
 
 def shot_stop(cfg: AskConfig) -> tuple[str, ...]:
-    r"""What ends a completion in few-shot prompting: the beginning of one more example ("\n\nQuestion:")."""
+    r"""Texts that end a completion in few-shot prompting: the beginning of one more example ("\n\nQuestion:")."""
     opening = cfg.shot.split("{prompt}")[0].rstrip()
     return ("\n\n" + opening,) if cfg.shots and opening else ()
 
@@ -65,9 +66,10 @@ def before(text: str, ends: Sequence[str]) -> str:
 
 
 def worked_examples(cfg: AskConfig, count: int, seed: int, avoid: Sequence[str], key: str) -> list[tuple[str, str]]:
-    """`count` examples of cfg.shots_data, drawn by the seed: (its question, the example filled in), none twice.
+    """`count` different examples of cfg.shots_data, drawn by the seed, each as (its question, the example filled in).
 
-    avoid: questions that they must not hold. Raises BadInput when there are too few; key: the setting that asks.
+    avoid: questions that no example may contain. key: the setting that holds cfg, for the message.
+    Raises BadInput when there are too few.
     """
     data = cfg.shots_data
     rows, taken = load_rows(data), {text.strip() for text in avoid}
@@ -81,14 +83,14 @@ def worked_examples(cfg: AskConfig, count: int, seed: int, avoid: Sequence[str],
             found.append((question, _filled(cfg.shot, table, i)))
     if len(found) < count:
         raise BadInput(
-            f"{key}.shots={cfg.shots}: {data.source} has {len(found)} questions that are not asked themselves, and "
-            f"{count} are needed; lower it, or name more rows in {key}.shots_data"
+            f"{key}.shots={cfg.shots}: {count} examples are needed, and {data.source} has only {len(found)} questions "
+            f"that are not among the prompts themselves; lower it, or name more rows in {key}.shots_data"
         )
     return found
 
 
 def _filled(text: str, table: Table, i: int) -> str:
-    """The text with row i's question, and its target and answer where they are named."""
+    """The text with row i's question, and its target and answer where the text has a place for them."""
     target = table.text(i, table.cfg.target_field) if "{target}" in text else ""
     answer = table.reference(i) if "{answer}" in text else ""
     return fill(text, table.text(i, table.cfg.prompt_field), target, answer)
@@ -102,9 +104,9 @@ def evaluation_prompts(
     max_prompt_tokens: int,
     seed: int,
 ) -> list[Prompt]:
-    """Every problem once, in the order of the rows, put as cfg says. Their rows stay as they were: rewards read them.
+    """A prompt for each problem, in the order of the rows, with the instruction and examples that cfg asks for.
 
-    prompts: the training prompts, where worked examples come from by default. Raises BadInput as all_prompts does.
+    prompts: the training prompts, which worked examples come from by default. Raises BadInput as asked_prompts does.
     """
     shots_data = cfg.shots_data if cfg.shots_data.source else prompts
     put = dataclasses.replace(cfg.ask, shots_data=shots_data)
@@ -122,17 +124,19 @@ def asked_prompts(
     *,
     held_out: bool = False,
 ) -> list[Prompt]:
-    """Every row's question once, put as cfg says; the rows stay as they were. key: the setting that holds cfg.
+    """A prompt for each row, in order, with the instruction and examples that cfg asks for. key: the setting with cfg.
 
-    held_out: no example is one of the questions, and all get the same ones. Else a question is not its own example: in
-    place of that it gets one more. Raises BadInput as all_prompts and worked_examples do.
+    Prompt.row stays the dataset's row, since rewards read it.
+    held_out: no example is one of the questions, and all questions get the same examples. Otherwise the examples may be
+    among the questions; one that would be its own example gets another instead.
+    Raises BadInput as all_prompts and worked_examples do.
     """
     if not (cfg.instruction or cfg.shots or cfg.form != BARE):
         return all_prompts(rows, data, tokenizer, max_prompt_tokens)
     field = data.prompt_field
     table = Table(rows, data, functools.partial(place, data.source))
     questions = table.texts(field)
-    count = cfg.shots + (0 if held_out or not cfg.shots else 1)
+    count = cfg.shots + (0 if held_out or not cfg.shots else 1)  # one to spare, for a question among the examples
     examples = worked_examples(cfg, count, seed, questions if held_out else (), key) if count else []
     asked = []
     for i, (row, question) in enumerate(zip(rows, questions, strict=True)):

@@ -1,7 +1,8 @@
-"""Rows of preference data to what a reward model is trained on: question and response in its tokens, pairs or labels.
+"""From rows of preference data to what a reward model learns from: question and response as tokens, paired or labelled.
 
 A row holds either a question with a chosen and a rejected response, or a question with one response and its label.
-Training and scoring encode alike (rl/scoring/reward_model_text.py). The score is read off one token of each response.
+Training and scoring make the same tokens (rl/scoring/reward_model_text.py). The score is read at one token of each
+response.
 """
 
 from __future__ import annotations
@@ -23,25 +24,25 @@ from rl.types import BadInput, PackedBatch, Row
 log = logging.getLogger(__name__)
 
 OPENED = "thinking_opened"
-"""Column of a row whose responses begin inside the thinking, since their prompt opened it."""
+"""Column that is true where the prompt ended in <think>, so that the responses begin inside the thinking."""
 GOOD, BAD = 1.0, 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class LabelledResponse:
-    """Question and response, int32 (T,), up to the token that the score is read off. label: 1 good (chosen), 0 bad."""
+    """Question and response, int32 (T,), up to the token where the score is read. label: 1 good (chosen), 0 bad."""
 
     token_ids: np.ndarray
     label: float
 
 
 Unit = tuple[LabelledResponse, ...]
-"""What one loss term needs: (chosen, rejected), or one labelled response."""
+"""The responses of one term of the loss: (chosen, rejected), or one labelled response."""
 
 
 @dataclass
 class EncodedPreferences:
-    """Rows as units. cut: responses that lost their end. dropped: reason -> rows left out."""
+    """Rows as units. cut: responses that were too long and lost their end. dropped: reason -> rows left out."""
 
     units: list[Unit] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
@@ -50,7 +51,7 @@ class EncodedPreferences:
 
 
 class PreferenceStream(Stream[Unit]):
-    """Units in a seeded order. The rows decide the fingerprint of its cursor."""
+    """Units in a seeded order. The fingerprint in its cursor is that of the rows."""
 
     def __init__(self, encoded: EncodedPreferences, seed: int, shuffle: bool = True) -> None:
         super().__init__(encoded.rows, seed, shuffle)
@@ -63,10 +64,10 @@ class PreferenceStream(Stream[Unit]):
 def load_preferences(
     cfg: RewardTrainConfig, encoder: Encoder, padding: int | None, seed: int
 ) -> tuple[EncodedPreferences, EncodedPreferences]:
-    """(rows to train on, held-out rows). No question is in both, but for those of an eval_data that repeats them.
+    """(rows to train on, held-out rows). No question is in both, unless cfg.eval_data repeats questions.
 
     padding: the model's padding token (rl.scoring.reward_model_text.padding_token). Raises BadInput when a row lacks a
-    column, or either side is empty.
+    column, or when one of the two is empty.
     """
     rows = load_rows(cfg.data)
     if cfg.eval_data.source:
@@ -89,15 +90,15 @@ def load_preferences(
 
 
 def _held_out(questions: Sequence[str], share: float, seed: int) -> set[str]:
-    """The questions, at least one, whose hash with the seed is lowest: their rows stay together."""
+    """A share of the questions, at least one: those with the lowest hashes. All rows of a question stay together."""
     distinct = sorted(set(questions), key=lambda q: hashlib.sha256(f"{seed} {q}".encode()).digest())
     return set(distinct[: max(1, round(share * len(distinct)))])
 
 
 def encode(rows: Sequence[Row], cfg: RewardTrainConfig, encoder: Encoder, padding: int | None) -> EncodedPreferences:
-    """The rows' units, each response as the reward model will see it.
+    """The rows' units, each response as the reward model will see it when it scores.
 
-    scores=summary reads what follows the thinking, an empty text where it never ends: as when it scores.
+    scores=summary takes what follows the thinking, which is an empty text where the thinking never ends.
     """
     out = EncodedPreferences()
     for i, row in enumerate(rows):
@@ -114,7 +115,7 @@ def encode(rows: Sequence[Row], cfg: RewardTrainConfig, encoder: Encoder, paddin
         elif min(len(s.token_ids) for s in unit) < 2:
             _count(out, "there is nothing to read")
         elif cfg.kind == "pairwise" and np.array_equal(unit[0].token_ids, unit[1].token_ids):
-            _count(out, "both responses read alike")
+            _count(out, "both responses are the same tokens")
         else:
             out.units.append(unit)
             out.rows.append(row)
@@ -145,10 +146,10 @@ def _label(cfg: RewardTrainConfig, row: Row, i: int) -> float:
 
 
 def pack_preferences(units: Sequence[Unit], *, learner: LearnerConfig, layout: str) -> PackedBatch:
-    """One update, each unit weighing 1 / units. A pair stays in one micro-batch, chosen first.
+    """The batch of one update, in which each unit weighs 1 / units. A pair stays in one micro-batch, chosen first.
 
-    The mask is set on the token that a score is read off; labels_T holds the label there.
-    Raises BadInput when a pair does not fit into learner.micro_batch_tokens.
+    The mask is set at the token where a score is read; labels_T holds the label there.
+    Raises BadInput when a unit does not fit into learner.micro_batch_tokens.
     """
     packed = [[_packable(labelled, 1 / len(units)) for labelled in unit] for unit in units]
     budget = learner.micro_batch_tokens

@@ -1,7 +1,6 @@
 """Rows of a dataset: from a file, from a Python function, or from the Hugging Face Hub.
 
-Everything that can be wrong with the data is found when it is loaded, before any worker starts, and named by file and
-row.
+Whatever is wrong with the data is found when they are loaded, before any worker starts. The error names file and row.
 """
 
 from __future__ import annotations
@@ -23,12 +22,14 @@ from rl.config import DataConfig
 from rl.types import BadInput, Row
 
 TASK = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+"""A Python function as a source: 'module:function'."""
 
 
 def load_rows(cfg: DataConfig) -> list[Row]:
     """Rows of cfg.source in their order, at most cfg.limit (0: all).
 
-    The source is a file by its ending, a Python function 'module:function' called without arguments, or a Hub id.
+    The source is a file (its ending says which kind), a Python function 'module:function' that is called without
+    arguments, or a Hub id.
     Raises BadInput, naming the source and the row, when it cannot be read, is malformed, or is empty.
     """
     rows: list[Row] = []
@@ -45,9 +46,9 @@ def load_rows(cfg: DataConfig) -> list[Row]:
 
 
 def place(source: str, index: int) -> str:
-    """Where row number index (from 0) stands, for messages: "data.jsonl line 7", "org/name row 7" (both from 1).
+    """Where the row with this index (from 0) is, for messages: "data.jsonl line 7", "org/name row 7" (both from 1).
 
-    Line files are read again, since blank lines and line breaks in quotes set lines and rows apart.
+    Files with a row a line are read again: with blank lines, or line breaks in quotes, the two numbers differ.
     """
     path = Path(source)
     where = f"row {index + 1}"
@@ -57,7 +58,7 @@ def place(source: str, index: int) -> str:
 
 
 def fingerprint(rows: Sequence[Row]) -> str:
-    """Content hash of rows, order included: 64 hex digits."""
+    """Hash of the rows' content and order, 64 hex digits."""
     digest = hashlib.sha256()
     for row in rows:
         digest.update(json.dumps(row, sort_keys=True, default=_stable_text).encode())
@@ -66,7 +67,7 @@ def fingerprint(rows: Sequence[Row]) -> str:
 
 
 def _stable_text(value: object) -> str:
-    """What stands for a value that JSON cannot write: an object's default text holds its address in memory."""
+    """A text for a value that JSON cannot write. Not repr: that of many objects holds their address in memory."""
     if isinstance(value, bytes):
         return value.hex()
     if isinstance(value, (datetime.date, datetime.time, datetime.timedelta, decimal.Decimal)):
@@ -75,7 +76,7 @@ def _stable_text(value: object) -> str:
 
 
 def _read(cfg: DataConfig) -> Iterator[tuple[str, object]]:
-    """Pairs of a row's place in the source ("line 7") and the row."""
+    """Pairs: where the row is in the source ("line 7"), and the row."""
     path = Path(cfg.source)
     if path.suffix.lower() in READERS:
         refuse_missing(cfg.source)
@@ -144,6 +145,7 @@ def _read_parquet(path: Path) -> Iterator[tuple[str, object]]:
 
 
 LINE_FILES = (".jsonl", ".csv", ".tsv")
+"""Files whose errors are named by line, not by row."""
 READERS: dict[str, Callable[[Path], Iterator[tuple[str, object]]]] = {
     ".jsonl": _read_jsonl,
     ".json": _read_json,
@@ -154,7 +156,7 @@ READERS: dict[str, Callable[[Path], Iterator[tuple[str, object]]]] = {
 
 
 def python_function(source: str) -> Callable[..., object]:
-    """What 'module:function' names. Raises BadInput when it is not there."""
+    """The function that 'module:function' names. Raises BadInput when there is none."""
     module_name, _, name = source.partition(":")
     try:
         module = importlib.import_module(module_name)
@@ -167,7 +169,7 @@ def python_function(source: str) -> Callable[..., object]:
 
 
 def refuse_missing(source: str) -> None:
-    """Raise BadInput for a file or a function in Python that is not there. Reads no rows, and asks no Hub."""
+    """Raise BadInput when the file or the Python function does not exist. Reads no rows, and does not ask the Hub."""
     if Path(source).suffix.lower() in READERS:
         if not Path(source).is_file():
             raise BadInput(f"{source}: no such file")
@@ -180,7 +182,7 @@ def _call_task(source: str) -> Iterable[object]:
     try:
         inspect.signature(function).bind()
     except TypeError as error:
-        raise BadInput(f"{source}: is called without arguments, but: {error}") from error
+        raise BadInput(f"{source}: must be callable without arguments, but: {error}") from error
     rows = function()
     if not isinstance(rows, Iterable):
         raise BadInput(f"{source}: returned {type(rows).__name__}, expected rows")

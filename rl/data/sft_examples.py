@@ -1,9 +1,9 @@
-"""SFT examples: what is learnt of a row, and which tokens it is made of.
+"""SFT examples: which tokens a row becomes, which of them are learnt, and how examples are packed into micro-batches.
 
-A row is one of three things, as DataConfig says:
+DataConfig says which of three things a row is:
     prompt and target    any template; the target and the end token are learnt
-    a conversation       chat template; the content and the end token of every assistant turn are learnt, but for turns
-                         whose "weight" is 0
+    a conversation       chat template; the content and the end token of every assistant turn are learnt, except for
+                         turns whose "weight" is 0
     a document           no template; every token is learnt (plain next-token training)
 """
 
@@ -29,16 +29,16 @@ if TYPE_CHECKING:
 
 ASSISTANT = "assistant"
 CONTEXT, MICRO_BATCH = "model.context_length", "learner.micro_batch_tokens"
-"""What bounds the tokens of an example: the less of the two."""
+"""The two settings that bound the tokens of an example; the smaller one counts."""
 
 
 class ExampleStream(Stream[Example]):
     """SFT examples in a seeded order.
 
     cached: the rows carry a teacher's logprobs, which become Example.teacher (rl/data/teacher_logprobs.py).
-    limited_by: the setting that max_tokens comes from. limit: the two in words.
+    limited_by: the setting that max_tokens comes from. limit: max_tokens and that setting in words.
     dropped: rows left out by overlong="drop". split: documents cut into more than one piece.
-    Raises BadInput when a row lacks a field, is longer than max_tokens (overlong="error"), or no row is left.
+    Raises BadInput when a row lacks a field or is longer than max_tokens (overlong="error"), or when no row is left.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class ExampleStream(Stream[Example]):
         self._teachers: list[TopLogprobs] = []
         if cfg.text_field:
             self._pieces, self.split = _document_pieces(table, tokenizer, max_tokens)
-            # Pieces of another length are other examples: the fingerprint has to tell them apart.
+            # Cut to another length, the same rows are other examples, so the length goes into the fingerprint.
             identity: list[Row] = [*rows, {"piece tokens": max_tokens}]
             super().__init__(identity, seed, cfg.shuffle, size=len(self._pieces))
             return
@@ -101,20 +101,21 @@ def _piece(parts: Sequence[tuple[np.ndarray, bool]]) -> Piece:
 
 
 def _with_end(ids: np.ndarray, end: int) -> np.ndarray:
-    """A text that ends in the end token gets no second one."""
+    """ids and the end token, unless they end in it already."""
     return ids if ids[-1:].tolist() == [end] else np.append(ids, np.int32(end))
 
 
 def _refuse_second_think(where: str, opening: str, answer: str) -> None:
-    # Some chat templates open <think> themselves: those of R1's distilled models do.
+    # Some chat templates write <think> themselves, those of R1's distilled models for example.
     if opening.rstrip().endswith("<think>") and answer.lstrip().startswith("<think>"):
         raise BadInput(f"{where}: the template already opens <think>; begin the target after it")
 
 
 def _answers(table: Table, tokenizer: PreTrainedTokenizerBase, *, cached: bool = False) -> list[Piece]:
-    """Prompt, target, end token, tokenised apart and joined: the prompt's tokens are what sampling starts from.
+    """Prompt, target and end token. Prompt and target are tokenised apart, so that the prompt's tokens are those that
+    sampling starts from.
 
-    cached: the target's tokens are those that the row's logprobs belong to.
+    cached: take the target's tokens from the row where it has them, since the teacher's logprobs belong to those.
     """
     targets, (texts, prompt_ids) = table.texts(table.cfg.target_field), table.prompts(tokenizer)
     for i, (text, target) in enumerate(zip(texts, targets, strict=True)):
@@ -128,10 +129,10 @@ def _answers(table: Table, tokenizer: PreTrainedTokenizerBase, *, cached: bool =
 
 
 def _conversations(table: Table, tokenizer: PreTrainedTokenizerBase) -> list[Piece]:
-    """Whole conversations. The tokens before each assistant turn are those that sampling would see there.
+    """Whole conversations, in which the tokens before each assistant turn are those that sampling would see there.
 
-    That is: the template's text of all turns before, tokenised in one piece, must begin with the tokens so far, the
-    answers among them as they were sampled (content and end token). Where it does not, the row is refused.
+    So the template's text of all earlier turns, tokenised in one piece, must begin with the example's tokens so far,
+    in which each answer is its content and the end token. Raises BadInput for a row where it does not.
     """
     if table.cfg.template != CHAT:
         raise BadInput(f"messages_field={table.cfg.messages_field} needs template=chat, not {table.cfg.template!r}")
@@ -167,7 +168,7 @@ def _conversations(table: Table, tokenizer: PreTrainedTokenizerBase) -> list[Pie
 
 
 def _turns(table: Table, index: int) -> tuple[list[Message], list[bool]]:
-    """The row's messages, checked, with the system message that cfg.system asks for in front; which may be learnt."""
+    """The row's messages, checked, after the system message of cfg.system; and for each whether it may be learnt."""
     where, name = table.where(index), table.cfg.messages_field
     value = table.field(index, name)
     if not isinstance(value, list) or not value:
@@ -183,7 +184,7 @@ def _turns(table: Table, index: int) -> tuple[list[Message], list[bool]]:
         messages.append({"role": role, "content": content})
         learnt.append(_is_learnt(message, f"{where}: message {number} of {name!r}"))
     if messages[-1]["role"] != ASSISTANT:
-        raise BadInput(f"{where}: {name!r} ends with a turn of {messages[-1]['role']}, from which nothing is learnt")
+        raise BadInput(f"{where}: {name!r} ends with a turn of {messages[-1]['role']}; only an assistant's is learnt")
     system = table.cfg.system
     if system and messages[0]["role"] != "system":
         messages.insert(0, {"role": "system", "content": system})
@@ -196,12 +197,10 @@ def _turns(table: Table, index: int) -> tuple[list[Message], list[bool]]:
 
 
 def _is_learnt(message: Mapping[str, object], where: str) -> bool:
-    """False for weight 0, as in OpenAI's format. Raises BadInput for anything else besides role and content.
-
-    A table's rows share their keys, so one that holds nothing is no fault.
-    """
+    """False for weight 0, as in OpenAI's format. Raises BadInput for anything else besides role and content."""
     weight = 1
     for key, value in message.items():
+        # Parquet gives all messages the same keys, so a key without a value says nothing.
         if key in ("role", "content") or value in (None, "", [], {}):
             continue
         if key != "weight":
@@ -216,14 +215,14 @@ def _is_learnt(message: Mapping[str, object], where: str) -> bool:
 
 
 def _document_pieces(table: Table, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> tuple[list[Piece], int]:
-    """Documents with the end token behind them, in pieces of at most max_tokens; and how many were cut.
+    """Documents, each with its end token, in pieces of at most max_tokens; and how many documents were cut.
 
-    The first token of a piece is not learnt, since nothing precedes it, so it repeats the last of the piece before:
-    every token is learnt once, but for the document's first where the tokenizer puts no begin token before it.
-    7 tokens in pieces of 3: 0 1 2, 2 3 4, 4 5 6.
+    The first token of a piece cannot be learnt, since nothing precedes it. So each piece begins with the last token of
+    the piece before, and every token is learnt once, except for the document's first where the tokenizer puts no begin
+    token before it. 7 tokens in pieces of 3: 0 1 2, 2 3 4, 4 5 6.
     """
     if max_tokens < 2:
-        raise BadInput(f"a limit of {max_tokens} tokens holds no token to learn after the first")
+        raise BadInput(f"a limit of {max_tokens} tokens leaves none to learn: the first token of an example is not")
     end = end_token_ids(tokenizer)[0]
     texts = table.texts(table.cfg.text_field)
     prefix = prompt_prefix(dataclasses.replace(table.cfg, template="plain"), tokenizer)

@@ -1,6 +1,6 @@
-"""From rows to a stream of prompts (or examples, rl/data/sft_examples.py): a seeded order, and a cursor that resumes.
+"""Streams: items in a seeded order, with a cursor to resume from. Prompts are here, examples in rl.data.sft_examples.
 
-The order of an epoch depends on (seed, epoch) alone, so the cursor is a count of draws.
+The order of an epoch depends on (seed, epoch) alone, so the cursor is just the number of items drawn so far.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ItemT = TypeVar("ItemT")
 class Stream(Generic[ItemT]):
     """Items in a seeded order without end: each once an epoch, each epoch in an order of its own.
 
-    size: items of an epoch, where a row gives several (0: as many as rows).
+    size: items of an epoch; 0: one for each row.
     """
 
     def __init__(self, rows: Sequence[Row], seed: int, shuffle: bool, size: int = 0) -> None:
@@ -43,7 +43,7 @@ class Stream(Generic[ItemT]):
         return self._size
 
     def take(self, n: int) -> list[ItemT]:
-        """The next n items, across epoch borders."""
+        """The next n items, from the next epoch too where this one ends."""
         items: list[ItemT] = []
         for _ in range(n):
             epoch, position = divmod(self._draws, self._size)
@@ -55,12 +55,12 @@ class Stream(Generic[ItemT]):
         return items
 
     def state(self) -> dict[str, int]:
-        """The cursor: where the next take begins, and what data and order it belongs to."""
+        """The cursor: where the next take begins, and which data and order it belongs to."""
         epoch, position = divmod(self._draws, self._size)
         return {"draws": self._draws, "epoch": epoch, "position": position, **self._identity()}
 
     def restore(self, state: dict[str, int]) -> None:
-        """Go on from a cursor. Raises BadInput when it was made over other rows or in another order."""
+        """Go on from a cursor. Raises BadInput when it belongs to other rows or another order."""
         missing = sorted({"draws", *self._identity()} - set(state))
         if missing:
             raise BadInput(f"cannot resume: the data cursor lacks {', '.join(missing)}")
@@ -68,7 +68,7 @@ class Stream(Generic[ItemT]):
             if state[name] != now:
                 raise BadInput(
                     f"cannot resume: {name} of the data was {state[name]} when the cursor was saved and is {now} now, "
-                    "so rows would be skipped or repeated; bring the old data and settings back, or start a new run"
+                    "so rows would be skipped or repeated; restore the old data and settings, or start a new run"
                 )
         self._draws = state["draws"]
 
@@ -81,10 +81,10 @@ class Stream(Generic[ItemT]):
 
 
 class PromptStream(Stream[Prompt]):
-    """Prompts to sample from, tokenised up front.
+    """Prompts to sample from, all tokenised at the start.
 
-    Raises BadInput when a row lacks a field, or its prompt has more than max_prompt_tokens tokens; with
-    cfg.long_prompts=drop such rows are left out and counted.
+    Raises BadInput when a row lacks a field, or when its prompt has more than max_prompt_tokens tokens. With
+    cfg.long_prompts=drop such rows are left out instead, and a warning says how many.
     """
 
     def __init__(
@@ -111,12 +111,9 @@ class PromptStream(Stream[Prompt]):
         elif len(self._kept) < len(rows):
             left_out = len(rows) - len(self._kept)
             log.warning(
-                "%s: %d of %d prompts are longer than %d tokens. Dropped",
-                cfg.source,
-                left_out,
-                len(rows),
+                "%s: dropped %d of %d prompts, which are longer than %d tokens", cfg.source, left_out, len(rows),
                 max_prompt_tokens,
-            )
+            )  # fmt: skip
         super().__init__([rows[i] for i in self._kept], seed, cfg.shuffle)
 
     def _item(self, index: int, draw: int) -> Prompt:
@@ -135,6 +132,6 @@ class PromptStream(Stream[Prompt]):
 def all_prompts(
     rows: Sequence[Row], cfg: DataConfig, tokenizer: PreTrainedTokenizerBase, max_prompt_tokens: int
 ) -> list[Prompt]:
-    """Every prompt once, in the order of the rows, for evaluation: the same text and tokens as PromptStream's."""
+    """Every prompt once, in the order of the rows, for evaluation. Text and tokens are those of a PromptStream."""
     stream = PromptStream(rows, dataclasses.replace(cfg, shuffle=False), tokenizer, 0, max_prompt_tokens)
     return stream.take(len(stream))

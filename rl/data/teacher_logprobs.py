@@ -1,8 +1,8 @@
-"""Rows that carry a teacher's top-K logprobs for each token of their target, as a rejection stage writes them.
+"""Rows with a teacher's K largest logprobs at each token of their target. A rejection stage writes these columns:
 
-    target_ids         (N,) the target's tokens, end token included, as they were sampled; left out: target, tokenised
+    target_ids         (N,) the target's tokens as they were sampled, end token included; left out: target, tokenised
     teacher_ids        (N, K) the teacher's likeliest tokens at each of them
-    teacher_logprobs   (N, K) their logprobs, nats, at temperature 1, before any cut of the tail
+    teacher_logprobs   (N, K) their logprobs, nats, at temperature 1 and without top-p
     teacher_tokenizer  vocabulary_hash of the teacher's tokenizer
 
 Axis suffixes: _N learnt tokens of a row, _K cached tokens.
@@ -24,32 +24,31 @@ if TYPE_CHECKING:
 
 TARGET_IDS, IDS, LOGPROBS, TOKENIZER = "target_ids", "teacher_ids", "teacher_logprobs", "teacher_tokenizer"
 ROUNDING = 1e-3
-"""Probabilities may add up to this much more than 1: files hold rounded logprobs."""
+"""By how much probabilities may add up to more than 1: logprobs in files are rounded."""
 
 
 def vocabulary_hash(tokenizer: PreTrainedTokenizerBase) -> str:
-    """16 hex digits of the tokens and their numbers: equal where a distribution over the one is one over the other."""
+    """Hash of the tokens and their ids, 16 hex digits. Models of equal hash have distributions over equal tokens."""
     return hashlib.sha256(json.dumps(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()[:16]
 
 
 def refuse_other_tokenizers(table: Table, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raise BadInput for the first row whose logprobs are over other tokens than the student's."""
+    """Raise BadInput for the first row whose logprobs belong to another vocabulary than the student's."""
     ours = vocabulary_hash(tokenizer)
     for i in range(len(table.rows)):
         theirs = table.field(i, TOKENIZER)
         if theirs != ours:
             raise BadInput(
                 f"{table.where(i)}: {TOKENIZER}={theirs}, but the student's tokenizer is {ours} "
-                "(rl.data.teacher_logprobs.vocabulary_hash): its tokens are others, or have other numbers. A "
-                "distribution can only be "
-                "learnt over the same tokens; train on the target's text instead (sft.distill.cached=false)"
+                "(rl.data.teacher_logprobs.vocabulary_hash): it has other tokens, or other ids for them. Only a "
+                "distribution over the same tokens can be learnt; train on the target's text (sft.distill.cached=false)"
             )
 
 
 def target_ids(table: Table, index: int, tokenizer: PreTrainedTokenizerBase, tokenised: np.ndarray) -> np.ndarray:
-    """The tokens that are learnt, int32 (N,): the row's own, or tokenised ones (end token included) where it has none.
+    """The tokens that are learnt, int32 (N,): target_ids of the row, or `tokenised` where it has none.
 
-    Raises BadInput when the row's own are not the text of its target.
+    Raises BadInput when target_ids are not the tokens of the row's target.
     """
     if table.rows[index].get(TARGET_IDS) is None:
         return tokenised
@@ -69,7 +68,7 @@ def target_ids(table: Table, index: int, tokenizer: PreTrainedTokenizerBase, tok
 
 
 def top_logprobs(table: Table, index: int, learnt_N: np.ndarray) -> TopLogprobs:
-    """The row's cached logprobs, one position a learnt token. Raises BadInput for what cannot be one distribution."""
+    """The row's stored logprobs, one position for each learnt token. Raises BadInput where they are no distribution."""
     where = table.where(index)
     ids_NK, logprobs_NK = _array(table, index, IDS, np.int32, 2), _array(table, index, LOGPROBS, np.float32, 2)
     if ids_NK.shape != logprobs_NK.shape or not ids_NK.shape[1]:
@@ -77,19 +76,19 @@ def top_logprobs(table: Table, index: int, learnt_N: np.ndarray) -> TopLogprobs:
     if len(ids_NK) != len(learnt_N):
         raise BadInput(
             f"{where}: {IDS} has {len(ids_NK)} positions, but the target has {len(learnt_N)} tokens, the end token "
-            f"included; with the sampled tokens in {TARGET_IDS}, nothing is tokenised again"
+            f"included; put the sampled tokens into {TARGET_IDS}, so that the target is not tokenised again"
         )
     if (ids_NK < 0).any() or (np.diff(np.sort(ids_NK, axis=1), axis=1) == 0).any():
         raise BadInput(f"{where}: {IDS} names a token twice at one position, or a negative one")
     mass_N = np.exp(logprobs_NK.astype(np.float64)).sum(axis=1)
-    if not (mass_N <= 1 + ROUNDING).all():  # not: NaN is to be found too
+    if not (mass_N <= 1 + ROUNDING).all():  # unlike (mass_N > 1 + ROUNDING).any(), this finds NaN too
         at = int(np.flatnonzero(~(mass_N <= 1 + ROUNDING))[0])
         raise BadInput(f"{where}: {LOGPROBS} at position {at} add up to a probability of {mass_N[at]:.4g}, above 1")
     return TopLogprobs(ids_NK, logprobs_NK)
 
 
 def refuse_ragged(table: Table, tops: list[TopLogprobs]) -> None:
-    """Raise BadInput when rows have not all the same K: a micro-batch holds several."""
+    """Raise BadInput unless all rows have the same K: a micro-batch puts several rows into one array."""
     first = tops[0].ids_NK.shape[1]
     for i, top in enumerate(tops):
         if top.ids_NK.shape[1] != first:

@@ -1,7 +1,7 @@
-"""How a row is put to the model: its fields, the template, the tokens. Training, SFT and evaluation come through here.
+"""From a row to the prompt that the model sees: fields, template, tokens. RL, SFT and evaluation all use this file.
 
-A template is a text with {prompt} in it. Nothing stands between a rendered prompt and a completion: after
-"Assistant:" the target "<think>" gives "Assistant:<think>". Where a space is wanted, the target begins with it.
+A template is a text with {prompt} in it. A completion follows a rendered prompt directly: after "Assistant:" the target
+"<think>" gives "Assistant:<think>". Where a space is wanted, the target begins with it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Message = dict[str, str]
 """One turn of a conversation: role (system, user, assistant, ...) and content."""
 
 CHAT = "chat"
-"""The tokenizer's own chat template: an optional system message, the question, and the opening of the answer."""
+"""The tokenizer's own chat template: an optional system message, the question, and what opens the answer."""
 
 TEMPLATES = {
     # DeepSeek-R1 (arXiv 2501.12948), Table 1.
@@ -38,7 +38,7 @@ TEMPLATES = {
 
 ENDS_A_SENTENCE = tuple(".?!:;,…。？！：；，")
 CHUNK = 4096
-"""Texts tokenised at once: bounds the memory of the tokenizer's own results."""
+"""Texts tokenised at once, which bounds the memory that the tokenizer's results take."""
 
 
 def check_template(cfg: DataConfig, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -48,7 +48,7 @@ def check_template(cfg: DataConfig, tokenizer: PreTrainedTokenizerBase) -> None:
             raise BadInput("template=chat: this tokenizer has no chat template; use template=r1_zero or plain")
         return
     if cfg.system:
-        raise BadInput(f"system is only used by template=chat, but template={cfg.template!r}; drop one of the two")
+        raise BadInput(f"system: only template=chat has a system message, but template={cfg.template!r}; drop one")
     if cfg.template not in TEMPLATES and "{prompt}" not in cfg.template:
         names = [*TEMPLATES, CHAT]
         near = difflib.get_close_matches(cfg.template, names, n=1)
@@ -59,9 +59,9 @@ def check_template(cfg: DataConfig, tokenizer: PreTrainedTokenizerBase) -> None:
 def render(prompt: str, cfg: DataConfig, tokenizer: PreTrainedTokenizerBase) -> str:
     """The text that the model continues. check_template must have passed.
 
-    r1_zero puts a full stop after the question; where the question already ends in punctuation, that full stop is left
-    out and the question's own stays ("User: What is 1 + 2? Assistant:"). White space at the question's end goes.
-    In a text of one's own every {prompt} is replaced and nothing else: other braces are literal.
+    r1_zero puts a full stop after the question, unless the question itself ends in punctuation ("User: What is 1 + 2?
+    Assistant:"), and drops white space at its end. In a template given as text every {prompt} is replaced and nothing
+    else: other braces are literal.
     Raises BadInput when the chat template fails or leaves out the question or the system message.
     """
     if cfg.template == CHAT:
@@ -75,9 +75,9 @@ def render(prompt: str, cfg: DataConfig, tokenizer: PreTrainedTokenizerBase) -> 
 
 
 def open_answer(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, where: str = "") -> str:
-    """The chat template's text of these messages, and the opening of the answer to them.
+    """The chat template's text of these messages, up to and with the opening of the next answer.
 
-    Raises BadInput when the template fails; where names the row.
+    where: the row, for the message. Raises BadInput when the template fails.
     """
     from jinja2 import TemplateError
 
@@ -102,8 +102,8 @@ def _render_chat(prompt: str, system: str, tokenizer: PreTrainedTokenizerBase) -
 def prompt_prefix(cfg: DataConfig, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Token ids that go before a rendered prompt: the begin token, where the model was trained to see one.
 
-    A chat template writes its own special tokens, so it gets none: a second begin token is a prompt that the model
-    never saw. Other templates get the one that the tokenizer puts before any text (Llama does, Qwen does not).
+    A chat template writes its own special tokens, so nothing is added: the model never saw two begin tokens. For other
+    templates it is the one that the tokenizer puts before any text (Llama's does, Qwen's does not).
     """
     if cfg.template == CHAT or tokenizer.bos_token_id is None:
         return []
@@ -112,11 +112,8 @@ def prompt_prefix(cfg: DataConfig, tokenizer: PreTrainedTokenizerBase) -> list[i
 
 
 def encode(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, prefix: Sequence[int] = ()) -> Iterator[list[int]]:
-    """Token ids of each text, in order, with prefix before those that do not begin with it.
-
-    The tokenizer adds no special tokens (add_special_tokens=False): besides a second begin token, some tokenizers
-    would add an end token, after which there is nothing to answer.
-    """
+    """Token ids of each text, in order, with prefix before those that do not begin with it."""
+    # add_special_tokens=False: a tokenizer might add a second begin token, or an end token, which ends the answer.
     head = list(prefix)
     for start in range(0, len(texts), CHUNK):
         chunk = list(texts[start : start + CHUNK])
@@ -128,9 +125,9 @@ def encode(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, prefix: Seq
 def end_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Tokens that end a completion: sampling stops at any of them, SFT teaches the first.
 
-    The first is the tokenizer's end token; others are those of the model's generation_config.json. In a chat model a
+    The first is the tokenizer's end token; the others come from the model's generation_config.json. In a chat model a
     turn may end in another token (Gemma's <end_of_turn>) than a document does.
-    Raises BadInput when the tokenizer has none: completions would never end by themselves.
+    Raises BadInput when the tokenizer has no end token: completions would never end by themselves.
     """
     if tokenizer.eos_token_id is None:
         raise BadInput("the tokenizer has no end token (eos_token); set it in the model's tokenizer_config.json")
@@ -145,7 +142,7 @@ def tokenise(
     where: Callable[[int], str],
     prefix: Sequence[int] = (),
 ) -> list[np.ndarray]:
-    """encode() as int32 arrays. Raises BadInput where the tokenizer loses a character; where(i) names text i."""
+    """encode() as int32 arrays. Raises BadInput where the tokenizer cannot write a character; where(i) names text i."""
     unknown, lost = _unknown_token_id(tokenizer), _lost_characters(texts, tokenizer)
     arrays: list[np.ndarray] = []
     for index, ids in enumerate(encode(texts, tokenizer, prefix)):
@@ -158,9 +155,9 @@ def tokenise(
 
 
 def _unknown_token_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The token that stands for text the tokenizer cannot write, or None when there is no such token of its own.
+    """The token for text that the tokenizer cannot write, or None when it has no token for that alone.
 
-    Some tokenizers name their end or padding token here, which may then stand in a text for what it is.
+    Some tokenizers use their end or padding token as the unknown token: finding it in a text then proves nothing.
     """
     unknown = cast("int | None", tokenizer.unk_token_id)
     others = (tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id)
@@ -168,13 +165,13 @@ def _unknown_token_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
 
 
 def _lost_characters(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> set[str]:
-    """Visible characters of texts that the tokenizer drops without a word, as one without an unknown token does."""
+    """Visible characters that the tokenizer drops silently, as a tokenizer without an unknown token does."""
     seen = sorted(c for c in set[str]().union(*texts) if c.isprintable() and not c.isspace())
     return {c for c, ids in zip(seen, encode(seen, tokenizer), strict=True) if not ids}
 
 
 class Table:
-    """Rows with the settings that say how to read them. Every error is a BadInput that begins with where(index)."""
+    """Rows, and the settings that say how to read them. Each error is a BadInput that begins with where(index)."""
 
     def __init__(self, rows: Sequence[Row], cfg: DataConfig, where: Callable[[int], str]) -> None:
         if not rows:
@@ -198,8 +195,8 @@ class Table:
         return [self.text(i, name) for i in range(len(self.rows))]
 
     def reference(self, index: int) -> str:
-        """The reference answer as text, a number's as Python writes it; "" when cfg.answer_field is "" or the row's
-        value is null: beside problems with answers there may be poems without.
+        """The reference answer as text; a number as Python writes it. "" when cfg.answer_field is "", or the row has
+        null there: a dataset may hold poems without an answer beside problems with one.
         """
         name, mark = self.cfg.answer_field, self.cfg.answer_after
         if not name:
@@ -218,7 +215,7 @@ class Table:
         return reference
 
     def prompts(self, tokenizer: PreTrainedTokenizerBase) -> tuple[list[str], list[np.ndarray]]:
-        """Rendered prompts and their ids: the one way to a prompt, in training, SFT and evaluation."""
+        """Rendered prompts and their token ids. RL, SFT and evaluation all get their prompts here."""
         check_template(self.cfg, tokenizer)
         texts = [render(question, self.cfg, tokenizer) for question in self.texts(self.cfg.prompt_field)]
         return texts, tokenise(texts, tokenizer, self.where, prompt_prefix(self.cfg, tokenizer))

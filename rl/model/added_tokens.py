@@ -1,4 +1,4 @@
-"""Makes models ready before anything starts: new tokens go into a copy; a teacher must have the student's tokens."""
+"""Tokens before a run starts: new ones are added to a copy of the model, and a teacher's must be the student's."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ log = logging.getLogger(__name__)
 
 
 def with_tokens(path: str, tokens: Sequence[str], home: Path = Path("models"), *, lora_rank: int = 0) -> str:
-    """A model with these tokens: path itself when it has them all, else a folder under home, written once.
+    """A model with these tokens: path itself when it has them all, else a copy under home, which is written once.
 
     The copy has the new tokens in its tokenizer, and a row for each in the embedding, and in the head where it is not
-    tied. A new row is the mean of all the tokens' rows: a token that the model takes for likely and nothing special.
-    Text generated with skip_special_tokens keeps them, as it keeps the think tags of R1's distilled models.
-    lora_rank: model.lora.rank; adapters leave embedding and head frozen, so new tokens could never be learnt with them.
+    tied. A new row is the mean of the other rows, so at first the model treats the token as an average one.
+    The tokens are not special: text decoded with skip_special_tokens keeps them, as for R1's distilled models.
+    lora_rank: model.lora.rank. Adapters leave embedding and head frozen, so the rows of new tokens would never change.
     Raises BadInput when a token is empty or named twice, when there is no model at path, or when a token is new and
     lora_rank is not 0.
     """
@@ -41,13 +41,14 @@ def with_tokens(path: str, tokens: Sequence[str], home: Path = Path("models"), *
     if lora_rank:
         raise BadInput(
             f"model.add_tokens={','.join(new)}: not among the tokens of {path}, and model.lora.rank={lora_rank} trains "
-            "adapters alone: the new tokens' rows would stay as they begin, all alike. Add them in a run that trains "
-            "all weights (model.lora.rank=0) first, then adapters on the model that it makes"
+            "only adapters, so the embeddings of new tokens would never change. First add them in a run that trains "
+            "all weights (model.lora.rank=0), then train adapters on the model that it makes"
         )
     folder = home / f"{Path(path).name}-tokens-{_digest(path, new)}"
     if not folder.is_dir():
         load_config(path)
         log.info("writing %s with %d new token(s) to %s", path, len(new), folder)
+        # Renamed when it is whole, so that a kill never leaves half a model under the final name.
         partial = folder.with_name(folder.name + ".partial")
         shutil.rmtree(partial, ignore_errors=True)
         _write(path, new, partial)
@@ -60,22 +61,22 @@ def refuse_other_tokenizer(key: str, teacher: str, tokenizer: PreTrainedTokenize
     try:
         theirs = load_tokenizer(teacher).get_vocab()
     except BadInput as error:
-        raise BadInput(f"{key}={teacher}: no tokenizer there, so there is nothing to compare with") from error
+        raise BadInput(f"{key}={teacher}: there is no tokenizer to compare with the student's") from error
     ours = tokenizer.get_vocab()
     if theirs == ours:
         return
     token = min(t for t in ours.keys() | theirs.keys() if ours.get(t) != theirs.get(t))
     raise BadInput(
         f"{key}={teacher}: its tokenizer has {len(theirs)} tokens, the student's {len(ours)}, and they differ: "
-        f"{token!r} is {_place(theirs, token)} there and {_place(ours, token)} here. A distribution can only be learnt "
-        "over the same tokens; sample from this teacher and train on its text instead"
+        f"{token!r} is {_place(theirs, token)} there and {_place(ours, token)} here. Only a distribution over the same "
+        "tokens can be learnt; sample from this teacher and train on its text instead"
     )
 
 
 def refuse_short_teacher(key: str, teacher: str, tokens: int) -> None:
     """Raise BadInput when the teacher was made for fewer tokens than the student's sequences may have.
 
-    Beyond its context its distribution is noise. key: the setting that names the teacher.
+    Beyond its context length a model predicts noise. key: the setting that names the teacher.
     """
     own = positions(load_config(teacher))
     if own < tokens:
@@ -90,7 +91,9 @@ def _place(vocabulary: Mapping[str, int], token: str) -> str:
 
 
 def _digest(path: str, new: Sequence[str]) -> str:
-    """12 hex digits of the new tokens and the model's files: their names, sizes and times (weights may be huge)."""
+    """Hash of the new tokens and of the names, sizes and times of the model's files, 12 hex digits. Not of the files'
+    content: weights may be huge.
+    """
     digest = hashlib.sha256(repr((path, list(new))).encode())
     if Path(path).is_dir():
         files = sorted(file for file in Path(path).rglob("*") if file.is_file())
@@ -109,7 +112,7 @@ def _write(path: str, new: Sequence[str], folder: Path) -> None:
     tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in new])
     model = AutoModelForCausalLM.from_pretrained(path, dtype="auto")
     if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
-        # Some models have spare rows for padding, which new tokens use up first.
+        # Only when needed: some models have spare rows, which new tokens use up first.
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     with torch.no_grad():
@@ -121,6 +124,6 @@ def _write(path: str, new: Sequence[str], folder: Path) -> None:
 
 
 def _fill_with_mean(weight_VD: nn.Parameter, start: int, stop: int) -> None:
-    """Rows start .. stop-1 become the mean of the rows before, summed in float64. [1], [3], new -> [1], [3], [2]."""
+    """Set rows start .. stop-1 to the mean of the rows before, summed in float64. [1], [3], new -> [1], [3], [2]."""
     mean_D = weight_VD[:start].double().mean(dim=0)
     weight_VD[start:stop] = mean_D.to(weight_VD.dtype)

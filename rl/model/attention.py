@@ -1,9 +1,8 @@
 """The learner's own attention functions, registered with transformers under their names.
 
-Also: which architectures a learner's layouts and attention compute as transformers does. Others are refused by name.
-
-What is asked are facts of the model, so that it needs no weights: rl/model/policy.py asks when it loads one, and the
-driver asks a model on the meta device before any machine is started.
+Also the check that these functions and the layouts compute for a model what transformers would; other models are
+refused by name. The check needs no weights: rl/model/policy.py makes it when it loads a model, and the driver makes it
+on the meta device before any machine is started.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from rl.types import BadInput
 
 PACKED_ATTENTION, ROWS_ATTENTION = "aha_packed", "aha_rows"
 SEQUENCE_ATTENTION = "aha_sequence"
-"""Of ranks that share their sequences; rl/workers/learner/ulysses.py registers it."""
+"""The attention of ranks that share their sequences; rl/workers/learner/ulysses.py registers it."""
 OWN_ATTENTION = (PACKED_ATTENTION, ROWS_ATTENTION, SEQUENCE_ATTENTION)
 
 
@@ -31,8 +30,8 @@ def packed_attention(
     """Causal attention inside each sequence of one long row.
 
     query (1, heads, T, d), key and value (1, kv_heads, T, d); cu_seq_lens_q (S + 1,) int32 among kwargs.
-    Returns ((1, T, heads, d), None). On a GPU in half precision through PyTorch's varlen kernel; else a loop over
-    sequences, which gives the same numbers and is what the tests run on a CPU.
+    Returns ((1, T, heads, d), None). A GPU in half precision uses PyTorch's varlen kernel. Everything else, such as the
+    tests on a CPU, goes through a loop over the sequences, which computes the same.
     """
     refuse_other_attention(module, attention_mask, kwargs)
     cu_seq_lens = kwargs["cu_seq_lens_q"]
@@ -68,8 +67,8 @@ def rows_attention(
 ) -> tuple[Tensor, None]:
     """Causal attention over right-padded rows on a CPU: (B, heads, T, d) -> (B, T, heads, d).
 
-    Computed in float32 whatever the inputs: PyTorch's bfloat16 backward for CPUs took six times longer on rows of 37
-    tokens, and nine tenths of a training step with it.
+    Computes in float32 whatever the inputs are: with PyTorch's bfloat16 backward for CPUs, attention over rows of 37
+    tokens took six times as long, and nine tenths of a training step.
     """
     refuse_other_attention(module, attention_mask, kwargs)
     scaling = kwargs.get("scaling")
@@ -84,7 +83,7 @@ def rows_attention(
 
 
 def _no_mask(*args: object, **kwargs: object) -> None:
-    """Both ways of attention are causal and know where sequences end; they need no mask."""
+    """Our attention functions are causal and know where sequences end, so transformers need not make a mask."""
 
 
 AttentionInterface.register(PACKED_ATTENTION, packed_attention)
@@ -95,37 +94,36 @@ AttentionMaskInterface.register(SEQUENCE_ATTENTION, _no_mask)
 
 
 def attention_name(layout: str, device: torch.device) -> str:
-    """The attention of a learner's model, by its name in transformers."""
+    """The name, in transformers, of the attention for a learner's model."""
     return PACKED_ATTENTION if layout == "packed" else ROWS_ATTENTION if device.type == "cpu" else "sdpa"
 
 
 PLAIN_LAYERS = {"full_attention", "sliding_attention"}
-"""Kinds of layers (transformers' layer_types) that look at nothing but the sequence's own keys, all or the last ones.
-
-Sequences longer than a sliding window are refused when they come.
+"""Kinds of layers (transformers' layer_types) in which a token attends to all earlier tokens of its sequence, or to the
+last ones. The attention functions refuse a sequence that is longer than the sliding window.
 """
 RECURRENT_LAYERS = {"linear_attention", "conv", "hybrid", "hybrid_sliding"}
-"""Kinds that carry a state along the row: right where each sequence has a row of its own."""
+"""Kinds that carry a state along the row, which is right only where each sequence has a row of its own."""
 OTHER_ATTENTION = ("s_aux", "softcap", "position_bias", "indices", "block_indices")
-"""What transformers hands to an attention function that computes something else than softmax(q k) v: attention sinks,
-capped scores, ALiBi and its like, chosen keys."""
+"""Arguments that transformers gives to an attention function when a model needs more than softmax(q k) v: attention
+sinks, capped scores, position biases such as ALiBi, a choice of keys."""
 
 DISPATCH = "ALL_ATTENTION_FUNCTIONS"
-"""transformers' table of attention functions, ours among them: models that import it call what it holds."""
+"""transformers' table of attention functions, ours included. Only models whose file imports it use its functions."""
 
 
 def refuse_unsound(hf: PreTrainedModel, layout: str, *, own_attention: bool) -> None:
-    """Raise BadInput for a model whose logprobs or exports would be wrong without a word.
+    """Raise BadInput for a model whose logprobs or exports would be silently wrong.
 
-    own_attention: its attention is one of ours, which see no mask, and not one of transformers'.
+    own_attention: the model uses an attention function of ours, which gets no mask, not one of transformers'.
     """
     name = type(hf).__name__
     parameters = {name for name, _ in hf.named_parameters(remove_duplicate=False)}
     buffers = [name for name in hf.state_dict() if name not in parameters]
     if buffers:
         raise BadInput(
-            f"{name}: {buffers[0]} is part of its files but no trained parameter, and would reach neither the samplers "
-            "nor an export; take a model without such buffers"
+            f"{name}: {buffers[0]} is in its files but is not a parameter, so it would reach neither the samplers "
+            "nor an export; choose a model without such buffers"
         )
     kinds = set(hf.config.get_text_config().to_dict().get("layer_types") or ())
     recurrent = sorted(kinds & RECURRENT_LAYERS) or (["recurrent layers"] if hf._is_stateful else [])
@@ -139,9 +137,7 @@ def refuse_unsound(hf: PreTrainedModel, layout: str, *, own_attention: bool) -> 
     if not (hf._supports_attention_backend or DISPATCH in vars(sys.modules[type(hf).__module__])):
         other.append("attention of its own (as with ALiBi)")
     if own_attention and other:
-        raise BadInput(
-            f"{name}: {', '.join(other)} is nothing that the learner's attention computes; take another model"
-        )
+        raise BadInput(f"{name}: the learner's attention cannot compute {', '.join(other)}; choose another model")
 
 
 def refuse_other_attention(module: nn.Module, mask: Tensor | None, settings: dict[str, object]) -> None:
@@ -149,4 +145,4 @@ def refuse_other_attention(module: nn.Module, mask: Tensor | None, settings: dic
     found = [name for name in OTHER_ATTENTION if settings.get(name) is not None]
     if mask is not None or found:
         what = ", ".join(found) or "a mask of its own"
-        raise BadInput(f"{type(module).__name__}: {what} is nothing that the learner's attention computes")
+        raise BadInput(f"{type(module).__name__}: the learner's attention cannot compute {what}; choose another model")

@@ -1,4 +1,4 @@
-"""A reward model in training: a Hugging Face decoder with a scalar head, in the learner's layouts and attention."""
+"""A reward model in training: a Hugging Face decoder with a scalar head. Layouts and attention are the learner's."""
 
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ HEAD = "score"
 
 
 class Classifier(Backbone):
-    """A sequence classifier with one logit, whose forward returns it at each masked-in token, (M,) float32."""
+    """A sequence classifier with one logit. Its forward returns the logit at each masked-in token, (M,) float32."""
 
     def __init__(self, hf: PreTrainedModel, layout: str) -> None:
         super().__init__(hf, layout)
         head = dict(hf.named_children()).get(HEAD)
         if not isinstance(head, nn.Linear) or head.out_features != 1 or hf.base_model is hf:
-            raise BadInput(f"{type(hf).__name__}: a reward model is trained on a decoder with a linear head {HEAD!r}")
+            raise BadInput(
+                f"{type(hf).__name__}: a reward model must be a decoder with a linear head {HEAD!r}, one logit"
+            )
 
     def forward(self, batch: ModelInput) -> Tensor:
         head = self.hf.get_submodule(HEAD)
@@ -42,10 +44,10 @@ def load_trainee(
     seed: int,
     loading: Loading = UNSHARDED,
 ) -> Classifier:
-    """A Classifier from a causal LM (with a new head) or a classifier (with its own), all weights trained.
+    """A Classifier from a causal LM, with a new head, or from a classifier, with its own. All weights are trained.
 
     A new head is drawn by seed from N(0, 1 / (D + 1)), so that scores begin near 0 (Stiennon et al., 2009.01325).
-    Raises BadInput for a model that is no decoder, or has another number of logits.
+    Raises BadInput for a model that is not a decoder, or has more than one logit.
     """
     layout = resolve_layout(learner, device)
     config = load_config(path)
@@ -53,7 +55,7 @@ def load_trainee(
         any(kind.endswith("ForSequenceClassification") for kind in config.architectures or [])
         and config.num_labels != 1
     ):
-        raise BadInput(f"{path}: a classifier with {config.num_labels} logits; a reward model has one")
+        raise BadInput(f"{path}: is a classifier with {config.num_labels} logits; a reward model has one")
     try:
         with loading.block():
             hf, found = AutoModelForSequenceClassification.from_pretrained(
@@ -64,7 +66,7 @@ def load_trainee(
                 output_loading_info=True,
             )
     except ValueError as error:
-        raise BadInput(f"{path}: no reward model can be made of it ({str(error).splitlines()[0]})") from error
+        raise BadInput(f"{path}: cannot become a reward model ({str(error).splitlines()[0]})") from error
     model = Classifier(hf, layout)
     missing = set(found["missing_keys"])
     if missing - {f"{HEAD}.weight"}:

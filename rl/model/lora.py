@@ -1,8 +1,8 @@
 """Low-rank adapters (LoRA, 2106.09685) through peft, and the plain Hugging Face weights that they stand for.
 
-A layer with weight W computes W x + scale * B (A x), scale = alpha / rank. What leaves the learner is
-W + scale * B A under W's own name, so samplers and exports see a plain model. In bfloat16 that sum is rounded as it is
-sent, while the learner adds the two products unrounded: a gap between the two as any rounding is, and measured as such.
+A layer with weight W computes W x + scale * B (A x), scale = alpha / rank. The learner sends W + scale * B A under W's
+own name, so samplers and exports see a plain model. In bfloat16 that sum is rounded when it is sent, while the learner
+adds the two products unrounded. The difference is part of the sampler-learner gap, which every step measures.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ALL_LINEAR = "all-linear"
 
 
 def add_adapters(hf: PreTrainedModel, cfg: LoraConfig, seed: int) -> None:
-    """Put adapters into the model and freeze all else. They start with A random by seed and B zero: no change yet.
+    """Put adapters into the model and freeze all else. A is random by seed and B is zero, so nothing changes at first.
 
     Raises BadInput when cfg.targets name no linear layer.
     """
@@ -64,7 +64,7 @@ class PlainWeight:
 
 
 def plain_weights(hf: nn.Module) -> list[PlainWeight]:
-    """Every parameter of the model as it was before it got adapters, in its order."""
+    """Every parameter that the model had before it got adapters, in its order."""
     weights = []
     for name, parameter in hf.named_parameters():
         if ".lora_A." in name or ".lora_B." in name:
@@ -84,7 +84,7 @@ def plain_weights(hf: nn.Module) -> list[PlainWeight]:
 def without_adapters(hf: nn.Module) -> Iterator[None]:
     """Inside the block the model computes as its frozen base does: what adapters add is multiplied by 0.
 
-    They are still computed: ZeRO-3 wants the same layers in the same order on every pass.
+    They are still computed, since ZeRO-3 needs the same layers in the same order on every pass.
     """
     from peft.tuners.lora import LoraLayer
 

@@ -1,8 +1,8 @@
 """Load, run and save a Hugging Face causal LM for training.
 
-The forward pass takes whole sequences laid end to end (a MicroBatch) and returns the logprobs of the masked-in
-tokens alone. Two layouts compute the same numbers: "rows" (each sequence a padded row, for CPUs) and "packed" (one
-long row with attention kept inside each sequence, for GPUs).
+The forward pass takes whole sequences laid end to end (a MicroBatch) and returns the logprobs of the masked-in tokens
+only. Two layouts compute the same numbers: "rows" (each sequence a padded row, for CPUs) and "packed" (one long row in
+which attention stays inside each sequence, for GPUs).
 
 Axis suffixes: _T tokens of a micro-batch, _M masked-in tokens, _S sequences, _D hidden size.
 """
@@ -28,7 +28,7 @@ from rl.model.pretrained import load_config, refuse_heads
 from rl.model.sequence_parallel import WHOLE, Share
 from rl.types import BadInput, MicroBatch
 
-# Scalings of the logits that an output head of ours would leave out without a word.
+# Settings of models that scale their logits, which LogprobHead would silently leave out.
 UNSUPPORTED_LOGIT_SETTINGS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 
 
@@ -37,9 +37,9 @@ UNSUPPORTED_LOGIT_SETTINGS = ("final_logit_softcapping", "logit_scale", "logits_
 
 @dataclass(frozen=True, slots=True)
 class ModelInput:
-    """A MicroBatch as tensors on the learner's device.
+    """A MicroBatch as tensors on the learner's device. index_M: where the masked-in tokens of this rank are.
 
-    bounds: the slice of its tokens that this rank runs, whose masked-in tokens are in index_M; None: all of them.
+    bounds: start and stop of the tokens that this rank runs; None: all of them (rl/model/sequence_parallel.py).
     """
 
     token_ids_T: Tensor
@@ -68,7 +68,7 @@ class ModelInput:
 
 
 class Backbone(nn.Module):
-    """A decoder whose hidden states are read at the masked-in tokens of a MicroBatch, or before them."""
+    """A decoder and a way to read its hidden states at the masked-in tokens of a MicroBatch, or just before them."""
 
     def __init__(self, hf: PreTrainedModel, layout: str) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class Backbone(nn.Module):
             ).last_hidden_state[0]  # fmt: skip
             at_M = batch.index_M + offset - start
         else:
-            # Padding stands right of the tokens and attention is causal, so no token sees it and no mask is needed.
+            # The padding is right of the tokens and attention is causal, so no token sees it and no mask is needed.
             longest = int(batch.lengths_S.max())
             rows_T = torch.repeat_interleave(
                 torch.arange(len(batch.lengths_S), device=batch.index_M.device), batch.lengths_S
@@ -105,7 +105,7 @@ class Backbone(nn.Module):
         return hidden_MD
 
     def tied_names(self) -> dict[str, str]:
-        """Parameter name -> the name of the head that shares it, for a model with tied embeddings."""
+        """For a model with tied embeddings: name of the shared parameter -> its other name, that of the head."""
         head = self.hf.get_output_embeddings()
         if head is None or head.weight is not self.hf.get_input_embeddings().weight:
             return {}
@@ -115,23 +115,23 @@ class Backbone(nn.Module):
 
 
 class Policy(Backbone):
-    """A causal LM whose forward returns (logprobs_M, entropy_M) of the masked-in tokens, float32, nats."""
+    """A causal LM. Its forward returns (logprobs_M, entropy_M) of the masked-in tokens, float32, nats."""
 
     def __init__(self, hf: PreTrainedModel, layout: str, chunk_tokens: int) -> None:
         super().__init__(hf, layout)
         head = hf.get_output_embeddings()
         if not isinstance(head, nn.Linear) or head.bias is not None:
-            raise BadInput(f"{type(hf).__name__}: the output head must be a linear layer without bias")
+            raise BadInput(f"{type(hf).__name__}: its output head must be a linear layer without bias")
         for name in UNSUPPORTED_LOGIT_SETTINGS:
             if hf.config.to_dict().get(name) not in (None, 1, 1.0):
-                raise BadInput(f"{type(hf).__name__}: logits scaled by {name} are not supported")
+                raise BadInput(f"{type(hf).__name__}: scales its logits by {name}, which is not supported")
         hf.set_output_embeddings(LogprobHead(head.weight, chunk_tokens))
 
-    def forward(self, batch: ModelInput, score: HeadWork | None = None) -> tuple[Tensor, Tensor]:
-        """(logprobs_M, entropy_M), or what score makes of the hidden states that predict the masked-in tokens."""
+    def forward(self, batch: ModelInput, work: HeadWork | None = None) -> tuple[Tensor, Tensor]:
+        """(logprobs_M, entropy_M), or the result of other work on the hidden states that predict the tokens."""
         head = self.hf.get_output_embeddings()
         hidden_MD = self.hidden_at(batch, offset=-1).to(head.weight.dtype)
-        result: tuple[Tensor, Tensor] = head(hidden_MD, batch.token_ids_T[batch.index_M], batch.temperature_M, score)
+        result: tuple[Tensor, Tensor] = head(hidden_MD, batch.token_ids_T[batch.index_M], batch.temperature_M, work)
         return result
 
 
@@ -142,20 +142,20 @@ BackboneT = TypeVar("BackboneT", bound=Backbone)
 
 
 class Loading:
-    """How a model's weights come into memory: here each of them whole. rl/workers/learner/deepspeed_engine.py has the
-    other way.
+    """How a model's weights come into memory. Here each is whole; in rl/workers/learner/deepspeed_engine.py they are
+    sharded over the ranks.
     """
 
     def block(self) -> AbstractContextManager[object]:
-        """from_pretrained runs inside it."""
+        """The context in which from_pretrained runs."""
         return nullcontext()
 
     def filling(self, parameter: nn.Parameter) -> AbstractContextManager[object]:
-        """Inside the block the parameter is whole, and what is written into it stays."""
+        """Inside the block the parameter is whole, and values written into it stay afterwards."""
         return nullcontext()
 
     def finish(self, model: Backbone, path: str) -> None:
-        """Called once with the model, adapters and all."""
+        """Called once, when the model is complete with its adapters."""
 
 
 UNSHARDED = Loading()
@@ -176,7 +176,7 @@ def load_policy(
     seed: int = 0,
     loading: Loading = UNSHARDED,
 ) -> Policy:
-    """A Policy from a Hugging Face folder or id, on the device; with adapters (random by seed) where lora asks."""
+    """A Policy from a Hugging Face folder or id, on the device, with adapters (random by seed) if lora.rank is set."""
     layout = resolve_layout(learner, device)
     attention = attention_name(layout, device)
     if learner.sequence_parallel > 1:
@@ -192,19 +192,20 @@ def load_policy(
 
 
 def refuse_model(path: str, learner: LearnerConfig, *, gpu: bool) -> None:
-    """Raise BadInput for a model that load_policy would refuse. Makes its layers without weights."""
+    """Raise BadInput for a model that load_policy would refuse. Makes the layers without memory for weights."""
     device = torch.device("cuda" if gpu else "cpu")
     layout = resolve_layout(learner, device)
     with torch.device("meta"):
         try:
             hf = AutoModelForCausalLM.from_config(load_config(path), attn_implementation=attention_name(layout, device))
         except ValueError as error:
-            raise BadInput(f"model.path={path}: cannot be trained here ({str(error).splitlines()[0]})") from error
+            raise BadInput(f"model.path={path}: cannot be trained ({str(error).splitlines()[0]})") from error
     Policy(hf, layout, learner.logprob_chunk_tokens)
 
 
 def make_ready(model: BackboneT, learner: LearnerConfig, device: torch.device) -> BackboneT:
-    """Dropout off, sums in float32 on a CPU, gradient checkpointing where asked; then on the device."""
+    """Turn dropout off, add up layers in float32 on a CPU, set gradient checkpointing, and move to the device."""
+    # A sampler has no dropout, so with it the learner's logprobs would not be the sampler's.
     for module in model.hf.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -219,9 +220,8 @@ def make_ready(model: BackboneT, learner: LearnerConfig, device: torch.device) -
 def _keep_residual_in_float32(hf: PreTrainedModel) -> None:
     """Add up the layers' outputs in float32; each linear layer still multiplies in its weight's dtype.
 
-    The sampler on a CPU does the same (rl/workers/sampler/precision.py). With the sum rounded to bfloat16 after every
-    layer, as is usual, sampler and learner were half as far apart again: 0.020 nats against 0.013 for SmolLM2 after a
-    short SFT.
+    The sampler on a CPU does the same (rl/workers/sampler/precision.py). With the usual sum, rounded to bfloat16 after
+    every layer, the gap between sampler and learner was 0.020 nats instead of 0.013, for SmolLM2 after a short SFT.
     """
     hf.get_input_embeddings().register_forward_hook(lambda module, args, output: output.float())
     for module in hf.base_model.modules():

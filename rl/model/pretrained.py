@@ -1,4 +1,4 @@
-"""A Hugging Face model's config and tokenizer: what the driver needs of it, without its modelling code or weights."""
+"""A Hugging Face model's config and tokenizer: all that the driver needs, without the model's code or weights."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def load_config(path: str) -> PretrainedConfig:
     try:
         return AutoConfig.from_pretrained(path)
     except (OSError, ValueError) as error:
-        raise BadInput(f"model.path={path}: no model there ({_first_line(error)})") from error
+        raise BadInput(f"model.path={path}: there is no model ({_first_line(error)})") from error
 
 
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
@@ -32,17 +32,17 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     try:
         return AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError) as error:
-        raise BadInput(f"model.path={path}: no tokenizer there ({_first_line(error)})") from error
+        raise BadInput(f"model.path={path}: there is no tokenizer ({_first_line(error)})") from error
 
 
 def generation_file(path: str) -> Path | None:
-    """The generation_config.json of a model's folder or id; None where it has none, or, with a warning, where it cannot
-    be had.
+    """The generation_config.json of a model's folder or id. None where the model has none; None with a warning where it
+    cannot be fetched.
     """
     try:
         found = cached_file(path, "generation_config.json", _raise_exceptions_for_missing_entries=False)
     except (OSError, ValueError) as error:
-        log.warning("%s: its end tokens may be more: no generation_config.json (%s)", path, _first_line(error))
+        log.warning("%s: no generation_config.json, so end tokens may be missing (%s)", path, _first_line(error))
         return None
     return Path(found) if found else None
 
@@ -64,29 +64,29 @@ def context_length(model: ModelConfig, config: PretrainedConfig) -> int:
 
 
 def positions(config: PretrainedConfig) -> int:
-    """Tokens that the model was made for; of a model of several parts its text part's."""
+    """The longest sequence that the model was made for, tokens. In a model of several parts, that of the text part."""
     return int(config.get_text_config().max_position_embeddings)
 
 
 def refuse_heads(config: PretrainedConfig, sequence_parallel: int) -> None:
-    """Raise BadInput for a model whose attention heads do not divide among the ranks that share its sequences."""
+    """Raise BadInput for a model whose attention heads cannot be divided among the ranks that share its sequences."""
     text = config.get_text_config()
     heads = text.num_attention_heads
     check_heads(heads, text.to_dict().get("num_key_value_heads") or heads, sequence_parallel)
 
 
 CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
-"""What vLLM's attention on a CPU has kernels for (CPUAttentionBackend.get_supported_head_sizes)."""
+"""Head sizes that vLLM's attention on a CPU has kernels for (CPUAttentionBackend.get_supported_head_sizes)."""
 
 
 def refuse_head_size(path: str) -> None:
-    """Raise BadInput for a model whose attention a CPU sampler cannot compute: vLLM says so only at the first token."""
+    """Raise BadInput for a model whose attention a CPU sampler cannot compute. vLLM itself fails at the first token."""
     config = load_config(path).get_text_config()
     size = config.to_dict().get("head_dim") or config.hidden_size // config.num_attention_heads
     if size not in CPU_HEAD_SIZES:
         raise BadInput(
-            f"model.path={path}: its attention heads have {size} values, and vLLM on a CPU can decode "
-            f"{', '.join(map(str, CPU_HEAD_SIZES))}; take another model, or a GPU"
+            f"model.path={path}: its attention heads have size {size}, and vLLM on a CPU has sizes "
+            f"{', '.join(map(str, CPU_HEAD_SIZES))}; choose another model, or a GPU"
         )
 
 

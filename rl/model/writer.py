@@ -16,7 +16,7 @@ from rl.model.pretrained import generation_file, load_tokenizer
 class ModelWriter:
     """Writes a Hugging Face folder shard by shard, so that the whole model is never in memory at once.
 
-    add() takes full tensors in any order; close() writes the index, config and tokenizer.
+    Call add() with whole tensors in any order, then close(), which writes the index, the config and the tokenizer.
     """
 
     def __init__(self, folder: Path, max_shard_bytes: int = 2 << 30) -> None:
@@ -33,6 +33,7 @@ class ModelWriter:
             and sum(t.numel() * t.element_size() for t in self.pending.values()) + size > self.max_shard_bytes
         ):
             self._flush()
+        # A copy: the caller may reuse the tensor's memory before the shard is written.
         self.pending[name] = tensor.detach().to("cpu", copy=True).contiguous()
         self.total_bytes += size
 
@@ -51,6 +52,7 @@ class ModelWriter:
         self._flush()
         count = len(self.shards)
         weight_map: dict[str, str] = {}
+        # The names of Hugging Face's shards hold their number, which is known only now.
         for i, names in enumerate(self.shards):
             final = "model.safetensors" if count == 1 else f"model-{i + 1:05d}-of-{count:05d}.safetensors"
             (self.folder / f"part-{i}.safetensors").rename(self.folder / final)

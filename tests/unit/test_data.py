@@ -95,7 +95,9 @@ def test_templates_that_cannot_be_used_are_refused_before_the_data_is_read(token
     assert "did you mean r1_zero?" in refusal(check_template, replace(PLAIN, template="r1zero"), tokenizer)
     no_chat = make_byte_tokenizer(chat=None)
     assert "no chat template" in refusal(PromptStream, rows_of(1), replace(PLAIN, template="chat"), no_chat, 1, 99)
-    assert "system is only used by template=chat" in refusal(check_template, replace(PLAIN, system="Hm"), tokenizer)
+    assert "system: only template=chat has a system message" in refusal(
+        check_template, replace(PLAIN, system="Hm"), tokenizer
+    )
 
 
 def test_a_begin_token_stands_before_plain_text_once_and_never_before_a_chat(tokenizer, make_byte_tokenizer):
@@ -265,7 +267,7 @@ def test_prompts_over_the_limit_are_dropped_and_counted_where_that_is_asked_for(
     assert [(p.id, p.draw, p.reference, p.row) for p in stream.take(3)] == [
         (0, 0, "3", rows[0]), (2, 1, "5", rows[2]), (0, 2, "3", rows[0])
     ]  # fmt: skip
-    assert "made up: 2 of 4 prompts are longer than 7 tokens. Dropped" in caplog.text
+    assert "made up: dropped 2 of 4 prompts, which are longer than 7 tokens" in caplog.text
     assert "(4 of 4 rows are too long)" in refusal(PromptStream, rows, drop, tokenizer, 1, 2)
     kept = PromptStream([rows[0], rows[2]], PLAIN, tokenizer, 1, 7)
     assert stream.state()["fingerprint"] == kept.state()["fingerprint"]  # another limit is another dataset

@@ -105,7 +105,7 @@ def test_problems_are_found_in_training_rows_whatever_their_columns(tmp_path: Pa
     with pytest.raises(BadInput, match=r"MATH-500 in .*0\.jsonl: 1 of 1 evaluation problems"):
         contamination(dataclasses.replace(cfg, contamination="error"), prompts, str(tmp_path / "0.jsonl"))
     (tmp_path / "numbers.jsonl").write_text('{"tokens": [1, 2, 3], "prompt": ""}')
-    with pytest.raises(BadInput, match=r"numbers\.jsonl: no text was found in the training rows"):
+    with pytest.raises(BadInput, match=r"numbers\.jsonl: the training rows contain no text"):
         contamination(cfg, prompts, str(tmp_path / "numbers.jsonl"))
 
 

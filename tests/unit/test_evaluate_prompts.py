@@ -72,7 +72,9 @@ def test_examples_are_drawn_by_the_seed_and_are_never_what_is_asked(train: DataC
     assert min(numbers) >= 10
     assert list(questions) == [f"{i}+1?" for i in numbers]
     assert drawn[0] == f"Question: {numbers[0]}+1?\nAnswer: so {numbers[0] + 1}\n\\boxed{{{numbers[0] + 1}}}"
-    with pytest.raises(BadInput, match=r"^reject\.ask\.shots=11: .* has 10 questions that are not asked themselves"):
+    with pytest.raises(
+        BadInput, match=r"^reject\.ask\.shots=11: .* has only 10 questions that are not among the prompts themselves"
+    ):
         worked_examples(dataclasses.replace(cfg, shots=11), 11, 1, asked, "reject.ask")
 
 
@@ -127,7 +129,7 @@ def test_prompts_that_are_too_long_with_what_is_added_are_dropped_where_that_is_
     data = DataConfig(source="x.jsonl", template="plain", long_prompts="drop")
     found = asked_prompts(rows, data, AskConfig("Be brief."), tokenizer, 20, 1, "reject.ask")
     assert [(p.id, p.row, p.question) for p in found] == [(0, rows[0], "xxx"), (2, rows[2], "xxxxx")]
-    assert "1 of 3 prompts are longer than 20 tokens. Dropped" in caplog.text
+    assert "dropped 1 of 3 prompts, which are longer than 20 tokens" in caplog.text
 
 
 def test_a_prompt_carries_the_instruction_but_its_row_stays_as_it_was(train: DataConfig, tokenizer):

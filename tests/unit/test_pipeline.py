@@ -39,7 +39,7 @@ def cfg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunConfig:
         (["prompts.answer_field=solution"], "solution"),
         (["rewards.0.function=acuracy"], "accuracy"),
         (["grpo.updates_per_step=3"], "do not divide"),
-        (["model.add_tokens=<new>", "model.lora.rank=4"], "model.lora.rank=4 trains adapters alone"),
+        (["model.add_tokens=<new>", "model.lora.rank=4"], "model.lora.rank=4 trains only adapters"),
     ],
 )
 def test_bad_input_ends_in_one_line_that_says_what_and_where(

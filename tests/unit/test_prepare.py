@@ -79,7 +79,7 @@ def test_bad_tokens_and_missing_models_are_refused(model: str, tmp_path: Path) -
     for tokens in (("<a>", "<a>"), ("<a>", " ")):
         with pytest.raises(BadInput, match="is empty or named twice"):
             with_tokens(model, tokens, tmp_path)
-    with pytest.raises(BadInput, match="no tokenizer there"):
+    with pytest.raises(BadInput, match="there is no tokenizer"):
         with_tokens(str(tmp_path / "nothing"), NEW, tmp_path)
 
 
@@ -102,5 +102,5 @@ def test_a_teacher_with_the_students_tokens_is_accepted_and_another_is_refused(m
         refuse_other_tokenizer("sft.distill.teacher", other, student)
     assert "'<think>' is number 259 there and missing here" in str(caught.value)
     assert "train on its text instead" in str(caught.value)
-    with pytest.raises(BadInput, match=r"grpo\.teacher=.*nothing: no tokenizer there"):
+    with pytest.raises(BadInput, match=r"grpo\.teacher=.*nothing: there is no tokenizer"):
         refuse_other_tokenizer("grpo.teacher", str(tmp_path / "nothing"), student)

@@ -153,7 +153,7 @@ def test_a_summary_is_what_follows_the_thinking_also_when_the_prompt_opened_it(t
     endless = encode(
         [{"prompt": "q", "chosen": "why", "rejected": "<think>x", OPENED: True}], cfg, encoder(tokenizer), 0
     )
-    assert endless.dropped == {"both responses read alike": 1}
+    assert endless.dropped == {"both responses are the same tokens": 1}
 
 
 def test_what_cannot_be_read_is_counted_and_what_is_cut_too(tokenizer) -> None:  # type: ignore[no-untyped-def]
