@@ -1,3 +1,3 @@
-"""The mathematics of training, as pure functions: rewards become advantages (advantage), token logprobs (logprobs) a loss
-(policy_loss, reward_loss, distill). Nothing here knows data, files or machines; it imports rl.config and rl.types only.
+"""The mathematics of training, as pure functions: rewards become advantages (advantage); token logprobs (logprobs)
+become a loss (policy_loss, reward_loss, distill). Nothing here knows data, files or machines.
 """

@@ -20,14 +20,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rl.algorithms.logprobs import Chunks, TensorPair
 from rl.config import DistillConfig
-from rl.types import TopLogprobs
 
 
 def divergence(kind: str, student_CV: Tensor, teacher_CV: Tensor, beta: float = 0.5) -> Tensor:
@@ -135,17 +133,6 @@ class CachedDistillation:
     ids_MK: Tensor
     logprobs_MK: Tensor
     loss_weight_M: Tensor
-
-    @staticmethod
-    def of(cfg: DistillConfig, top: TopLogprobs | None, loss_weight_M: Tensor) -> CachedDistillation:
-        """For a micro-batch's stored logprobs; None is right where it has no learnt token. Raises ValueError."""
-        count, device = len(loss_weight_M), loss_weight_M.device
-        if top is None:
-            top = TopLogprobs(np.zeros((0, 1), np.int32), np.zeros((0, 1), np.float32))
-        if len(top.ids_NK) != count:
-            raise ValueError(f"{len(top.ids_NK)} positions with cached logprobs for {count} learnt tokens")
-        ids_MK = torch.from_numpy(top.ids_NK.astype(np.int64)).to(device)
-        return CachedDistillation(cfg, ids_MK, torch.from_numpy(top.logprobs_NK).to(device), loss_weight_M)
 
     def __call__(self, hidden_MD: Tensor, weight_VD: nn.Parameter, targets_M: Tensor, chunk: int) -> TensorPair:
         """Raises ValueError for token ids beyond the student's vocabulary."""

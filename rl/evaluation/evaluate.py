@@ -267,17 +267,6 @@ def evaluate_once(
     return result
 
 
-def measured(ctx: Context, step: int, prompts_P: Sequence[Prompt], scorer: Scorer, version: int) -> EvalResult | None:
-    """Accuracy after `step` steps: read where it is known, else measured with the weights of now, of that version.
-
-    None: no prompts.
-    """
-    if not prompts_P:
-        return None
-    path = eval_path(ctx.run_dir, step)
-    return EvalResult.read(path) if path.exists() else evaluate_once(ctx, step, prompts_P, scorer, version=version)
-
-
 def evaluate_model(ctx: Context, model_path: str, prompts_P: Sequence[Prompt], scorer: Scorer) -> EvalResult:
     """Measure a model as it is. Resumes. Raises Stopped when the user asked for it."""
     ctx.tracker.resume({})

@@ -14,7 +14,7 @@ from rl.context import Context, StageRun
 from rl.data.packing import pack
 from rl.data.streams import PromptStream
 from rl.evaluation.emergence import Emergence
-from rl.evaluation.evaluate import EvalResult, evaluate_once, measured, measured_names
+from rl.evaluation.evaluate import eval_path, evaluate_once, measured_names
 from rl.evaluation.style import share_in_language
 from rl.records.tracker import stats_metrics
 from rl.rollouts.queue import RolloutQueue
@@ -74,11 +74,8 @@ class GRPO(Stage):
 
 def train_grpo(
     ctx: Context, model_path: str, stream: PromptStream, eval_prompts: Sequence[Prompt], scorer: Scorer
-) -> tuple[EvalResult | None, EvalResult | None]:
-    """Train from model_path, or go on from the newest checkpoint.
-
-    Returns held-out accuracy before and after, None without eval_prompts.
-    """
+) -> None:
+    """Train from model_path, or go on from the newest checkpoint. Evaluates before and after, given eval_prompts."""
     cfg, g, backend = ctx.cfg, ctx.cfg.grpo, ctx.backend
     with ctx.timed("load"):
         fingerprint = backend.load(Task(model_path, g.optim, g.total_updates, g, model_path, g.teacher))
@@ -91,9 +88,9 @@ def train_grpo(
     queue = RolloutQueue(ctx, stream, scorer, cfg.rollout.staleness)
     with ctx.timed("sync"):
         backend.sync_weights(version=start)  # at the first step too: a broken path fails before any training
-    # A run that was killed before its first checkpoint evaluates again: the line above dropped its record of it.
-    redo = start == 0 and eval_prompts
-    before = evaluate_once(ctx, 0, eval_prompts, scorer) if redo else measured(ctx, 0, eval_prompts, scorer, start)
+    # A run that was killed before its first checkpoint evaluates again: tracker.resume dropped its record of it.
+    if eval_prompts and (start == 0 or not eval_path(ctx.run_dir, 0).exists()):
+        evaluate_once(ctx, 0, eval_prompts, scorer, version=start)
     emergence = Emergence(ctx.run_dir, start, share_in_language)
     ctx.tracker.begin("grpo", g.steps, start)
     for step in range(start, g.steps):
@@ -118,7 +115,8 @@ def train_grpo(
         metrics |= emergence.step(step, scored_P)
         ctx.tracker.step("grpo", step, metrics, scored_P)
         _finish_step(ctx, step + 1, stream, fingerprint, eval_prompts, scorer)
-    return before, measured(ctx, g.steps, eval_prompts, scorer, g.steps)
+    if eval_prompts and not eval_path(ctx.run_dir, g.steps).exists():
+        evaluate_once(ctx, g.steps, eval_prompts, scorer)
 
 
 def _sample_step(

@@ -40,6 +40,7 @@ from rl.types import (
     TopLogprobs,
     Verdict,
 )
+from rl.workers.learner.objectives import cached_distillation
 
 PLAIN = DataConfig(source="rows", template="plain", shuffle=False)
 VOCAB, TOKENS = 11, 9
@@ -166,7 +167,7 @@ def test_a_frozen_head_gets_no_gradient_and_no_tokens_give_zero():
     ].backward()
     assert hidden_MD.grad.abs().sum() > 0
     assert head.weight.grad is None
-    nothing = CachedDistillation.of(DistillConfig(), None, weight_M[:0])
+    nothing = cached_distillation(DistillConfig(), None, weight_M[:0])
     loss, parts = head(hidden_MD[:0], targets_M[:0], torch.ones(0), nothing)
     loss.backward()
     assert (loss.item(), tuple(parts.shape)) == (0.0, (2, 0))
@@ -176,9 +177,9 @@ def test_positions_and_tokens_that_do_not_fit_are_refused():
     hidden_MD, head, _, targets_M, weight_M = inputs()
     top = TopLogprobs(np.full((TOKENS, 1), VOCAB, np.int32), np.zeros((TOKENS, 1), np.float32))
     with pytest.raises(ValueError, match="the teacher's token 11 is not among the student's 11"):
-        head(hidden_MD, targets_M, torch.ones(TOKENS), CachedDistillation.of(DistillConfig(), top, weight_M))
+        head(hidden_MD, targets_M, torch.ones(TOKENS), cached_distillation(DistillConfig(), top, weight_M))
     with pytest.raises(ValueError, match="9 positions with cached logprobs for 8 learnt tokens"):
-        CachedDistillation.of(DistillConfig(), top, weight_M[:8])
+        cached_distillation(DistillConfig(), top, weight_M[:8])
 
 
 # ------------------------------------------------------------------------------------------------ the columns

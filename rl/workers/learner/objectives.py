@@ -17,10 +17,10 @@ from rl.algorithms.distill import CachedDistillation, Distillation, hidden_state
 from rl.algorithms.policy_loss import logprob_gap, nll_loss, policy_loss
 from rl.algorithms.reward_loss import reward_loss
 from rl.backend import Task
-from rl.config import GRPOConfig
+from rl.config import DistillConfig, GRPOConfig
 from rl.model.lora import without_adapters
 from rl.model.policy import Backbone, ModelInput, Policy
-from rl.types import MicroBatch
+from rl.types import MicroBatch, TopLogprobs
 from rl.workers.learner.meter import Clock
 
 
@@ -112,7 +112,7 @@ def _sft_loss(
     """The NLL of the learnt tokens, or how far the policy is from the teacher at them."""
     weight_M, mask_M, distill = _taken(mb.loss_weight_T, batch), _taken(mb.loss_mask_T, batch), task.distill
     if distill is not None and distill.cached:
-        loss, parts_2M = models.engine(batch, CachedDistillation.of(distill, mb.teacher, weight_M))
+        loss, parts_2M = models.engine(batch, cached_distillation(distill, mb.teacher, weight_M))
     elif models.teacher is None:
         return nll_loss(models.engine(batch)[0], mask_M, weight_M)
     else:
@@ -124,6 +124,19 @@ def _sft_loss(
             loss, parts_2M = models.engine(batch, Distillation(distill, hidden_ME, head.data, weight_M))
     sums = parts_2M.sum(dim=1)
     return loss, {"tokens": mask_M.sum().float(), "divergence": sums[0], "nll": sums[1]}
+
+
+def cached_distillation(cfg: DistillConfig, top: TopLogprobs | None, weight_M: Tensor) -> CachedDistillation:
+    """The stored logprobs of a micro-batch as tensors on the device of the weights; top may be None without any weight.
+
+    Raises ValueError unless there is one position for each learnt token.
+    """
+    if top is None:
+        top = TopLogprobs(np.zeros((0, 1), np.int32), np.zeros((0, 1), np.float32))
+    if len(top.ids_NK) != len(weight_M):
+        raise ValueError(f"{len(top.ids_NK)} positions with cached logprobs for {len(weight_M)} learnt tokens")
+    ids_MK = torch.from_numpy(top.ids_NK.astype(np.int64)).to(weight_M.device)
+    return CachedDistillation(cfg, ids_MK, torch.from_numpy(top.logprobs_NK).to(weight_M.device), weight_M)
 
 
 @torch.no_grad()
