@@ -182,7 +182,7 @@ def _call_task(source: str) -> Iterable[object]:
     try:
         inspect.signature(function).bind()
     except TypeError as error:
-        raise BadInput(f"{source}: must be callable without arguments, but: {error}") from error
+        raise BadInput(f"{source}: is called without arguments, but: {error}") from error
     rows = function()
     if not isinstance(rows, Iterable):
         raise BadInput(f"{source}: returned {type(rows).__name__}, expected rows")

@@ -48,6 +48,6 @@ def check_heads(heads: int, kv_heads: int, size: int) -> None:
     """Raise BadInput unless each rank of a group gets equally many heads."""
     if heads % size or kv_heads % size:
         raise BadInput(
-            f"learner.sequence_parallel={size}: must divide the model's {heads} attention heads and its {kv_heads} "
+            f"learner.sequence_parallel={size}: must divide the model's {heads} attention heads and {kv_heads} "
             "key-value heads; use a divisor of both"
         )

@@ -89,7 +89,7 @@ def test_a_question_that_is_sampled_is_never_its_own_example(train: DataConfig, 
         assert len(examples) == 2
         assert not any(text.startswith(f"Question: {i}+1?") for text in examples)
     assert len({p.text.partition("\n\n")[0] for p in found}) == 2  # one example is another where it would be itself
-    with pytest.raises(BadInput, match=r"reject\.ask\.shots=20: .* 20 questions .*, and 21 are needed"):
+    with pytest.raises(BadInput, match=r"reject\.ask\.shots=20: 21 examples are needed, and .* has only 20 questions"):
         asked_prompts(rows, train, dataclasses.replace(cfg, shots=20), tokenizer, 5000, 1, "reject.ask")
 
 

@@ -87,7 +87,9 @@ def test_new_tokens_are_refused_where_only_adapters_train_before_anything_is_wri
     model: str, tmp_path: Path
 ) -> None:
     home = tmp_path / "models"
-    with pytest.raises(BadInput, match=r"model.add_tokens=</think>: .*model.lora.rank=8 .*first, then adapters on"):
+    with pytest.raises(
+        BadInput, match=r"model.add_tokens=</think>: .*model.lora.rank=8 .*First .*, then train adapters on"
+    ):
         with_tokens(with_tokens(model, ("<think>",), home), NEW, tmp_path / "more", lora_rank=8)
     assert not (tmp_path / "more").exists()
     made = with_tokens(model, NEW, home)

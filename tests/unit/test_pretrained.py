@@ -18,7 +18,7 @@ def saved(folder: Path, **settings: int) -> str:
 
 
 def test_heads_that_a_cpu_sampler_cannot_decode_are_refused_with_their_size(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"heads have 24 values.*32, 64"):
+    with pytest.raises(BadInput, match=r"heads have size 24.*32, 64"):
         refuse_head_size(saved(tmp_path, num_attention_heads=4))
 
 

@@ -52,7 +52,9 @@ def test_a_rank_alone_has_all_of_the_micro_batch() -> None:
 
 def test_heads_that_do_not_divide_by_the_ranks_of_a_group_are_refused() -> None:
     check_heads(4, 2, 2)
-    with pytest.raises(BadInput, match=r"sequence_parallel=4: the model's 4 attention heads and 2 key-value heads"):
+    with pytest.raises(
+        BadInput, match=r"sequence_parallel=4: must divide the model's 4 attention heads and 2 key-value heads"
+    ):
         check_heads(4, 2, 4)
 
 
