@@ -25,9 +25,9 @@ from rl.data.preference_pairs import encode, pack_preferences
 from rl.model.policy import UNSHARDED, Backbone
 from rl.model.pretrained import load_tokenizer
 from rl.scoring.reward_model_text import Encoder
+from rl.settings.precision import torch_dtype
 from rl.types import MicroBatch
 from rl.workers.learner.learner import Learner
-from rl.workers.learner.weights_out import DTYPES
 from rl.workflow.inputs import resolve_model
 from tests.integration.test_learner import GRPO, OPTIM, packed, scored_groups
 from tests.integration.test_sft import examples
@@ -115,7 +115,7 @@ def load(cfg: RunConfig, task: Task, rank: int, port: int) -> dict[str, object]:
     want = learner._load_trained(torch.float32)
     return found | {
         "random_state_is_that_of_a_whole_load": torch.equal(after, torch.get_rng_state()),
-        "differ": differences(got, want, DTYPES[cfg.model.dtype]),
+        "differ": differences(got, want, torch_dtype(cfg.model.dtype)),
     }
 
 

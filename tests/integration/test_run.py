@@ -189,6 +189,11 @@ def _kill_and_sample_again(backend: RayBackend) -> None:
     assert backend.memory() == {}  # and no error: the work that follows finds who is gone
     assert tokens() == want
     assert backend.restarts == 1
+    # One that dies while no rollout runs is started again by the next sync.
+    ray.kill(backend.samplers[0])
+    backend.sync_weights(3)
+    assert tokens() == want
+    assert backend.restarts == 2
 
 
 def _sampled(backend: RayBackend):  # type: ignore[no-untyped-def]

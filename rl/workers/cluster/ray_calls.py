@@ -101,10 +101,11 @@ def cluster_machine(cfg: RunConfig) -> Machine:
     return Machine(device, max(units, key=lambda unit: CPU_UNITS.index(unit)) if units and all(units) else "")
 
 
-def collect(refs: list[ray.ObjectRef], names: list[str], bound: float, doing: str) -> list:
+def collect(refs: list[ray.ObjectRef], names: list[str], bound: float, doing: str, *, keep_gone: bool = False) -> list:
     """All results, in order, within the bound; else an AhaError that names who did not answer.
 
-    Ends at the first failure: after one rank's, its peers would wait for it in a collective.
+    Raises at the first failure: after one rank's, its peers would wait for it in a collective. With keep_gone the
+    result of a worker that died is its ActorGone, and the others are waited for.
     """
     deadline = time.monotonic() + bound
     pending = dict(zip(refs, names, strict=True))
@@ -114,7 +115,12 @@ def collect(refs: list[ray.ObjectRef], names: list[str], bound: float, doing: st
         if not ready:
             raise Unanswered(f"{', '.join(pending.values())} did not {doing} within {bound:g} s")
         for ref in ready:
-            results[ref] = unwrap(ref, pending.pop(ref), 60.0)
+            try:
+                results[ref] = unwrap(ref, pending.pop(ref), 60.0)
+            except ActorGone as gone:
+                if not keep_gone:
+                    raise
+                results[ref] = gone
     return [results[ref] for ref in refs]
 
 

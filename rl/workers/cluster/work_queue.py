@@ -67,10 +67,8 @@ class Sampling:
     def top_up(self, i: int) -> None:
         """Give a sampler as much as it decodes at once, and ask it for what it finishes."""
         work = self._feed.next_for(i)
-        if work:
-            self._samplers[i].submit.remote(work, self._params)
         if self._feed.running[i]:
-            self.polls[self._samplers[i].poll.remote()] = i
+            self.polls[self._samplers[i].sample.remote(work, self._params)] = i
 
     def finished(self, i: int, report: SamplerReport) -> Iterator[tuple[int, list[Rollout]]]:
         """The groups of a sampler's reply."""

@@ -31,7 +31,7 @@ from rl.config import LoraConfig, RunConfig
 from rl.model.classifier import load_trainee
 from rl.model.policy import UNSHARDED, Backbone, ModelInput, Policy, load_policy
 from rl.model.sequence_parallel import WHOLE
-from rl.settings.precision import HALF
+from rl.settings.precision import HALF, torch_dtype
 from rl.types import AhaError, BadInput, MicroBatch, StepStats
 from rl.workers.learner import deepspeed_engine
 from rl.workers.learner.deepspeed_engine import (
@@ -45,7 +45,7 @@ from rl.workers.learner.deepspeed_engine import (
 from rl.workers.learner.masters import Movement, spread_masters
 from rl.workers.learner.meter import Clock, Totals, mean_over_ranks
 from rl.workers.learner.objectives import Models, micro_batch_loss
-from rl.workers.learner.weights_out import DTYPES, Outgoing, add_to_hash
+from rl.workers.learner.weights_out import Outgoing, add_to_hash
 
 
 class Learner(Outgoing):
@@ -53,7 +53,7 @@ class Learner(Outgoing):
 
     def __init__(self, cfg: RunConfig, rank: int, device: str, threads: int) -> None:
         self.cfg, self.rank = cfg, rank
-        self.loading = Sharded(DTYPES[cfg.model.dtype]) if cfg.learner.zero_stage == 3 else UNSHARDED
+        self.loading = Sharded(torch_dtype(cfg.model.dtype)) if cfg.learner.zero_stage == 3 else UNSHARDED
         self.device = torch.device("cuda", 0) if device == "gpu" else torch.device("cpu")
         torch.set_num_threads(max(1, threads))
         torch.manual_seed(cfg.seed)
@@ -97,7 +97,7 @@ class Learner(Outgoing):
         if self.share.size > 1 and (task.grpo or task.reward or task.teacher_path or cached):
             raise BadInput(f"learner.sequence_parallel={self.share.size} is for SFT without a teacher; use 1")
         self.task = task
-        dtype = DTYPES[self.cfg.model.dtype]
+        dtype = torch_dtype(self.cfg.model.dtype)
         # DeepSpeed keeps float32 master weights and casts the module itself.
         policy = self._load_trained(torch.float32)
         if self.cfg.learner.zero_stage == 0 and dtype == torch.float32:

@@ -20,14 +20,13 @@ from rl.config import RunConfig
 from rl.model.lora import PlainWeight, plain_weights
 from rl.model.policy import Backbone, Policy
 from rl.model.writer import ModelWriter
+from rl.settings.precision import torch_dtype
 from rl.types import SyncReport
 from rl.workers.learner.deepspeed_engine import full_shape
 from rl.workers.sync.send import WeightSender
 
 if TYPE_CHECKING:
     from rl.workers.sync.buckets import SyncClient
-
-DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
 class Outgoing(ABC):
@@ -74,7 +73,7 @@ class Outgoing(ABC):
         # A CPU sampler runs with untied embeddings, so a tied head travels explicitly: left to itself it goes stale.
         tied = self.policy.tied_names() if self.device.type == "cpu" else {}
         shapes = [(weight.name, full_shape(weight.base)) for weight in plain_weights(self.policy.hf)]
-        self.sender.point(shapes, self.full_parameters, DTYPES[self.cfg.model.dtype], tied=tied)
+        self.sender.point(shapes, self.full_parameters, torch_dtype(self.cfg.model.dtype), tied=tied)
 
     def send_weights(self, version: int) -> SyncReport:
         """Push the policy's weights to every sampler as this version."""
@@ -87,7 +86,7 @@ class Outgoing(ABC):
         writer = ModelWriter(Path(folder)) if self.rank == 0 else None
         for name, tensor in self.full_parameters():
             if writer is not None:
-                writer.add(name, tensor.to(DTYPES[self.cfg.model.dtype]))
+                writer.add(name, tensor.to(torch_dtype(self.cfg.model.dtype)))
         if writer is not None:
             writer.close(self.policy.hf.config, self.task.model_path)
 

@@ -88,8 +88,12 @@ class Sampler:
         tallies = self.llm.collective_rpc(read_tally)
         if len(set(tallies)) != 1:
             raise AhaError(f"sampler {self.index}: its tensor-parallel ranks received different weights: {tallies}")
-        # Cached keys and values belong to the old weights.
-        self.llm.reset_prefix_cache()
+        # Cached keys and values belong to the old weights. vLLM keeps them, and says so, while a request runs.
+        if not self.llm.reset_prefix_cache():
+            raise AhaError(
+                f"sampler {self.index}: weights version {version} arrived while it still had {len(self.groups)} groups "
+                "to sample, so they would mix two versions; sync the weights only when all rollouts are back"
+            )
         self.version = version
         return tallies[0]
 
@@ -97,12 +101,12 @@ class Sampler:
 
     def submit(self, requests: list[SampleRequest], params: SampleParams) -> None:
         """Queue groups. Each sample is a request of its own with its own seed."""
+        if self.version < 0:
+            raise AhaError(f"sampler {self.index}: asked to sample before any weights arrived")
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
         self.stop_token_ids = set(params.stop_token_ids)
-        if self.version < 0:
-            raise AhaError(f"sampler {self.index}: asked to sample before any weights arrived")
         for request in requests:
             self.groups[request.group] = _Group(
                 [None] * len(request.seeds_G),
@@ -129,6 +133,11 @@ class Sampler:
                 )
                 prompt = {"prompt_token_ids": request.prompt_token_ids}
                 self.engine.add_request(f"{request.group}.{i}", prompt, sampling)
+
+    def sample(self, requests: list[SampleRequest], params: SampleParams) -> SamplerReport:
+        """Submit groups and poll. One call for both, so that an error of the first is in the answer to the second."""
+        self.submit(requests, params)
+        return self.poll()
 
     def poll(self, max_seconds: float = 0.5) -> SamplerReport:
         """Decode until groups have finished, at most about max_seconds, and hand them over."""

@@ -15,8 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-WIRE_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
-
 
 class SyncClient(Protocol):
     """Drives the samplers' half of a weight sync. The same methods as vLLM's VLLMWeightSyncClient."""

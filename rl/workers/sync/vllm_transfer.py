@@ -26,8 +26,9 @@ from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo, IPCWeightTransferEngine
 from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo, NCCLWeightTransferEngine
 
+from rl.settings.precision import torch_dtype
 from rl.types import AhaError
-from rl.workers.sync.buckets import WIRE_DTYPES, PolicySource, SyncClient, Tally
+from rl.workers.sync.buckets import PolicySource, SyncClient, Tally
 
 # ------------------------------------------------------------------------------------------------ trainer half
 
@@ -100,7 +101,7 @@ class BucketEngine(WeightTransferEngine[BucketInitInfo, BucketUpdateInfo]):
     tally = Tally()
 
     def init_transfer_engine(self, init_info: BucketInitInfo) -> None:
-        self.tally = Tally()
+        """Each update starts a tally of its own; the last one stays readable when the learners connect again."""
 
     def start_weight_update(self) -> None:
         from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
@@ -120,7 +121,7 @@ class BucketEngine(WeightTransferEngine[BucketInitInfo, BucketUpdateInfo]):
         tensors, at = [], 0
         columns = zip(bucket.names, bucket.dtype_names, bucket.shapes, bucket.checksums, strict=True)
         for name, dtype_name, shape, checksum in columns:
-            dtype = WIRE_DTYPES[dtype_name]
+            dtype = torch_dtype(dtype_name)
             end = at + int(np.prod(shape)) * dtype.itemsize
             tensor = data[at:end].view(dtype).view(shape)
             if self.tally.add(name, tensor) != checksum:
