@@ -1,4 +1,4 @@
-"""The half of RayBackend that calls the learners: one method for each thing that a stage asks of them."""
+"""The half of RayBackend that calls the learners, with one method for each thing that a stage asks of them."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class LearnerCalls:
         return self._on_learners("hash the weights", lambda learner: learner.weights_hash())[0]
 
     def parameter_sums(self) -> dict[str, float]:
-        """Name -> sum of the absolute values of each parameter."""
+        """Name -> sum of a parameter's absolute values."""
         return self._on_learners("sum the weights", lambda learner: learner.parameter_sums())[0]
 
     # -------------------------------------------------------------------------------------------- waits

@@ -1,4 +1,7 @@
-"""RayBackend: start, fan-out and restart of learners and samplers."""
+"""RayBackend: starts learners, samplers and rewards, syncs weights, collects rollouts and replaces dead samplers.
+
+The calls of the learners are in learner_calls.py.
+"""
 
 from __future__ import annotations
 
@@ -48,13 +51,17 @@ from rl.workers.cluster.ray_calls import (
     unwrap,
 )
 from rl.workers.cluster.reward_actors import MAX_RESTARTS, RewardActors
-from rl.workers.cluster.work_queue import Feed, Sampling
+from rl.workers.cluster.work_queue import Sampling, WorkQueue
 
 log = logging.getLogger("aha.cluster")
 
 
 class RayBackend(LearnerCalls):
-    """The real machines: one Ray actor for each learner rank and each sampler."""
+    """Implements rl.backend.Backend on a Ray cluster, with one actor for each learner rank and each sampler.
+
+    version: of the weights that the samplers have, -1 for none. restarts: of samplers. group: Ray's reservation of the
+    workers' CPUs and GPUs. places: the node of each worker in it.
+    """
 
     def __init__(self, cfg: RunConfig) -> None:
         self.num_ranks = cfg.learner.ranks
@@ -68,7 +75,7 @@ class RayBackend(LearnerCalls):
         self.reward_actors = RewardActors(cfg, self.device)
         self.model_path, self.context_length = "", 0
         self.gauges = Gauges()
-        self.feed = Feed(cfg, [])
+        self.work_queue = WorkQueue(cfg, [])
         self.version = -1
         self.restarts = 0
         self.places: list[str] = []
@@ -77,7 +84,7 @@ class RayBackend(LearnerCalls):
     # -------------------------------------------------------------------------------------------- placement
 
     def _place(self) -> None:
-        """Reserve all resources at once; refuse with the numbers when the cluster is too small."""
+        """Reserve the CPUs and GPUs of all workers together. Raises BadInput when the cluster is too small."""
         cfg = self.cfg
         self.bundles = bundles_of(cfg, self.device, self.transfer)
         refuse_too_small(cfg, self.bundles, self.reward_actors.resources())
@@ -92,7 +99,7 @@ class RayBackend(LearnerCalls):
     # -------------------------------------------------------------------------------------------- start
 
     def start(self, model_path: str, context_length: int, *, samplers: bool = True) -> None:
-        """Start all workers side by side. Samplers start on dummy weights of the model at model_path."""
+        """Start all workers side by side. samplers=False leaves out samplers and rewards, for tests of the learners."""
         cfg, bound = self.cfg, self.cfg.cluster.start_timeout_s
         if self.device == "cpu" and samplers:
             refuse_head_size(model_path)
@@ -106,7 +113,7 @@ class RayBackend(LearnerCalls):
         ]
         self.samplers = [self._new_sampler(i) for i in range(cfg.sampler.count if samplers else 0)]
         if samplers and cfg.rewards:
-            self.start_rewards()
+            self.reward_actors.start()
         endpoints = self._wait([h.endpoint.remote() for h in self.learners], self._learner_names, bound, "start")
         # All ranks meet at rank 0's node, and later the samplers meet it there.
         address, port, self.transfer_port = endpoints[0]
@@ -125,10 +132,7 @@ class RayBackend(LearnerCalls):
             old.close()
             refuse_too_small(cfg, self.bundles, self.reward_actors.resources())
             if cfg.rewards:
-                self.start_rewards()
-
-    def start_rewards(self) -> None:
-        self.reward_actors.start()
+                self.reward_actors.start()
 
     def _new_sampler(self, index: int) -> ray.actor.ActorHandle:
         cfg, env = self.cfg, sampler_environment(self.cfg, self.device)
@@ -164,9 +168,9 @@ class RayBackend(LearnerCalls):
         return replace(report, seconds=time.perf_counter() - start)
 
     def _send_weights(self, version: int, samplers: Sequence[int]) -> SyncReport:
-        """Send to these samplers, which the learners are connected to, and compare what arrived with what was sent.
+        """Send the weights to these samplers, and compare what they received with what was sent.
 
-        A sampler that has died is started again.
+        The learners must be connected to them. One that died before or during the sync is started again.
         """
         bound = self.cfg.cluster.sync_timeout_s
         doing = f"send weights version {version}"
@@ -186,19 +190,19 @@ class RayBackend(LearnerCalls):
 
     @property
     def _revives_samplers(self) -> bool:
-        """Whether a sampler that dies is started again. nccl and ipc connect all of them at once, at the start."""
+        """Whether a sampler that dies is started again. With nccl and ipc a new one cannot join the connected ones."""
         return self.transfer == "bucket"
 
     def _revive(self, i: int, gone: ActorGone, version: int) -> None:
-        """Start a dead sampler again and give it the weights of this version."""
+        """Start a dead sampler again and send it the weights, which are those of this version."""
         self.restarts += 1
         if self.restarts > MAX_RESTARTS or not self._revives_samplers:
             raise AhaError(f"{gone}; resume with the same command")
         log.warning("sampler %d died (%s); starting it again", i, gone)
         self.samplers[i] = self._new_sampler(i)
         self._wait([self.samplers[i].ping.remote()], [f"sampler {i}"], self.cfg.cluster.start_timeout_s, "start again")
-        self.places = node_of_bundles(self.group)  # Ray moves what was on a node that died
-        # To this one alone: the others have these weights, and may be in the middle of a completion.
+        self.places = node_of_bundles(self.group)  # if its node died too, Ray has put it on another
+        # Send to this one alone: the others have these weights, and may be in the middle of a completion.
         self._connect_learners_to([i])
         self._send_weights(version, [i])
         self._connect_learners_to(range(len(self.samplers)))
@@ -206,13 +210,8 @@ class RayBackend(LearnerCalls):
     # -------------------------------------------------------------------------------------------- rollouts
 
     def rollouts(self, requests: Sequence[SampleRequest], params: SampleParams) -> Iterator[tuple[int, list[Rollout]]]:
-        """Feed the samplers and yield groups as they finish.
-
-        Deterministic: request i goes to sampler i mod n. Else from one queue, each sampler topped up to what it
-        decodes at once, so that none idles while another has a backlog.
-        """
-        self.feed = Feed(self.cfg, requests)
-        work = Sampling(self.feed, params, self.samplers)
+        self.work_queue = WorkQueue(self.cfg, requests)
+        work = Sampling(self.work_queue, params, self.samplers)
         while work.polls:
             ready, _ = ray.wait(list(work.polls), num_returns=1, timeout=5.0)
             for ref in ready:
@@ -223,11 +222,12 @@ class RayBackend(LearnerCalls):
                     self._revive(i, gone, self.version)
                     work.start_over(i)
                     continue
+                # The last line of defence against stale weights; the sync compares checksums before.
                 if report.policy_version != self.version:
                     raise AhaError(f"sampler {i} samples from weights {report.policy_version}, not {self.version}")
                 yield from work.finished(i, report)
                 work.top_up(i)
-            self.reward_actors.count()
+            self.reward_actors.count_unanswered()
             self._refuse_stalled(work)
 
     def _refuse_stalled(self, work: Sampling) -> None:
@@ -240,44 +240,32 @@ class RayBackend(LearnerCalls):
 
     # -------------------------------------------------------------------------------------------- rewards
 
-    @property
-    def reward_workers(self) -> list[ray.actor.ActorHandle]:
-        return self.reward_actors.workers
-
-    @property
-    def reward_worker_pids(self) -> dict[int, int]:
-        return self.reward_actors.worker_pids
-
     def ask_rewards(self, group: RolloutGroup, names: Sequence[str] | None = None) -> Callable[[], RewardReport]:
-        """Hand a group to the reward workers and models; names: of the rewards to ask, None for all."""
-        result = self.reward_actors.ask(group, names)
+        """Ask these rewards (None: all) about a group. Returns a function that waits for their report."""
+        wait = self.reward_actors.ask(group, names)
 
-        def named() -> RewardReport:
+        def report() -> RewardReport:
             with self._naming_silent_nodes():
-                return result()
+                return wait()
 
-        return named
+        return report
 
-    # -------------------------------------------------------------------------------------------- what is going on
+    # -------------------------------------------------------------------------------------------- what is shown
 
     def publish(self, run: str, stage: str, step: int, metrics: Mapping[str, float]) -> None:
         if self.cfg.track.gauges:
             self.gauges.set(run, stage, step, metrics)
 
     def queue(self) -> Queue:
-        return Queue(self.feed.waiting, self.feed.sampling, self.reward_actors.unanswered)
+        return Queue(self.work_queue.waiting, self.work_queue.sampling, self.reward_actors.unanswered)
 
     def memory(self) -> dict[str, float]:
-        workers = [*self.learners, *self.samplers]
-        bound = self.cfg.cluster.sync_timeout_s
+        refs = [h.memory.remote() for h in (*self.learners, *self.samplers)]
+        names = [*self._learner_names, *self._sampler_names]
         try:
-            held = self._wait(
-                [h.memory.remote() for h in workers],
-                [*self._learner_names, *self._sampler_names],
-                bound,
-                "measure memory",
-            )
-        except (ActorGone, Unanswered) as error:  # a number for the eye ends no run; the next work finds who is gone
+            held = self._wait(refs, names, self.cfg.cluster.sync_timeout_s, "measure memory")
+        except (ActorGone, Unanswered) as error:
+            # A metric that fails must not end the run. The next sync or rollout finds out who is gone.
             log.warning("this step's memory is not known: %s", error)
             return {}
         ranks = len(self.learners)
