@@ -187,7 +187,7 @@ def run(
     torch.distributed.barrier()
     exported = hashlib.sha256((folder / "model" / "model.safetensors").read_bytes()).hexdigest()
     seen |= {"steps": trained, "refreshed": learner.reference_sums(), "exported": exported}
-    learner._release()
+    learner._free_models()
     again = loaded()
     again.restore(str(folder))
     return seen | {"restored": step(again, steps[-1]), "refreshed_again": again.reference_sums()}

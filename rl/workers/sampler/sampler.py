@@ -1,5 +1,6 @@
-"""The sampler: a vLLM engine that turns prompts into rollouts. Imports vllm, as precision.py and
-rl/workers/sync/vllm_transfer.py do.
+"""The sampler: a vLLM engine that turns prompts into rollouts.
+
+vLLM is imported inside functions, because the driver imports this file too.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from rl.types import AhaError, Rollout, SampleRequest, SamplerReport, TopLogprob
 
 @dataclass(slots=True)
 class _Group:
+    """A group that is being sampled. missing: samples that are not finished."""
+
     rollouts_G: list[Rollout | None]
     missing: int
     temperature: float
@@ -26,7 +29,10 @@ class _Group:
 
 
 class Sampler:
-    """One vLLM engine in this process. It starts on dummy weights: nothing is sampled before the first sync."""
+    """One vLLM engine in this process. It starts with dummy weights and refuses to sample before the first sync.
+
+    index: of this sampler. transfer: bucket, nccl or ipc. version: of the weights, -1 for the dummy ones.
+    """
 
     def __init__(
         self, cfg: RunConfig, index: int, model_path: str, context_length: int, device: str, transfer: str
@@ -49,9 +55,9 @@ class Sampler:
             enforce_eager=cfg.sampler.enforce_eager,
             enable_prefix_caching=cfg.sampler.prefix_caching,
             tensor_parallel_size=cfg.sampler.tensor_parallel,
-            logprobs_mode="processed_logprobs",
+            logprobs_mode="processed_logprobs",  # after temperature and top-p: of the distribution that is sampled from
             weight_transfer_config={"backend": sampler_backend(transfer)},
-            # A prompt prefilled in pieces rewinds its sample's random generator, which a CPU's generator cannot do.
+            # For a prompt that is prefilled in chunks vLLM rewinds the sample's random generator; on a CPU it cannot.
             enable_chunked_prefill=on_gpu,
             max_num_batched_tokens=max(8192, context_length),
             disable_log_stats=True,
@@ -82,13 +88,16 @@ class Sampler:
         self.llm.finish_weight_update(version)
 
     def adopt_version(self, version: int) -> tuple[int, int]:
-        """Call after an update: stamps rollouts with this version. Returns (checksum, tensors) of what arrived."""
+        """Mark rollouts with this version from now on. Call it after an update.
+
+        Returns (checksum, number of tensors) of what arrived. Raises AhaError while groups are being sampled.
+        """
         from rl.workers.sync.vllm_transfer import read_tally
 
         tallies = self.llm.collective_rpc(read_tally)
         if len(set(tallies)) != 1:
             raise AhaError(f"sampler {self.index}: its tensor-parallel ranks received different weights: {tallies}")
-        # Cached keys and values belong to the old weights. vLLM keeps them, and says so, while a request runs.
+        # Cached keys and values belong to the old weights. While a request runs vLLM keeps them and returns False.
         if not self.llm.reset_prefix_cache():
             raise AhaError(
                 f"sampler {self.index}: weights version {version} arrived while it still had {len(self.groups)} groups "
@@ -100,7 +109,7 @@ class Sampler:
     # -------------------------------------------------------------------------------------------- sampling
 
     def submit(self, requests: list[SampleRequest], params: SampleParams) -> None:
-        """Queue groups. Each sample is a request of its own with its own seed."""
+        """Give groups to the engine. Each sample is a request of its own with its own seed."""
         if self.version < 0:
             raise AhaError(f"sampler {self.index}: asked to sample before any weights arrived")
         from vllm import SamplingParams
@@ -126,21 +135,21 @@ class Sampler:
                     stop=list(params.stop) or None,
                     stop_token_ids=list(params.stop_token_ids),
                     allowed_token_ids=list(params.only) or None,
-                    ignore_eos=True,  # all end tokens are stop_token_ids; a model's other defaults play no part
+                    ignore_eos=True,  # every end token is in stop_token_ids; the model's own defaults must not matter
                     detokenize=bool(params.stop),
-                    skip_special_tokens=False,  # in the text that stop is looked for: it may be a special token
+                    skip_special_tokens=False,  # a stop text may be a special token, so it must be in the text
                     output_kind=RequestOutputKind.FINAL_ONLY,
                 )
                 prompt = {"prompt_token_ids": request.prompt_token_ids}
                 self.engine.add_request(f"{request.group}.{i}", prompt, sampling)
 
     def sample(self, requests: list[SampleRequest], params: SampleParams) -> SamplerReport:
-        """Submit groups and poll. One call for both, so that an error of the first is in the answer to the second."""
+        """Submit groups and poll, in one call, so that whoever waits for the answer also hears that submit failed."""
         self.submit(requests, params)
         return self.poll()
 
     def poll(self, max_seconds: float = 0.5) -> SamplerReport:
-        """Decode until groups have finished, at most about max_seconds, and hand them over."""
+        """Decode until a group has finished, or for about max_seconds. Returns the finished groups."""
         finished: dict[int, list[Rollout]] = {}
         start = time.perf_counter()
         while self.engine.has_unfinished_requests():
@@ -148,7 +157,7 @@ class Sampler:
                 if output.finished:
                     self._collect(output, finished)
             elapsed = time.perf_counter() - start
-            # A reply per finished group would cost more in messages than it wins.
+            # At least 0.1 s in every call: a message for every single group would cost more time than it saves.
             if elapsed > max_seconds or (finished and elapsed > 0.1):
                 break
         return SamplerReport(finished, len(self.groups), self.tokens_generated, self.version)
@@ -176,7 +185,7 @@ class Sampler:
             del self.groups[address]
 
     def _text(self, token_ids: np.ndarray) -> str:
-        """The completion as text, without the end token. Special tokens inside it (think tags) are kept."""
+        """The completion as text, without the end token but with other special tokens (think tags)."""
         ended = len(token_ids) and int(token_ids[-1]) in self.stop_token_ids
         return str(self.tokenizer.decode(token_ids[:-1] if ended else token_ids, skip_special_tokens=False))
 
@@ -186,7 +195,10 @@ class Sampler:
 
 
 def _top(steps_T, count: int) -> TopLogprobs:  # type: ignore[no-untyped-def]
-    """vLLM's {token: Logprob} of each token. It adds the sampled token where that is not among the likeliest."""
+    """The `count` likeliest tokens at each position, from vLLM's list of {token: Logprob}.
+
+    vLLM's entry also has the sampled token where that is not among the likeliest; it is left out here.
+    """
     best_T = [sorted(step.items(), key=lambda item: -item[1].logprob)[:count] for step in steps_T]
     ids = np.array([[token for token, _ in best] for best in best_T], np.int32)
     logprobs = np.array([[found.logprob for _, found in best] for best in best_T], np.float32)

@@ -1,7 +1,7 @@
-"""What travels in a weight sync: named tensors in the wire's dtype, packed into buckets, each with a checksum.
+"""What a weight sync sends: named tensors in the model's dtype, packed into buckets, each tensor with a checksum.
 
-Both halves (send.py in the learner, vllm_transfer.py in the sampler) add up a checksum of every tensor. Torch alone is
-imported here.
+Both ends (send.py in the learner, vllm_transfer.py in the sampler) also add up the checksums of all tensors. This file
+imports neither Ray nor vLLM.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 
 
 class SyncClient(Protocol):
-    """Drives the samplers' half of a weight sync. The same methods as vLLM's VLLMWeightSyncClient."""
+    """Calls the samplers during a weight sync. The methods are those of vLLM's VLLMWeightSyncClient."""
 
     def init_weight_transfer_engine(self, init_info: dict[str, object]) -> None: ...
 
@@ -44,7 +44,7 @@ def tensor_checksum(tensor: Tensor) -> int:
 
 @dataclass
 class Tally:
-    """Sum of the checksums of named tensors. The order does not matter; names and bytes do."""
+    """The sum of the checksums of named tensors. It depends on names and bytes, not on their order."""
 
     checksum: int = 0
     num_tensors: int = 0
@@ -61,10 +61,10 @@ class Tally:
 
 
 class PolicySource:
-    """The policy's weights in the wire's dtype, a tied head repeated under its own name. Iterate on every rank.
+    """The policy's weights in the dtype in which they are sent. Iterate on every rank; it adds up the tally.
 
-    shapes: Hugging Face name and full shape; iterate: yields (name, full tensor) in that order, each tensor valid until
-    the next; tied: name -> the name of its copy.
+    shapes: (Hugging Face name, full shape). iterate: yields (name, full tensor) in that order; a tensor is valid until
+    the next one. tied: name -> a second name under which its tensor is sent again (a tied head).
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class PolicySource:
         self.tally = Tally()
 
     def names_and_shapes(self) -> list[tuple[str, tuple[int, ...]]]:
-        """What iteration will yield, in its order."""
+        """(name, shape) of what iteration will yield, in the same order."""
         return [(n, shape) for name, shape in self.shapes for n in (name, *self._copies(name))]
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
@@ -99,7 +99,7 @@ class PolicySource:
 
 
 def pack_buckets(pairs: Iterable[tuple[str, Tensor]], bucket_bytes: int) -> Iterator[dict[str, object]]:
-    """Tensors laid end to end, at most bucket_bytes a bucket (a larger tensor has one of its own)."""
+    """Tensors laid end to end in buckets of at most bucket_bytes. A larger tensor has a bucket of its own."""
     members: list[tuple[str, Tensor]] = []
     size = 0
     for name, tensor in pairs:
@@ -107,7 +107,7 @@ def pack_buckets(pairs: Iterable[tuple[str, Tensor]], bucket_bytes: int) -> Iter
         if members and size + num_bytes > bucket_bytes:
             yield _bucket(members, size)
             members, size = [], 0
-        # The source's tensor is valid only until the next one: copy what is kept.
+        # A copy, because the source's tensor is valid only until the next one.
         members.append((name, tensor.detach().to("cpu", copy=True)))
         size += num_bytes
     if members:

@@ -1,10 +1,11 @@
-"""The learner's half of weight sync: gathers the policy layer group by layer group and sends it to the samplers.
+"""The learner's end of a weight sync: it gathers the policy layer by layer and sends it to the samplers in one of these
+ways:
 
-    bucket  tensors packed into buckets, carried by Ray's object store, on one machine or between nodes
+    bucket  tensors packed into buckets, through Ray's object store, on one machine or between nodes
     nccl    vLLM's trainer engine: packed broadcast between GPUs
-    ipc     vLLM's trainer engine: CUDA handles between processes on one GPU
+    ipc     vLLM's trainer engine: CUDA handles between processes that share a GPU
 
-Only nccl and ipc import vLLM here: it takes a learner longer to import than all else, and buckets do without.
+vLLM is imported only for nccl and ipc: its import takes longer than all else that a learner starts with.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class WeightSender:
-    """The learner's end of the wire, pointed at the current policy."""
+    """Sends a policy to the samplers behind a client. `point` says which policy, `send` sends it."""
 
     def __init__(
         self, kind: str, *, rank: int, client: SyncClient, address: str, port: int, num_sampler_ranks: int,
@@ -59,9 +60,9 @@ class WeightSender:
         self.engine.point(self.source)
 
     def send(self, version: int) -> SyncReport:
-        """Push the weights as this version. Call on every rank: under ZeRO-3 each gather is a collective.
+        """Send the weights as this version. Call it on every rank, as under ZeRO-3 the ranks gather weights together.
 
-        The report's checksum is rank 0's.
+        Only rank 0 talks to the samplers, and only its report's checksum is compared with theirs.
         """
         assert self.source is not None
         start = time.perf_counter()
@@ -71,7 +72,7 @@ class WeightSender:
 
     def _send_buckets(self, source: PolicySource, version: int) -> int:
         if self.rank != 0:
-            for _ in source:
+            for _ in source:  # takes part in gathering
                 pass
             return 0
         self.client.start_weight_update()

@@ -1,15 +1,14 @@
-"""Weight sync on vLLM's weight-transfer interface: the engines inside the sampler, and vLLM's trainer engines.
+"""Weight sync through vLLM's weight-transfer interface: the engines inside the sampler, and vLLM's trainer engines.
 
-The sampler half loads what arrives inside vLLM's layerwise reload (CPU layers repack their weights after loading, so a
-plain load would fail) and adds up a checksum of every tensor. The loop compares that, and the version, with the
-learner's before it samples. The three ways are listed in send.py; buckets.py says what a bucket is.
+send.py lists the three ways, and buckets.py says what a bucket is. The sampler's engines add up a checksum of every
+tensor that they load. RayBackend compares it with the learner's before anything is sampled.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,7 +33,7 @@ from rl.workers.sync.buckets import PolicySource, SyncClient, Tally
 
 
 class _Source(WeightSource):
-    """A PolicySource as vLLM's trainer engines want it."""
+    """A PolicySource in the form that vLLM's trainer engines read."""
 
     def __init__(self, policy: PolicySource) -> None:
         self.policy = policy
@@ -78,12 +77,12 @@ class TrainerEngine:
 
 @dataclass
 class BucketInitInfo(WeightTransferInitInfo):
-    """Nothing to agree on: each bucket describes itself."""
+    """Empty, because each bucket describes itself."""
 
 
 @dataclass
 class BucketUpdateInfo(WeightTransferUpdateInfo):
-    """One bucket: what is in it, a checksum of each tensor, the bytes, and the version they belong to."""
+    """One bucket: each tensor's name, dtype, shape and checksum, the bytes of all, and the version of the weights."""
 
     names: list[str]
     dtype_names: list[str]
@@ -94,14 +93,18 @@ class BucketUpdateInfo(WeightTransferUpdateInfo):
 
 
 class BucketEngine(WeightTransferEngine[BucketInitInfo, BucketUpdateInfo]):
-    """Loads buckets into a vLLM worker's model."""
+    """Loads buckets into a vLLM worker's model.
+
+    It does so inside vLLM's layerwise reload. A plain load would fail, because a CPU's layers repack their weights once
+    they are loaded.
+    """
 
     init_info_cls = BucketInitInfo
     update_info_cls = BucketUpdateInfo
     tally = Tally()
 
     def init_transfer_engine(self, init_info: BucketInitInfo) -> None:
-        """Each update starts a tally of its own; the last one stays readable when the learners connect again."""
+        """Nothing to do. The last update's tally stays, since `aha doctor` reads it after learners connect again."""
 
     def start_weight_update(self) -> None:
         from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
@@ -136,11 +139,11 @@ class BucketEngine(WeightTransferEngine[BucketInitInfo, BucketUpdateInfo]):
         finalize_layerwise_reload(self.model, self.model_config)
 
     def shutdown(self) -> None:
-        """Nothing is held between updates."""
+        """Nothing to do, as nothing is held between updates."""
 
 
-class _Tap:
-    """Stands in for the model while vLLM's own engines load into it, and counts what passes."""
+class _CountingModel:
+    """Stands in for the model while one of vLLM's own engines loads into it, and adds each tensor to the tally."""
 
     def __init__(self, model, tally: Tally) -> None:  # type: ignore[no-untyped-def]
         self.load, self.tally = model.load_weights, tally
@@ -154,50 +157,38 @@ class _Tap:
         return self.load(counted())
 
 
-@contextmanager
-def tapped(engine) -> Iterator[None]:  # type: ignore[no-untyped-def]
-    """Count what the engine loads into its model inside the block."""
-    model = engine.model
-    engine.model = _Tap(model, engine.tally)
-    try:
-        yield
-    finally:
-        engine.model = model
+class _Counting:
+    """Put before one of vLLM's own engines, it adds up what each update loads."""
+
+    tally = Tally()
+    model: Any
+
+    def start_weight_update(self) -> None:
+        self.tally = Tally()
+        super().start_weight_update()  # type: ignore[misc]
+
+    def receive_weights(self, update_info) -> None:  # type: ignore[no-untyped-def]
+        model = self.model
+        self.model = _CountingModel(model, self.tally)
+        try:
+            super().receive_weights(update_info)  # type: ignore[misc]
+        finally:
+            self.model = model
 
 
-class CheckedNCCLEngine(NCCLWeightTransferEngine):
+class CountingNCCLEngine(_Counting, NCCLWeightTransferEngine):
     """vLLM's nccl engine with a tally."""
 
-    tally = Tally()
 
-    def start_weight_update(self) -> None:
-        self.tally = Tally()
-        super().start_weight_update()
-
-    def receive_weights(self, update_info) -> None:  # type: ignore[no-untyped-def]
-        with tapped(self):
-            super().receive_weights(update_info)
-
-
-class CheckedIPCEngine(IPCWeightTransferEngine):
+class CountingIPCEngine(_Counting, IPCWeightTransferEngine):
     """vLLM's ipc engine with a tally."""
 
-    tally = Tally()
 
-    def start_weight_update(self) -> None:
-        self.tally = Tally()
-        super().start_weight_update()
-
-    def receive_weights(self, update_info) -> None:  # type: ignore[no-untyped-def]
-        with tapped(self):
-            super().receive_weights(update_info)
-
-
-ENGINES = {"bucket": BucketEngine, "nccl": CheckedNCCLEngine, "ipc": CheckedIPCEngine}
+ENGINES = {"bucket": BucketEngine, "nccl": CountingNCCLEngine, "ipc": CountingIPCEngine}
 
 
 def sampler_backend(kind: str) -> str:
-    """The name under which vLLM knows our sampler half of this way; registers it on first use."""
+    """Register our engine for this kind of transfer with vLLM, if it is not yet, and return its name there."""
     name = f"aha_{kind}"
     if name not in WeightTransferEngineFactory._registry:
         WeightTransferEngineFactory.register_engine(name, ENGINES[kind])
@@ -205,6 +196,6 @@ def sampler_backend(kind: str) -> str:
 
 
 def read_tally(worker) -> tuple[int, int]:  # type: ignore[no-untyped-def]
-    """Runs inside a vLLM worker: (checksum, tensors) of the last update."""
+    """(checksum, number of tensors) of the last update. Runs inside a vLLM worker."""
     tally = worker.weight_transfer_engine.tally
     return tally.checksum, tally.num_tensors
