@@ -29,9 +29,9 @@ class Learner:
 
     def connect(self, address: str, port: int) -> None: ...
 
-    def connect_samplers(self, client, kind: str, address: str, port: int, ranks: int) -> None:
-        self.client = client
-        client.init_weight_transfer_engine({})
+    def connect_samplers(self, connection) -> None:
+        self.client = connection.client
+        self.client.init_weight_transfer_engine({})
 
     def send_weights(self, version: int) -> SyncReport:
         self.client.start_weight_update()

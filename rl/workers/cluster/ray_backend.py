@@ -52,6 +52,7 @@ from rl.workers.cluster.ray_calls import (
 )
 from rl.workers.cluster.reward_actors import MAX_RESTARTS, RewardActors
 from rl.workers.cluster.work_queue import Sampling, WorkQueue
+from rl.workers.sync.buckets import SamplerConnection
 
 log = logging.getLogger("aha.cluster")
 
@@ -150,16 +151,17 @@ class RayBackend(LearnerCalls):
 
     def _connect_learners_to(self, samplers: Sequence[int]) -> None:
         """From now on the learners send their weights to these samplers."""
-        bound, kind = self.cfg.cluster.sync_timeout_s, self.transfer
-        address, port = self.address, self.transfer_port
-        ranks = self.cfg.sampler.count * self.cfg.sampler.tensor_parallel
+        bound, ranks = self.cfg.cluster.sync_timeout_s, self.cfg.sampler.count * self.cfg.sampler.tensor_parallel
         handles, names = [self.samplers[i] for i in samplers], [self._sampler_names[i] for i in samplers]
-        client = RaySyncClient(handles, names, bound, pass_over_dead=self._revives_samplers)
-        self._on_learners(
-            "connect to the samplers",
-            lambda learner: learner.connect_samplers(client, kind, address, port, ranks),
-            bound,
+        connection = SamplerConnection(
+            self.transfer,
+            RaySyncClient(handles, names, bound, pass_over_dead=self._revives_samplers),
+            self.address,
+            self.transfer_port,
+            ranks,
+            self.cfg.cluster.bucket_mib << 20,
         )
+        self._on_learners("connect to the samplers", lambda learner: learner.connect_samplers(connection), bound)
 
     def sync_weights(self, version: int) -> SyncReport:
         start = time.perf_counter()

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import deepspeed
 import torch
@@ -37,19 +37,6 @@ SHARDS_ONLY = {
     "stage3_max_live_parameters": 0,
     "stage3_prefetch_bucket_size": 0,
 }
-
-
-class Engine(Protocol):
-    """The part of a DeepSpeed engine that this file uses."""
-
-    module: nn.Module
-    optimizer: Any
-
-    def save_checkpoint(
-        self, save_dir: str, tag: str, *, save_latest: bool, exclude_frozen_parameters: bool
-    ) -> object: ...
-
-    def load_checkpoint(self, load_dir: str, tag: str) -> tuple[str | None, object]: ...
 
 
 def engine_config(cfg: RunConfig, optim: OptimConfig | None) -> dict[str, object]:
@@ -72,7 +59,9 @@ def engine_config(cfg: RunConfig, optim: OptimConfig | None) -> dict[str, object
     return config
 
 
-def save(engine: Engine, folder: Path, rank: int, counters: dict[str, int], reference: nn.Module | None) -> None:
+def save(
+    engine: deepspeed.DeepSpeedEngine, folder: Path, rank: int, counters: dict[str, int], reference: nn.Module | None
+) -> None:
     """Write the engine with its optimiser, the counters, the random state, and the reference if it was ever refreshed.
 
     Frozen parameters are left out: a base under adapters is in the model's own folder.
@@ -89,7 +78,7 @@ def save(engine: Engine, folder: Path, rank: int, counters: dict[str, int], refe
     torch.save(state, folder / f"rank_{rank}.pt")
 
 
-def restore(engine: Engine, folder: Path, rank: int, reference: nn.Module | None) -> dict[str, int]:
+def restore(engine: deepspeed.DeepSpeedEngine, folder: Path, rank: int, reference: nn.Module | None) -> dict[str, int]:
     """Load what save wrote. Returns the counters. Raises AhaError if this rank has no checkpoint there.
 
     Frozen parameters stay as they are. The model's fingerprint says whether they are those of the save.
@@ -156,7 +145,7 @@ def shard(parameter: nn.Parameter) -> Tensor:
     return part
 
 
-def check_gradients_before_stepping(engine: Engine, stage: int) -> None:
+def check_gradients_before_stepping(engine: deepspeed.DeepSpeedEngine, stage: int) -> None:
     """Make ZeRO-3 skip updates whose gradients are not finite. ZeRO-1 and 2 always do; ZeRO-3 only in float16."""
     if stage != 3:
         return

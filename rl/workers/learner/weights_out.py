@@ -10,7 +10,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -23,10 +22,8 @@ from rl.model.writer import ModelWriter
 from rl.settings.precision import torch_dtype
 from rl.types import SyncReport
 from rl.workers.learner.deepspeed_engine import full_shape
+from rl.workers.sync.buckets import PolicySource, SamplerConnection
 from rl.workers.sync.send import WeightSender
-
-if TYPE_CHECKING:
-    from rl.workers.sync.buckets import SyncClient
 
 
 class WeightReader(ABC):
@@ -55,31 +52,19 @@ class WeightReader(ABC):
         frozen = [PlainWeight(weight.name, weight.base) for weight in weights if not weight.base.requires_grad]
         yield from gather_groups(frozen, self._gathered)
 
-    def connect_samplers(self, client: SyncClient, kind: str, address: str, port: int, num_sampler_ranks: int) -> None:
-        """Connect to the samplers behind the client. kind: bucket, nccl or ipc (rl/workers/sync/send.py)."""
-        self.sender = WeightSender(
-            kind,
-            rank=self.rank,
-            client=client,
-            address=address,
-            port=port,
-            num_sampler_ranks=num_sampler_ranks,
-            bucket_bytes=self.cfg.cluster.bucket_mib << 20,
-        )
-        self._point_sender()
-
-    def _point_sender(self) -> None:
-        assert self.sender is not None
-        # A CPU sampler runs with untied embeddings, so it must be sent a tied head too, or its head would go stale.
-        tied = self.policy.tied_names() if self.device.type == "cpu" else {}
-        shapes = [(weight.name, full_shape(weight.base)) for weight in plain_weights(self.policy.hf)]
-        self.sender.point(shapes, self.full_parameters, torch_dtype(self.cfg.model.dtype), tied=tied)
+    def connect_samplers(self, connection: SamplerConnection) -> None:
+        self.sender = WeightSender(connection, self.rank, self._source())
 
     def send_weights(self, version: int) -> SyncReport:
         """Send the policy's weights to every connected sampler as this version."""
         assert self.sender is not None
-        self._point_sender()  # a new task has a new policy
-        return self.sender.send(version)
+        return self.sender.send(self._source(), version)
+
+    def _source(self) -> PolicySource:
+        # A CPU sampler runs with untied embeddings, so it must be sent a tied head too, or its head would go stale.
+        tied = self.policy.tied_names() if self.device.type == "cpu" else {}
+        shapes = [(weight.name, full_shape(weight.base)) for weight in plain_weights(self.policy.hf)]
+        return PolicySource(shapes, self.full_parameters, torch_dtype(self.cfg.model.dtype), tied)
 
     def export(self, folder: str) -> None:
         """Write the policy as a Hugging Face folder. Rank 0 writes; the others take part in gathering."""

@@ -20,12 +20,11 @@ from rl.types import AhaError, Rollout, SampleRequest, SamplerReport, TopLogprob
 class _Group:
     """A group that is being sampled. missing: samples that are not finished."""
 
+    request: SampleRequest
+    params: SampleParams
+    policy_version: int
     rollouts_G: list[Rollout | None]
     missing: int
-    temperature: float
-    policy_version: int
-    seeds_G: list[int]
-    top_logprobs: int
 
 
 class Sampler:
@@ -69,7 +68,6 @@ class Sampler:
         self.engine = self.llm.llm_engine
         self.tokenizer = self.llm.get_tokenizer()
         self.version = -1
-        self.stop_token_ids: set[int] = set()
         self.groups: dict[int, _Group] = {}
         self.tokens_generated = 0
 
@@ -115,16 +113,9 @@ class Sampler:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        self.stop_token_ids = set(params.stop_token_ids)
         for request in requests:
-            self.groups[request.group] = _Group(
-                [None] * len(request.seeds_G),
-                len(request.seeds_G),
-                params.temperature,
-                self.version,
-                request.seeds_G,
-                params.top_logprobs,
-            )
+            count = len(request.seeds_G)
+            self.groups[request.group] = _Group(request, params, self.version, [None] * count, missing=count)
             for i, seed in enumerate(request.seeds_G):
                 sampling = SamplingParams(
                     temperature=params.temperature,
@@ -163,30 +154,31 @@ class Sampler:
         return SamplerReport(finished, len(self.groups), self.tokens_generated, self.version)
 
     def _collect(self, output, finished: dict[int, list[Rollout]]) -> None:  # type: ignore[no-untyped-def]
-        address, sample = (int(x) for x in output.request_id.split("-")[0].split("."))
-        group = self.groups[address]
+        # vLLM appends a suffix of its own, "-...", to the request's id, which is "group.sample".
+        number, sample = (int(x) for x in output.request_id.split("-")[0].split("."))
+        group = self.groups[number]
         completion = output.outputs[0]
         token_ids = np.asarray(completion.token_ids, dtype=np.int32)
         logprobs = [step[token].logprob for step, token in zip(completion.logprobs, completion.token_ids, strict=True)]
         group.rollouts_G[sample] = Rollout(
             token_ids_T=token_ids,
             logprobs_T=np.asarray(logprobs, dtype=np.float32),
-            text=self._text(token_ids),
+            text=self._text(token_ids, group.params.stop_token_ids),
             finish_reason=str(completion.finish_reason),
-            temperature=group.temperature,
+            temperature=group.params.temperature,
             policy_version=group.policy_version,
-            seed=group.seeds_G[sample],
-            top=_top(completion.logprobs, group.top_logprobs) if group.top_logprobs else None,
+            seed=group.request.seeds_G[sample],
+            top=_top(completion.logprobs, top) if (top := group.params.top_logprobs) else None,
         )
         self.tokens_generated += len(token_ids)
         group.missing -= 1
         if not group.missing:
-            finished[address] = [r for r in group.rollouts_G if r is not None]
-            del self.groups[address]
+            finished[number] = [r for r in group.rollouts_G if r is not None]
+            del self.groups[number]
 
-    def _text(self, token_ids: np.ndarray) -> str:
+    def _text(self, token_ids: np.ndarray, stop_token_ids: tuple[int, ...]) -> str:
         """The completion as text, without the end token but with other special tokens (think tags)."""
-        ended = len(token_ids) and int(token_ids[-1]) in self.stop_token_ids
+        ended = len(token_ids) and int(token_ids[-1]) in stop_token_ids
         return str(self.tokenizer.decode(token_ids[:-1] if ended else token_ids, skip_special_tokens=False))
 
     def ping(self) -> int:

@@ -28,6 +28,21 @@ class SyncClient(Protocol):
     def finish_weight_update(self, weight_version: str | None = None) -> None: ...
 
 
+@dataclass(frozen=True)
+class SamplerConnection:
+    """How a learner reaches the samplers. kind: bucket, nccl or ipc (send.py).
+
+    address, port: where the GPUs of nccl meet. sampler_ranks: all samplers' GPUs. bucket_bytes: the most in one bucket.
+    """
+
+    kind: str
+    client: SyncClient
+    address: str
+    port: int
+    sampler_ranks: int
+    bucket_bytes: int
+
+
 def tensor_checksum(tensor: Tensor) -> int:
     """A checksum of the tensor's bytes: crc32 on a CPU, two position-weighted integer sums on a GPU."""
     flat = tensor.detach().contiguous().reshape(-1)

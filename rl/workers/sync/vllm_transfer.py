@@ -27,7 +27,7 @@ from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo, NC
 
 from rl.settings.precision import torch_dtype
 from rl.types import AhaError
-from rl.workers.sync.buckets import PolicySource, SyncClient, Tally
+from rl.workers.sync.buckets import PolicySource, SamplerConnection, Tally
 
 # ------------------------------------------------------------------------------------------------ trainer half
 
@@ -48,28 +48,21 @@ class _Source(WeightSource):
 class TrainerEngine:
     """vLLM's trainer engine for nccl or ipc. Made on every rank; rank 0 talks to the client."""
 
-    def __init__(
-        self, kind: str, source: PolicySource, client: SyncClient, *, rank: int, address: str, port: int,
-        num_sampler_ranks: int, bucket_bytes: int,
-    ) -> None:  # fmt: skip
+    def __init__(self, connection: SamplerConnection, rank: int, source: PolicySource) -> None:
         info: TrainerInitInfo
-        if kind == "nccl":
+        if connection.kind == "nccl":
             info = NCCLTrainerInitInfo(
-                rank=rank, master_address=address, master_port=port,
-                world_size=1 + num_sampler_ranks, packed_buffer_size_bytes=bucket_bytes,
+                rank=rank, master_address=connection.address, master_port=connection.port,
+                world_size=1 + connection.sampler_ranks, packed_buffer_size_bytes=connection.bucket_bytes,
             )  # fmt: skip
         else:
-            info = IPCTrainerInitInfo(rank=rank, packed=True, packed_buffer_size_bytes=bucket_bytes)
-        self.engine = WeightTransferTrainerFactory.trainer_init(info, client=client, source=_Source(source))
+            info = IPCTrainerInitInfo(rank=rank, packed=True, packed_buffer_size_bytes=connection.bucket_bytes)
+        init = WeightTransferTrainerFactory.trainer_init
+        self.engine = init(info, client=connection.client, source=_Source(source))
 
-    def point(self, source: PolicySource) -> None:
-        """Send from this policy from now on."""
+    def send(self, source: PolicySource) -> None:
         self.engine.source = _Source(source)
-
-    def send(self) -> int:
-        """Send everything. Returns 0: these ways have no buckets of ours."""
         self.engine.send_weights()
-        return 0
 
 
 # ------------------------------------------------------------------------------------------------ sampler half
