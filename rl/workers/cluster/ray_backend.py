@@ -204,7 +204,7 @@ class RayBackend(LearnerCalls):
         self.samplers[i] = self._new_sampler(i)
         self._wait([self.samplers[i].ping.remote()], [f"sampler {i}"], self.cfg.cluster.start_timeout_s, "start again")
         self.places = node_of_bundles(self.group)  # if its node died too, Ray has put it on another
-        # Send to this one alone: the others have these weights, and may be in the middle of a completion.
+        # Only to this sampler: the others have these weights, and may be in the middle of a completion.
         self._connect_learners_to([i])
         self._send_weights(version, [i])
         self._connect_learners_to(range(len(self.samplers)))

@@ -99,7 +99,7 @@ class RewardActors:
         return handles
 
     def _start_workers(self) -> None:
-        """Start the reward workers. Those that were taken over only learn the new rewards."""
+        """Start the reward workers. Those that were taken over only get the new rewards."""
         self.workers = self.workers or self._make_workers()
         names = [f"reward worker {i}" for i in range(len(self.workers))]
         refs = [handle.start.remote(self.cfg.rewards) for handle in self.workers]

@@ -58,7 +58,7 @@ class WorkQueue:
 
 
 class Sampling:
-    """Samplers at work on a queue.
+    """Samplers that work off a queue.
 
     polls: the call that is under way at each sampler with work -> its index. samplers: the backend's own list of
     handles, where it replaces those of samplers that died.

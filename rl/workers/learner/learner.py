@@ -69,7 +69,7 @@ class Learner(WeightReader):
         self.share = WHOLE
 
     def connect(self, address: str, port: int) -> None:
-        """Join the learners' process group. Bounded by cluster.start_timeout_s."""
+        """Join the learners' process group, in which no collective waits longer than cluster.step_timeout_s."""
         ranks = self.cfg.learner.ranks
         # DeepSpeed would compile this at the first start, for a minute or more. Only tensor-parallel inference uses it.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
@@ -104,8 +104,6 @@ class Learner(WeightReader):
         dtype = torch_dtype(self.cfg.model.dtype)
         # In float32: DeepSpeed makes its float32 master copy from it, then casts the module to the model's dtype.
         policy = self._load_trained(torch.float32)
-        if self.cfg.learner.zero_stage == 0 and dtype == torch.float32:
-            policy = policy.to(dtype)
         self.engine, _, _, _ = deepspeed.initialize(
             model=policy,
             model_parameters=[p for p in policy.parameters() if p.requires_grad],
@@ -116,13 +114,11 @@ class Learner(WeightReader):
             dither_masters(self.engine.module.hf.named_parameters(), self.cfg.seed)
         self.policy: Backbone = self.engine.module
         self.updates = 0
-        self.reference = None
         self.frozen_engines: list[deepspeed.DeepSpeedEngine] = []
         self.base_is_reference = self._needs_reference() and self._base_stays_reference()
         if self._needs_reference() and not self.base_is_reference:
             path = task.reference_path or task.model_path
             self.reference = self._freeze(self._load_policy(path, dtype, self.cfg.model.lora))
-        self.teacher = None
         if task.teacher_path:
             self.teacher = self._freeze(self._load_policy(task.teacher_path, dtype, LoraConfig()))
         self.reference_version = 0
@@ -189,6 +185,7 @@ class Learner(WeightReader):
         grpo = self.task.grpo
         old_UM: list[list[Tensor]] | None = None
         if grpo is not None and grpo.old_logprobs == "learner" and len(updates_U) > 1:
+            # Before any update: all updates of the batch compare with the policy that the first one starts from.
             with clock("scoring"):
                 old_UM = [[self._score(mb) for mb in micro_batches] for micro_batches in updates_U]
         total = Totals()
@@ -200,7 +197,7 @@ class Learner(WeightReader):
             if self._refresh_is_due():
                 self._refresh_reference()
             rate = learning_rate(self.task.optim, self.updates, self.task.total_updates)
-            self.updates += 1
+            self.updates += 1  # also of an update without data, so that the learning-rate schedule goes on
             if not micro_batches:
                 continue
             totals = Totals()
@@ -281,7 +278,7 @@ class Learner(WeightReader):
         return self.engine(ModelInput.of(mb, self.device, self.share))[0].detach()
 
     def measure_gap(self, micro_batches: list[MicroBatch]) -> tuple[float, float]:
-        """Mean and largest |sampler - learner logprob| on these micro-batches, nats, without training."""
+        """(mean, largest) |sampler logprob - learner logprob| on these micro-batches in nats, without training."""
         totals = Totals()
         for mb in micro_batches:
             index = np.flatnonzero(mb.loss_mask_T)
