@@ -1,5 +1,5 @@
-"""What a stage may ask of the machines. rl.workers.cluster.ray_backend.RayBackend implements it; unit tests use one
-in-process.
+"""What a stage can ask of the machines. RayBackend (rl.workers.cluster.ray_backend) implements it with Ray actors, unit
+tests in their own process.
 """
 
 from __future__ import annotations
@@ -28,9 +28,11 @@ from rl.types import (
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What the learners are set up for: GRPO, a reward model, or else SFT. Paths are Hugging Face folders or ids.
+    """What the learners train. With grpo: GRPO. With reward: a reward model. With neither: SFT.
 
-    teacher_path: a frozen model to distil from; in SFT as distill says, in GRPO on the policy's own samples.
+    Paths are Hugging Face folders or ids. reference_path: the model that the KL penalty compares with; "" for the model
+    at model_path. teacher_path: a frozen model to distil from. SFT distils as `distill` says, GRPO on the policy's own
+    samples. total_updates: optimiser updates until the end of the learning-rate schedule.
     """
 
     model_path: str
@@ -45,10 +47,11 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class SampleParams:
-    """How to sample. temperature 0 is greedy; stop_token_ids end a completion and belong to it.
+    """How to sample.
 
-    only: tokens that may be sampled; empty: all. `aha doctor` forces the end token with it.
-    top_logprobs: so many of each token's likeliest alternatives come back in Rollout.top; 0: none.
+    temperature: 0 is greedy. stop: texts that end a completion. stop_token_ids: tokens that end a completion and are
+    its last token. only: the tokens that may be sampled; empty for all (`aha doctor` forces the end token this way).
+    top_logprobs: how many of the likeliest tokens at each position to return in Rollout.top.
     """
 
     temperature: float
@@ -61,68 +64,78 @@ class SampleParams:
 
 
 class RewardWorkers(Protocol):
-    """Rewards alone, for a stage that starts no machines: rl.scoring.reward_processes.LocalRewardWorker, for one."""
+    """Rewards alone, for a stage that starts no learners and no samplers.
+
+    rl.scoring.reward_processes.LocalRewardWorker implements it.
+    """
 
     def ask_rewards(self, group: RolloutGroup, names: Sequence[str]) -> Callable[[], RewardReport]:
-        """Ask these rewards about a group; the result waits, within a bound, for what they say."""
+        """Ask the named rewards about a group. Returns a function that waits, within a bound, for their report."""
 
     def close(self) -> None:
         """Stop every worker."""
 
 
 class Backend(Protocol):
-    """Learners and samplers. Every wait inside is bounded; a failure raises AhaError and names who did not answer."""
+    """Learners, samplers and rewards. Every wait is bounded. A failure raises AhaError and names the worker.
+
+    num_ranks: learner ranks. layout: how the learners want sequences laid out, "packed" or "rows".
+    """
 
     num_ranks: int
     layout: str
 
     def start(self, model_path: str, context_length: int) -> None:
-        """Start every worker. Samplers take the model's architecture from model_path and wait for weights."""
+        """Start every worker. Samplers take the architecture from model_path, and weights from the first sync."""
 
     def adopt(self, cfg: RunConfig) -> None:
-        """Go on with the next stage's settings: new rewards; the workers stay. Their own settings must be the same."""
+        """Go on with the next stage's settings. Rewards may change; learners and samplers keep running as they are."""
 
     def load(self, task: Task) -> str:
-        """Set the learners up; returns the model's fingerprint."""
+        """Load the task's models into the learners. Returns a hash that tells one model from another."""
 
     def sync_weights(self, version: int) -> SyncReport:
-        """Push the learners' weights to every sampler, as this version, and check that they arrived."""
+        """Send the learners' weights to every sampler as this version, and check that they arrived.
+
+        No rollout may be running.
+        """
 
     def rollouts(self, requests: Sequence[SampleRequest], params: SampleParams) -> Iterator[tuple[int, list[Rollout]]]:
         """Yield (request.group, its rollouts) as groups finish, in any order."""
 
     def ask_rewards(self, group: RolloutGroup, names: Sequence[str]) -> Callable[[], RewardReport]:
-        """Ask these rewards about a group; the result waits, within a bound, for what they say."""
+        """Ask the named rewards about a group. Returns a function that waits, within a bound, for their report."""
 
     def step(self, updates_U: Sequence[PackedBatch]) -> StepStats:
         """Train: one optimiser update for each batch."""
 
     def measure_gap(self, micro_batches_R: list[list[MicroBatch]]) -> tuple[float, float]:
-        """Mean and largest |sampler - learner logprob|, nats, without training."""
+        """(mean, largest) |sampler logprob - learner logprob| in nats, without training."""
 
     def mean_nll(self, micro_batches_R: list[list[MicroBatch]]) -> float:
-        """Mean negative log likelihood of the learnt tokens, nats, without training."""
+        """Mean negative log likelihood of the tokens with loss_mask_T 1, in nats, without training."""
 
     def publish(self, run: str, stage: str, step: int, metrics: Mapping[str, float]) -> None:
-        """Show a step's numbers where the machines are watched, unless track.gauges is off."""
+        """Show a step's metrics on the cluster's Prometheus gauges, unless track.gauges is off."""
 
     def queue(self) -> Queue:
-        """Where the groups under way are; at once, and from any thread."""
+        """How many groups are waiting, sampling and scoring now. Answers at once and may be called from any thread."""
 
     def hardware(self) -> Hardware:
-        """The nodes and GPUs that the workers hold now; at once."""
+        """The nodes and GPUs that the workers hold now. Answers at once."""
 
     def memory(self) -> dict[str, float]:
-        """memory/learner_gib and memory/sampler_gib, of the largest of each; with a device also memory/..._device_gib.
+        """GiB of the largest learner rank and the largest sampler, by metric name. Empty when a worker has died.
 
-        The first is resident memory, the second what is in use on the device by all. Empty when a worker is gone.
+        memory/learner_gib, memory/sampler_gib: resident memory of its processes.
+        memory/learner_device_gib, memory/sampler_device_gib: what all processes together use on its GPU; only on GPUs.
         """
 
     def scores(self, micro_batches_R: list[list[MicroBatch]]) -> list[list[np.ndarray]]:
-        """What a reward model says of each micro-batch of each rank, float32 (M,), without training."""
+        """The scores that a reward model in training gives, float32 (M,), for each rank's micro-batches."""
 
     def save(self, folder: Path) -> None:
-        """Write the learners' whole state into an existing folder."""
+        """Write the learners' whole state, optimiser included, into an existing folder."""
 
     def restore(self, folder: Path) -> None:
         """Load what save wrote."""

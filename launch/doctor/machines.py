@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 import ray
@@ -17,16 +16,16 @@ from launch.doctor.examined import NodeReport, Reached, SyncedTensors
 from launch.doctor.node_probe import NodeProbe
 from rl.model.lora import plain_weights
 from rl.model.policy import ModelInput
+from rl.settings.precision import torch_dtype
 from rl.types import MicroBatch
-from rl.workers.cluster.actors import LearnerHost
 from rl.workers.cluster.ray_backend import RayBackend
 from rl.workers.cluster.ray_calls import QUIET
-from rl.workers.sync.buckets import WIRE_DTYPES, tensor_checksum
+from rl.workers.sync.buckets import tensor_checksum
 
 if TYPE_CHECKING:
+    from rl.workers.learner.learner import Learner
     from rl.workers.sampler.sampler import Sampler
 
-T = TypeVar("T")
 PROBE_LIMIT_S = 60.0
 
 
@@ -35,7 +34,7 @@ class ExaminedBackend(RayBackend):
 
     @property
     def revives(self) -> bool:
-        return self.transfer == "bucket"
+        return self._revives_samplers
 
     # -------------------------------------------------------------------------------------------- nodes
 
@@ -52,7 +51,7 @@ class ExaminedBackend(RayBackend):
 
     def _probes(self) -> list[ray.actor.ActorHandle]:
         """A probe on every node, in the order of their addresses; gone when the last handle is."""
-        names = [*self._ranks, *(f"sampler {i}" for i in range(self.cfg.sampler.count))]
+        names = [*self._learner_names, *(f"sampler {i}" for i in range(self.cfg.sampler.count))]
         homes = placement_group_table(self.group)["bundles_to_node_id"]
         nodes = sorted((n for n in ray.nodes() if n["Alive"]), key=lambda n: (n["NodeManagerAddress"], n["NodeID"]))
         return [
@@ -75,28 +74,21 @@ class ExaminedBackend(RayBackend):
 
     # -------------------------------------------------------------------------------------------- learners
 
-    def _ask_learners(self, question: Callable[[LearnerHost], T], doing: str) -> T:
-        """Rank 0's answer; every rank is asked, since most questions hold collectives."""
-        refs = [h.__ray_call__.remote(question) for h in self.learners]
-        answers: list[T] = self._wait(refs, self._ranks, self.cfg.cluster.step_timeout_s, doing)
-        return answers[0]
-
     def score(self, micro_batches_R: list[list[MicroBatch]]) -> list[list[np.ndarray]]:
-        refs = [h.__ray_call__.remote(score, micro_batches_R[rank]) for rank, h in enumerate(self.learners)]
-        return self._wait(refs, self._ranks, self.cfg.cluster.step_timeout_s, "score rollouts")
+        return self._on_each_learner("score rollouts", score, micro_batches_R)
 
     def master_sums(self) -> dict[str, float]:
-        return self._ask_learners(master_sums, "sum the master weights")
+        return self._on_learners("sum the master weights", lambda learner: learner.master_sums())[0]
 
     def reference_sums(self) -> dict[str, float]:
-        return self._ask_learners(reference_sums, "sum the reference's weights")
+        return self._on_learners("sum the reference's weights", lambda learner: learner.reference_sums())[0]
 
     # -------------------------------------------------------------------------------------------- samplers
 
     def synced_tensors(self) -> list[SyncedTensors]:
-        learner, ends = self._ask_learners(learner_checksums, "take checksums")
+        learner, ends = self._on_learners("take checksums", learner_checksums)[0]
         refs = [h.__ray_call__.remote(sampler_checksums, ends, self.cfg.model.dtype) for h in self.samplers]
-        answers = self._wait(refs, self._names, self.cfg.cluster.sync_timeout_s, "take checksums")
+        answers = self._wait(refs, self._sampler_names, self.cfg.cluster.sync_timeout_s, "take checksums")
         return [SyncedTensors(learner, received, resident) for received, resident in answers]
 
     def kill_sampler(self, index: int) -> None:
@@ -107,28 +99,19 @@ class ExaminedBackend(RayBackend):
 
 
 @torch.no_grad()
-def score(host: LearnerHost, micro_batches: list[MicroBatch]) -> list[np.ndarray]:
+def score(learner: Learner, micro_batches: list[MicroBatch]) -> list[np.ndarray]:
     """Logprobs of the masked-in tokens of each micro-batch, float32 (M,), under each token's own temperature."""
-    learner = host.learner
     scored = [learner.engine(ModelInput.of(mb, learner.device))[0] for mb in micro_batches]
     return [logprobs_M.detach().float().cpu().numpy() for logprobs_M in scored]
 
 
-def master_sums(host: LearnerHost) -> dict[str, float]:
-    return host.learner.master_sums()
-
-
-def reference_sums(host: LearnerHost) -> dict[str, float]:
-    return host.learner.reference_sums()
-
-
-def learner_checksums(host: LearnerHost) -> tuple[dict[str, int], dict[str, tuple[int, ...]]]:
+def learner_checksums(learner: Learner) -> tuple[dict[str, int], dict[str, tuple[int, ...]]]:
     """(checksum by name, the shapes of those that a sampler keeps as they are: embedding, head, vectors).
 
     The names are the model's own, not those that the sender says it sends.
     """
-    learner, hf = host.learner, host.learner.policy.hf
-    dtype = WIRE_DTYPES[learner.cfg.model.dtype]
+    hf = learner.policy.hf
+    dtype = torch_dtype(learner.cfg.model.dtype)
     outer = (hf.get_input_embeddings().weight, hf.get_output_embeddings().weight)
     first = {id(weight.base): weight.name for weight in plain_weights(hf)}
     kept = {first[id(p)] for p in outer}
@@ -172,5 +155,5 @@ def resident_checksums(worker, shapes: dict[str, tuple[int, ...]], dtype: str) -
         shape = shapes.get(name)
         if shape is None or len(parameter) < shape[0] or tuple(parameter.shape[1:]) != shape[1:]:
             continue
-        found[name] = tensor_checksum(parameter.data[: shape[0]].to(WIRE_DTYPES[dtype]))
+        found[name] = tensor_checksum(parameter.data[: shape[0]].to(torch_dtype(dtype)))
     return found

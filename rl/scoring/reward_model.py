@@ -16,11 +16,10 @@ from transformers.modeling_utils import PreTrainedModel
 from rl.config import RewardConfig
 from rl.scoring.reward_model_text import EncodedResponse, Encoder, load_classifier, load_encoder, padding_token, summary
 from rl.scoring.routing import model_path
+from rl.settings.precision import torch_dtype
 from rl.types import Prompt, RewardPart, RewardReport, RolloutGroup, Verdict
 
 log = logging.getLogger(__name__)
-
-DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
 class RewardModel:
@@ -77,7 +76,7 @@ class RewardModel:
                 torch.set_num_threads(self._threads)
             path = model_path(self._reward)
             encoder = load_encoder(path, max_tokens=self._cfg.max_tokens, thinking=self._cfg.scores == "response")
-            model = load_classifier(path, DTYPES[self._cfg.dtype], self._device)
+            model = load_classifier(path, torch_dtype(self._cfg.dtype), self._device)
             _choose_padding(model, encoder)
             self._loaded = encoder, model
         return self._loaded

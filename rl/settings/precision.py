@@ -1,4 +1,4 @@
-"""The compute precision that a machine is fast in: what model.dtype=auto becomes. Loads no torch.
+"""The compute precision that a machine is fast in: what model.dtype=auto becomes. Importing it loads no torch.
 
 Most CPUs multiply bfloat16 matrices three times slower than float32 ones; those with a bfloat16 unit are three times
 faster. GPUs that train models have such units.
@@ -11,9 +11,13 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rl.config import ClusterConfig, RunConfig
 from rl.types import BadInput
+
+if TYPE_CHECKING:
+    import torch
 
 AUTO = "auto"
 BFLOAT16, FLOAT16, FLOAT32 = "bfloat16", "float16", "float32"
@@ -48,6 +52,13 @@ class Machine:
 def bytes_per_number(dtype: str) -> int:
     """ "bfloat16" -> 2, "float32" -> 4."""
     return 2 if dtype in HALF else 4
+
+
+def torch_dtype(dtype: str) -> torch.dtype:
+    """ "bfloat16" -> torch.bfloat16. The only table from the names in settings to torch's types."""
+    import torch  # here: the command line answers before torch could be loaded
+
+    return {BFLOAT16: torch.bfloat16, FLOAT16: torch.float16, FLOAT32: torch.float32}[dtype]
 
 
 def bfloat16_unit(cpuinfo: str) -> str:

@@ -1,3 +1,3 @@
-"""What runs on the machines, and the only code that imports Ray, vLLM and DeepSpeed: the learner, the sampler, the
-weight sync between them, and the cluster that places them.
+"""What runs on the machines: the learner (DeepSpeed), the sampler (vLLM), the weight sync between them, and the cluster
+(Ray) that places them. Only this room imports those three libraries.
 """

@@ -25,9 +25,9 @@ from rl.data.sft_examples import pack_examples
 from rl.model.policy import UNSHARDED, Backbone
 from rl.model.pretrained import load_tokenizer
 from rl.scoring.reward_model_text import Encoder
+from rl.settings.precision import torch_dtype
 from rl.types import MicroBatch
 from rl.workers.learner.learner import Learner
-from rl.workers.learner.weights_out import DTYPES
 from rl.workflow.inputs import resolve_model
 from tests.integration.test_learner import GRPO, OPTIM, packed, scored_groups
 from tests.integration.test_sft import examples
@@ -115,7 +115,7 @@ def load(cfg: RunConfig, task: Task, rank: int, port: int) -> dict[str, object]:
     want = learner._load_trained(torch.float32)
     return found | {
         "random_state_is_that_of_a_whole_load": torch.equal(after, torch.get_rng_state()),
-        "differ": differences(got, want, DTYPES[cfg.model.dtype]),
+        "differ": differences(got, want, torch_dtype(cfg.model.dtype)),
     }
 
 
@@ -187,7 +187,7 @@ def run(
     torch.distributed.barrier()
     exported = hashlib.sha256((folder / "model" / "model.safetensors").read_bytes()).hexdigest()
     seen |= {"steps": trained, "refreshed": learner.reference_sums(), "exported": exported}
-    learner._release()
+    learner._free_models()
     again = loaded()
     again.restore(str(folder))
     return seen | {"restored": step(again, steps[-1]), "refreshed_again": again.reference_sums()}

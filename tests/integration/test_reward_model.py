@@ -52,7 +52,7 @@ def test_an_actor_scores_like_the_model_called_directly_and_killing_it_changes_n
     want = [[parts["helpful"].score for parts in direct.score(g).parts_G] for g in groups]
     backend = RayBackend(cfg)
     try:
-        backend.start_rewards()
+        backend.reward_actors.start()
         model = backend.scorers.models["helpful"]
         assert model.pid != os.getpid()
 
@@ -88,7 +88,7 @@ def test_an_actor_that_hangs_costs_only_the_group_it_hangs_on(tiny: RunConfig, t
     backend = RayBackend(configured(tiny, tmp_path, timeout_s=1.5))
     groups = [group("general", "12ab", "x" * n) for n in range(1, 4)]
     try:
-        backend.start_rewards()
+        backend.reward_actors.start()
         model = backend.scorers.models["helpful"]
         want = [backend.ask_rewards(g)().parts_G for g in groups]
         model.handle.__ray_call__.remote(stall)

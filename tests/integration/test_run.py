@@ -146,7 +146,7 @@ def test_sampler_and_learner_agree_from_node_to_node_and_stale_weights_and_dead_
         backend.start(path, 256)
         backend.load(Task(path, OPTIM, 10, grpo))
         assert len(set(placement_group_table(backend.group)["bundles_to_node_id"].values())) == 2
-        assert len(backend.reward_workers) == 2  # a reward worker on each node
+        assert len(backend.reward_actors.workers) == 2  # a reward worker on each node
         backend.sync_weights(0)
         # A stop text may be a special token: here the only one that may be sampled.
         special = dataclasses.replace(PARAMS, stop=("<|end|>",), stop_token_ids=(), only=(0,))
@@ -189,6 +189,11 @@ def _kill_and_sample_again(backend: RayBackend) -> None:
     assert backend.memory() == {}  # and no error: the work that follows finds who is gone
     assert tokens() == want
     assert backend.restarts == 1
+    # One that dies while no rollout runs is started again by the next sync.
+    ray.kill(backend.samplers[0])
+    backend.sync_weights(3)
+    assert tokens() == want
+    assert backend.restarts == 2
 
 
 def _sampled(backend: RayBackend):  # type: ignore[no-untyped-def]
@@ -233,10 +238,10 @@ def test_a_reward_worker_killed_in_the_middle_of_a_group_changes_nothing_but_a_c
     rollout = Rollout(np.zeros(1, np.int32), np.zeros(1, np.float32), "12ab", "stop", 1.0, 0, 0)
     group = RolloutGroup(Prompt(0, 0, [1], "", "", {}), [rollout] * 4)
     try:
-        backend.start_rewards()
+        backend.reward_actors.start()
         result = backend.ask_rewards(group)
         time.sleep(0.3)
-        os.kill(backend.reward_worker_pids[0], signal.SIGKILL)
+        os.kill(backend.reward_actors.worker_pids[0], signal.SIGKILL)
         report = result()
         assert [parts["slow_digit_share"].score for parts in report.parts_G] == [0.5] * 4
         assert report.replaced == 1

@@ -41,6 +41,7 @@ ONLY_IN = {
     "ray": {
         "rl/workers/cluster/actors.py",
         "rl/workers/cluster/gauges.py",
+        "rl/workers/cluster/learner_calls.py",
         "rl/workers/cluster/placement.py",
         "rl/workers/cluster/ray_backend.py",
         "rl/workers/cluster/ray_calls.py",

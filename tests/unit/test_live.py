@@ -15,14 +15,16 @@ from rl.config import RunConfig, SamplerConfig
 from rl.rollouts.step_metrics import RewardStats, staleness
 from rl.types import Prompt, Queue, Rollout, RolloutGroup, SampleRequest, ScoredGroup
 from rl.workers.cluster.hardware import GIB, held_here, memory_metrics, together
-from rl.workers.cluster.work_queue import Feed
+from rl.workers.cluster.work_queue import WorkQueue
 
 # ------------------------------------------------------------------------------------------------ the queue
 
 
-def feed(*, deterministic: bool, groups: int = 6) -> Feed:
+def feed(*, deterministic: bool, groups: int = 6) -> WorkQueue:
     sampler = SamplerConfig(count=2, max_sequences=4, deterministic=deterministic)
-    return Feed(replace(RunConfig(), sampler=sampler), [SampleRequest(i, [1], [1, 2, 3, 4]) for i in range(groups)])
+    return WorkQueue(
+        replace(RunConfig(), sampler=sampler), [SampleRequest(i, [1], [1, 2, 3, 4]) for i in range(groups)]
+    )
 
 
 def test_groups_are_waiting_until_a_sampler_has_them_and_gone_when_it_is_done():

@@ -1,3 +1,3 @@
-"""The machines as a stage sees them: RayBackend (ray_backend) places learners, samplers and reward workers, calls them
-and replaces what died.
+"""The machines as a stage sees them: RayBackend (ray_backend.py) places learners, samplers and rewards on a Ray
+cluster, calls them and replaces those that died.
 """

@@ -1,4 +1,4 @@
-"""A run's numbers as Ray gauges, for the Prometheus and Grafana that watch the cluster. Lives where Ray is joined."""
+"""A run's metrics as Ray gauges, for a Prometheus and Grafana that watch the cluster."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ log = logging.getLogger("aha.cluster")
 
 
 def gauge_name(stage: str, name: str) -> str:
-    """A metric's name in the form that Prometheus takes, in its group of W&B. Ray puts "ray_" in front of it.
+    """A metric's name as Prometheus allows it, with the metric's W&B group in front. Ray adds "ray_" before all.
 
     ("grpo", "entropy") -> "aha_policy_entropy", ("eval", "pass@1") -> "aha_eval_pass_at_1".
     """
@@ -25,23 +25,23 @@ def gauge_name(stage: str, name: str) -> str:
 
 
 class Gauges:
-    """One gauge a metric, made when it first has a value; tags: run and stage. The last value stays until the next."""
+    """One gauge for each metric, with the tags run and stage. A gauge shows its last value until it gets another."""
 
     def __init__(self) -> None:
         self._gauges: dict[str, Gauge] = {}
-        self._of: dict[str, str] = {}
+        self._metric_of: dict[str, str] = {}  # gauge's name -> the metric that it shows
 
     def set(self, run: str, stage: str, step: int, metrics: Mapping[str, float]) -> None:
-        """Show a step's metrics, and the step as aha_step.
+        """Show a step's metrics, and the step itself as aha_step.
 
-        What is not finite is left out, and of two metrics with one gauge's name the second.
+        Left out: values that are not finite, and a metric whose gauge's name already belongs to another metric.
         """
         if not self._gauges:
             log.info("gauges named ray_aha_... are at %s", metrics_address())
         values = {"aha_step": ("step", float(step))}
         for name, value in metrics.items():
             metric = panel_name(stage, name)
-            if math.isfinite(value) and self._of.setdefault(gauge_name(stage, name), metric) == metric:
+            if math.isfinite(value) and self._metric_of.setdefault(gauge_name(stage, name), metric) == metric:
                 values[gauge_name(stage, name)] = (metric, float(value))
         for gauge, (metric, value) in values.items():
             if gauge not in self._gauges:
@@ -50,7 +50,7 @@ class Gauges:
 
 
 def metrics_address() -> str:
-    """The URL at which Prometheus finds this process's gauges: its node's."""
+    """The URL where Prometheus finds the gauges of this process: that of its node."""
     here = ray.get_runtime_context().get_node_id()
     node = next(node for node in ray.nodes() if node["NodeID"] == here)
     return f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"

@@ -1,4 +1,4 @@
-"""What the workers run on and what they hold: nodes and GPUs for a run's record, memory for a step's metrics."""
+"""The hardware that workers hold: nodes and GPUs for a run's record, memory for a step's metrics."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import psutil
 
 from rl.types import Hardware
 
-ACCELERATOR = "accelerator_type:"
+ACCELERATOR = "accelerator_type:"  # how Ray's resource that names a node's GPU model begins
 
 
 def hardware_of(
     nodes: Sequence[Mapping], places: Sequence[str], bundles: Sequence[Mapping], loose: Sequence[Mapping]
 ) -> Hardware:
-    """What workers hold. nodes: as ray.nodes() lists them. places: the address of the node that holds each of bundles
-    (Ray's resources, {"CPU": 1, "GPU": 0.5}). loose: bundles that Ray placed where it liked.
+    """The nodes and GPUs of these bundles, each one worker's resources in Ray's terms: {"CPU": 1, "GPU": 0.5}.
 
-    A GPU's model is what Ray says of its node, "H100", or else "GPU". Where the node is not known, it is the cluster's
-    only model, or "GPU" where there are several.
+    nodes: what ray.nodes() returns. places: the address of each bundle's node. loose: bundles whose node is not known.
+    A GPU's model is the one that Ray knows of its node ("H100"), or "GPU". On an unknown node it is the cluster's only
+    model, or "GPU" when there are several.
     """
     alive = [node for node in nodes if node["Alive"]]
     kind_of = {
@@ -38,14 +38,14 @@ def hardware_of(
 
 
 Held = tuple[int, int, int]
-"""Process id, its resident bytes, and the bytes in use on its device by whomever; 0 where it has no device."""
+"""(process id, its resident bytes, bytes in use on its device by all processes); 0 for the last without a device."""
 
 GIB = 2**30
 
 
 def held_here() -> Held:
-    """What this process holds."""
-    import torch  # here: the driver loads this file too
+    """The memory of this process."""
+    import torch  # not at the top: the driver imports this file too and does without torch
 
     used = 0
     if torch.cuda.is_available() and torch.cuda.is_initialized():
@@ -55,12 +55,12 @@ def held_here() -> Held:
 
 
 def held_by_worker(worker) -> Held:  # type: ignore[no-untyped-def]
-    """Runs inside a vLLM worker."""
+    """held_here, in the form that vLLM calls inside each of its workers."""
     return held_here()
 
 
 def together(parts: Sequence[Held]) -> tuple[int, int]:
-    """(resident bytes of all processes, each once; the fullest device) of a worker with several processes.
+    """(resident bytes, bytes in use on the fullest device) of a worker with several processes, each counted once.
 
     [(1, 10, 0), (1, 10, 5), (2, 7, 3)] -> (17, 5)
     """
@@ -68,7 +68,7 @@ def together(parts: Sequence[Held]) -> tuple[int, int]:
 
 
 def memory_metrics(kind: str, held: Sequence[tuple[int, int]]) -> dict[str, float]:
-    """Of the workers of a kind, the largest, GiB. The device's is left out where there is none."""
+    """memory/{kind}_gib of the largest worker of a kind, and memory/{kind}_device_gib where there is a device."""
     if not held:
         return {}
     out = {f"memory/{kind}_gib": max(rss for rss, _ in held) / GIB}

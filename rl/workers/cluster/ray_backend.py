@@ -1,14 +1,15 @@
-"""RayBackend: start, fan-out and restart of learners and samplers."""
+"""RayBackend: starts learners, samplers and rewards, syncs weights, collects rollouts and replaces dead samplers.
+
+The calls of the learners are in learner_calls.py.
+"""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from dataclasses import replace
 
-import numpy as np
 import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 
@@ -19,20 +20,18 @@ from rl.settings.precision import Machine, cpu_unit, settle
 from rl.types import (
     AhaError,
     Hardware,
-    MicroBatch,
-    PackedBatch,
     Queue,
     RewardReport,
     Rollout,
     RolloutGroup,
     SampleRequest,
     SamplerReport,
-    StepStats,
     SyncReport,
 )
 from rl.workers.cluster.actors import LearnerHost, RaySyncClient, SamplerHost
 from rl.workers.cluster.gauges import Gauges
 from rl.workers.cluster.hardware import hardware_of, memory_metrics
+from rl.workers.cluster.learner_calls import LearnerCalls
 from rl.workers.cluster.placement import (
     actor_on,
     bundles_of,
@@ -44,23 +43,26 @@ from rl.workers.cluster.placement import (
 from rl.workers.cluster.ray_calls import (
     ActorGone,
     Unanswered,
-    collect,
     find_device,
     models_seen_from_anywhere,
     node_of_bundles,
     seen_from_anywhere,
-    silent_nodes,
     start_ray,
     unwrap,
 )
 from rl.workers.cluster.reward_actors import MAX_RESTARTS, RewardActors
-from rl.workers.cluster.work_queue import Feed, Sampling
+from rl.workers.cluster.work_queue import Sampling, WorkQueue
+from rl.workers.sync.buckets import SamplerConnection
 
 log = logging.getLogger("aha.cluster")
 
 
-class RayBackend:
-    """The real machines: one Ray actor for each learner rank and each sampler."""
+class RayBackend(LearnerCalls):
+    """Implements rl.backend.Backend on a Ray cluster, with one actor for each learner rank and each sampler.
+
+    version: of the weights that the samplers have, -1 for none. restarts: of samplers. group: Ray's reservation of the
+    workers' CPUs and GPUs. places: the node of each worker in it.
+    """
 
     def __init__(self, cfg: RunConfig) -> None:
         self.num_ranks = cfg.learner.ranks
@@ -74,7 +76,7 @@ class RayBackend:
         self.reward_actors = RewardActors(cfg, self.device)
         self.model_path, self.context_length = "", 0
         self.gauges = Gauges()
-        self.feed = Feed(cfg, [])
+        self.work_queue = WorkQueue(cfg, [])
         self.version = -1
         self.restarts = 0
         self.places: list[str] = []
@@ -83,7 +85,7 @@ class RayBackend:
     # -------------------------------------------------------------------------------------------- placement
 
     def _place(self) -> None:
-        """Reserve all resources at once; refuse with the numbers when the cluster is too small."""
+        """Reserve the CPUs and GPUs of all workers together. Raises BadInput when the cluster is too small."""
         cfg = self.cfg
         self.bundles = bundles_of(cfg, self.device, self.transfer)
         refuse_too_small(cfg, self.bundles, self.reward_actors.resources())
@@ -98,7 +100,7 @@ class RayBackend:
     # -------------------------------------------------------------------------------------------- start
 
     def start(self, model_path: str, context_length: int, *, samplers: bool = True) -> None:
-        """Start all workers side by side. Samplers start on dummy weights of the model at model_path."""
+        """Start all workers side by side. samplers=False leaves out samplers and rewards, for tests of the learners."""
         cfg, bound = self.cfg, self.cfg.cluster.start_timeout_s
         if self.device == "cpu" and samplers:
             refuse_head_size(model_path)
@@ -112,16 +114,15 @@ class RayBackend:
         ]
         self.samplers = [self._new_sampler(i) for i in range(cfg.sampler.count if samplers else 0)]
         if samplers and cfg.rewards:
-            self.start_rewards()
-        endpoints = self._wait([h.endpoint.remote() for h in self.learners], self._ranks, bound, "start")
+            self.reward_actors.start()
+        endpoints = self._wait([h.endpoint.remote() for h in self.learners], self._learner_names, bound, "start")
+        # All ranks meet at rank 0's node, and later the samplers meet it there.
         address, port, self.transfer_port = endpoints[0]
         self.address = address
-        self._wait(
-            [h.connect.remote(address, port) for h in self.learners], self._ranks, bound, "join the process group"
-        )
-        self._wait([h.ping.remote() for h in self.samplers], self._names, bound, "start")
+        self._on_learners("join the process group", lambda learner: learner.connect(address, port), bound)
+        self._wait([h.ping.remote() for h in self.samplers], self._sampler_names, bound, "start")
         if len(set(self.places)) > 1:
-            log.info(", ".join([*self._ranks, *self._names]))
+            log.info(", ".join([*self._learner_names, *self._sampler_names]))
 
     def adopt(self, cfg: RunConfig) -> None:
         same = (cfg.rewards, cfg.scoring) == (self.cfg.rewards, self.cfg.scoring)
@@ -132,169 +133,141 @@ class RayBackend:
             old.close()
             refuse_too_small(cfg, self.bundles, self.reward_actors.resources())
             if cfg.rewards:
-                self.start_rewards()
-
-    def start_rewards(self) -> None:
-        self.reward_actors.start()
+                self.reward_actors.start()
 
     def _new_sampler(self, index: int) -> ray.actor.ActorHandle:
         cfg, env = self.cfg, sampler_environment(self.cfg, self.device)
         actor = self._actor(SamplerHost, cfg.learner.ranks + index, self.sampler_threads, env)
         return actor.remote(cfg, index, self.model_path, self.context_length, self.device, self.transfer)
 
-    @property
-    def _ranks(self) -> list[str]:
-        return [f"learner rank {i}{self._on(i)}" for i in range(len(self.learners))]
-
-    @property
-    def _names(self) -> list[str]:
-        return [f"sampler {i}{self._on(self.cfg.learner.ranks + i)}" for i in range(len(self.samplers))]
-
-    def _on(self, bundle: int) -> str:
-        return f" on node {self.places[bundle]}" if len(set(self.places)) > 1 else ""
-
     def load(self, task: Task) -> str:
-        prints = self._on_learners("load", "load the model", models_seen_from_anywhere(task))
-        if task.reward is None:  # no sampler can run a reward model
-            self._connect_samplers()
-        return str(prints[0])
-
-    def _connect_samplers(self) -> None:
-        if not self.samplers:
-            return
-        client = RaySyncClient(self.samplers, self._names, self.cfg.cluster.sync_timeout_s)
-        ranks = self.cfg.sampler.count * self.cfg.sampler.tensor_parallel
-        refs = [
-            h.connect_samplers.remote(client, self.transfer, self.address, self.transfer_port, ranks)
-            for h in self.learners
-        ]
-        self._wait(refs, self._ranks, self.cfg.cluster.sync_timeout_s, "connect to the samplers")
+        task = models_seen_from_anywhere(task)
+        fingerprints = self._on_learners("load the model", lambda learner: learner.load(task))
+        if task.reward is None and self.samplers:  # no sampler can run a reward model
+            self._connect_learners_to(range(len(self.samplers)))
+        return fingerprints[0]
 
     # -------------------------------------------------------------------------------------------- weights
 
+    def _connect_learners_to(self, samplers: Sequence[int]) -> None:
+        """From now on the learners send their weights to these samplers."""
+        bound, ranks = self.cfg.cluster.sync_timeout_s, self.cfg.sampler.count * self.cfg.sampler.tensor_parallel
+        handles, names = [self.samplers[i] for i in samplers], [self._sampler_names[i] for i in samplers]
+        connection = SamplerConnection(
+            self.transfer,
+            RaySyncClient(handles, names, bound, pass_over_dead=self._revives_samplers),
+            self.address,
+            self.transfer_port,
+            ranks,
+            self.cfg.cluster.bucket_mib << 20,
+        )
+        self._on_learners("connect to the samplers", lambda learner: learner.connect_samplers(connection), bound)
+
     def sync_weights(self, version: int) -> SyncReport:
-        bound = self.cfg.cluster.sync_timeout_s
         start = time.perf_counter()
-        refs = [h.send_weights.remote(version) for h in self.learners]
-        report: SyncReport = self._wait(refs, self._ranks, bound, f"send weights version {version}")[0]
-        refs = [h.adopt_version.remote(version) for h in self.samplers]
-        tallies = self._wait(refs, self._names, bound, f"adopt weights version {version}")
-        for name, (checksum, tensors) in zip(self._names, tallies, strict=True):
-            if (checksum, tensors) != (report.checksum, report.num_tensors):
+        report = self._send_weights(version, range(len(self.samplers)))
+        self.version = version
+        return replace(report, seconds=time.perf_counter() - start)
+
+    def _send_weights(self, version: int, samplers: Sequence[int]) -> SyncReport:
+        """Send the weights to these samplers, and compare what they received with what was sent.
+
+        The learners must be connected to them. One that died before or during the sync is started again.
+        """
+        bound = self.cfg.cluster.sync_timeout_s
+        doing = f"send weights version {version}"
+        report = self._on_learners(doing, lambda learner: learner.send_weights(version), bound)[0]
+        names = [self._sampler_names[i] for i in samplers]
+        refs = [self.samplers[i].adopt_version.remote(version) for i in samplers]
+        arrived = self._wait(refs, names, bound, f"adopt weights version {version}", keep_gone=True)
+        for i, name, found in zip(samplers, names, arrived, strict=True):
+            if isinstance(found, ActorGone):
+                self._revive(i, found, version)
+            elif found != (report.checksum, report.num_tensors):
                 raise AhaError(
-                    f"weight sync {version}: {name} holds {tensors} tensors with checksum {checksum:x}, the learner "
+                    f"weight sync {version}: {name} holds {found[1]} tensors with checksum {found[0]:x}, the learner "
                     f"sent {report.num_tensors} with {report.checksum:x}; its rollouts would come from wrong weights"
                 )
-        self.version = version
-        seconds = time.perf_counter() - start
-        return SyncReport(version, report.checksum, report.num_tensors, report.num_buckets, report.num_bytes, seconds)
+        return report
+
+    @property
+    def _revives_samplers(self) -> bool:
+        """Whether a sampler that dies is started again. With nccl and ipc a new one cannot join the connected ones."""
+        return self.transfer == "bucket"
+
+    def _revive(self, i: int, gone: ActorGone, version: int) -> None:
+        """Start a dead sampler again and send it the weights, which are those of this version."""
+        self.restarts += 1
+        if self.restarts > MAX_RESTARTS or not self._revives_samplers:
+            raise AhaError(f"{gone}; resume with the same command")
+        log.warning("sampler %d died (%s); starting it again", i, gone)
+        self.samplers[i] = self._new_sampler(i)
+        self._wait([self.samplers[i].ping.remote()], [f"sampler {i}"], self.cfg.cluster.start_timeout_s, "start again")
+        self.places = node_of_bundles(self.group)  # if its node died too, Ray has put it on another
+        # Only to this sampler: the others have these weights, and may be in the middle of a completion.
+        self._connect_learners_to([i])
+        self._send_weights(version, [i])
+        self._connect_learners_to(range(len(self.samplers)))
 
     # -------------------------------------------------------------------------------------------- rollouts
 
     def rollouts(self, requests: Sequence[SampleRequest], params: SampleParams) -> Iterator[tuple[int, list[Rollout]]]:
-        """Feed the samplers and yield groups as they finish.
-
-        Deterministic: request i goes to sampler i mod n. Else from one queue, each sampler topped up to what it
-        decodes at once, so that none idles while another has a backlog.
-        """
-        self.feed = Feed(self.cfg, requests)
-        work = Sampling(self.feed, params, self.samplers)
+        self.work_queue = WorkQueue(self.cfg, requests)
+        work = Sampling(self.work_queue, params, self.samplers)
         while work.polls:
             ready, _ = ray.wait(list(work.polls), num_returns=1, timeout=5.0)
             for ref in ready:
                 i = work.polls.pop(ref)
                 try:
-                    report: SamplerReport = unwrap(ref, self._names[i], 1.0)
+                    report: SamplerReport = unwrap(ref, self._sampler_names[i], 1.0)
                 except ActorGone as gone:
-                    self._revive(i, gone)
+                    self._revive(i, gone, self.version)
                     work.start_over(i)
                     continue
+                # The last line of defence against stale weights; the sync compares checksums before.
                 if report.policy_version != self.version:
                     raise AhaError(f"sampler {i} samples from weights {report.policy_version}, not {self.version}")
                 yield from work.finished(i, report)
                 work.top_up(i)
-            self.reward_actors.count()
+            self.reward_actors.count_unanswered()
             self._refuse_stalled(work)
 
     def _refuse_stalled(self, work: Sampling) -> None:
         bound = self.cfg.cluster.rollout_timeout_s
         for i in work.stalled(bound):
             raise AhaError(
-                f"{self._names[i]} generated nothing for {bound:g} s while it had work (cluster.rollout_timeout_s)"
-                f"{self._silent()}; resume with the same command"
+                f"{self._sampler_names[i]} generated nothing for {bound:g} s while it had work "
+                f"(cluster.rollout_timeout_s){self._silent()}; resume with the same command"
             )
-
-    def _revive(self, i: int, gone: ActorGone) -> None:
-        """Start a dead sampler again and give it the current weights."""
-        self.restarts += 1
-        if self.restarts > MAX_RESTARTS or self.transfer != "bucket":
-            raise AhaError(f"{gone}; resume with the same command")
-        log.warning("sampler %d died (%s); starting it again", i, gone)
-        self.samplers[i] = self._new_sampler(i)
-        self._wait([self.samplers[i].ping.remote()], [f"sampler {i}"], self.cfg.cluster.start_timeout_s, "start again")
-        self.places = node_of_bundles(self.group)  # Ray moves what was on a node that died
-        self._connect_samplers()
-        self.sync_weights(self.version)
 
     # -------------------------------------------------------------------------------------------- rewards
 
-    @property
-    def reward_workers(self) -> list[ray.actor.ActorHandle]:
-        return self.reward_actors.workers
-
-    @property
-    def reward_worker_pids(self) -> dict[int, int]:
-        return self.reward_actors.worker_pids
-
     def ask_rewards(self, group: RolloutGroup, names: Sequence[str] | None = None) -> Callable[[], RewardReport]:
-        """Hand a group to the reward workers and models; names: of the rewards to ask, None for all."""
-        result = self.reward_actors.ask(group, names)
+        """Ask these rewards (None: all) about a group. Returns a function that waits for their report."""
+        wait = self.reward_actors.ask(group, names)
 
-        def named() -> RewardReport:
+        def report() -> RewardReport:
             with self._naming_silent_nodes():
-                return result()
+                return wait()
 
-        return named
+        return report
 
-    # -------------------------------------------------------------------------------------------- learners
-
-    def _on_learners(self, method: str, doing: str, *args: object) -> list[object]:
-        refs = [getattr(h, method).remote(*args) for h in self.learners]
-        return self._wait(refs, self._ranks, self.cfg.cluster.step_timeout_s, doing)
-
-    def step(self, updates_U: Sequence[PackedBatch]) -> StepStats:
-        refs = [
-            h.step.remote([update.micro_batches_R[rank] for update in updates_U])
-            for rank, h in enumerate(self.learners)
-        ]
-        stats: StepStats = self._wait(refs, self._ranks, self.cfg.cluster.step_timeout_s, "take a training step")[0]
-        return stats
-
-    def measure_gap(self, micro_batches_R: list[list[MicroBatch]]) -> tuple[float, float]:
-        refs = [h.measure_gap.remote(micro_batches_R[rank]) for rank, h in enumerate(self.learners)]
-        gap: tuple[float, float] = self._wait(refs, self._ranks, self.cfg.cluster.step_timeout_s, "score rollouts")[0]
-        return gap
-
-    def mean_nll(self, micro_batches_R: list[list[MicroBatch]]) -> float:
-        refs = [h.mean_nll.remote(micro_batches_R[rank]) for rank, h in enumerate(self.learners)]
-        nll: float = self._wait(refs, self._ranks, self.cfg.cluster.step_timeout_s, "score held-out examples")[0]
-        return nll
+    # -------------------------------------------------------------------------------------------- what is shown
 
     def publish(self, run: str, stage: str, step: int, metrics: Mapping[str, float]) -> None:
         if self.cfg.track.gauges:
             self.gauges.set(run, stage, step, metrics)
 
     def queue(self) -> Queue:
-        return Queue(self.feed.waiting, self.feed.sampling, self.reward_actors.unanswered)
+        return Queue(self.work_queue.waiting, self.work_queue.sampling, self.reward_actors.unanswered)
 
     def memory(self) -> dict[str, float]:
-        workers = [*self.learners, *self.samplers]
-        bound = self.cfg.cluster.sync_timeout_s
+        refs = [h.memory.remote() for h in (*self.learners, *self.samplers)]
+        names = [*self._learner_names, *self._sampler_names]
         try:
-            held = self._wait(
-                [h.memory.remote() for h in workers], [*self._ranks, *self._names], bound, "measure memory"
-            )
-        except (ActorGone, Unanswered) as error:  # a number for the eye ends no run; the next work finds who is gone
+            held = self._wait(refs, names, self.cfg.cluster.sync_timeout_s, "measure memory")
+        except (ActorGone, Unanswered) as error:
+            # A metric that fails must not end the run. The next sync or rollout finds out who is gone.
             log.warning("this step's memory is not known: %s", error)
             return {}
         ranks = len(self.learners)
@@ -302,42 +275,6 @@ class RayBackend:
 
     def hardware(self) -> Hardware:
         return hardware_of(ray.nodes(), self.places, self.bundles, self.reward_actors.resources())
-
-    def scores(self, micro_batches_R: list[list[MicroBatch]]) -> list[list[np.ndarray]]:
-        refs = [h.scores.remote(micro_batches_R[rank]) for rank, h in enumerate(self.learners)]
-        return self._wait(refs, self._ranks, self.cfg.cluster.step_timeout_s, "score held-out pairs")
-
-    def save(self, folder: Path) -> None:
-        self._on_learners("save", f"save into {folder}", str(folder.absolute()))
-
-    def restore(self, folder: Path) -> None:
-        self._on_learners("restore", f"load {folder}", str(folder.absolute()))
-
-    def export(self, folder: Path) -> None:
-        self._on_learners("export", f"export to {folder}", str(folder.absolute()))
-
-    def weights_hash(self) -> str:
-        return str(self._on_learners("weights_hash", "hash the weights")[0])
-
-    def parameter_sums(self) -> dict[str, float]:
-        """Name -> sum of the absolute values of each parameter."""
-        sums: dict[str, float] = self._on_learners("parameter_sums", "sum the weights")[0]  # type: ignore[assignment]
-        return sums
-
-    def _wait(self, refs: list[ray.ObjectRef], names: list[str], bound: float, doing: str) -> list:
-        with self._naming_silent_nodes():
-            return collect(refs, names, bound, doing)
-
-    @contextmanager
-    def _naming_silent_nodes(self) -> Iterator[None]:
-        """Add to a wait that is over which nodes do not answer, and who is on them."""
-        try:
-            yield
-        except Unanswered as error:
-            raise Unanswered(f"{error}{self._silent()}") from error
-
-    def _silent(self) -> str:
-        return silent_nodes(dict(zip([*self._ranks, *self._names], self.places, strict=False)))
 
     def close(self) -> None:
         for handle in (*self.learners, *self.samplers):

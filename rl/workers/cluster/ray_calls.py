@@ -1,4 +1,4 @@
-"""Ray's rough edges, in one place: how it starts, and waits that are bounded and say who did not answer."""
+"""How Ray is started and waited for: every wait is bounded, and its error names the workers that did not answer."""
 
 from __future__ import annotations
 
@@ -32,16 +32,15 @@ QUIET = {
     "VLLM_LOGGING_LEVEL": "WARNING",
     "TOKENIZERS_PARALLELISM": "false",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    # Prestarted workers have no runtime environment, and all of ours have one: nobody would ever use them.
+    # Ray's prestarted workers have no runtime environment. All of ours have one, so they would never be used.
     "RAY_enable_worker_prestart": "0",
     "RAY_prestart_worker_first_driver": "0",
-    # Ray starts its workers with niceness 15: beside any other process on the machine they would starve.
+    # Ray starts its workers with niceness 15, which starves them beside any other process on the machine.
     "RAY_worker_niceness": "0",
 }
-
-
-# Bound on a node's answer to a knock at its raylet's port.
-KNOCK_S = 2.0
+"""Environment variables of every process that Ray starts for us."""
+CONNECT_LIMIT_S = 2.0
+"""How long a node may take to accept a connection before it counts as silent."""
 
 
 class ActorGone(AhaError):
@@ -49,11 +48,11 @@ class ActorGone(AhaError):
 
 
 class Unanswered(AhaError):
-    """The bound of a wait is over."""
+    """A worker did not answer within the bound of a wait."""
 
 
 def start_ray(cfg: RunConfig) -> bool:
-    """Join the cluster at cluster.address (or RAY_ADDRESS), else start one here. Returns whether it was started."""
+    """Join the cluster at cluster.address or RAY_ADDRESS, or start one here. Returns whether one was started."""
     os.environ |= {k: v for k, v in QUIET.items() if k not in os.environ}
     if ray.is_initialized():
         return False
@@ -64,21 +63,22 @@ def start_ray(cfg: RunConfig) -> bool:
         if address:
             ray.init(address=address, **common)
         else:
-            # "local": not the cluster that somebody else started on this machine, which Ray would join by itself.
+            # Without "local" Ray would join a cluster that somebody else has started on this machine.
             ray.init("local", include_dashboard=False, num_cpus=os.cpu_count(), object_store_memory=2 << 30, **common)
-    except Exception as error:  # Ray raises no narrower one for a node that does not come up in time
+    except Exception as error:  # Ray raises a bare Exception when a node does not come up in time
         raise BadInput(f"cluster.address={address or 'local'}: Ray did not start or answer ({error})") from error
-    # Ray has put its own handler there, which would end the run without a checkpoint.
+    # Ray has replaced our handler by its own, which would end the run without a checkpoint.
     signal.signal(signal.SIGTERM, on_sigterm)
     return not address
 
 
 def offline() -> dict[str, str]:
-    """What a worker needs of our environment to find models as we do."""
+    """The environment variables with which a worker finds models where this process does."""
     return {k: os.environ[k] for k in ("HF_HUB_OFFLINE", "HF_HOME", "HF_TOKEN") if k in os.environ}
 
 
 def find_device(cfg: RunConfig) -> str:
+    """ "cpu" or "gpu". Raises BadInput if cluster.device is gpu and the cluster has none."""
     gpus = ray.cluster_resources().get("GPU", 0)
     if cfg.cluster.device == "gpu" and not gpus:
         raise BadInput("cluster.device=gpu: the Ray cluster has no GPU; use cluster.device=cpu or join another cluster")
@@ -86,7 +86,7 @@ def find_device(cfg: RunConfig) -> str:
 
 
 def cluster_machine(cfg: RunConfig) -> Machine:
-    """What the workers will run on. On CPUs, each node of the cluster is asked which bfloat16 unit it has."""
+    """The hardware that the workers will run on. On CPUs every node is asked for its bfloat16 unit."""
     device = find_device(cfg)
     if device == "gpu":
         return Machine(device)
@@ -98,13 +98,16 @@ def cluster_machine(cfg: RunConfig) -> Machine:
     ]
     names = [f"node {node['NodeManagerAddress']}" for node in nodes]
     units = collect(refs, names, cfg.cluster.start_timeout_s, "say what CPU it has")
+    # The slowest unit is the one that all have; a node without any leaves none.
     return Machine(device, max(units, key=lambda unit: CPU_UNITS.index(unit)) if units and all(units) else "")
 
 
-def collect(refs: list[ray.ObjectRef], names: list[str], bound: float, doing: str) -> list:
-    """All results, in order, within the bound; else an AhaError that names who did not answer.
+def collect(refs: list[ray.ObjectRef], names: list[str], bound: float, doing: str, *, keep_gone: bool = False) -> list:
+    """All results, in order. Raises Unanswered, with the names of those that are missing, after `bound` seconds.
 
-    Ends at the first failure: after one rank's, its peers would wait for it in a collective.
+    names: of the workers that were called. doing: what they do, for the error: "{name} did not {doing} within 60 s".
+    Raises at the first failure: when one rank fails, its peers wait for it in a collective and would not answer either.
+    With keep_gone a worker's death is no failure: its result is the ActorGone, and the others are waited for.
     """
     deadline = time.monotonic() + bound
     pending = dict(zip(refs, names, strict=True))
@@ -114,12 +117,17 @@ def collect(refs: list[ray.ObjectRef], names: list[str], bound: float, doing: st
         if not ready:
             raise Unanswered(f"{', '.join(pending.values())} did not {doing} within {bound:g} s")
         for ref in ready:
-            results[ref] = unwrap(ref, pending.pop(ref), 60.0)
+            try:
+                results[ref] = unwrap(ref, pending.pop(ref), 60.0)
+            except ActorGone as gone:
+                if not keep_gone:
+                    raise
+                results[ref] = gone
     return [results[ref] for ref in refs]
 
 
 def unwrap(ref: ray.ObjectRef, name: str, bound: float):  # type: ignore[no-untyped-def]
-    """The result of a finished call; a worker's own AhaError keeps its text."""
+    """The result of a call that has finished. An AhaError that the worker raised is raised again with the same text."""
     try:
         return ray.get(ref, timeout=bound)
     except RayActorError as error:
@@ -134,25 +142,30 @@ def unwrap(ref: ray.ObjectRef, name: str, bound: float):  # type: ignore[no-unty
 
 
 def node_of_bundles(group: PlacementGroup) -> list[str]:
-    """Address of the node that holds each bundle now."""
+    """The address of the node that holds each bundle now."""
     addresses = {node["NodeID"]: str(node["NodeManagerAddress"]) for node in ray.nodes()}
     homes: dict[int, str] = placement_group_table(group)["bundles_to_node_id"]
     return [addresses.get(homes[i], "unknown") for i in sorted(homes)]
 
 
 def most_on_one_node(places: list[str]) -> int:
-    """How many of these bundles share the fullest node. ["a", "b", "a"] -> 2."""
+    """How many bundles the fullest node holds. ["a", "b", "a"] -> 2"""
     return max(places.count(place) for place in places)
 
 
 def silent_nodes(actors: dict[str, str]) -> str:
-    """A clause that names the nodes which do not answer, and the actors (name -> node) on them; empty when all do."""
+    """The end of an error's sentence: which nodes do not answer, and which actors are on them. "" when all answer.
+
+    actors: name -> address of the node.
+    """
     ports: dict[str, list[int]] = {}
     for node in ray.nodes():
         if node["Alive"] or node["NodeManagerAddress"] in actors.values():
             ports.setdefault(node["NodeManagerAddress"], []).append(node["NodeManagerPort"])
     with ThreadPoolExecutor(max_workers=32) as pool:
-        answers = dict(zip(ports, pool.map(lambda a: any(_knock(a, p) for p in ports[a]), ports), strict=True))
+        answers = dict(
+            zip(ports, pool.map(lambda a: any(_accepts_connection(a, p) for p in ports[a]), ports), strict=True)
+        )
     clauses = []
     for address in sorted(a for a, answered in answers.items() if not answered):
         there = [name.removesuffix(f" on node {address}") for name, node in actors.items() if node == address]
@@ -162,20 +175,21 @@ def silent_nodes(actors: dict[str, str]) -> str:
     return "".join(clauses)
 
 
-def _knock(address: str, port: int) -> bool:
+def _accepts_connection(address: str, port: int) -> bool:
     try:
-        with socket.create_connection((address, port), KNOCK_S):
+        with socket.create_connection((address, port), CONNECT_LIMIT_S):
             return True
     except OSError:
         return False
 
 
 def seen_from_anywhere(path: str) -> str:
-    """A folder's absolute path: workers run in the folder that Ray was started in. Other names as they are."""
+    """A folder's absolute path, because workers may run in another folder. Other names as they are."""
     return str(Path(path).absolute()) if path and Path(path).is_dir() else path
 
 
 def models_seen_from_anywhere(task: Task) -> Task:
+    """The task with absolute paths of its models."""
     return dataclasses.replace(
         task,
         model_path=seen_from_anywhere(task.model_path),
@@ -185,7 +199,7 @@ def models_seen_from_anywhere(task: Task) -> Task:
 
 
 def interface_of(address: str) -> str:
-    """The name of this machine's network interface with that address; empty when none has it."""
+    """The name of this machine's network interface with that address; "" when none has it."""
     for name, addresses in psutil.net_if_addrs().items():
         if any(a.address.partition("%")[0] == address for a in addresses):
             return name
@@ -193,14 +207,14 @@ def interface_of(address: str) -> str:
 
 
 def use_interface_of(address: str) -> None:
-    """Let gloo and NCCL in this process talk from the interface with that address, unless the user names another.
+    """Let gloo and NCCL in this process use the interface with that address, unless the user has named another.
 
-    Left alone, gloo takes the interface that the host's name resolves to, often the loopback, and NCCL the first.
+    By default gloo takes the interface that the host's name resolves to, often the loopback, and NCCL the first one.
     """
     name = interface_of(address)
     if name:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
-        os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={name}")  # "=": this very name, not all that begin with it
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={name}")  # "=": exactly this name, not a prefix
 
 
 def _last_line(error: BaseException) -> str:

@@ -1,8 +1,8 @@
 """The actors that give rollouts their rewards: reward workers for functions, and one actor for each reward model.
 
-A reward worker bounds and replaces its own processes (rl/scoring/reward_processes.py). A reward model is bounded from
-here: when it dies or hangs it is started again and what it was asked is asked again, once; then those samples have
-failed.
+A reward worker limits the time of its own processes and replaces those that die (rl/scoring/reward_processes.py). A
+reward model is watched from here: when it dies or hangs it is started again, and groups that got no answer are sent
+again, once. After a second death the group's samples have failed.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ MAX_RESTARTS = 3
 
 
 class RewardActors:
-    """All reward workers and reward models of a run. device: "cpu" or "gpu", for models with device=auto.
+    """All reward workers and reward models of a run.
 
-    Raises BadInput for a reward model that is to run on a GPU where there is none.
+    device: "cpu" or "gpu", for models with device=auto. unanswered: groups that still waited for a reward when they
+    were last counted. Raises BadInput for a reward model that is to run on a GPU where there is none.
     """
 
     def __init__(self, cfg: RunConfig, device: str) -> None:
@@ -47,15 +48,15 @@ class RewardActors:
         self.models: dict[str, ModelActor] = {}
         self._groups_asked = 0
         self.unanswered = 0
-        self._open: list[list[Asked]] = []
+        self._pending: list[list[PendingReport]] = []  # one list for each group
 
     def take_over(self, old: RewardActors) -> None:
-        """Go on with the other's reward workers, where they are set up alike. To be called before start()."""
+        """Keep the reward workers of the stage before, if their settings are the same. Call it before start()."""
         if old.cfg.scoring == self.cfg.scoring:
             self.workers, old.workers = old.workers, []
 
     def resources(self) -> list[dict[str, float]]:
-        """What each reward model reserves in Ray."""
+        """The CPUs and GPUs that Ray reserves for each reward model."""
         return [
             {"CPU": self.cfg.cluster.cpus_per_worker, "GPU": self.parts[name].model.gpus if where == "gpu" else 0.0}
             for name, where in self._devices.items()
@@ -98,15 +99,15 @@ class RewardActors:
         return handles
 
     def _start_workers(self) -> None:
-        """Start them, or tell those that were taken over of the rewards."""
+        """Start the reward workers. Those that were taken over only get the new rewards."""
         self.workers = self.workers or self._make_workers()
         names = [f"reward worker {i}" for i in range(len(self.workers))]
-        told = [handle.start.remote(self.cfg.rewards) for handle in self.workers]
-        pids = collect(told, names, self.cfg.cluster.start_timeout_s, "start")
+        refs = [handle.start.remote(self.cfg.rewards) for handle in self.workers]
+        pids = collect(refs, names, self.cfg.cluster.start_timeout_s, "start")
         self.worker_pids = dict(enumerate(pids))
 
     def _make_workers(self) -> list[ray.actor.ActorHandle]:
-        """One reward worker a node unless told otherwise. Ray restarts one that dies, and its calls."""
+        """scoring.workers of them, by default one on each node. Ray restarts one that dies and repeats its calls."""
         from rl.scoring.reward_processes import RewardWorker
 
         cfg = self.cfg
@@ -126,20 +127,20 @@ class RewardActors:
         ]
 
     def ask(self, group: RolloutGroup, names: Sequence[str] | None = None) -> Callable[[], RewardReport]:
-        """Ask these rewards (None: all) about a group: the functions at the next reward worker, each model at its own.
+        """Ask these rewards (None: all) about a group: functions at the next reward worker, each model at its actor.
 
-        The result waits for all of them.
+        Returns a function that waits for all answers and joins them into one report.
         """
         names = list(self.parts) if names is None else names
         functions = [name for name in names if name not in self.models]
-        asked = [self._ask_functions(group, functions)] if functions else []
-        asked += [self.models[name].ask(group) for name in names if name in self.models]
-        self._open.append(asked)
-        self.unanswered = len(self._open)
+        pending = [self._ask_functions(group, functions)] if functions else []
+        pending += [self.models[name].ask(group) for name in names if name in self.models]
+        self._pending.append(pending)
+        self.unanswered = len(self._pending)
 
         def result() -> RewardReport:
-            reports = [call.answer() for call in asked]
-            self.count()
+            reports = [report.wait() for report in pending]
+            self.count_unanswered()
             parts_G: list[dict[str, RewardPart]] = []
             for i in range(len(group.rollouts_G)):
                 found = {name: part for report in reports for name, part in report.parts_G[i].items()}
@@ -153,20 +154,17 @@ class RewardActors:
 
         return result
 
-    def count(self) -> None:
-        """Note in `unanswered` how many groups still wait for a reward."""
-        calls = {call.ref(): i for i, asked in enumerate(self._open) for call in asked}
-        if calls:
-            _, late = ray.wait(list(calls), num_returns=len(calls), timeout=0)
-            self._open = [self._open[i] for i in sorted({calls[ref] for ref in late})]
-        else:
-            self._open = []
-        self.unanswered = len(self._open)
+    def count_unanswered(self) -> None:
+        """Set `unanswered` to the number of groups that still wait for a reward."""
+        group_of = {report.ref(): i for i, pending in enumerate(self._pending) for report in pending}
+        late = ray.wait(list(group_of), num_returns=len(group_of), timeout=0)[1] if group_of else []
+        self._pending = [self._pending[i] for i in sorted({group_of[ref] for ref in late})]
+        self.unanswered = len(self._pending)
 
-    def _ask_functions(self, group: RolloutGroup, names: list[str]) -> Asked:
+    def _ask_functions(self, group: RolloutGroup, names: list[str]) -> PendingReport:
         i = self._groups_asked % len(self.workers)
         self._groups_asked += 1
-        # With the rewards: a worker that Ray started again knows those of its own start.
+        # The rewards travel with every call: a worker that Ray started again only knows those of its first start.
         ref = self.workers[i].call_rewards.remote(group, names, self.cfg.rewards)
 
         def result() -> RewardReport:
@@ -178,7 +176,7 @@ class RewardActors:
                 return replace(report, replaced=report.replaced + 1)
             return report
 
-        return Asked(lambda: ref, result)
+        return PendingReport(lambda: ref, result)
 
     def close(self) -> None:
         for handle in (*self.workers, *(model.handle for model in self.models.values())):
@@ -187,99 +185,106 @@ class RewardActors:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A question to a worker. ref: of its call now, another after a restart. answer: waits for what it says."""
+class PendingReport:
+    """An answer that has not arrived. ref: the call that will bring it; a restart replaces it. wait: waits for it."""
 
     ref: Callable[[], ray.ObjectRef]
-    answer: Callable[[], RewardReport]
+    wait: Callable[[], RewardReport]
 
 
 class _Call:
-    """One group at a reward model. life: in which of the actor's lives it was asked. overtime: it took too long."""
+    """One group at a reward model.
+
+    restarts: of the actor, when the group was sent. finished: the call returned or raised. timed_out: it took too long.
+    """
 
     def __init__(self, group: RolloutGroup) -> None:
         self.group = group
         self.ref: ray.ObjectRef | None = None
-        self.life, self.ended, self.overtime = 0, False, False
+        self.restarts, self.finished, self.timed_out = 0, False, False
 
 
 class ModelActor:
-    """A reward model in its Ray actor, which answers one group after the other.
+    """A reward model in its Ray actor, which scores one group after the other.
 
-    limit_s: for one sample. A group that takes longer than its samples' limits together has timed out, and the actor
-    is killed. Raises AhaError only when the actor cannot be started again within start_limit_s.
+    limit_s: for one sample. A group of 8 samples has timed out after 8 * limit_s; then the actor is killed, because a
+    call that hangs cannot be stopped otherwise, and Ray starts it again. Raises AhaError only when that takes longer
+    than start_limit_s.
     """
 
     def __init__(self, name: str, handle: ray.actor.ActorHandle, pid: int, limit_s: float, start_limit_s: float):
         self.name, self.handle, self.pid = name, handle, pid
         self._limit_s, self._start_limit_s = limit_s, start_limit_s
         self._queue: list[_Call] = []
-        self._life = 0
-        self._since = 0.0  # when the oldest call in the queue may have begun
+        self._restarts = 0
+        self._since = 0.0  # the oldest call in the queue cannot have begun before this time
 
-    def ask(self, group: RolloutGroup) -> Asked:
+    def ask(self, group: RolloutGroup) -> PendingReport:
         call = _Call(group)
         self._send(call)
-        return Asked(lambda: call.ref, lambda: self._answer(call))
+        return PendingReport(lambda: call.ref, lambda: self._answer(call))
 
     def _send(self, call: _Call) -> None:
         if not self._queue:
             self._since = time.monotonic()
-        call.ref, call.life, call.ended = self.handle.score.remote(call.group), self._life, False
+        call.ref, call.restarts, call.finished = self.handle.score.remote(call.group), self._restarts, False
         self._queue.append(call)
 
     def _answer(self, call: _Call) -> RewardReport:
+        """The model's report. Where it has none, a report that says why each sample failed."""
         killed = replaced = 0
         for _ in range(2):
             killed += self._wait_for(call)
-            if call.overtime:
+            if call.timed_out:
                 limit = self._limit_s * len(call.group.rollouts_G)
                 reason = f"no score within {limit:g} s; the reward model was started again"
-                return self._nothing(call, RewardPart(float("nan"), Verdict.TIMED_OUT, reason), killed, replaced)
+                return self._same_for_all(call, RewardPart(float("nan"), Verdict.TIMED_OUT, reason), killed, replaced)
             try:
                 report: RewardReport = unwrap(call.ref, f"reward model {self.name}", 60.0)
             except ActorGone as gone:
-                call.ended = False
-                if call.life == self._life:
+                call.finished = False
+                if call.restarts == self._restarts:  # else somebody who waited for another group started it again
                     replaced += 1
                     log.warning("%s; starting it again", gone)
                     self._start_again()
                 continue
-            except AhaError as error:  # of the model's code; after one on a GPU the process may be good for nothing
+            except AhaError as error:  # raised by the model's code; after a CUDA error its process cannot go on
                 log.warning("%s; starting it again", error)
                 ray.kill(self.handle, no_restart=False)
                 self._start_again()
-                return self._nothing(call, failed(str(error)), killed, replaced + 1)
+                return self._same_for_all(call, failed(str(error)), killed, replaced + 1)
             return replace(report, killed=killed, replaced=replaced)
-        return self._nothing(call, failed("the reward model died twice over it"), killed, replaced)
+        return self._same_for_all(
+            call, failed("the reward model died twice while it scored this group"), killed, replaced
+        )
 
     def _wait_for(self, call: _Call) -> int:
-        """Wait until the call has ended or is overtime. Returns how often the actor was killed meanwhile."""
+        """Wait until the call has finished or timed out. Returns how often the actor was killed meanwhile."""
         killed = 0
-        while not call.overtime:
-            if call.life < self._life and not call.ended:
-                self._send(call)  # what it was asked in an earlier life is lost
-            if call.ended:
+        while not call.timed_out:
+            if call.restarts < self._restarts and not call.finished:
+                self._send(call)  # the restart lost it
+            if call.finished:
                 break
             oldest = self._queue[0]
             end = self._since + self._limit_s * len(oldest.group.rollouts_G)
             waiting = {c.ref: c for c in self._queue}
             ready, _ = ray.wait(list(waiting), num_returns=1, timeout=max(0.0, end - time.monotonic()))
             for ref in ready:
-                waiting[ref].ended = True
+                waiting[ref].finished = True
                 self._queue.remove(waiting[ref])
                 self._since = time.monotonic()
             if not ready:
                 killed += 1
-                oldest.overtime = True
+                oldest.timed_out = True
                 log.warning("reward model %s took too long over a group; starting it again", self.name)
                 ray.kill(self.handle, no_restart=False)
                 self._start_again()
         return killed
 
     def _start_again(self) -> None:
-        """Wait for the actor's next life. All calls of this one are lost but those that have ended."""
-        self._life += 1
+        """Wait until Ray has restarted the actor. Calls that had not finished are lost."""
+        self._restarts += 1
         self._queue = []
         end = time.monotonic() + self._start_limit_s
         while True:
@@ -287,10 +292,10 @@ class ModelActor:
             try:
                 self.pid = collect([self.handle.start.remote()], [f"reward model {self.name}"], left, "start again")[0]
                 return
-            except ActorGone:  # until the old process is gone, calls may still be sent to it
+            except ActorGone:  # Ray may still have sent this call to the old process
                 if time.monotonic() > end:
                     raise
                 time.sleep(0.2)
 
-    def _nothing(self, call: _Call, part: RewardPart, killed: int, replaced: int) -> RewardReport:
+    def _same_for_all(self, call: _Call, part: RewardPart, killed: int, replaced: int) -> RewardReport:
         return RewardReport([{self.name: part}] * len(call.group.rollouts_G), killed=killed, replaced=replaced)

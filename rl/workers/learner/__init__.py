@@ -1,3 +1,3 @@
-"""The learner: one rank of a DeepSpeed engine that trains (learner), its state on disk (deepspeed_engine), and what it
-sends out (weights_out).
+"""The learner: one rank of a DeepSpeed engine that trains a model (learner.py) with a loss (objectives.py) and gives
+out its weights (weights_out.py).
 """

@@ -1,16 +1,15 @@
-"""A DeepSpeed engine's settings and state: shards, what is saved and restored, and a check that ZeRO-3 lacks.
+"""A DeepSpeed engine's settings, its checkpoints, ZeRO-3 shards, and a check for overflow that ZeRO-3 lacks.
 
-Sharded loads a model cut into ZeRO-3 shards from its first tensor on, so that no rank ever holds the whole.
+How Sharded loads a model under ZeRO-3 so that no rank ever holds the whole: inside Sharded.block transformers builds
+every module under deepspeed.zero.Init, which keeps only this rank's shard of each parameter. It then fills one module
+after the other: rank 0 reads the module's tensors from the memory-mapped checkpoint and sends them to all ranks, and
+each rank keeps its shard. At any time only one module's own parameters are whole. The largest is the embedding, which
+takes up to three times its size while it is gathered and sent (tests/bench/load_memory.py). LoRA adapters are added
+whole afterwards, since they are small, and deepspeed.initialize shards them.
 
-Inside Sharded.block transformers builds each module under deepspeed.zero.Init, which keeps this rank's share of every
-parameter, and then fills one module after the other: rank 0 reads its tensors from the memory-mapped checkpoint, sends
-them to all, and each keeps its share again. What is whole at a time is one module's own parameters: at most the
-embedding, which takes up to three times its size while it is gathered and sent (tests/bench/load_memory.py). Adapters
-are added afterwards, small and whole; deepspeed.initialize cuts them up beside the others.
-
-All that a learner loads comes this way: policy, reference, teacher, and a reward model in training. A reward model that
-scores (rl/scoring/reward_model.py) has a process of its own without DeepSpeed, and is loaded whole.
-A checkpoint whose tensors transformers has to merge (experts of a mixture) is merged in host memory on every rank.
+A learner loads the policy, the reference, the teacher and a reward model in training this way. A reward model that only
+scores (rl/scoring/reward_model.py) runs in a process without DeepSpeed and is loaded whole. If transformers has to
+merge tensors of a checkpoint (a mixture's experts), every rank merges them in host memory.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import deepspeed
 import torch
@@ -30,8 +29,8 @@ from rl.model.policy import Backbone, Loading
 from rl.settings.precision import BFLOAT16, FLOAT16
 from rl.types import AhaError
 
-# The reference is refreshed and restored shard by shard, so ZeRO-3 must not keep full copies of it between passes: by
-# default it does for small parameters, and those would go on with the old weights.
+# For frozen models. A reference is refreshed and restored shard by shard. By default ZeRO-3 keeps whole copies of small
+# parameters between passes, which would then still hold the old weights.
 SHARDS_ONLY = {
     "stage3_param_persistence_threshold": 0,
     "stage3_max_reuse_distance": 0,
@@ -40,21 +39,8 @@ SHARDS_ONLY = {
 }
 
 
-class Engine(Protocol):
-    """What is asked of a DeepSpeed engine here."""
-
-    module: nn.Module
-    optimizer: Any
-
-    def save_checkpoint(
-        self, save_dir: str, tag: str, *, save_latest: bool, exclude_frozen_parameters: bool
-    ) -> object: ...
-
-    def load_checkpoint(self, load_dir: str, tag: str) -> tuple[str | None, object]: ...
-
-
 def engine_config(cfg: RunConfig, optim: OptimConfig | None) -> dict[str, object]:
-    """DeepSpeed's settings for the policy or, without optim, for a frozen model."""
+    """DeepSpeed's settings: for the model that is trained or, without optim, for a frozen one."""
     zero: dict[str, object] = {"stage": cfg.learner.zero_stage, "overlap_comm": False}
     config: dict[str, object] = {
         "train_micro_batch_size_per_gpu": 1,
@@ -73,27 +59,29 @@ def engine_config(cfg: RunConfig, optim: OptimConfig | None) -> dict[str, object
     return config
 
 
-def save(engine: Engine, folder: Path, rank: int, counters: dict[str, int], reference: nn.Module | None) -> None:
-    """Write engine and optimiser, the counters, the random state and a reference that has moved (reference_version).
+def save(
+    engine: deepspeed.DeepSpeedEngine, folder: Path, rank: int, counters: dict[str, int], reference: nn.Module | None
+) -> None:
+    """Write the engine with its optimiser, the counters, the random state, and the reference if it was ever refreshed.
 
-    Of the engine's model and of the reference only what is trained: the base under adapters is in the model's folder.
+    Frozen parameters are left out: a base under adapters is in the model's own folder.
     """
     with _only_trained(engine.module):
         engine.save_checkpoint(str(folder), "engine", save_latest=False, exclude_frozen_parameters=True)
     state: dict[str, object] = {**counters, "rng": torch.get_rng_state()}
     if reference is not None and counters["reference_version"]:
         frozen = _frozen_names(engine.module)
-        # A clone: DeepSpeed hangs objects of its own on its tensors.
+        # Cloned, because DeepSpeed attaches objects of its own to its tensors, which torch.save would write too.
         state["reference"] = {
             n: shard(p).detach().clone().cpu() for n, p in reference.named_parameters() if n not in frozen
         }
     torch.save(state, folder / f"rank_{rank}.pt")
 
 
-def restore(engine: Engine, folder: Path, rank: int, reference: nn.Module | None) -> dict[str, int]:
-    """Load what save wrote; returns the counters. Raises AhaError when there is no checkpoint of this rank.
+def restore(engine: deepspeed.DeepSpeedEngine, folder: Path, rank: int, reference: nn.Module | None) -> dict[str, int]:
+    """Load what save wrote. Returns the counters. Raises AhaError if this rank has no checkpoint there.
 
-    The frozen parameters stay as they are: that the base is the one of the save shows in the model's fingerprint.
+    Frozen parameters stay as they are. The model's fingerprint says whether they are those of the save.
     """
     with _only_trained(engine.module):
         path, _ = engine.load_checkpoint(str(folder), "engine")
@@ -103,7 +91,7 @@ def restore(engine: Engine, folder: Path, rank: int, reference: nn.Module | None
     torch.set_rng_state(state.pop("rng"))
     copies = state.pop("reference", {})
     if reference is not None and state["reference_version"]:
-        # A reference that was refreshed stands on the policy's base.
+        # The policy and a refreshed reference have the same frozen parameters.
         frozen = _frozen_names(engine.module)
         base = {n: shard(p) for n, p in engine.module.named_parameters() if n in frozen}
         copy_shards(base | copies, reference)
@@ -111,16 +99,16 @@ def restore(engine: Engine, folder: Path, rank: int, reference: nn.Module | None
 
 
 def _frozen_names(module: nn.Module) -> set[str]:
-    """Names of the parameters that are not trained, under every name that a shared one has."""
+    """Names of the parameters that are not trained. A shared parameter (a tied head) has several names."""
     return {n for n, p in module.named_parameters(remove_duplicate=False) if not p.requires_grad}
 
 
 @contextmanager
 def _only_trained(module: nn.Module) -> Iterator[None]:
-    """Inside the block the module's state dict has no frozen parameter, and loading one, still strict, misses none.
+    """Inside the block the module's state dict has no frozen parameters, and strict loading does not ask for them.
 
-    DeepSpeed's own exclude_frozen_parameters leaves in a shared parameter's second name, a tied head, and loads what
-    it wrote only without looking for missing names at all.
+    DeepSpeed's own exclude_frozen_parameters is not enough: it writes the second name of a shared parameter (a tied
+    head), and what it has written can only be loaded without any check for missing names.
     """
     frozen = _frozen_names(module)
 
@@ -141,7 +129,7 @@ def _only_trained(module: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def copy_shards(source: dict[str, Tensor], target: nn.Module) -> None:
-    """Copy this rank's parts, by name, into the target's parameters."""
+    """Copy this rank's shards, by name, into the target's parameters."""
     for name, p in target.named_parameters():
         shard(p).copy_(source[name])
 
@@ -152,13 +140,13 @@ def full_shape(parameter: nn.Parameter) -> tuple[int, ...]:
 
 
 def shard(parameter: nn.Parameter) -> Tensor:
-    """This rank's part of the parameter: DeepSpeed keeps a ZeRO-3 shard in an attribute of its own."""
+    """This rank's part of the parameter. DeepSpeed keeps a ZeRO-3 shard in an attribute of the parameter."""
     part: Tensor = vars(parameter).get("ds_tensor", parameter.data)
     return part
 
 
-def check_gradients_before_stepping(engine: Engine, stage: int) -> None:
-    """Make ZeRO-3 look for non-finite gradients in every precision, as ZeRO-1 and 2 do; it does so in float16 only."""
+def check_gradients_before_stepping(engine: deepspeed.DeepSpeedEngine, stage: int) -> None:
+    """Make ZeRO-3 skip updates whose gradients are not finite. ZeRO-1 and 2 always do; ZeRO-3 only in float16."""
     if stage != 3:
         return
     optimizer = engine.optimizer
@@ -172,11 +160,10 @@ def check_gradients_before_stepping(engine: Engine, stage: int) -> None:
 
 
 class Sharded(Loading):
-    """Loads ZeRO-3 shards in float32, then casts the parameters to the model's dtype. Every rank must load the same
-    models in the same order.
+    """Loads a model as ZeRO-3 shards. Every rank must load the same models in the same order.
 
-    In float32 whatever the model's precision: asked for bfloat16, zero.Init rounds every tensor that is made while the
-    model is built, the rotary embedding's frequencies among them.
+    It loads in float32 and then casts the parameters. If zero.Init were given bfloat16, it would round every tensor
+    that is made while the model is built, the frequencies of the rotary embedding among them.
     """
 
     def __init__(self, dtype: torch.dtype) -> None:
@@ -184,7 +171,7 @@ class Sharded(Loading):
 
     @contextmanager
     def block(self) -> Iterator[None]:
-        # transformers keeps only a weak reference: the setting must have a name until the block ends.
+        # transformers keeps only a weak reference to the setting, so this variable keeps it alive until the block ends.
         setting = HfDeepSpeedConfig({"train_micro_batch_size_per_gpu": 1, "zero_optimization": {"stage": 3}})
         assert setting.is_zero3()
         try:
@@ -202,7 +189,7 @@ class Sharded(Loading):
 
 @torch.no_grad()
 def cast_shards(model: nn.Module, dtype: torch.dtype) -> None:
-    """Give every parameter this dtype, as deepspeed.initialize does for those that are not sharded yet."""
+    """Cast every parameter to this dtype. deepspeed.initialize does so only for parameters that are not sharded yet."""
     for parameter in model.parameters():
         part = shard(parameter)
         part.data = part.data.to(dtype)
@@ -210,7 +197,7 @@ def cast_shards(model: nn.Module, dtype: torch.dtype) -> None:
 
 
 def refuse_whole_parameters(model: nn.Module, path: str) -> None:
-    """Raise AhaError when a loaded parameter, an adapter's aside, is whole: a large model would fill the memory."""
+    """Raise AhaError if a parameter was loaded whole, adapters aside: a large model would fill the memory."""
     whole = [n for n, p in model.named_parameters() if ".lora_" not in n and (p.numel() or "ds_tensor" not in vars(p))]
     if whole:
         raise AhaError(

@@ -1,10 +1,9 @@
 """The learner: one data-parallel rank of a DeepSpeed engine that trains a Policy or a reward model.
 
-With deepspeed_engine.py and ulysses.py the only file that imports deepspeed.
-
-Two scalings hide in DeepSpeed: backward() divides by the accumulation steps, and gradients are averaged over ranks.
-Here the packer has put the whole denominator into the loss weights, so the loss is multiplied by the world size,
-scale_wrt_gas is off, and the accumulation boundary is marked by hand.
+DeepSpeed scales gradients in two hidden ways: backward() divides by the number of accumulation steps, and gradients are
+averaged over the ranks. Both would change the loss, whose whole denominator the packer has put into the loss weights
+already. So the loss is multiplied by the number of ranks, scale_wrt_gas is off, and the learner itself marks the last
+micro-batch of an update (the accumulation boundary).
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from rl.config import LoraConfig, RunConfig
 from rl.model.classifier import load_trainee
 from rl.model.policy import UNSHARDED, Backbone, ModelInput, Policy, load_policy
 from rl.model.sequence_parallel import WHOLE
-from rl.settings.precision import HALF
+from rl.settings.precision import HALF, torch_dtype
 from rl.types import AhaError, BadInput, MicroBatch, StepStats
 from rl.workers.learner import deepspeed_engine
 from rl.workers.learner.deepspeed_engine import (
@@ -42,18 +41,23 @@ from rl.workers.learner.deepspeed_engine import (
     full_shape,
     shard,
 )
-from rl.workers.learner.masters import Movement, spread_masters
+from rl.workers.learner.masters import WeightsMoved, dither_masters
 from rl.workers.learner.meter import Clock, Totals, mean_over_ranks
 from rl.workers.learner.objectives import Models, micro_batch_loss
-from rl.workers.learner.weights_out import DTYPES, Outgoing, add_to_hash
+from rl.workers.learner.weights_out import WeightReader, add_to_hash
 
 
-class Learner(Outgoing):
-    """One rank. Every method is called on every rank, in the same order: most hold collectives."""
+class Learner(WeightReader):
+    """One rank. Call every method on every rank, in the same order: most of them wait for the other ranks.
+
+    updates: optimiser updates since load. share: which slice of each sequence this rank computes (all of it, unless
+    learner.sequence_parallel is above 1). reference_version: `updates` when the reference was last copied from the
+    policy, 0 for never.
+    """
 
     def __init__(self, cfg: RunConfig, rank: int, device: str, threads: int) -> None:
         self.cfg, self.rank = cfg, rank
-        self.loading = Sharded(DTYPES[cfg.model.dtype]) if cfg.learner.zero_stage == 3 else UNSHARDED
+        self.loading = Sharded(torch_dtype(cfg.model.dtype)) if cfg.learner.zero_stage == 3 else UNSHARDED
         self.device = torch.device("cuda", 0) if device == "gpu" else torch.device("cpu")
         torch.set_num_threads(max(1, threads))
         torch.manual_seed(cfg.seed)
@@ -65,11 +69,11 @@ class Learner(Outgoing):
         self.share = WHOLE
 
     def connect(self, address: str, port: int) -> None:
-        """Join the learners' process group. Bounded by cluster.start_timeout_s."""
+        """Join the learners' process group, in which no collective waits longer than cluster.step_timeout_s."""
         ranks = self.cfg.learner.ranks
-        # For tensor-parallel inference, which nobody does here; compiling it takes the first start a minute or more.
+        # DeepSpeed would compile this at the first start, for a minute or more. Only tensor-parallel inference uses it.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-        # DeepSpeed reads these even when it is told everything by argument.
+        # DeepSpeed reads these although the arguments below say the same.
         os.environ |= {
             "MASTER_ADDR": address, "MASTER_PORT": str(port), "RANK": str(self.rank),
             "WORLD_SIZE": str(ranks), "LOCAL_RANK": "0",
@@ -91,17 +95,15 @@ class Learner(Outgoing):
     # -------------------------------------------------------------------------------------------- set-up
 
     def load(self, task: Task) -> str:
-        """Build the engine (and the reference, when the KL needs one). Returns the model's fingerprint."""
-        self._release()
+        """Build the engine, and the reference and the teacher if the task has them. Returns the model's fingerprint."""
+        self._free_models()
         cached = task.distill is not None and task.distill.cached
         if self.share.size > 1 and (task.grpo or task.reward or task.teacher_path or cached):
             raise BadInput(f"learner.sequence_parallel={self.share.size} is for SFT without a teacher; use 1")
         self.task = task
-        dtype = DTYPES[self.cfg.model.dtype]
-        # DeepSpeed keeps float32 master weights and casts the module itself.
+        dtype = torch_dtype(self.cfg.model.dtype)
+        # In float32: DeepSpeed makes its float32 master copy from it, then casts the module to the model's dtype.
         policy = self._load_trained(torch.float32)
-        if self.cfg.learner.zero_stage == 0 and dtype == torch.float32:
-            policy = policy.to(dtype)
         self.engine, _, _, _ = deepspeed.initialize(
             model=policy,
             model_parameters=[p for p in policy.parameters() if p.requires_grad],
@@ -109,27 +111,25 @@ class Learner(Outgoing):
         )
         check_gradients_before_stepping(self.engine, self.cfg.learner.zero_stage)
         if self.cfg.learner.dither and self.cfg.model.dtype in HALF:
-            spread_masters(self.engine.module.hf.named_parameters(), self.cfg.seed)
+            dither_masters(self.engine.module.hf.named_parameters(), self.cfg.seed)
         self.policy: Backbone = self.engine.module
         self.updates = 0
-        self.reference = None
         self.frozen_engines: list[deepspeed.DeepSpeedEngine] = []
         self.base_is_reference = self._needs_reference() and self._base_stays_reference()
         if self._needs_reference() and not self.base_is_reference:
             path = task.reference_path or task.model_path
             self.reference = self._freeze(self._load_policy(path, dtype, self.cfg.model.lora))
-        self.teacher = None
         if task.teacher_path:
             self.teacher = self._freeze(self._load_policy(task.teacher_path, dtype, LoraConfig()))
         self.reference_version = 0
         return self.fingerprint()
 
-    def _release(self) -> None:
-        """Let go of an earlier task's models before the next are built: side by side they need twice the memory."""
+    def _free_models(self) -> None:
+        """Free the models of an earlier task before the next are built: together they need twice the memory."""
         self.reference = self.teacher = None
         for name in ("engine", "policy", "frozen_engines"):
             vars(self).pop(name, None)
-        gc.collect()  # an engine and its hooks hold each other
+        gc.collect()  # an engine and its hooks refer to each other, so counting references does not free them
 
     def _load_trained(self, dtype: torch.dtype) -> Backbone:
         if self.task.reward is None:
@@ -145,7 +145,7 @@ class Learner(Outgoing):
         return self.task.grpo is not None and self.task.grpo.kl_coef > 0
 
     def _base_stays_reference(self) -> bool:
-        """Whether the base under the adapters is the reference throughout, so that no second copy is needed."""
+        """Whether the base under the LoRA adapters is the reference in every step, so that no second copy is needed."""
         task = self.task
         assert task.grpo is not None
         refreshed = 0 < task.grpo.ref_refresh_steps < task.total_updates
@@ -153,7 +153,7 @@ class Learner(Outgoing):
         return self.cfg.model.lora.rank > 0 and same and not refreshed
 
     def _freeze(self, policy: Policy) -> Policy:
-        """A model that is only run: sharded like the policy under ZeRO-3."""
+        """The model without gradients. Under ZeRO-3 it is sharded as the policy is."""
         policy.requires_grad_(False)
         if self.cfg.learner.zero_stage == 3:
             engine, _, _, _ = deepspeed.initialize(model=policy, config=engine_config(self.cfg, None))
@@ -162,9 +162,10 @@ class Learner(Outgoing):
         return policy
 
     def fingerprint(self) -> str:
-        """Hash of the parameters' names and shapes, and of what is in the frozen ones: checkpoints do not hold those.
+        """Hash of all parameters' names and shapes and of the frozen parameters' values.
 
-        It tells one architecture from another, and under adapters one base from another.
+        A run resumes only if it is unchanged. Checkpoints hold no frozen parameters, so another base under the same
+        adapters would go unnoticed without their values.
         """
         shapes = [(name, tuple(full_shape(p))) for name, p in self.policy.hf.named_parameters()]
         digest = hashlib.sha256(repr(shapes).encode())
@@ -175,15 +176,16 @@ class Learner(Outgoing):
     # -------------------------------------------------------------------------------------------- training
 
     def step(self, updates_U: list[list[MicroBatch]]) -> StepStats:
-        """Train on one rollout batch: for each update, this rank's micro-batches.
+        """Train on one rollout batch. updates_U: this rank's micro-batches of each optimiser update.
 
-        Raises AhaError when sampler and learner disagree on the logprobs by more than the limit, before any weight
-        has moved.
+        Raises AhaError, before any weight has changed, if sampler and learner disagree on the logprobs by more than
+        cfg.gap_limit.
         """
         clock = Clock()
         grpo = self.task.grpo
         old_UM: list[list[Tensor]] | None = None
         if grpo is not None and grpo.old_logprobs == "learner" and len(updates_U) > 1:
+            # Before any update: all updates of the batch compare with the policy that the first one starts from.
             with clock("scoring"):
                 old_UM = [[self._score(mb) for mb in micro_batches] for micro_batches in updates_U]
         total = Totals()
@@ -195,7 +197,7 @@ class Learner(Outgoing):
             if self._refresh_is_due():
                 self._refresh_reference()
             rate = learning_rate(self.task.optim, self.updates, self.task.total_updates)
-            self.updates += 1
+            self.updates += 1  # also of an update without data, so that the learning-rate schedule goes on
             if not micro_batches:
                 continue
             totals = Totals()
@@ -205,19 +207,19 @@ class Learner(Outgoing):
                 with clock("update"):
                     totals.add(*self._accumulate(micro_batch, old, clock))
             loss, metrics = totals.reduce(self.device)
-            if not losses and grpo is not None:  # later updates have moved on from what was sampled
+            if not losses and grpo is not None:  # in later updates the policy is no longer the one that sampled
                 gap = self._check_gap(metrics)
             with clock("update"):
-                movement = Movement(self.policy.parameters())
+                weights_moved = WeightsMoved(self.policy.parameters())
                 applied, norm = self._apply(rate)
-                moved.append(movement.share())
+                moved.append(weights_moved.share())
             skipped += not applied
             losses.append(loss)
             norms.append(norm)
             total.merge(totals)
         _, metrics = total.reduce(self.device)
         tokens = int(metrics.pop("tokens", 0))
-        for name in ("gap", "max/gap"):  # of the first update alone it says what it should: later ones have moved on
+        for name in ("gap", "max/gap"):  # these are over all updates; StepStats has those of the first alone
             metrics.pop(name, None)
         if moved:
             metrics["policy/weights_moved"] = mean_over_ranks(float(np.mean(moved)), self.device)
@@ -243,13 +245,13 @@ class Learner(Outgoing):
         return float(loss.detach()), metrics
 
     def _apply(self, rate: float) -> tuple[bool, float]:
-        """One optimiser update at this learning rate. Returns whether it was applied and the gradient norm."""
+        """One optimiser update. Returns (whether it was applied, gradient norm); NaN if a gradient is not finite."""
         for group in self.engine.optimizer.param_groups:
             group["lr"] = rate
         norm = None
         if self.cfg.learner.zero_stage == 0 and self.cfg.model.dtype == "float32":
-            # The bare optimiser neither looks for non-finite gradients nor reports a norm. Gradients are averaged
-            # already, so every rank sees the same.
+            # Without ZeRO and in float32 DeepSpeed's engine steps a plain optimiser, which neither looks for gradients
+            # that are not finite nor reports a norm. Gradients are averaged already, so all ranks decide alike.
             norm = float(
                 torch.nn.utils.get_total_norm([p.grad for p in self.policy.parameters() if p.grad is not None])
             )
@@ -276,7 +278,7 @@ class Learner(Outgoing):
         return self.engine(ModelInput.of(mb, self.device, self.share))[0].detach()
 
     def measure_gap(self, micro_batches: list[MicroBatch]) -> tuple[float, float]:
-        """Mean and largest |sampler - learner logprob| on these micro-batches, nats, without training."""
+        """(mean, largest) |sampler logprob - learner logprob| on these micro-batches in nats, without training."""
         totals = Totals()
         for mb in micro_batches:
             index = np.flatnonzero(mb.loss_mask_T)
@@ -288,7 +290,7 @@ class Learner(Outgoing):
 
     @torch.no_grad()
     def mean_nll(self, micro_batches: list[MicroBatch]) -> float:
-        """Mean negative log likelihood of the learnt tokens of all ranks' micro-batches, nats, without training."""
+        """Mean negative log likelihood of the masked-in tokens of all ranks' micro-batches, nats, without training."""
         totals = Totals()
         for mb in micro_batches:
             logprobs_M = self._score(mb)
@@ -312,21 +314,19 @@ class Learner(Outgoing):
     # -------------------------------------------------------------------------------------------- disk
 
     def save(self, folder: str) -> None:
-        """Write engine, optimiser, counters, reference and random states of this rank into an existing folder."""
-        deepspeed_engine.save(self.engine, Path(folder), self.rank, self._counters(), self.reference)
+        """Write this rank's engine, optimiser, counters, reference and random state into an existing folder."""
+        counters = {"updates": self.updates, "reference_version": self.reference_version}
+        deepspeed_engine.save(self.engine, Path(folder), self.rank, counters, self.reference)
 
     def restore(self, folder: str) -> None:
         """Load what save wrote. The number of ranks and the ZeRO stage must be those of the save."""
         counters = deepspeed_engine.restore(self.engine, Path(folder), self.rank, self.reference)
         self.updates, self.reference_version = counters["updates"], counters["reference_version"]
 
-    def _counters(self) -> dict[str, int]:
-        return {"updates": self.updates, "reference_version": self.reference_version}
-
     def master_sums(self) -> dict[str, float]:
-        """Name -> sum of the absolute values of each parameter, adapters' too, in float32 where there is a master copy.
+        """Name -> sum of a parameter's absolute values, of its float32 master copy if it has one. Adapters included.
 
-        It shows an update that bfloat16 rounds away.
+        It shows updates that are too small to change the bfloat16 weights.
         """
         sums = {}
         for name, parameter in self.policy.hf.named_parameters():

@@ -1,4 +1,4 @@
-"""The float32 master copies of half-precision weights, dithered once; and the share of weights that an update moves."""
+"""Small updates of half-precision weights: dithered float32 master copies, and the share of weights that change."""
 
 from __future__ import annotations
 
@@ -13,17 +13,16 @@ from torch import nn
 from rl.workers.learner.deepspeed_engine import full_shape, shard
 from rl.workers.learner.dither import dithered, uniform_of
 
-SAMPLED = 1 << 22
-"""Weights of a rank whose changes are counted after each update."""
+MOST_SAMPLED = 1 << 22
+"""The most weights of a rank that WeightsMoved compares after an update."""
 
 
 @torch.no_grad()
-def spread_masters(parameters: Iterable[tuple[str, nn.Parameter]], seed: int) -> None:
-    """Dither the float32 master copy of every trained weight (rl/workers/learner/dither.py). The weights themselves
-    stay.
+def dither_masters(parameters: Iterable[tuple[str, nn.Parameter]], seed: int) -> None:
+    """Dither the float32 master copy of every trained weight (rl/workers/learner/dither.py), not the weight itself.
 
-    parameters: with their Hugging Face names. What each master becomes depends on the name, the seed
-    and the weight alone, not on ranks or ZeRO stage: a rank draws the numbers of a whole parameter and takes its part.
+    parameters: (Hugging Face name, parameter). A master's value depends only on the name, the seed and the weight, not
+    on the number of ranks or the ZeRO stage: each rank draws the numbers for a whole parameter and uses its part.
     """
     for name, parameter in parameters:
         if not parameter.requires_grad:
@@ -35,26 +34,26 @@ def spread_masters(parameters: Iterable[tuple[str, nn.Parameter]], seed: int) ->
             safe_set_full_fp32_param(parameter, dithered(weights, uniform.view_as(weights)))
         else:
             start = dist.get_rank() * weights.numel()
-            part = torch.zeros_like(weights, dtype=torch.float32)  # the last rank's part is filled up with zeros
+            part = torch.zeros_like(weights, dtype=torch.float32)  # the last rank's part is padded with zeros
             own = uniform[start : start + weights.numel()]
             part.view(-1)[: own.numel()] = own
             safe_set_local_fp32_param(parameter, dithered(weights, part))
 
 
-class Movement:
-    """Which share of the weights that compute an update changed, on this rank.
+class WeightsMoved:
+    """The share of this rank's trained weights that have changed since this object was made.
 
-    Measured on up to SAMPLED weights, evenly spaced over all trained ones: of more the share is known to 1e-3 of
-    itself or better, where it is above 0.1.
+    Of at most MOST_SAMPLED weights, evenly spaced over all trained ones. A share above 0.1 is then known to within 1e-3
+    of itself.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
         self._parts = [shard(p).detach().view(-1) for p in parameters if p.requires_grad]
-        self._stride = max(1, sum(part.numel() for part in self._parts) // SAMPLED)
+        self._stride = max(1, sum(part.numel() for part in self._parts) // MOST_SAMPLED)
         self._before = [part[:: self._stride].clone() for part in self._parts]
 
     def share(self) -> float:
-        """Between 0 and 1, since this object was made."""
+        """Between 0 and 1."""
         now = [part[:: self._stride] for part in self._parts]
         changed = sum(int((a != b).sum()) for a, b in zip(self._before, now, strict=True))
         return changed / max(1, sum(part.numel() for part in self._before))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 class Clock:
-    """Seconds by phase. An inner phase's time is not counted in the outer one."""
+    """Seconds by phase, as in `with clock("update"): ...`. The time of an inner phase does not count for the outer."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -40,14 +40,14 @@ class Clock:
 
 
 def mean_over_ranks(value: float, device: torch.device) -> float:
-    """The mean of what each rank gives. Called on every rank."""
+    """The mean of all ranks' values. Call it on every rank."""
     total = torch.tensor(value, dtype=torch.float64, device=device)
     dist.all_reduce(total)
     return float(total) / dist.get_world_size()
 
 
 class Totals:
-    """Metric sums of micro-batches; names that start with max/ keep the largest."""
+    """Sums of the loss and of metrics over micro-batches; of metrics named max/... the largest value instead."""
 
     def __init__(self) -> None:
         self.loss = 0.0
@@ -68,7 +68,10 @@ class Totals:
         self.add(other.loss, other.sums)
 
     def reduce(self, device: torch.device) -> tuple[float, dict[str, float]]:
-        """Loss summed over ranks; metrics as means over the tokens of all ranks, 'tokens' as their number."""
+        """(loss summed over ranks, metrics of all ranks). Call it on every rank.
+
+        Metrics are means over tokens, except max/... (the largest value) and "tokens" (their number).
+        """
         if not self.sums:
             return 0.0, {}
         names = sorted(self.sums)

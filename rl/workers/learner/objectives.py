@@ -26,10 +26,11 @@ from rl.workers.learner.meter import Clock
 
 @dataclass(frozen=True, slots=True)
 class Models:
-    """What a loss is computed with. engine: runs the policy so that its gradients are kept.
+    """The models that a loss needs.
 
-    reference, teacher: frozen; None where the task has none. base_is_reference: the policy without its adapters is the
-    reference. gathered(parameters): inside the block that it returns they are whole on this rank.
+    engine: DeepSpeed's wrapper of the policy; a forward pass through it keeps gradients. reference, teacher: frozen;
+    None where the task has none. base_is_reference: the policy without its adapters is the reference.
+    gathered(parameters): a context in which they are whole on this rank.
     """
 
     engine: nn.Module
@@ -43,23 +44,24 @@ class Models:
 def micro_batch_loss(
     task: Task, models: Models, mb: MicroBatch, batch: ModelInput, old_M: Tensor | None, clock: Clock
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """(this micro-batch's share of the update's loss, metric sums), after one forward pass of the policy.
+    """One forward pass of the policy. Returns (this micro-batch's share of the update's loss, metric sums).
 
-    batch: mb on the device. old_M: the policy's logprobs before the rollout batch's first update; None: those of now.
+    batch: mb on the device. old_M: the policy's logprobs before the first update of the rollout batch; None in that
+    first update, where they are the logprobs of this very pass.
     """
     with clock("reference"):
         ref_M = _reference_logprobs(models, batch)
     if task.reward is not None:
         scores_M = models.engine(batch)
-        labels_M, weight_M = _taken(mb.labels_T, batch), _taken(mb.loss_weight_T, batch)
+        labels_M, weight_M = _masked_in(mb.labels_T, batch), _masked_in(mb.loss_weight_T, batch)
         return reward_loss(task.reward.kind, scores_M, labels_M, weight_M)
     if task.grpo is None:
         return _sft_loss(task, models, mb, batch, clock)
     return _grpo_loss(task.grpo, models, mb, batch, old_M, ref_M, clock)
 
 
-def _taken(x_T: np.ndarray, batch: ModelInput) -> Tensor:
-    """Values of the masked-in tokens, on the batch's device."""
+def _masked_in(x_T: np.ndarray, batch: ModelInput) -> Tensor:
+    """The masked-in tokens' values of an array over all tokens, on the batch's device."""
     return torch.from_numpy(np.ascontiguousarray(x_T)).to(batch.index_M.device)[batch.index_M]
 
 
@@ -72,11 +74,13 @@ def _grpo_loss(
     ref_M: Tensor | None,
     clock: Clock,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    weight_M, mask_M = _taken(mb.loss_weight_T, batch), _taken(mb.loss_mask_T, batch)
+    weight_M, mask_M = _masked_in(mb.loss_weight_T, batch), _masked_in(mb.loss_mask_T, batch)
     logprobs_M, entropy_M = models.engine(batch)
-    sampler_M = _taken(mb.sampler_logprobs_T, batch)
+    sampler_M = _masked_in(mb.sampler_logprobs_T, batch)
     on_policy_M = logprobs_M.detach() if old_M is None else old_M
-    advantages_M, teacher_metrics = _advantages(grpo, models, batch, _taken(mb.advantages_T, batch), on_policy_M, clock)
+    advantages_M, teacher_metrics = _advantages(
+        grpo, models, batch, _masked_in(mb.advantages_T, batch), on_policy_M, clock
+    )
     loss, metrics = policy_loss(
         grpo,
         logprobs_T=logprobs_M,
@@ -86,7 +90,7 @@ def _grpo_loss(
         advantages_T=advantages_M,
         loss_mask_T=mask_M,
         loss_weight_T=weight_M,
-        sequence_T=_taken(mb.sequence_T, batch),
+        sequence_T=_masked_in(mb.sequence_T, batch),
         entropy_T=entropy_M,
     )
     counted_M = mask_M * (weight_M > 0)
@@ -97,7 +101,7 @@ def _grpo_loss(
 def _advantages(
     grpo: GRPOConfig, models: Models, batch: ModelInput, advantages_M: Tensor, old_M: Tensor, clock: Clock
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The advantages, with the teacher's part where there is one, and the sum of its reverse KL estimates."""
+    """The advantages, with the teacher's term added if there is a teacher, and its metric sums."""
     if models.teacher is None:
         return advantages_M, {}
     with clock("teacher"), torch.no_grad():
@@ -109,8 +113,8 @@ def _advantages(
 def _sft_loss(
     task: Task, models: Models, mb: MicroBatch, batch: ModelInput, clock: Clock
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The NLL of the learnt tokens, or how far the policy is from the teacher at them."""
-    weight_M, mask_M, distill = _taken(mb.loss_weight_T, batch), _taken(mb.loss_mask_T, batch), task.distill
+    """The negative log likelihood of the masked-in tokens or, with a teacher, the divergence from the teacher there."""
+    weight_M, mask_M, distill = _masked_in(mb.loss_weight_T, batch), _masked_in(mb.loss_mask_T, batch), task.distill
     if distill is not None and distill.cached:
         loss, parts_2M = models.engine(batch, cached_distillation(distill, mb.teacher, weight_M))
     elif models.teacher is None:

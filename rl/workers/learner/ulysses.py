@@ -1,4 +1,4 @@
-"""Attention of learners that share their sequences: DeepSpeed's Ulysses around the packed attention."""
+"""Attention across learner ranks that share their sequences: DeepSpeed's Ulysses around our packed attention."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from rl.model.attention import SEQUENCE_ATTENTION, packed_attention, refuse_othe
 from rl.model.sequence_parallel import Share
 
 SEQUENCE, HEADS = 1, 2
-"""Dimensions of (1, T, heads, d), the shape that travels."""
+"""Dimensions of (1, T, heads, d), the shape that the ranks exchange."""
 
 
 def join_sequence_group(size: int, timeout_s: float) -> Share:
-    """Group every `size` neighbouring ranks and make SEQUENCE_ATTENTION their attention. Called on every rank.
+    """Group every `size` neighbouring ranks and register SEQUENCE_ATTENTION for them. Call it on every rank.
 
-    DeepSpeed is not told of the groups: it shards and averages over all ranks, as without them, and the learner's
-    factor for that average is the number of all ranks. Told, it would average over the groups alone.
+    DeepSpeed's engine does not know the groups: it shards and averages over all ranks, which is what the learner's
+    factor (the number of all ranks) undoes. If it knew them it would average over each group alone.
     """
     rank, group = dist.get_rank(), None
     for start in range(0, dist.get_world_size(), size):
@@ -29,7 +29,7 @@ def join_sequence_group(size: int, timeout_s: float) -> Share:
             group = made
 
     def whole(query: Tensor, key: Tensor, value: Tensor, module: nn.Module, kwargs: dict[str, object]) -> Tensor:
-        """All tokens with this rank's heads: (1, T, heads / size, d) each, and so the result."""
+        """Attention of all tokens for this rank's heads. Arguments and result: (1, T, heads / size, d)."""
         q, k, v = (x.transpose(SEQUENCE, HEADS) for x in (query, key, value))
         return packed_attention(module, q, k, v, None, **kwargs)[0]
 
@@ -38,7 +38,7 @@ def join_sequence_group(size: int, timeout_s: float) -> Share:
     def attention(
         module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: object
     ) -> tuple[Tensor, None]:
-        """As packed_attention, of this rank's tokens alone: (1, heads, T / size, d) -> (1, T / size, heads, d)."""
+        """packed_attention for this rank's tokens: (1, heads, T / size, d) -> (1, T / size, heads, d)."""
         refuse_other_attention(module, attention_mask, kwargs)
         slices = (x.transpose(SEQUENCE, HEADS) for x in (query, key, value))
         return ulysses(*slices, 0, None, module, kwargs), None

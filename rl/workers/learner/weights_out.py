@@ -1,6 +1,6 @@
-"""What leaves a learner: the policy's full weights, to the samplers, to disk, or as sums and hashes.
+"""A learner's full weights on their way out: to the samplers, to disk, or into sums and hashes.
 
-gather_groups walks over a sharded policy one layer group at a time.
+Under ZeRO-3 they are gathered from all ranks, one layer at a time (gather_groups).
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -20,18 +19,15 @@ from rl.config import RunConfig
 from rl.model.lora import PlainWeight, plain_weights
 from rl.model.policy import Backbone, Policy
 from rl.model.writer import ModelWriter
+from rl.settings.precision import torch_dtype
 from rl.types import SyncReport
 from rl.workers.learner.deepspeed_engine import full_shape
+from rl.workers.sync.buckets import PolicySource, SamplerConnection
 from rl.workers.sync.send import WeightSender
 
-if TYPE_CHECKING:
-    from rl.workers.sync.buckets import SyncClient
 
-DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
-
-
-class Outgoing(ABC):
-    """The half of a learner that only reads weights. Every method is called on every rank, in the same order."""
+class WeightReader(ABC):
+    """The half of a learner that only reads weights. Call every method on every rank, in the same order."""
 
     cfg: RunConfig
     task: Task
@@ -47,72 +43,64 @@ class Outgoing(ABC):
         """Inside the block these parameters are whole on every rank."""
 
     def full_parameters(self) -> Iterator[tuple[str, Tensor]]:
-        """(Hugging Face name, full tensor, adapters merged), gathered by layer group under ZeRO-3. On every rank."""
+        """(Hugging Face name, full tensor with adapters merged) of every parameter."""
         yield from gather_groups(plain_weights(self.policy.hf), self._gathered)
 
     def frozen_parameters(self) -> Iterator[tuple[str, Tensor]]:
-        """full_parameters without the trained ones, and without adapters: the base under those. On every rank."""
+        """The same of the parameters that are not trained, without adapters."""
         weights = plain_weights(self.policy.hf)
         frozen = [PlainWeight(weight.name, weight.base) for weight in weights if not weight.base.requires_grad]
         yield from gather_groups(frozen, self._gathered)
 
-    def connect_samplers(self, client: SyncClient, kind: str, address: str, port: int, num_sampler_ranks: int) -> None:
-        """Open the way to the samplers through vLLM's weight-transfer interface."""
-        self.sender = WeightSender(
-            kind,
-            rank=self.rank,
-            client=client,
-            address=address,
-            port=port,
-            num_sampler_ranks=num_sampler_ranks,
-            bucket_bytes=self.cfg.cluster.bucket_mib << 20,
-        )
-        self._point_sender()
-
-    def _point_sender(self) -> None:
-        assert self.sender is not None
-        # A CPU sampler runs with untied embeddings, so a tied head travels explicitly: left to itself it goes stale.
-        tied = self.policy.tied_names() if self.device.type == "cpu" else {}
-        shapes = [(weight.name, full_shape(weight.base)) for weight in plain_weights(self.policy.hf)]
-        self.sender.point(shapes, self.full_parameters, DTYPES[self.cfg.model.dtype], tied=tied)
+    def connect_samplers(self, connection: SamplerConnection) -> None:
+        self.sender = WeightSender(connection, self.rank, self._source())
 
     def send_weights(self, version: int) -> SyncReport:
-        """Push the policy's weights to every sampler as this version."""
+        """Send the policy's weights to every connected sampler as this version."""
         assert self.sender is not None
-        self._point_sender()
-        return self.sender.send(version)
+        return self.sender.send(self._source(), version)
+
+    def _source(self) -> PolicySource:
+        # A CPU sampler runs with untied embeddings, so it must be sent a tied head too, or its head would go stale.
+        tied = self.policy.tied_names() if self.device.type == "cpu" else {}
+        shapes = [(weight.name, full_shape(weight.base)) for weight in plain_weights(self.policy.hf)]
+        return PolicySource(shapes, self.full_parameters, torch_dtype(self.cfg.model.dtype), tied)
 
     def export(self, folder: str) -> None:
-        """Write the policy as a Hugging Face folder (rank 0 writes, all ranks gather)."""
+        """Write the policy as a Hugging Face folder. Rank 0 writes; the others take part in gathering."""
         writer = ModelWriter(Path(folder)) if self.rank == 0 else None
         for name, tensor in self.full_parameters():
             if writer is not None:
-                writer.add(name, tensor.to(DTYPES[self.cfg.model.dtype]))
+                writer.add(name, tensor.to(torch_dtype(self.cfg.model.dtype)))
         if writer is not None:
             writer.close(self.policy.hf.config, self.task.model_path)
 
     def weights_hash(self) -> str:
-        """sha256 over the full parameters, in order."""
+        """sha256 of the full parameters, in order."""
         digest = hashlib.sha256()
         for name, tensor in self.full_parameters():
             add_to_hash(digest, name, tensor)
         return digest.hexdigest()
 
     def parameter_sums(self) -> dict[str, float]:
-        """Name -> sum of the absolute values, for the check that every parameter moves."""
-        return {name: float(tensor.detach().double().abs().sum()) for name, tensor in self.full_parameters()}
+        """Name -> sum of a parameter's absolute values: whether it has changed shows in it."""
+        return _sums(self.full_parameters())
 
     def reference_sums(self) -> dict[str, float]:
-        """parameter_sums of the reference (the base under adapters, where that is it); empty without one."""
+        """parameter_sums of the reference, which may be the base under the policy's adapters; empty without one."""
         if self.base_is_reference:
             weights = [PlainWeight(weight.name, weight.base) for weight in plain_weights(self.policy.hf)]
         else:
             weights = plain_weights(self.reference.hf) if self.reference is not None else []
-        return {n: float(tensor.detach().double().abs().sum()) for n, tensor in gather_groups(weights, self._gathered)}
+        return _sums(gather_groups(weights, self._gathered))
+
+
+def _sums(parameters: Iterator[tuple[str, Tensor]]) -> dict[str, float]:
+    return {name: float(tensor.detach().double().abs().sum()) for name, tensor in parameters}
 
 
 def add_to_hash(digest: hashlib._Hash, name: str, tensor: Tensor) -> None:
-    """Feed a parameter's name and bytes into the digest."""
+    """Add a parameter's name and bytes to the digest."""
     digest.update(name.encode())
     digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
 
@@ -120,10 +108,10 @@ def add_to_hash(digest: hashlib._Hash, name: str, tensor: Tensor) -> None:
 def gather_groups(
     weights: Sequence[PlainWeight], gathered: Callable[[list[nn.Parameter]], AbstractContextManager[object]]
 ) -> Iterator[tuple[str, Tensor]]:
-    """(Hugging Face name, full tensor with adapters merged) of every weight, gathered one layer group at a time.
+    """(Hugging Face name, full tensor with adapters merged) of every weight, gathered one group at a time.
 
-    A group is what shares the first number in its name ("model.layers.3."), so no rank ever holds the whole model in
-    full. A tensor is valid until the next one is asked for.
+    A group is all weights whose names agree up to their first number ("model.layers.3."), so that no rank ever holds
+    the whole model. Use a tensor before you take the next: it may be freed then.
     """
     groups: dict[str, list[PlainWeight]] = {}
     for weight in weights:

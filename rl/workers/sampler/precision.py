@@ -1,6 +1,6 @@
-"""What makes a vLLM engine on a CPU as precise as the learner; both then round to bfloat16 at the same places.
+"""Makes a vLLM engine on a CPU as precise as the learner: both round to bfloat16 at the same places.
 
-On a GPU vLLM's fused kernels stay as they are; only the head multiplies in float32 there too (head_dtype).
+On a GPU vLLM's fused kernels stay as they are, and only the head multiplies in float32 (head_dtype).
 """
 
 from __future__ import annotations
@@ -10,15 +10,16 @@ from torch import Tensor, nn
 from vllm import ir
 
 PROVIDER = "aha"
+"""The name under which vLLM knows our implementation of its fused_add_rms_norm."""
 
 
 def engine_options(dtype: str, *, on_gpu: bool) -> dict[str, object]:
-    """Arguments for vllm.LLM."""
-    # The head multiplies in float32, as the learner's does: see rl/algorithms/logprobs.py.
+    """The arguments of vllm.LLM that set precision."""
+    # The head multiplies in float32 because the learner's does: see rl/algorithms/logprobs.py.
     overrides: dict[str, object] = {"head_dtype": "float32"}
     if on_gpu:
         return {"hf_overrides": overrides}
-    # A CPU engine would leave a tied head on its old weights; untied, the head is sent explicitly.
+    # On a CPU a tied head would keep its old weights after a sync. Untied, it is sent as a tensor of its own.
     overrides["tie_word_embeddings"] = False
     if dtype == "float32":
         return {"hf_overrides": overrides}
@@ -27,7 +28,7 @@ def engine_options(dtype: str, *, on_gpu: bool) -> dict[str, object]:
 
 
 def _register() -> None:
-    """Tell vLLM of add_and_norm, once in a process."""
+    """Register add_and_norm with vLLM, once in a process."""
     if PROVIDER in ir.ops.fused_add_rms_norm.impls:
         return
 
@@ -53,11 +54,10 @@ def add_and_norm(
 
 
 def widen_head(worker) -> None:  # type: ignore[no-untyped-def]
-    """Runs inside a vLLM CPU worker of a bfloat16 model, whose output head multiplies in float32 (head_dtype).
+    """Keep the output head in float32. Runs inside a vLLM CPU worker of a half-precision model with head_dtype=float32.
 
-    Left in bfloat16, vLLM casts the whole head again for every token it decodes. Updates are copied into this tensor.
-    The head's is the model's only float32 product, so its speed-up (rl.algorithms.logprobs.float32_products) is on
-    throughout.
+    Otherwise vLLM casts the whole head to float32 again for every token. Weight syncs copy into this tensor. The model
+    has no other float32 product, so the faster form of it (rl.algorithms.logprobs.float32_products) can stay on.
     """
     head = worker.get_model().lm_head
     head.weight = nn.Parameter(head.weight.float(), requires_grad=False)

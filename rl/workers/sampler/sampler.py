@@ -1,5 +1,6 @@
-"""The sampler: a vLLM engine that turns prompts into rollouts. Imports vllm, as precision.py and
-rl/workers/sync/vllm_transfer.py do.
+"""The sampler: a vLLM engine that turns prompts into rollouts.
+
+vLLM is imported inside functions, because the driver imports this file too.
 """
 
 from __future__ import annotations
@@ -17,16 +18,20 @@ from rl.types import AhaError, Rollout, SampleRequest, SamplerReport, TopLogprob
 
 @dataclass(slots=True)
 class _Group:
+    """A group that is being sampled. missing: samples that are not finished."""
+
+    request: SampleRequest
+    params: SampleParams
+    policy_version: int
     rollouts_G: list[Rollout | None]
     missing: int
-    temperature: float
-    policy_version: int
-    seeds_G: list[int]
-    top_logprobs: int
 
 
 class Sampler:
-    """One vLLM engine in this process. It starts on dummy weights: nothing is sampled before the first sync."""
+    """One vLLM engine in this process. It starts with dummy weights and refuses to sample before the first sync.
+
+    index: of this sampler. transfer: bucket, nccl or ipc. version: of the weights, -1 for the dummy ones.
+    """
 
     def __init__(
         self, cfg: RunConfig, index: int, model_path: str, context_length: int, device: str, transfer: str
@@ -49,9 +54,9 @@ class Sampler:
             enforce_eager=cfg.sampler.enforce_eager,
             enable_prefix_caching=cfg.sampler.prefix_caching,
             tensor_parallel_size=cfg.sampler.tensor_parallel,
-            logprobs_mode="processed_logprobs",
+            logprobs_mode="processed_logprobs",  # after temperature and top-p: of the distribution that is sampled from
             weight_transfer_config={"backend": sampler_backend(transfer)},
-            # A prompt prefilled in pieces rewinds its sample's random generator, which a CPU's generator cannot do.
+            # For a prompt that is prefilled in chunks vLLM rewinds the sample's random generator; on a CPU it cannot.
             enable_chunked_prefill=on_gpu,
             max_num_batched_tokens=max(8192, context_length),
             disable_log_stats=True,
@@ -63,7 +68,6 @@ class Sampler:
         self.engine = self.llm.llm_engine
         self.tokenizer = self.llm.get_tokenizer()
         self.version = -1
-        self.stop_token_ids: set[int] = set()
         self.groups: dict[int, _Group] = {}
         self.tokens_generated = 0
 
@@ -82,36 +86,36 @@ class Sampler:
         self.llm.finish_weight_update(version)
 
     def adopt_version(self, version: int) -> tuple[int, int]:
-        """Call after an update: stamps rollouts with this version. Returns (checksum, tensors) of what arrived."""
+        """Mark rollouts with this version from now on. Call it after an update.
+
+        Returns (checksum, number of tensors) of what arrived. Raises AhaError while groups are being sampled.
+        """
         from rl.workers.sync.vllm_transfer import read_tally
 
         tallies = self.llm.collective_rpc(read_tally)
         if len(set(tallies)) != 1:
             raise AhaError(f"sampler {self.index}: its tensor-parallel ranks received different weights: {tallies}")
-        # Cached keys and values belong to the old weights.
-        self.llm.reset_prefix_cache()
+        # Cached keys and values belong to the old weights. While a request runs vLLM keeps them and returns False.
+        if not self.llm.reset_prefix_cache():
+            raise AhaError(
+                f"sampler {self.index}: weights version {version} arrived while it still had {len(self.groups)} groups "
+                "to sample, so they would mix two versions; sync the weights only when all rollouts are back"
+            )
         self.version = version
         return tallies[0]
 
     # -------------------------------------------------------------------------------------------- sampling
 
     def submit(self, requests: list[SampleRequest], params: SampleParams) -> None:
-        """Queue groups. Each sample is a request of its own with its own seed."""
+        """Give groups to the engine. Each sample is a request of its own with its own seed."""
+        if self.version < 0:
+            raise AhaError(f"sampler {self.index}: asked to sample before any weights arrived")
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        self.stop_token_ids = set(params.stop_token_ids)
-        if self.version < 0:
-            raise AhaError(f"sampler {self.index}: asked to sample before any weights arrived")
         for request in requests:
-            self.groups[request.group] = _Group(
-                [None] * len(request.seeds_G),
-                len(request.seeds_G),
-                params.temperature,
-                self.version,
-                request.seeds_G,
-                params.top_logprobs,
-            )
+            count = len(request.seeds_G)
+            self.groups[request.group] = _Group(request, params, self.version, [None] * count, missing=count)
             for i, seed in enumerate(request.seeds_G):
                 sampling = SamplingParams(
                     temperature=params.temperature,
@@ -122,16 +126,21 @@ class Sampler:
                     stop=list(params.stop) or None,
                     stop_token_ids=list(params.stop_token_ids),
                     allowed_token_ids=list(params.only) or None,
-                    ignore_eos=True,  # all end tokens are stop_token_ids; a model's other defaults play no part
+                    ignore_eos=True,  # every end token is in stop_token_ids; the model's own defaults must not matter
                     detokenize=bool(params.stop),
-                    skip_special_tokens=False,  # in the text that stop is looked for: it may be a special token
+                    skip_special_tokens=False,  # a stop text may be a special token, so it must be in the text
                     output_kind=RequestOutputKind.FINAL_ONLY,
                 )
                 prompt = {"prompt_token_ids": request.prompt_token_ids}
                 self.engine.add_request(f"{request.group}.{i}", prompt, sampling)
 
+    def sample(self, requests: list[SampleRequest], params: SampleParams) -> SamplerReport:
+        """Submit groups and poll, in one call, so that the caller who waits for the answer also gets submit's errors."""
+        self.submit(requests, params)
+        return self.poll()
+
     def poll(self, max_seconds: float = 0.5) -> SamplerReport:
-        """Decode until groups have finished, at most about max_seconds, and hand them over."""
+        """Decode until a group has finished, or for about max_seconds. Returns the finished groups."""
         finished: dict[int, list[Rollout]] = {}
         start = time.perf_counter()
         while self.engine.has_unfinished_requests():
@@ -139,36 +148,37 @@ class Sampler:
                 if output.finished:
                     self._collect(output, finished)
             elapsed = time.perf_counter() - start
-            # A reply per finished group would cost more in messages than it wins.
+            # At least 0.1 s in every call: a message for every single group would cost more time than it saves.
             if elapsed > max_seconds or (finished and elapsed > 0.1):
                 break
         return SamplerReport(finished, len(self.groups), self.tokens_generated, self.version)
 
     def _collect(self, output, finished: dict[int, list[Rollout]]) -> None:  # type: ignore[no-untyped-def]
-        address, sample = (int(x) for x in output.request_id.split("-")[0].split("."))
-        group = self.groups[address]
+        # vLLM appends a suffix of its own, "-...", to the request's id, which is "group.sample".
+        number, sample = (int(x) for x in output.request_id.split("-")[0].split("."))
+        group = self.groups[number]
         completion = output.outputs[0]
         token_ids = np.asarray(completion.token_ids, dtype=np.int32)
         logprobs = [step[token].logprob for step, token in zip(completion.logprobs, completion.token_ids, strict=True)]
         group.rollouts_G[sample] = Rollout(
             token_ids_T=token_ids,
             logprobs_T=np.asarray(logprobs, dtype=np.float32),
-            text=self._text(token_ids),
+            text=self._text(token_ids, group.params.stop_token_ids),
             finish_reason=str(completion.finish_reason),
-            temperature=group.temperature,
+            temperature=group.params.temperature,
             policy_version=group.policy_version,
-            seed=group.seeds_G[sample],
-            top=_top(completion.logprobs, group.top_logprobs) if group.top_logprobs else None,
+            seed=group.request.seeds_G[sample],
+            top=_top(completion.logprobs, top) if (top := group.params.top_logprobs) else None,
         )
         self.tokens_generated += len(token_ids)
         group.missing -= 1
         if not group.missing:
-            finished[address] = [r for r in group.rollouts_G if r is not None]
-            del self.groups[address]
+            finished[number] = [r for r in group.rollouts_G if r is not None]
+            del self.groups[number]
 
-    def _text(self, token_ids: np.ndarray) -> str:
-        """The completion as text, without the end token. Special tokens inside it (think tags) are kept."""
-        ended = len(token_ids) and int(token_ids[-1]) in self.stop_token_ids
+    def _text(self, token_ids: np.ndarray, stop_token_ids: tuple[int, ...]) -> str:
+        """The completion as text, without the end token but with other special tokens (think tags)."""
+        ended = len(token_ids) and int(token_ids[-1]) in stop_token_ids
         return str(self.tokenizer.decode(token_ids[:-1] if ended else token_ids, skip_special_tokens=False))
 
     def ping(self) -> int:
@@ -177,7 +187,10 @@ class Sampler:
 
 
 def _top(steps_T, count: int) -> TopLogprobs:  # type: ignore[no-untyped-def]
-    """vLLM's {token: Logprob} of each token. It adds the sampled token where that is not among the likeliest."""
+    """The `count` likeliest tokens at each position, from vLLM's list of {token: Logprob}.
+
+    vLLM's entry also has the sampled token where that is not among the likeliest; it is left out here.
+    """
     best_T = [sorted(step.items(), key=lambda item: -item[1].logprob)[:count] for step in steps_T]
     ids = np.array([[token for token, _ in best] for best in best_T], np.int32)
     logprobs = np.array([[found.logprob for _, found in best] for best in best_T], np.float32)

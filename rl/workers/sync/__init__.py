@@ -1,3 +1,3 @@
-"""Weight sync: the learner sends its weights bucket by bucket (send, buckets), and the sampler's engine takes them in
-(vllm_transfer).
+"""Weight sync: the learner sends its weights in buckets (send.py, buckets.py), and the sampler's vLLM engine loads them
+(vllm_transfer.py).
 """

@@ -1,7 +1,7 @@
-"""What travels in a weight sync: named tensors in the wire's dtype, packed into buckets, each with a checksum.
+"""What a weight sync sends: named tensors in the model's dtype, packed into buckets, each tensor with a checksum.
 
-Both halves (send.py in the learner, vllm_transfer.py in the sampler) add up a checksum of every tensor. Torch alone is
-imported here.
+Both ends (send.py in the learner, vllm_transfer.py in the sampler) also add up the checksums of all tensors. This file
+imports neither Ray nor vLLM.
 """
 
 from __future__ import annotations
@@ -15,11 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-WIRE_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
-
 
 class SyncClient(Protocol):
-    """Drives the samplers' half of a weight sync. The same methods as vLLM's VLLMWeightSyncClient."""
+    """Calls the samplers during a weight sync. The methods are those of vLLM's VLLMWeightSyncClient."""
 
     def init_weight_transfer_engine(self, init_info: dict[str, object]) -> None: ...
 
@@ -28,6 +26,21 @@ class SyncClient(Protocol):
     def update_weights(self, update_info: object) -> None: ...
 
     def finish_weight_update(self, weight_version: str | None = None) -> None: ...
+
+
+@dataclass(frozen=True)
+class SamplerConnection:
+    """How a learner reaches the samplers. kind: bucket, nccl or ipc (send.py).
+
+    address, port: where the GPUs of nccl meet. sampler_ranks: all samplers' GPUs. bucket_bytes: the most in one bucket.
+    """
+
+    kind: str
+    client: SyncClient
+    address: str
+    port: int
+    sampler_ranks: int
+    bucket_bytes: int
 
 
 def tensor_checksum(tensor: Tensor) -> int:
@@ -46,7 +59,7 @@ def tensor_checksum(tensor: Tensor) -> int:
 
 @dataclass
 class Tally:
-    """Sum of the checksums of named tensors. The order does not matter; names and bytes do."""
+    """The sum of the checksums of named tensors. It depends on names and bytes, not on their order."""
 
     checksum: int = 0
     num_tensors: int = 0
@@ -63,10 +76,10 @@ class Tally:
 
 
 class PolicySource:
-    """The policy's weights in the wire's dtype, a tied head repeated under its own name. Iterate on every rank.
+    """The policy's weights in the dtype in which they are sent. Iterate on every rank; it adds up the tally.
 
-    shapes: Hugging Face name and full shape; iterate: yields (name, full tensor) in that order, each tensor valid until
-    the next; tied: name -> the name of its copy.
+    shapes: (Hugging Face name, full shape). iterate: yields (name, full tensor) in that order; a tensor is valid until
+    the next one. tied: name -> a second name under which its tensor is sent again (a tied head).
     """
 
     def __init__(
@@ -80,7 +93,7 @@ class PolicySource:
         self.tally = Tally()
 
     def names_and_shapes(self) -> list[tuple[str, tuple[int, ...]]]:
-        """What iteration will yield, in its order."""
+        """(name, shape) of what iteration will yield, in the same order."""
         return [(n, shape) for name, shape in self.shapes for n in (name, *self._copies(name))]
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
@@ -101,7 +114,7 @@ class PolicySource:
 
 
 def pack_buckets(pairs: Iterable[tuple[str, Tensor]], bucket_bytes: int) -> Iterator[dict[str, object]]:
-    """Tensors laid end to end, at most bucket_bytes a bucket (a larger tensor has one of its own)."""
+    """Tensors laid end to end in buckets of at most bucket_bytes. A larger tensor has a bucket of its own."""
     members: list[tuple[str, Tensor]] = []
     size = 0
     for name, tensor in pairs:
@@ -109,7 +122,7 @@ def pack_buckets(pairs: Iterable[tuple[str, Tensor]], bucket_bytes: int) -> Iter
         if members and size + num_bytes > bucket_bytes:
             yield _bucket(members, size)
             members, size = [], 0
-        # The source's tensor is valid only until the next one: copy what is kept.
+        # A copy, because the source's tensor is valid only until the next one.
         members.append((name, tensor.detach().to("cpu", copy=True)))
         size += num_bytes
     if members:

@@ -1,15 +1,14 @@
-"""Weight sync on vLLM's weight-transfer interface: the engines inside the sampler, and vLLM's trainer engines.
+"""Weight sync through vLLM's weight-transfer interface: the engines inside the sampler, and vLLM's trainer engines.
 
-The sampler half loads what arrives inside vLLM's layerwise reload (CPU layers repack their weights after loading, so a
-plain load would fail) and adds up a checksum of every tensor. The loop compares that, and the version, with the
-learner's before it samples. The three ways are listed in send.py; buckets.py says what a bucket is.
+send.py lists the three ways, and buckets.py says what a bucket is. The sampler's engines add up a checksum of every
+tensor that they load. RayBackend compares it with the learner's before anything is sampled.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,14 +25,15 @@ from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo, IPCWeightTransferEngine
 from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo, NCCLWeightTransferEngine
 
+from rl.settings.precision import torch_dtype
 from rl.types import AhaError
-from rl.workers.sync.buckets import WIRE_DTYPES, PolicySource, SyncClient, Tally
+from rl.workers.sync.buckets import PolicySource, SamplerConnection, Tally
 
 # ------------------------------------------------------------------------------------------------ trainer half
 
 
 class _Source(WeightSource):
-    """A PolicySource as vLLM's trainer engines want it."""
+    """A PolicySource in the form that vLLM's trainer engines read."""
 
     def __init__(self, policy: PolicySource) -> None:
         self.policy = policy
@@ -48,28 +48,21 @@ class _Source(WeightSource):
 class TrainerEngine:
     """vLLM's trainer engine for nccl or ipc. Made on every rank; rank 0 talks to the client."""
 
-    def __init__(
-        self, kind: str, source: PolicySource, client: SyncClient, *, rank: int, address: str, port: int,
-        num_sampler_ranks: int, bucket_bytes: int,
-    ) -> None:  # fmt: skip
+    def __init__(self, connection: SamplerConnection, rank: int, source: PolicySource) -> None:
         info: TrainerInitInfo
-        if kind == "nccl":
+        if connection.kind == "nccl":
             info = NCCLTrainerInitInfo(
-                rank=rank, master_address=address, master_port=port,
-                world_size=1 + num_sampler_ranks, packed_buffer_size_bytes=bucket_bytes,
+                rank=rank, master_address=connection.address, master_port=connection.port,
+                world_size=1 + connection.sampler_ranks, packed_buffer_size_bytes=connection.bucket_bytes,
             )  # fmt: skip
         else:
-            info = IPCTrainerInitInfo(rank=rank, packed=True, packed_buffer_size_bytes=bucket_bytes)
-        self.engine = WeightTransferTrainerFactory.trainer_init(info, client=client, source=_Source(source))
+            info = IPCTrainerInitInfo(rank=rank, packed=True, packed_buffer_size_bytes=connection.bucket_bytes)
+        init = WeightTransferTrainerFactory.trainer_init
+        self.engine = init(info, client=connection.client, source=_Source(source))
 
-    def point(self, source: PolicySource) -> None:
-        """Send from this policy from now on."""
+    def send(self, source: PolicySource) -> None:
         self.engine.source = _Source(source)
-
-    def send(self) -> int:
-        """Send everything. Returns 0: these ways have no buckets of ours."""
         self.engine.send_weights()
-        return 0
 
 
 # ------------------------------------------------------------------------------------------------ sampler half
@@ -77,12 +70,12 @@ class TrainerEngine:
 
 @dataclass
 class BucketInitInfo(WeightTransferInitInfo):
-    """Nothing to agree on: each bucket describes itself."""
+    """Empty, because each bucket describes itself."""
 
 
 @dataclass
 class BucketUpdateInfo(WeightTransferUpdateInfo):
-    """One bucket: what is in it, a checksum of each tensor, the bytes, and the version they belong to."""
+    """One bucket: each tensor's name, dtype, shape and checksum, the bytes of all, and the version of the weights."""
 
     names: list[str]
     dtype_names: list[str]
@@ -93,14 +86,18 @@ class BucketUpdateInfo(WeightTransferUpdateInfo):
 
 
 class BucketEngine(WeightTransferEngine[BucketInitInfo, BucketUpdateInfo]):
-    """Loads buckets into a vLLM worker's model."""
+    """Loads buckets into a vLLM worker's model.
+
+    It does so inside vLLM's layerwise reload. A plain load would fail, because a CPU's layers repack their weights once
+    they are loaded.
+    """
 
     init_info_cls = BucketInitInfo
     update_info_cls = BucketUpdateInfo
     tally = Tally()
 
     def init_transfer_engine(self, init_info: BucketInitInfo) -> None:
-        self.tally = Tally()
+        """Nothing to do. The last update's tally stays, since `aha doctor` reads it after learners connect again."""
 
     def start_weight_update(self) -> None:
         from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
@@ -120,7 +117,7 @@ class BucketEngine(WeightTransferEngine[BucketInitInfo, BucketUpdateInfo]):
         tensors, at = [], 0
         columns = zip(bucket.names, bucket.dtype_names, bucket.shapes, bucket.checksums, strict=True)
         for name, dtype_name, shape, checksum in columns:
-            dtype = WIRE_DTYPES[dtype_name]
+            dtype = torch_dtype(dtype_name)
             end = at + int(np.prod(shape)) * dtype.itemsize
             tensor = data[at:end].view(dtype).view(shape)
             if self.tally.add(name, tensor) != checksum:
@@ -135,11 +132,11 @@ class BucketEngine(WeightTransferEngine[BucketInitInfo, BucketUpdateInfo]):
         finalize_layerwise_reload(self.model, self.model_config)
 
     def shutdown(self) -> None:
-        """Nothing is held between updates."""
+        """Nothing to do, as nothing is held between updates."""
 
 
-class _Tap:
-    """Stands in for the model while vLLM's own engines load into it, and counts what passes."""
+class _CountingModel:
+    """Stands in for the model while one of vLLM's own engines loads into it, and adds each tensor to the tally."""
 
     def __init__(self, model, tally: Tally) -> None:  # type: ignore[no-untyped-def]
         self.load, self.tally = model.load_weights, tally
@@ -153,50 +150,38 @@ class _Tap:
         return self.load(counted())
 
 
-@contextmanager
-def tapped(engine) -> Iterator[None]:  # type: ignore[no-untyped-def]
-    """Count what the engine loads into its model inside the block."""
-    model = engine.model
-    engine.model = _Tap(model, engine.tally)
-    try:
-        yield
-    finally:
-        engine.model = model
+class _Counting:
+    """Put before one of vLLM's own engines, it adds up what each update loads."""
+
+    tally = Tally()
+    model: Any
+
+    def start_weight_update(self) -> None:
+        self.tally = Tally()
+        super().start_weight_update()  # type: ignore[misc]
+
+    def receive_weights(self, update_info) -> None:  # type: ignore[no-untyped-def]
+        model = self.model
+        self.model = _CountingModel(model, self.tally)
+        try:
+            super().receive_weights(update_info)  # type: ignore[misc]
+        finally:
+            self.model = model
 
 
-class CheckedNCCLEngine(NCCLWeightTransferEngine):
+class CountingNCCLEngine(_Counting, NCCLWeightTransferEngine):
     """vLLM's nccl engine with a tally."""
 
-    tally = Tally()
 
-    def start_weight_update(self) -> None:
-        self.tally = Tally()
-        super().start_weight_update()
-
-    def receive_weights(self, update_info) -> None:  # type: ignore[no-untyped-def]
-        with tapped(self):
-            super().receive_weights(update_info)
-
-
-class CheckedIPCEngine(IPCWeightTransferEngine):
+class CountingIPCEngine(_Counting, IPCWeightTransferEngine):
     """vLLM's ipc engine with a tally."""
 
-    tally = Tally()
 
-    def start_weight_update(self) -> None:
-        self.tally = Tally()
-        super().start_weight_update()
-
-    def receive_weights(self, update_info) -> None:  # type: ignore[no-untyped-def]
-        with tapped(self):
-            super().receive_weights(update_info)
-
-
-ENGINES = {"bucket": BucketEngine, "nccl": CheckedNCCLEngine, "ipc": CheckedIPCEngine}
+ENGINES = {"bucket": BucketEngine, "nccl": CountingNCCLEngine, "ipc": CountingIPCEngine}
 
 
 def sampler_backend(kind: str) -> str:
-    """The name under which vLLM knows our sampler half of this way; registers it on first use."""
+    """Register our engine for this kind of transfer with vLLM, if it is not yet, and return its name there."""
     name = f"aha_{kind}"
     if name not in WeightTransferEngineFactory._registry:
         WeightTransferEngineFactory.register_engine(name, ENGINES[kind])
@@ -204,6 +189,6 @@ def sampler_backend(kind: str) -> str:
 
 
 def read_tally(worker) -> tuple[int, int]:  # type: ignore[no-untyped-def]
-    """Runs inside a vLLM worker: (checksum, tensors) of the last update."""
+    """(checksum, number of tensors) of the last update. Runs inside a vLLM worker."""
     tally = worker.weight_transfer_engine.tally
     return tally.checksum, tally.num_tensors

@@ -1,0 +1,114 @@
+"""The half of RayBackend that calls the learners, with one method for each thing that a stage asks of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+import ray
+
+from rl.config import RunConfig
+from rl.types import MicroBatch, PackedBatch, StepStats
+from rl.workers.cluster.ray_calls import Unanswered, collect, silent_nodes
+
+if TYPE_CHECKING:
+    # Loads DeepSpeed, which the driver does without.
+    from rl.workers.learner.learner import Learner
+
+A = TypeVar("A")
+T = TypeVar("T")
+
+
+class LearnerCalls:
+    """Every wait is bounded; one that runs out names the workers and the nodes that did not answer.
+
+    learners, samplers: handles of their Ray actors. places: the address of the node of each, the learners' first.
+    """
+
+    cfg: RunConfig
+    learners: list[ray.actor.ActorHandle]
+    samplers: list[ray.actor.ActorHandle]
+    places: list[str]
+
+    def _on_learners(self, doing: str, work: Callable[[Learner], T], bound: float | None = None) -> list[T]:
+        """work(learner), run on every rank at once. Returns each rank's result.
+
+        Ray pickles the function together with every variable that it uses, so it must not use self.
+        """
+        return self._on_each_learner(doing, lambda learner, _: work(learner), [None] * len(self.learners), bound)
+
+    def _on_each_learner(
+        self, doing: str, work: Callable[[Learner, A], T], given_R: Sequence[A], bound: float | None = None
+    ) -> list[T]:
+        """work(learner, given_R[rank]), run on every rank. bound: in seconds, by default cluster.step_timeout_s."""
+        refs = [h.call.remote(work, given) for h, given in zip(self.learners, given_R, strict=True)]
+        return self._wait(refs, self._learner_names, bound or self.cfg.cluster.step_timeout_s, doing)
+
+    def step(self, updates_U: Sequence[PackedBatch]) -> StepStats:
+        batches_R = [[update.micro_batches_R[rank] for update in updates_U] for rank in range(len(self.learners))]
+        doing = "take a training step"
+        return self._on_each_learner(doing, lambda learner, batches: learner.step(batches), batches_R)[0]
+
+    def measure_gap(self, micro_batches_R: list[list[MicroBatch]]) -> tuple[float, float]:
+        doing = "score rollouts"
+        return self._on_each_learner(doing, lambda learner, batch: learner.measure_gap(batch), micro_batches_R)[0]
+
+    def mean_nll(self, micro_batches_R: list[list[MicroBatch]]) -> float:
+        doing = "score held-out examples"
+        return self._on_each_learner(doing, lambda learner, batch: learner.mean_nll(batch), micro_batches_R)[0]
+
+    def scores(self, micro_batches_R: list[list[MicroBatch]]) -> list[list[np.ndarray]]:
+        doing = "score held-out pairs"
+        return self._on_each_learner(doing, lambda learner, batch: learner.scores(batch), micro_batches_R)
+
+    def save(self, folder: Path) -> None:
+        path = str(folder.absolute())
+        self._on_learners(f"save into {folder}", lambda learner: learner.save(path))
+
+    def restore(self, folder: Path) -> None:
+        path = str(folder.absolute())
+        self._on_learners(f"load {folder}", lambda learner: learner.restore(path))
+
+    def export(self, folder: Path) -> None:
+        path = str(folder.absolute())
+        self._on_learners(f"export to {folder}", lambda learner: learner.export(path))
+
+    def weights_hash(self) -> str:
+        return self._on_learners("hash the weights", lambda learner: learner.weights_hash())[0]
+
+    def parameter_sums(self) -> dict[str, float]:
+        """Name -> sum of a parameter's absolute values."""
+        return self._on_learners("sum the weights", lambda learner: learner.parameter_sums())[0]
+
+    # -------------------------------------------------------------------------------------------- waits
+
+    @property
+    def _learner_names(self) -> list[str]:
+        return [f"learner rank {i}{self._on(i)}" for i in range(len(self.learners))]
+
+    @property
+    def _sampler_names(self) -> list[str]:
+        return [f"sampler {i}{self._on(self.cfg.learner.ranks + i)}" for i in range(len(self.samplers))]
+
+    def _on(self, bundle: int) -> str:
+        return f" on node {self.places[bundle]}" if len(set(self.places)) > 1 else ""
+
+    def _wait(
+        self, refs: list[ray.ObjectRef], names: list[str], bound: float, doing: str, *, keep_gone: bool = False
+    ) -> list:
+        with self._naming_silent_nodes():
+            return collect(refs, names, bound, doing, keep_gone=keep_gone)
+
+    @contextmanager
+    def _naming_silent_nodes(self) -> Iterator[None]:
+        """When a wait in the block runs out, add to its error the nodes that do not answer and the workers on them."""
+        try:
+            yield
+        except Unanswered as error:
+            raise Unanswered(f"{error}{self._silent()}") from error
+
+    def _silent(self) -> str:
+        return silent_nodes(dict(zip([*self._learner_names, *self._sampler_names], self.places, strict=False)))

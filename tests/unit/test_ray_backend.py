@@ -1,0 +1,190 @@
+"""RayBackend on a Ray that runs in this process: samplers that die, and errors that must be heard."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+
+from rl.backend import SampleParams, Task
+from rl.config import OptimConfig, RunConfig
+from rl.types import AhaError, Rollout, SampleRequest, SamplerReport, SyncReport
+from rl.workers.sampler.sampler import Sampler
+from tests.unit import pretend_ray
+
+PARAMS = SampleParams(temperature=1.0, top_p=1.0, max_new_tokens=4, stop=(), stop_token_ids=())
+REQUESTS = [SampleRequest(i, [1], [10 * i]) for i in range(12)]
+TENSORS = 5
+
+
+class Learner:
+    """Sends a number as its weights: the version that is sent."""
+
+    def load(self, task: Task) -> str:
+        return "fingerprint"
+
+    def connect(self, address: str, port: int) -> None: ...
+
+    def connect_samplers(self, connection) -> None:
+        self.client = connection.client
+        self.client.init_weight_transfer_engine({})
+
+    def send_weights(self, version: int) -> SyncReport:
+        self.client.start_weight_update()
+        for _ in range(4):
+            self.client.update_weights(version)
+        self.client.finish_weight_update(str(version))
+        return SyncReport(version, checksum=version, num_tensors=TENSORS, num_buckets=4, num_bytes=0, seconds=0.0)
+
+
+class OneByOne(Sampler):
+    """A sampler without vLLM. Each poll finishes one group; a sync in the middle of the others is refused."""
+
+    def __init__(self, cfg: RunConfig, index: int, *args: object) -> None:
+        self.cfg, self.index, self.version, self.weights = cfg, index, -1, -1
+        self.waiting: list[SampleRequest] = []
+        self.fault: AhaError | None = None
+
+    def init_weight_transfer_engine(self, init_info: dict[str, object]) -> None: ...
+
+    def start_weight_update(self) -> None: ...
+
+    def update_weights(self, version) -> None:
+        self.weights = version
+
+    def finish_weight_update(self, version: str) -> None: ...
+
+    def adopt_version(self, version: int) -> tuple[int, int]:
+        if self.waiting:
+            raise AhaError(f"sampler {self.index} got weights while it was sampling")
+        self.version = version
+        return self.weights, TENSORS
+
+    def submit(self, requests: list[SampleRequest], params: SampleParams) -> None:
+        if self.fault is not None:
+            raise self.fault
+        self.waiting += requests
+
+    def poll(self, max_seconds: float = 0.5) -> SamplerReport:
+        finished = {}
+        for request in self.waiting[:1]:
+            one = Rollout(np.zeros(1, np.int32), np.zeros(1, np.float32), "", "stop", 1.0, self.version, 0)
+            finished[request.group] = [one]
+        self.waiting = self.waiting[1:]
+        return SamplerReport(finished, len(self.waiting), 1, self.version)
+
+
+@pytest.fixture
+def backend(monkeypatch) -> Iterator:
+    """A RayBackend with one learner and two samplers, loaded and with weights of version 0."""
+    with pretend_ray.pretended(monkeypatch.setitem):
+        from rl.workers.cluster import actors, ray_backend
+
+        class Host(actors.LearnerHost):
+            def __init__(self, *args: object) -> None:
+                self.learner = Learner()
+
+            def endpoint(self) -> tuple[str, int, int]:
+                return "127.0.0.1", 1, 2
+
+        monkeypatch.setattr(ray_backend, "LearnerHost", Host)
+        monkeypatch.setattr(ray_backend, "SamplerHost", OneByOne)
+        monkeypatch.setattr(ray_backend, "refuse_head_size", lambda path: None)
+        cfg = RunConfig(rewards=())
+        cfg = replace(cfg, sampler=replace(cfg.sampler, count=2, max_sequences=4))
+        cfg = replace(cfg, cluster=replace(cfg.cluster, rollout_timeout_s=2.0))
+        made = ray_backend.RayBackend(cfg)
+        made.start("model", 16)
+        made.load(Task("model", OptimConfig(), 1))
+        made.sync_weights(0)
+        yield made
+
+
+def versions(backend) -> dict[int, int]:
+    """Group -> the version that sampled it."""
+    return {group: rollouts[0].policy_version for group, rollouts in backend.rollouts(REQUESTS, PARAMS)}
+
+
+def test_an_error_while_work_is_handed_to_a_sampler_is_heard_with_its_next_answer(backend):
+    backend.samplers[1].actor.fault = AhaError("sampler 1: this prompt is too long")
+    with pytest.raises(AhaError, match="this prompt is too long"):
+        versions(backend)
+
+
+@pytest.mark.parametrize("method", ["start_weight_update", "update_weights", "finish_weight_update", "adopt_version"])
+def test_a_sampler_that_dies_in_a_sync_is_started_again_with_the_weights_of_that_sync(backend, method):
+    backend.samplers[0].dies_at = method
+    report = backend.sync_weights(1)
+    assert (report.version, report.num_buckets) == (1, 4)
+    assert [handle.actor.version for handle in backend.samplers] == [1, 1]
+    assert backend.restarts == 1
+    assert versions(backend) == dict.fromkeys(range(12), 1)
+
+
+def test_a_sampler_that_died_before_a_model_is_loaded_is_started_again_by_the_next_sync(backend):
+    pretend_ray.kill(backend.samplers[1])
+    backend.load(Task("model", OptimConfig(), 1))
+    backend.sync_weights(7)
+    assert versions(backend) == dict.fromkeys(range(12), 7)
+    assert backend.restarts == 1
+
+
+def test_a_sampler_that_dies_again_and_again_ends_the_run(backend):
+    new = backend._new_sampler
+
+    def mortal(index: int):
+        handle = new(index)
+        handle.dies_at = "adopt_version"
+        return handle
+
+    backend._new_sampler = mortal
+    pretend_ray.kill(backend.samplers[0])
+    with pytest.raises(AhaError, match=r"sampler 0 died: the actor died.*resume with the same command"):
+        backend.sync_weights(1)
+    assert backend.restarts == 4
+
+
+def test_a_sampler_started_again_in_a_rollout_gets_weights_and_the_others_go_on_undisturbed(backend):
+    found = backend.rollouts(REQUESTS, PARAMS)
+    first = next(found)
+    pretend_ray.kill(backend.samplers[1])
+    assert len(backend.samplers[0].actor.waiting) > 2  # busy for longer than it takes to notice the death
+    rest = dict(found)
+    assert {first[0], *rest} == set(range(12))
+    assert backend.restarts == 1
+    assert [handle.actor.version for handle in backend.samplers] == [0, 0]
+    backend.sync_weights(1)  # of both again
+    assert [handle.actor.version for handle in backend.samplers] == [1, 1]
+
+
+def test_samplers_connected_all_at_once_are_not_started_again(backend):
+    backend.transfer = "nccl"
+    backend.load(Task("model", OptimConfig(), 1))
+    backend.samplers[0].dies_at = "update_weights"
+    with pytest.raises(AhaError, match="sampler 0 died"):
+        backend.sync_weights(1)
+    assert backend.restarts == 0
+
+
+# ------------------------------------------------------------------------------------------------ old keys and values
+
+
+def test_new_weights_under_running_requests_are_refused_by_name(monkeypatch):
+    transfer = ModuleType("rl.workers.sync.vllm_transfer")
+    vars(transfer).update(read_tally=None)
+    monkeypatch.setitem(sys.modules, transfer.__name__, transfer)
+
+    class WithEngine(Sampler):
+        def __init__(self, *, reset: bool) -> None:
+            self.index, self.version, self.groups = 3, 0, {}
+            self.llm = SimpleNamespace(collective_rpc=lambda _: [(9, 5)], reset_prefix_cache=lambda: reset)
+
+    idle, busy = WithEngine(reset=True), WithEngine(reset=False)
+    assert (idle.adopt_version(1), idle.version) == ((9, 5), 1)
+    with pytest.raises(AhaError, match="sampler 3: weights version 1 arrived while"):
+        busy.adopt_version(1)
+    assert busy.version == 0
