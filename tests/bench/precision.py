@@ -68,12 +68,13 @@ def settings(model: str) -> RunConfig:
     return dataclasses.replace(cfg, out=str(OUT), track=TrackConfig(wandb="off", gauges=False, rollouts=False))
 
 
-def start_model(model: str, run) -> str:  # type: ignore[no-untyped-def]
-    """A model trained in float32 for every precision to start from, on bfloat16's grid."""
+def start_model(model: str, steps: int, run) -> str:  # type: ignore[no-untyped-def]
+    """A model trained in float32 for every precision to start from, on bfloat16's grid. steps: 0 takes the recipe's."""
     cfg = settings(model)
+    sft = dataclasses.replace(cfg.sft, steps=steps or cfg.sft.steps)
     base = dataclasses.replace(cfg, model=dataclasses.replace(cfg.model, dtype="float32"))
-    trained = run(Recipe(f"{model}-start", base, (SFT("start", cfg.model.path, cfg.sft),), str(OUT))) / "model"
-    folder = OUT / f"{model}-start-on-grid"
+    trained = run(Recipe(f"{model}-start-{sft.steps}", base, (SFT("start", cfg.model.path, sft),), str(OUT))) / "model"
+    folder = OUT / f"{model}-start-{sft.steps}-on-grid"
     if not folder.exists():
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -140,6 +141,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
     parser.add_argument("--steps", type=int, default=0, help="0: 200 and 30 (tiny), 24 and 12 (smollm2)")
+    parser.add_argument(
+        "--start-steps", type=int, default=0, help="SFT steps of the model to start from; 0: the recipe's"
+    )
     asked = parser.parse_args()
 
     from rl.workers.cluster.ray_backend import RayBackend
@@ -151,7 +155,7 @@ def main() -> None:
     def run(recipe: Recipe) -> Path:
         return run_stages(recipe, RayBackend, prepare_machines=lambda: start_ray(base))
 
-    start = start_model(asked.model, run)
+    start = start_model(asked.model, asked.start_steps, run)
     steps = asked.steps or STEPS[asked.model][asked.stage]
     results: dict[Case, Result] = {}
     for lr, precision, seed in itertools.product(asked.lr, asked.precisions, asked.seeds):

@@ -17,7 +17,7 @@ SMALLEST = {
     "grpo_step": "--model small --only aha --rounds 1 --steps 1 --prompts 2 --max-new-tokens 8 --wait-for-quiet 0",
     "load_memory": "--case whole 0 1 29573 --model models/tiny-tied --dtype float32",
     "plan_accuracy": "--only 3M --steps 1 --no-calibrate",
-    "precision": "--seeds 1 --lr 1e-5 --precisions float32 --steps 2",
+    "precision": "--seeds 1 --lr 1e-5 --precisions float32 --steps 2 --start-steps 2",
     "reward_overlap": "--help",  # its smallest case needs SmolLM2 and minutes
     "rewards_throughput": "--data nowhere",
     "verdicts": "--data nowhere --pairs 200",
