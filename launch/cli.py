@@ -36,7 +36,7 @@ Recipe = Annotated[
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
-        help="Dotted settings, for example grpo.steps=10.",
+        help='Dotted settings, as grpo.steps=10 or rollout.stop=\'["a,b", "c"]\'; more: RECIPE --help.',
         metavar="[KEY=VALUE]...",
         autocompletion=complete_setting,
     ),

@@ -84,7 +84,7 @@ def complete_setting(ctx: typer.Context, incomplete: str) -> list[tuple[str, str
     from launch.recipe_help import settings_of
     from launch.recipes import load
     from rl.config import RunConfig
-    from rl.settings.overrides import describe
+    from rl.settings.all_settings import describe
 
     recipe = ctx.params.get("recipe")
     rows = settings_of(str(recipe), load(str(recipe))) if recipe else describe(RunConfig())

@@ -24,7 +24,7 @@ from rl.data.rows import READERS
 from rl.data.templates import CHAT
 from rl.records.renamed_metrics import with_old_names
 from rl.settings.config_checks import validate
-from rl.settings.overrides import apply_overrides, to_json
+from rl.settings.overrides import to_json, with_overrides
 from rl.types import BadInput, Prompt
 
 if TYPE_CHECKING:
@@ -68,7 +68,8 @@ def build(asked: Asked, overrides: list[str]) -> RunConfig:
         grpo=GRPOConfig(steps=0, kl_coef=0.0),
         evaluation=evaluation,
     )
-    cfg = apply_overrides(cfg, overrides)
+    cfg, faults = with_overrides(cfg, overrides)
+    validate(cfg, faults)
     cfg, precision = settled_run(cfg)
     print(precision)
     if cfg.name == name:
@@ -77,7 +78,6 @@ def build(asked: Asked, overrides: list[str]) -> RunConfig:
     # The budget of a micro-batch is the learner's; nothing is trained here, so it must not limit the completions.
     roomy = max(cfg.learner.micro_batch_tokens, 8 * max(cfg.evaluation.max_new_tokens, cfg.rollout.max_new_tokens))
     cfg = dataclasses.replace(cfg, learner=dataclasses.replace(cfg.learner, micro_batch_tokens=roomy))
-    validate(cfg)
     return cfg
 
 

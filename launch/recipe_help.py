@@ -12,6 +12,7 @@ from typer import Context
 from typer.core import TyperCommand
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
     from rl.config import RunConfig
@@ -36,14 +37,21 @@ class RecipeCommand(TyperCommand):
 
         console = Console()
         with console.capture() as captured:
-            console.print(settings_table(words[0], load(words[0], words[1:])))
+            _print(console, words[0], load(words[0], words[1:]))
         return f"{super().get_help(ctx)}\n{captured.get()}"
 
 
 def print_settings(path: str, cfg: RunConfig | Recipe) -> None:
     from rich.console import Console
 
-    Console().print(settings_table(path, cfg))
+    _print(Console(), path, cfg)
+
+
+def _print(console: Console, path: str, cfg: RunConfig | Recipe) -> None:
+    from rl.settings.typed_values import HOW
+
+    console.print(settings_table(path, cfg))
+    console.print(HOW, markup=False, highlight=False, soft_wrap=True)
 
 
 def settings_table(path: str, cfg: RunConfig | Recipe) -> Table:
@@ -61,11 +69,11 @@ def settings_table(path: str, cfg: RunConfig | Recipe) -> Table:
 def settings_of(path: str, cfg: RunConfig | Recipe) -> list[tuple[str, str, str]]:
     """(key, value, what it means): the parameters of the recipe's function, with their defaults, then every knob."""
     from launch.recipes import parameters
-    from rl.settings.overrides import describe, staged_settings
+    from rl.settings.all_settings import describe, describe_recipe
     from rl.stage import Recipe
 
     rows = [
         (name, default, f"Parameter of recipe() in {Path(path).name}; its default is shown.")
         for name, default in parameters(path).items()
     ]
-    return rows + (staged_settings(cfg) if isinstance(cfg, Recipe) else describe(cfg))
+    return rows + (describe_recipe(cfg) if isinstance(cfg, Recipe) else describe(cfg))

@@ -11,60 +11,67 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rl.config import RunConfig
-from rl.settings.config_checks import validate
-from rl.settings.overrides import (
-    apply_overrides,
-    apply_stage_overrides,
-    from_json,
-    json_object,
-    parse,
-    recipe_from_json,
-)
+from rl.settings.all_settings import settings_of, settings_of_recipe
+from rl.settings.annotations import type_of, wanted
+from rl.settings.config_checks import refuse, type_faults, validate
+from rl.settings.overrides import from_json, json_object, recipe_from_json, with_overrides, with_stage_overrides
 from rl.settings.recipe_checks import check
+from rl.settings.typed_values import key_and_text, read
 from rl.stage import Recipe
 from rl.types import BadInput
 
+NO_DEFAULT = inspect.Parameter.empty
+
 
 def load(path: str, overrides: Sequence[str] = ()) -> RunConfig | Recipe:
-    """The recipe with its overrides applied, checked. Raises BadInput.
+    """The recipe with its overrides applied, checked. Raises BadInput with all the faults, one a line.
 
     path: a Python file with a function recipe(), or what a run wrote (resolved.json, recipe.json). An override without
     a dot that names a parameter of recipe() is passed to it: scale=tiny.
     """
-    file, rest = Path(path), list(overrides)
+    file, rest, arguments = Path(path), list(overrides), list[str]()
     if not file.is_file():
         raise BadInput(f"{path}: no such recipe; see recipes/")
-    made: object
     if file.suffix == ".json":
-        import rl.recipe  # noqa: F401  makes every kind of stage known
-
-        text = file.read_text(encoding="utf-8")
-        try:
-            made = recipe_from_json(text) if "stages" in json_object(text) else from_json(text)
-        except BadInput as error:
-            raise BadInput(f"{path}: {error}") from error
-        except KeyError as error:
-            raise BadInput(f"{path}: lacks {error}") from error
+        made: object = _from_json(file)
     else:
         make = _function(file)
-        arguments, rest = _arguments(make, rest)
-        made = make(**arguments)
+        made, rest = _call(make, rest)
+        arguments = list(_parameters(make))
+    faults: list[str] = []
     if isinstance(made, Recipe):
-        made = apply_stage_overrides(made, rest)
-        check(made)
-        return made
+        recipe = made
+        if not type_faults(settings_of_recipe(recipe)):  # an override needs the groups and the stages in their places
+            recipe, faults = with_stage_overrides(recipe, rest, arguments)
+        check(recipe, faults)
+        return recipe
     if not isinstance(made, RunConfig):
         raise BadInput(f"{path}: recipe() returned {type(made).__name__}, not a RunConfig or a Recipe")
-    made = apply_overrides(made, rest)
-    validate(made)
-    return made
+    cfg = made
+    if not type_faults(settings_of(cfg)):
+        cfg, faults = with_overrides(cfg, rest, other_names=arguments)
+    validate(cfg, faults)
+    return cfg
+
+
+def _from_json(file: Path) -> RunConfig | Recipe:
+    text = file.read_text(encoding="utf-8")
+    try:
+        if "stages" not in json_object(text):
+            return from_json(text)
+        import rl.recipe  # noqa: F401  makes every kind of stage known
+
+        return recipe_from_json(text)
+    except BadInput as error:
+        raise BadInput("\n".join(f"{file}: {line}" for line in str(error).splitlines())) from error
 
 
 def parameters(path: str) -> dict[str, str]:
     """The parameters of the recipe's function with their defaults, for which overrides without a dot stand."""
     if Path(path).suffix == ".json":
         return {}
-    return {name: str(p.default) for name, p in inspect.signature(_function(Path(path))).parameters.items()}
+    found = _parameters(_function(Path(path)))
+    return {name: "" if p.default is NO_DEFAULT else str(p.default) for name, p in found.items()}
 
 
 def load_run(path: str, overrides: Sequence[str] = ()) -> RunConfig:
@@ -92,15 +99,32 @@ def _function(file: Path) -> Callable[..., object]:
     return typing.cast(Callable[..., object], make)
 
 
-def _arguments(make: Callable[..., object], overrides: list[str]) -> tuple[dict[str, object], list[str]]:
-    """(arguments for the recipe's function, the overrides that are left)."""
-    hints = typing.get_type_hints(make)
-    given: dict[str, object] = {}
-    rest = []
+def _parameters(make: Callable[..., object]) -> dict[str, inspect.Parameter]:
+    """The parameters that can be set by name: all but *args and **kwargs."""
+    many = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return {name: p for name, p in inspect.signature(make).parameters.items() if p.kind not in many}
+
+
+def _call(make: Callable[..., object], overrides: list[str]) -> tuple[object, list[str]]:
+    """(what the recipe's function returns, the overrides that are not its arguments).
+
+    Raises BadInput with all arguments that do not fit their parameter's type or are missing, one a line.
+    """
+    parameters, given, rest, faults = _parameters(make), dict[str, object](), list[str](), list[str]()
     for item in overrides:
-        key, eq, value = item.partition("=")
-        if eq and key.strip() in inspect.signature(make).parameters:
-            given[key.strip()] = parse(value, hints.get(key.strip(), str), key.strip())
-        else:
+        key, text = key_and_text(item)
+        if "=" not in item or key not in parameters:
             rest.append(item)
-    return given, rest
+            continue
+        try:
+            given[key] = read(text, type_of(parameters[key], make), key)
+        except BadInput as error:
+            faults.append(str(error))
+            given[key] = None
+    for name, p in parameters.items():
+        if p.default is NO_DEFAULT and name not in given:
+            faults.append(f"{name}: recipe() needs it; write {name}=..., {wanted(type_of(p, make))}")
+    refuse(faults)
+    bound = inspect.BoundArguments(inspect.signature(make), typing.cast(typing.Any, given))
+    bound.apply_defaults()
+    return make(*bound.args, **bound.kwargs), rest

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from launch.package import Package, pack_folder
 from launch.reach import Cluster, default_python, reach, token_source
 from rl.config import RunConfig
-from rl.settings.overrides import describe
+from rl.settings.all_settings import describe
 from rl.types import AhaError, BadInput, Stopped
 
 if TYPE_CHECKING:

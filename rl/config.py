@@ -110,7 +110,9 @@ class RewardConfig:
         "A reward of rewards/ by name (accuracy, format), 'module:function', or 'model:FOLDER, Hub id or @stage'.",
     )
     weight: float = knob(1.0, "The score is multiplied by this before the parts are added (R1, V2 eq. 4: equal).")
-    options: tuple[str, ...] = knob((), "The function's own settings as name=value, for example percent=lenient.")
+    options: tuple[str, ...] = knob(
+        (), "The function's own settings as name=value, each of its parameter's type, for example percent=lenient."
+    )
     timeout_s: float = knob(
         0.0,
         "A sample that takes longer is killed, left out and counted, seconds; 0: 10, more for code and LLM judges.",

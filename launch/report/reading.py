@@ -11,7 +11,8 @@ from typing import cast
 from rl.config import RunConfig
 from rl.records.metrics_file import read_metrics
 from rl.records.provenance import spent
-from rl.settings.overrides import describe, from_json
+from rl.settings.all_settings import describe
+from rl.settings.overrides import from_json
 from rl.types import BadInput
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]

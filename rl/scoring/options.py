@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import builtins
 import difflib
-import functools
 import inspect
-import types
 import typing
 from collections.abc import Callable
 
 from rewards import GUARDS
 from rl.config import RewardConfig
+from rl.settings.annotations import type_of
+from rl.settings.config_checks import refuse
 from rl.settings.typed_values import key_and_text, read
 from rl.types import BadInput
 
@@ -39,8 +38,7 @@ def options_of(reward: RewardConfig, function: Function) -> dict[str, object]:
             options[name] = value
         except BadInput as error:
             faults.append(f"rewards: {reward.name or reward.function!r}: {error}")
-    if faults:
-        raise BadInput("\n".join(faults))
+    refuse(faults)
     return options
 
 
@@ -57,31 +55,22 @@ def _read(option: str, function: Function) -> tuple[str, object]:
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise BadInput(f"it has no parameter {name!r}{hint}")
     if name not in GUARDS:
-        return name, read(text, _type_of(settings[name], function), f"option {name}")
+        return name, _value(text, settings[name], function)
     value = read(text, bool, f"option {name}")
     if value and option != f"{name}=true":
         raise BadInput(f"option {name}={text}: it takes a guard away, for which it must be exactly {name}=true")
     return name, value
 
 
-def _type_of(parameter: inspect.Parameter, function: Function) -> object:
-    """What the option of a parameter is read as: its annotation, or the type of its default, or anything.
-
-    A number without an annotation may be a list in JSON too, as a schedule is.
-    """
-    while isinstance(function, functools.partial):
-        function = function.func
-    names = vars(inspect.getmodule(inspect.unwrap(function)) or builtins)
-    if parameter.annotation is not inspect.Parameter.empty:
-        alone = types.SimpleNamespace(__annotations__={"it": parameter.annotation})
-        try:
-            return typing.get_type_hints(alone, names)["it"]
-        except (NameError, SyntaxError, AttributeError, TypeError):
-            pass  # a name that only a type checker knows, or prose: the default says what is wanted
-    default = parameter.default
-    if default is None or default is inspect.Parameter.empty:
-        return typing.Any
-    return type(default) | list[typing.Any] if type(default) in (int, float) else type(default)
+def _value(text: str, parameter: inspect.Parameter, function: Function) -> object:
+    """A text as the parameter's type; a number without an annotation may be a list in JSON too, as a schedule is."""
+    kind, key = type_of(parameter, function), f"option {parameter.name}"
+    if parameter.annotation is not inspect.Parameter.empty or kind is typing.Any:
+        return read(text, kind, key)
+    try:
+        return read(text, kind | list[typing.Any] if kind in (int, float) else kind, key)
+    except BadInput as error:
+        raise BadInput(f"{error}; its default is {parameter.default!r}, and an annotation may say otherwise") from None
 
 
 def parameters_of(function: Function) -> dict[str, inspect.Parameter]:

@@ -20,7 +20,7 @@ from rewards import COLUMNS, DEFAULT_TIMEOUT_S, GUARDS, REFERENCE_CHECKS, REWARD
 from rewards.types import Score
 from rewards.watch import hacking_watch
 from rl.config import RewardConfig
-from rl.scoring.options import ALWAYS, Function, completion_name, options_of, parameters_of, takes_lists
+from rl.scoring.options import ALWAYS, Function, options_of, parameters_of, takes_lists
 from rl.scoring.routing import applies_to, applying, is_model, named, unrewarded
 from rl.types import BadInput, RewardPart, RolloutGroup, Row, ScoredGroup, Verdict
 
@@ -211,7 +211,7 @@ class _Native(_RewardFunction):
         prompt = group.prompt
         columns = {**prompt.columns, "prompt": prompt.for_rewards, "answer": prompt.reference}
         # A column with the name of the completion's own parameter would be passed twice.
-        columns.pop(completion_name(self._function), None)
+        columns.pop(next(iter(self._parameters), ""), None)
         return [
             _part(self._invoke((r.text,), columns | {"completion_tokens": len(r.token_ids_T)}))
             for r in group.rollouts_G

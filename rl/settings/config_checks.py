@@ -1,44 +1,112 @@
-"""Checks of a run's config: every range, and settings that do not go together. Loads no torch."""
+"""Checks of a run's config: every value's type and range, and settings that do not go together. Loads no torch."""
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
+import math
 import typing
+from collections.abc import Iterable, Mapping, Sequence
 
-from rl.config import GRPOConfig, RunConfig
+from rl.config import GRPOConfig, RunConfig, SFTConfig
+from rl.settings.all_settings import Setting, settings_of
+from rl.settings.annotations import IN_PYTHON, Notation
+from rl.settings.typed_values import type_fault
 from rl.types import BadInput
 
 
-def validate(cfg: RunConfig) -> None:
-    """Check every range and the batch arithmetic. Raises BadInput with all the faults, one a line."""
-    faults = _range_faults(cfg, "")
+def validate(cfg: RunConfig, faults: Sequence[str] = ()) -> None:
+    """Check types, ranges and what must fit together. Raises BadInput with all the faults, one a line.
+
+    faults: what was found to be wrong before. Whether values fit together is checked once each has its type.
+    """
+    wrong = [*faults, *type_faults(settings_of(cfg))]
+    refuse([*wrong, *range_faults(settings_of(cfg)), *([] if wrong else relation_faults(cfg))])
+
+
+def refuse(faults: Sequence[str]) -> None:
+    """Raise BadInput with all the faults, one a line, if there are any."""
+    if faults:
+        raise BadInput("\n".join(faults))
+
+
+def type_faults(settings: Iterable[Setting], notation: Notation = IN_PYTHON) -> list[str]:
+    """Every value whose type is not its field's, one line each. notation: how the line writes values."""
+    found = ((setting, type_fault(setting.value, setting.hint, notation)) for setting in settings)
+    return [f"{setting.key}={notation.shown(setting.value)}: {fault}" for setting, fault in found if fault]
+
+
+def range_faults(settings: Iterable[Setting]) -> list[str]:
+    """Every value that is out of its range or none of its choices, one line each."""
+    return [fault for key, value, _, meta in settings if (fault := _range_fault(key, value, meta))]
+
+
+def _range_fault(key: str, value: object, meta: Mapping[str, typing.Any]) -> str:
+    lo, hi, choices = meta.get("lo"), meta.get("hi"), meta.get("choices", ())
+    if choices and isinstance(value, str) and value not in choices:
+        near = difflib.get_close_matches(value, choices, n=1)
+        return f"{key}={value}: must be one of {', '.join(choices)}" + (f"; did you mean {near[0]}?" if near else "")
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        if isinstance(value, float) and not math.isfinite(value):
+            # Infinity passes where there is no upper bound, and JSON has no such number.
+            return f"{key}={value}: is not a number" + ("" if math.isnan(value) else " that can be used")
+        if (lo is not None and value < lo) or (hi is not None and value > hi):
+            bounds = f"at least {lo:g}" if hi is None else f"between {lo:g} and {hi:g}"
+            return f"{key}={value}: must be {bounds}. {meta['help']}"
+    return ""
+
+
+# ------------------------------------------------------------------------------------------------ what goes together
+
+
+def relation_faults(cfg: RunConfig) -> list[str]:
+    """Values that do not go together, one line each. Each value has its type already; it may be out of its range."""
+    faults = _batch_faults(cfg) + _sft_faults(cfg.sft) + _grpo_faults(cfg) + _sampling_faults(cfg)
+    faults += _learner_faults(cfg) + _sequence_faults(cfg) + _evaluation_faults(cfg)
+    if not cfg.model.path:
+        faults.append("model.path: name a Hugging Face id or a folder")
+    if not cfg.name or "/" in cfg.name:
+        faults.append(f"name={cfg.name!r}: must be a folder name without '/'")
+    return faults
+
+
+def _batch_faults(cfg: RunConfig) -> list[str]:
+    """Whether the rollouts of a step divide into updates, and an update among the ranks."""
     g = cfg.grpo
     if min(g.prompts_per_step, g.group_size, g.updates_per_step) < 1:
-        pass  # told above, and nothing divides
-    elif g.rollouts_per_step % g.updates_per_step:
-        faults.append(
+        return []  # out of range, which range_faults says; nothing divides
+    if g.rollouts_per_step % g.updates_per_step:
+        return [
             f"grpo: {g.prompts_per_step} prompts x {g.group_size} samples = {g.rollouts_per_step} rollouts do not "
             f"divide into updates_per_step={g.updates_per_step}; change one of the three"
-        )
-    elif g.steps and g.rollouts_per_step // g.updates_per_step < cfg.learner.ranks:
-        faults.append(
+        ]
+    if g.steps and g.rollouts_per_step // g.updates_per_step < cfg.learner.ranks:
+        return [
             f"grpo: {g.rollouts_per_step // g.updates_per_step} rollouts per update are fewer than "
             f"learner.ranks={cfg.learner.ranks}; use fewer ranks or larger steps"
-        )
-    if cfg.sft.steps and cfg.sft.epochs:
-        faults.append(f"sft.steps={cfg.sft.steps} and sft.epochs={cfg.sft.epochs:g}: set one of the two")
-    if cfg.sft.eval_every and not cfg.sft.eval_data.source:
-        faults.append(f"sft.eval_every={cfg.sft.eval_every} needs held-out examples; set sft.eval_data.source")
-    d = cfg.sft.distill
+        ]
+    return []
+
+
+def _sft_faults(cfg: SFTConfig) -> list[str]:
+    faults = []
+    if cfg.steps and cfg.epochs:
+        faults.append(f"sft.steps={cfg.steps} and sft.epochs={cfg.epochs:g}: set one of the two")
+    if cfg.eval_every and not cfg.eval_data.source:
+        faults.append(f"sft.eval_every={cfg.eval_every} needs held-out examples; set sft.eval_data.source")
+    d = cfg.distill
     if d.cached and d.teacher:
         faults.append(f"sft.distill.cached=true needs no teacher, but teacher={d.teacher}; drop one of the two")
     if d.cached and d.divergence != "forward":
         faults.append(
             f"sft.distill.divergence={d.divergence}: cached logprobs say nothing of the student's; use forward"
         )
-    if d.cached and (cfg.sft.data.messages_field or cfg.sft.data.text_field):
+    if d.cached and (cfg.data.messages_field or cfg.data.text_field):
         faults.append("sft.distill.cached=true needs rows of prompt and target, not messages_field or text_field")
+    return faults
+
+
+def _grpo_faults(cfg: RunConfig) -> list[str]:
+    faults, g = [], cfg.grpo
     if g.steps and not cfg.rewards:
         faults.append("rewards: GRPO needs at least one reward, for example RewardConfig('accuracy')")
     if g.steps and g.group_size == 1 and g.advantage not in ("batch_std",):
@@ -61,6 +129,11 @@ def validate(cfg: RunConfig) -> None:
         faults.append(f"grpo.dual_clip={g.dual_clip:g}: cispo has no such clip; use 0")
     if g.old_logprobs == "sampler" and g.importance not in ("none", GRPOConfig.importance):
         faults.append(f"grpo.importance={g.importance}: old_logprobs=sampler leaves nothing to correct; use none")
+    return faults
+
+
+def _sampling_faults(cfg: RunConfig) -> list[str]:
+    faults, g = [], cfg.grpo
     if g.steps and cfg.rollout.top_p < 1 and g.old_logprobs == "learner" and not g.max_logprob_gap:
         faults.append(
             f"rollout.top_p={cfg.rollout.top_p:g}: the sampler's logprobs are then of the likeliest tokens alone and "
@@ -68,6 +141,15 @@ def validate(cfg: RunConfig) -> None:
         )
     if cfg.rollout.top_p < 1 and g.old_logprobs == "sampler":
         faults.append("rollout.top_p below 1 cuts the tail of the sampler's logprobs; use grpo.old_logprobs=learner")
+    for key, texts in (("rollout.stop", cfg.rollout.stop), ("evaluation.stop", cfg.evaluation.stop)):
+        if "" in texts:
+            faults.append(f"{key}: one of its texts is empty, which would end every completion; leave it out")
+    return faults
+
+
+def _learner_faults(cfg: RunConfig) -> list[str]:
+    """What does not go with the precision of the weights."""
+    faults = []
     if cfg.learner.zero_stage == 0 and cfg.model.dtype in ("bfloat16", "float16"):
         faults.append(
             f"learner.zero_stage=0: DeepSpeed keeps no float32 copy of {cfg.model.dtype} weights there and does not "
@@ -75,18 +157,7 @@ def validate(cfg: RunConfig) -> None:
         )
     if cfg.model.dtype == "float16" and cfg.cluster.device == "cpu":
         faults.append("model.dtype=float16 trains on GPUs alone; use model.dtype=auto")
-    faults += _sequence_faults(cfg)
-    e = cfg.evaluation
-    if any(not 1 <= k <= e.samples for k in e.pass_at):
-        faults.append(f"evaluation.pass_at={e.pass_at}: each k is at least 1 and at most samples={e.samples}")
-    if "{prompt}" not in e.shot or ("{target}" not in e.shot and "{answer}" not in e.shot):
-        faults.append(f"evaluation.shot={e.shot!r}: needs {{prompt}}, and {{target}} or {{answer}}")
-    if not cfg.model.path:
-        faults.append("model.path: name a Hugging Face id or a folder")
-    if not cfg.name or "/" in cfg.name:
-        faults.append(f"name={cfg.name!r}: must be a folder name without '/'")
-    if faults:
-        raise BadInput("\n".join(faults))
+    return faults
 
 
 def _sequence_faults(cfg: RunConfig) -> list[str]:
@@ -107,35 +178,10 @@ def _sequence_faults(cfg: RunConfig) -> list[str]:
     return faults
 
 
-def value_faults(node: object) -> list[str]:
-    """Every value of a config tree that is out of its range, one line each."""
-    return _range_faults(node, "")
-
-
-def _range_faults(node: object, prefix: str) -> list[str]:
-    faults: list[str] = []
-    for f in dataclasses.fields(typing.cast(typing.Any, node)):
-        value, key = getattr(node, f.name), prefix + f.name
-        if dataclasses.is_dataclass(value):
-            faults += _range_faults(value, key + ".")
-        elif isinstance(value, tuple):
-            for i, item in enumerate(value):
-                if dataclasses.is_dataclass(item):
-                    faults += _range_faults(item, f"{key}.{i}.")
-        else:
-            faults += _value_faults(key, value, f.metadata)
+def _evaluation_faults(cfg: RunConfig) -> list[str]:
+    faults, e = [], cfg.evaluation
+    if any(not 1 <= k <= e.samples for k in e.pass_at):
+        faults.append(f"evaluation.pass_at={e.pass_at}: each k is at least 1 and at most samples={e.samples}")
+    if "{prompt}" not in e.shot or ("{target}" not in e.shot and "{answer}" not in e.shot):
+        faults.append(f"evaluation.shot={e.shot!r}: needs {{prompt}}, and {{target}} or {{answer}}")
     return faults
-
-
-def _value_faults(key: str, value: object, meta: typing.Mapping[str, typing.Any]) -> list[str]:
-    lo, hi, choices = meta.get("lo"), meta.get("hi"), meta.get("choices", ())
-    if choices and value not in choices:
-        near = difflib.get_close_matches(str(value), choices, n=1)
-        return [f"{key}={value}: must be one of {', '.join(choices)}" + (f"; did you mean {near[0]}?" if near else "")]
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        if value != value:
-            return [f"{key}={value}: is not a number"]
-        if (lo is not None and value < lo) or (hi is not None and value > hi):
-            bounds = f"at least {lo:g}" if hi is None else f"between {lo:g} and {hi:g}"
-            return [f"{key}={value}: must be {bounds}. {meta['help']}"]
-    return []

@@ -1,24 +1,25 @@
-"""Values of a config or a recipe: dotted overrides, JSON, and the list of all settings. Loads no torch."""
+"""Where the values of a config or a recipe come from beside Python: dotted overrides, and JSON. Loads no torch."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-import functools
 import json
-import types
+import sys
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from rl.config import RunConfig
-from rl.stage import KINDS, RUN_FIELDS, Recipe, Stage, stage_to_dict
+from rl.settings.all_settings import all_keys, config_in_tuple, field_types, settings_of, settings_of_recipe
+from rl.settings.annotations import IN_JSON
+from rl.settings.config_checks import refuse, type_faults
+from rl.settings.typed_values import each_key_once, key_and_text, read
+from rl.stage import KINDS, RUN_FIELDS, Recipe, stage_to_dict
 from rl.types import BadInput
 
-# ------------------------------------------------------------------------------------------------ overrides
-
-
 ConfigT = typing.TypeVar("ConfigT")
-_hints = functools.cache(typing.get_type_hints)
+
+# ------------------------------------------------------------------------------------------------ overrides
 
 
 class _NoSuchKey(Exception):
@@ -26,89 +27,119 @@ class _NoSuchKey(Exception):
 
 
 def apply_overrides(cfg: ConfigT, overrides: Sequence[str], prefix: str = "") -> ConfigT:
-    """Return cfg with "dotted.key=value" strings applied, in order. prefix: what the user put before the keys.
-
-    Tuple elements are reached by number ("rewards.0.weight=0.5"); a tuple of texts is written with commas. A text keeps
-    the spaces that it begins or ends with.
-    Raises BadInput on an unknown key (naming the nearest), a value of the wrong type, or a missing "=".
-    """
-    for item in overrides:
-        key, eq, value = item.partition("=")
-        if not eq:
-            raise BadInput(f"override {item!r}: expected key=value, for example grpo.group_size=16")
-        key = key.strip()
-        try:
-            cfg = typing.cast(ConfigT, _set(cfg, key.split("."), value, prefix + key))
-        except _NoSuchKey:
-            raise _unknown_key(prefix + key, all_keys(cfg, prefix)) from None
+    """with_overrides, where none may be wrong. Raises BadInput with all the faults, one a line."""
+    cfg, faults = with_overrides(cfg, overrides, prefix)
+    refuse(faults)
     return cfg
 
 
-def all_keys(cfg: object, prefix: str = "") -> list[str]:
-    """Every dotted key of a config, leaves only."""
-    keys: list[str] = []
-    if dataclasses.is_dataclass(cfg):
-        for f in dataclasses.fields(cfg):
-            keys += all_keys(getattr(cfg, f.name), f"{prefix}{f.name}.")
-    elif isinstance(cfg, tuple) and cfg and dataclasses.is_dataclass(cfg[0]):
-        for i, item in enumerate(cfg):
-            keys += all_keys(item, f"{prefix}{i}.")
-    else:
-        keys.append(prefix.rstrip("."))
-    return keys
+def with_overrides(
+    cfg: ConfigT, overrides: Sequence[str], prefix: str = "", other_names: Sequence[str] = ()
+) -> tuple[ConfigT, list[str]]:
+    """(cfg with "dotted.key=value" strings applied in order, what is wrong with those that could not be applied).
+
+    Tuple elements are reached by number ("rewards.0.weight=0.5"); typed_values.HOW says how values are written. Wrong
+    are an unknown key (the fault names the nearest), a value of another type, and a missing "=".
+    prefix: what the user put before the keys. other_names: what else the user may have meant by an unknown key.
+    """
+
+    def one(cfg: ConfigT, item: str) -> ConfigT:
+        key, text = key_and_text(item)
+        if "=" not in item:
+            raise BadInput(f"override {item!r}: expected key=value, for example grpo.group_size=16")
+        try:
+            return typing.cast(ConfigT, _set(cfg, type(cfg), key.split("."), text, prefix + key))
+        except _NoSuchKey:
+            raise BadInput(_unknown_key(prefix + key, [*other_names, *all_keys(cfg, prefix)])) from None
+
+    return _apply_each(cfg, overrides, one)
 
 
-def _set(node: object, path: list[str], text: str, full_key: str) -> object:
+def apply_stage_overrides(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
+    """with_stage_overrides, where none may be wrong. Raises BadInput with all the faults, one a line."""
+    recipe, faults = with_stage_overrides(recipe, overrides)
+    refuse(faults)
+    return recipe
+
+
+def with_stage_overrides(
+    recipe: Recipe, overrides: Sequence[str], other_names: Sequence[str] = ()
+) -> tuple[Recipe, list[str]]:
+    """with_overrides, of a recipe of stages.
+
+    "zero.grpo.steps=10" sets a stage's value, "name=" and "out=" the recipe's, anything else the base's.
+    """
+
+    def one(recipe: Recipe, item: str) -> Recipe:
+        key, text = key_and_text(item)
+        head, _, rest = key.partition(".")
+        names = [s.name for s in recipe.stages]
+        if head in ("name", "out") and not rest and "=" in item:
+            value = typing.cast(str, read(text.strip(), str, head))
+            return dataclasses.replace(recipe, name=value) if head == "name" else dataclasses.replace(recipe, out=value)
+        if head in names:
+            if not rest:
+                raise BadInput(f"{item}: {head} is a stage; set one of its values, for example {head}.grpo.steps=10")
+            i = names.index(head)
+            stage = apply_overrides(recipe.stages[i], [item.partition(".")[2]], f"{head}.")
+            return dataclasses.replace(recipe, stages=(*recipe.stages[:i], stage, *recipe.stages[i + 1 :]))
+        if key == "model.path":
+            say = f"say of which stage, as {names[0]}.model={text}; each names a model of its own"
+            raise BadInput(f"{item}: {say}")
+        if head in RUN_FIELDS:
+            raise BadInput(f"{item}: say of which stage, as {names[0]}.{item}; the stages are {', '.join(names)}")
+        if rest and head not in field_types(RunConfig):
+            near = difflib.get_close_matches(head, names, n=1)
+            hint = f"; did you mean {near[0]}.{rest}?" if near else f"; the stages are {', '.join(names)}"
+            raise BadInput(f"unknown config key {key!r}{hint}")
+        base, faults = with_overrides(recipe.base, [item], other_names=other_names)
+        refuse(faults)
+        return dataclasses.replace(recipe, base=base)
+
+    return _apply_each(recipe, overrides, one)
+
+
+def _apply_each(
+    cfg: ConfigT, overrides: Sequence[str], apply: Callable[[ConfigT, str], ConfigT]
+) -> tuple[ConfigT, list[str]]:
+    """(cfg after every override that raises no BadInput, the messages of those that do)."""
+    faults = []
+    for item in overrides:
+        try:
+            cfg = apply(cfg, item)
+        except BadInput as error:
+            faults.append(str(error))
+    return cfg, faults
+
+
+def _set(node: typing.Any, hint: object, path: list[str], text: str, key: str) -> object:
+    """node with the value at path replaced by what text stands for. Raises _NoSuchKey, or BadInput that names key."""
+    if not path:
+        if dataclasses.is_dataclass(node):
+            raise BadInput(f"{key}: is a group of settings; set one of {', '.join(all_keys(node, f'{key}.'))}")
+        if config_in_tuple(hint):
+            raise BadInput(f"{key}: set its parts by number, for example {key}.0.weight=0.5")
+        if hint is float and text.strip().lower().lstrip("+-") in ("nan", "inf", "infinity"):
+            return float(text)  # range_faults refuses it, together with the other values that are out of range
+        return read(text, hint, key)
     head, rest = path[0], path[1:]
-    if isinstance(node, tuple):
-        if not head.isdigit() or int(head) >= len(node):
-            raise _NoSuchKey
+    if isinstance(node, tuple) and (item_type := config_in_tuple(hint)) and head in map(str, range(len(node))):
         i = int(head)
-        if not rest:
-            raise _NoSuchKey
-        return (*node[:i], _set(node[i], rest, text, full_key), *node[i + 1 :])
-    if not dataclasses.is_dataclass(node) or head not in {f.name for f in dataclasses.fields(node)}:
+        return (*node[:i], _set(node[i], item_type, rest, text, key), *node[i + 1 :])
+    if not dataclasses.is_dataclass(node) or head not in field_types(type(node)):
         raise _NoSuchKey
-    hints = _hints(typing.cast(type, type(node)))
-    current = getattr(node, head)
-    if rest:
-        value = _set(current, rest, text, full_key)
-    elif dataclasses.is_dataclass(current):
-        raise BadInput(f"{full_key}: is a group of settings; set one of {', '.join(all_keys(current, full_key + '.'))}")
-    else:
-        value = parse(text, hints[head], full_key)
-    return dataclasses.replace(typing.cast(typing.Any, node), **{head: value})
+    changed = _set(vars(node)[head], field_types(type(node))[head], rest, text, key)
+    return dataclasses.replace(typing.cast(typing.Any, node), **{head: changed})
 
 
-def _unknown_key(key: str, known: list[str]) -> BadInput:
+def _unknown_key(key: str, known: Sequence[str], where: str = "") -> str:
+    """The fault of a key that does not exist, with the nearest of those that do."""
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     if not near:
         last = key.rsplit(".", 1)[-1]
         near = [k for k in known if difflib.SequenceMatcher(None, k.rsplit(".", 1)[-1], last).ratio() > 0.7][:1]
     hint = f"; did you mean {near[0]}?" if near else "; see: aha run RECIPE --help"
-    return BadInput(f"unknown config key {key!r}{hint}")
-
-
-def parse(text: str, hint: object, key: str) -> object:
-    """A value from its text by its type. Raises BadInput that names the key."""
-    try:
-        if hint is bool:
-            return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[text.strip().lower()]
-        if hint is int:
-            return int(text.replace("_", ""))
-        if hint is float:
-            return float(text)
-    except (ValueError, KeyError):
-        wanted = {bool: "true or false", int: "a whole number", float: "a number"}[typing.cast(type, hint)]
-        raise BadInput(f"{key}={text}: expected {wanted}") from None
-    if isinstance(hint, types.GenericAlias) or typing.get_origin(hint) is tuple:
-        item = typing.get_args(hint)[0]
-        if item is int:
-            return tuple(parse(part, int, key) for part in text.split(",") if part)
-        if item is not str:
-            raise BadInput(f"{key}: set its parts by number, for example {key}.0.weight=0.5")
-        return tuple(part for part in text.split(",") if part)
-    return text
+    return f"unknown config key {key!r}{where}{hint}"
 
 
 # ------------------------------------------------------------------------------------------------ json
@@ -120,100 +151,14 @@ def to_json(cfg: RunConfig) -> str:
 
 
 def from_json(text: str) -> RunConfig:
-    """Read what to_json wrote. Raises BadInput on unknown keys and on what is no JSON."""
-    return typing.cast(RunConfig, _build(RunConfig, json_object(text), ""))
+    """Read what to_json wrote; a setting that the text lacks has its default.
 
-
-def json_object(text: str) -> dict[str, object]:
-    """The object that a JSON text is. Raises BadInput for others."""
-    try:
-        tree = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise BadInput(f"is not JSON: {error}") from error
-    if not isinstance(tree, dict):
-        raise BadInput(f"expected an object, not {type(tree).__name__}")
-    return tree
-
-
-def build(kind: type, value: object) -> object:
-    """A config of this kind from JSON values. Raises BadInput on unknown keys."""
-    return _build(kind, value, "")
-
-
-def _build(hint: object, value: object, key: str) -> object:
-    if dataclasses.is_dataclass(hint):
-        if not isinstance(value, dict):
-            raise BadInput(f"{key or 'config'}: expected an object")
-        hints = _hints(typing.cast(type, hint))
-        unknown = sorted(set(value) - set(hints))
-        if unknown:
-            raise BadInput(f"unknown config key {key + unknown[0]!r} in the saved config")
-        kwargs = {name: _build(hints[name], item, f"{key}{name}.") for name, item in value.items()}
-        return typing.cast(typing.Any, hint)(**kwargs)
-    if typing.get_origin(hint) is tuple:
-        item_hint = typing.get_args(hint)[0]
-        return tuple(_build(item_hint, item, key) for item in typing.cast(list[object], value))
-    if hint is float and isinstance(value, int):
-        return float(value)
-    return value
-
-
-def describe(cfg: object) -> list[tuple[str, str, str]]:
-    """Every knob as (dotted key, value, sentence), for --help."""
-    rows: list[tuple[str, str, str]] = []
-
-    def walk(node: object, prefix: str) -> None:
-        for f in dataclasses.fields(typing.cast(typing.Any, node)):
-            value = getattr(node, f.name)
-            if dataclasses.is_dataclass(value):
-                walk(value, f"{prefix}{f.name}.")
-            elif isinstance(value, tuple) and value and dataclasses.is_dataclass(value[0]):
-                for i, item in enumerate(value):
-                    walk(item, f"{prefix}{f.name}.{i}.")
-            else:
-                choices = f.metadata["choices"]
-                text = f.metadata["help"] + (f" One of: {', '.join(choices)}." if choices else "")
-                rows.append((prefix + f.name, str(value), text))
-
-    walk(cfg, "")
-    return rows
-
-
-def apply_stage_overrides(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
-    """ "zero.grpo.steps=10" sets a stage's value, "name=" and "out=" the recipe's, anything else the base's."""
-    for item in overrides:
-        key, _, value = item.partition("=")
-        head, _, rest = key.strip().partition(".")
-        names = [s.name for s in recipe.stages]
-        if head in ("name", "out") and not rest:
-            renamed = {"name": recipe.name, "out": recipe.out} | {head: value.strip()}
-            recipe = dataclasses.replace(recipe, name=renamed["name"], out=renamed["out"])
-        elif head in names:
-            if not rest:
-                raise BadInput(f"{item}: {head} is a stage; set one of its values, for example {head}.grpo.steps=10")
-            i = names.index(head)
-            stage = apply_overrides(recipe.stages[i], [item.partition(".")[2]], f"{head}.")
-            recipe = dataclasses.replace(recipe, stages=(*recipe.stages[:i], stage, *recipe.stages[i + 1 :]))
-        elif key.strip() == "model.path":
-            say = f"say of which stage, as {names[0]}.model={value}; each names a model of its own"
-            raise BadInput(f"{item}: {say}")
-        elif head in RUN_FIELDS:
-            raise BadInput(f"{item}: say of which stage, as {names[0]}.{item}; the stages are {', '.join(names)}")
-        elif rest and head not in {k.partition(".")[0] for k in all_keys(recipe.base)}:
-            near = difflib.get_close_matches(head, names, n=1)
-            hint = f"; did you mean {near[0]}.{rest}?" if near else f"; the stages are {', '.join(names)}"
-            raise BadInput(f"unknown config key {key!r}{hint}")
-        else:
-            recipe = dataclasses.replace(recipe, base=apply_overrides(recipe.base, [item]))
-    return recipe
-
-
-def staged_settings(recipe: Recipe) -> list[tuple[str, str, str]]:
-    """Every knob as (dotted key, value, sentence): the stages' by their names, then the base's."""
-    rows = [(f"{s.name}.{key}", value, text) for s in recipe.stages for key, value, text in describe(s)]
-    unused = ("model.path", "name", "out")
-    shared = [r for r in describe(recipe.base) if r[0] not in unused and r[0].partition(".")[0] not in RUN_FIELDS]
-    return rows + shared
+    Raises BadInput on what is no JSON, and with all unknown keys and values of another type, one a line. validate
+    checks the ranges.
+    """
+    cfg, faults = build(RunConfig, json_object(text))
+    refuse(faults + type_faults(settings_of(cfg), IN_JSON))
+    return cfg
 
 
 def recipe_to_json(recipe: Recipe) -> str:
@@ -224,15 +169,63 @@ def recipe_to_json(recipe: Recipe) -> str:
 
 
 def recipe_from_json(text: str) -> Recipe:
-    """Read what recipe_to_json wrote. Raises BadInput on unknown keys and kinds."""
-    tree = json.loads(text)
-    stages = []
-    for item in tree["stages"]:
-        if item.get("kind") not in KINDS:
-            raise BadInput(
-                f"stage {item.get('name')!r}: unknown kind {item.get('kind')!r}; there are {', '.join(KINDS)}"
-            )
-        rest = {key: value for key, value in item.items() if key != "kind"}
-        stages.append(typing.cast(Stage, build(KINDS[item["kind"]], rest)))
-    base = typing.cast(RunConfig, build(RunConfig, tree["base"]))
-    return Recipe(tree["name"], base, tuple(stages), tree["out"])
+    """Read what recipe_to_json wrote. Raises BadInput with all unknown keys and kinds and values of another type.
+
+    It knows the kinds of stages whose classes are loaded, of which `import rl.recipe` loads all of ours.
+    """
+    tree = json_object(text)
+    names = list(field_types(Recipe))
+    faults = [_unknown_key(key, names, " in the saved recipe") for key in sorted(tree.keys() - set(names))]
+    faults += [f"lacks {name!r}" for name in names if name not in tree]
+    refuse(faults)
+    stages = tree["stages"]
+    if isinstance(stages, list):
+        made = []
+        for item in stages:
+            kind, name = (item.get("kind"), item.get("name")) if isinstance(item, dict) else ("", "")
+            if not isinstance(kind, str) or kind not in KINDS:
+                faults.append(f"stage {name!r}: unknown kind {kind!r}; there are {', '.join(sorted(KINDS))}")
+                continue
+            values = {key: value for key, value in item.items() if key != "kind"}
+            stage, unknown = build(KINDS[kind], values, f"{name}.")
+            made.append(stage)
+            faults += unknown
+        stages = tuple(made)
+    recipe, unknown = build(Recipe, tree | {"stages": stages})
+    refuse([*faults, *unknown, *type_faults(settings_of_recipe(recipe), IN_JSON)])
+    return recipe
+
+
+def json_object(text: str) -> dict[str, object]:
+    """The object that a JSON text is. Raises BadInput for others, and for a key that is given twice."""
+    try:
+        tree = json.loads(text, object_pairs_hook=each_key_once)
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"is not JSON: {error}") from error
+    if not isinstance(tree, dict):
+        raise BadInput(f"expected an object, not {type(tree).__name__}")
+    return tree
+
+
+def build(kind: type[ConfigT], tree: Mapping[str, object], prefix: str = "") -> tuple[ConfigT, list[str]]:
+    """(a config of this kind from JSON values, one line for each unknown key). Does not check the values' types.
+
+    prefix: what stands before the config's keys in those lines.
+    """
+    faults: list[str] = []
+
+    def made(hint: typing.Any, value: object, key: str) -> object:
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint) and isinstance(value, dict):
+            hints = field_types(hint)
+            unknown = sorted(value.keys() - hints.keys())
+            known = [*(key + name for name in hints), *(all_keys(hint(), key) if unknown else ())]
+            faults.extend(_unknown_key(key + name, known, " in the saved config") for name in unknown)
+            values = {name: value[name] for name in value if name in hints}
+            return hint(**{name: made(hints[name], item, f"{key}{name}.") for name, item in values.items()})
+        if typing.get_origin(hint) is tuple and isinstance(value, list | tuple):
+            return tuple(made(typing.get_args(hint)[0], item, f"{key}{i}.") for i, item in enumerate(value))
+        # JSON writes 2 for 2.0. A whole number that is too large for a float stays as it is: type_faults refuses it.
+        is_whole = hint is float and type(value) is int and abs(value) <= sys.float_info.max
+        return float(typing.cast(int, value)) if is_whole else value
+
+    return typing.cast(ConfigT, made(kind, tree, prefix)), faults

@@ -6,10 +6,11 @@ Loads no torch, and reads no file: rl/workflow/recipe_inputs.py checks what a re
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rl.config import MODEL
-from rl.settings.config_checks import validate, value_faults
+from rl.settings.all_settings import settings_of_recipe
+from rl.settings.config_checks import range_faults, refuse, relation_faults, type_faults
 from rl.stage import (
     MAKES_DATA,
     MAKES_MODEL,
@@ -23,11 +24,19 @@ from rl.stage import (
     references,
     run_config,
 )
-from rl.types import BadInput
 
 
-def check(recipe: Recipe) -> None:
-    """Check names, references and every setting. Raises BadInput with all the faults, one a line."""
+def check(recipe: Recipe, faults: Sequence[str] = ()) -> None:
+    """Check types, names, references and every setting. Raises BadInput with all the faults, one a line.
+
+    faults: what was found to be wrong before. Whether values fit together is checked once each has its type.
+    """
+    settings = list(settings_of_recipe(recipe))
+    wrong = [*faults, *type_faults(settings)]
+    refuse([*wrong, *range_faults(settings), *([] if wrong else _stage_faults(recipe))])
+
+
+def _stage_faults(recipe: Recipe) -> list[str]:
     faults: list[str] = []
     earlier: dict[str, Stage] = {}
     if not recipe.name or "/" in recipe.name:
@@ -44,8 +53,7 @@ def check(recipe: Recipe) -> None:
         faults += [f"{stage.name}.{fault}" for fault in stage.faults_after(earlier)]
         faults += [f"{stage.name}.{fault}" for fault in _own_faults(recipe, stage)]
         earlier[stage.name] = stage
-    if faults:
-        raise BadInput("\n".join(faults))
+    return faults
 
 
 def _reference_faults(stage: Stage, earlier: dict[str, Stage]) -> Iterator[str]:
@@ -71,12 +79,9 @@ def _reference_faults(stage: Stage, earlier: dict[str, Stage]) -> Iterator[str]:
 
 
 def _own_faults(recipe: Recipe, stage: Stage) -> Iterator[str]:
-    yield from value_faults(stage)
     if stage.runs_model:
         if not model_of(stage):
             yield "model: name a Hugging Face id, a folder, or @stage"
-        try:
-            validate(run_config(recipe, stage))
-        except BadInput as error:
-            yield from (line for line in str(error).splitlines() if not line.startswith("model.path"))
+        # A stage names its model in `model`, so what model.path lacks is said above.
+        yield from (f for f in relation_faults(run_config(recipe, stage)) if not f.startswith("model.path"))
     yield from stage.faults(recipe)

@@ -1,41 +1,52 @@
-r"""A text becomes a value of the type that is wanted, or is refused in one line. Loads no torch.
+"""Texts of the command line become values of a type (read); values of Python or JSON are of that type (type_fault).
 
-What is typed is meant, so nothing is guessed:
-
-    true, false     also yes, no, 1, 0, in either case
-    whole numbers   digits alone, 10_400 too: 1000, not 1e3, 1000.0 or 0x3e8
-    numbers         3e-6, .5, -2; no nan and no infinity
-    texts           as they stand, spaces too, or in double quotes as in JSON: "\n" is a line break
-    lists           a,b or JSON's ["a,b", "c"]; a comma in an item needs double quotes; empty: no items
-    null            where nothing is a value too; none and None say the same
-    all others      as JSON
-
-A text that stands without quotes and is easily taken for something else (null, \n, 'a') is refused with both ways of
-writing it. Types are Python's annotations, checked by pydantic in its strict mode.
+Nothing is guessed. A text is read as HOW says, or refused in one line. A value in a recipe or in JSON is never
+converted: 2 is a number, but 2.0 is no whole number, a Path is no text, a list is no tuple, and numpy's int64 is none
+of Python's. The fault says what to write. Types are Python's annotations; pydantic checks them in its strict mode.
+Loads no torch.
 """
 
 from __future__ import annotations
 
 import ast
-import collections.abc
+import dataclasses
 import difflib
 import enum
 import json
+import numbers
+import os
 import pathlib
 import re
+import sys
 import types
 import typing
+import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from pydantic import ConfigDict, PydanticUserError, TypeAdapter
-
+from rl.settings.annotations import Notation, choices_of, cut, is_free, items_of, parts_of, wanted
 from rl.types import BadInput
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+HOW = r"""How to write values (the shell needs single quotes around those with double quotes or spaces):
+  true, false     also yes, no, 1, 0
+  whole numbers   1000 or 1_000; neither 1e3 nor 1000.0
+  numbers         0.5, 3e-6, -2; neither nan nor inf
+  texts           as they stand, or in double quotes with JSON's escapes: prompts.system='"two\nlines"'; double quotes
+                  are needed where the text could mean something else: "null", "None", "\n"
+  lists           rollout.stop='User:,</answer>'; with a comma in an item rollout.stop='["a,b", "c"]' or '"a,b",c';
+                  with no items rollout.stop=
+  null            for None, where a parameter of recipe() or of a reward may be None; also none and None
+"""
 
 BOOLEANS = {"true": "true", "yes": "true", "1": "true", "false": "false", "no": "false", "0": "false"}
 _WHOLE = re.compile(r"[+-]?\d+(_\d+)*", re.ASCII)
 _NUMBER = re.compile(r"[+-]?(\d+(_\d+)*\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 _ESCAPE = re.compile(r'\\([ntr"\\]|u[0-9a-f]{4}|x[0-9a-f]{2})', re.IGNORECASE)
-_ITEM = re.compile(r'("(?:[^"\\]|\\.)*"|[^,]*)(,|$)', re.DOTALL)
-_CONFIG = ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False)
+_ITEM = re.compile(r'( *"(?:[^"\\]|\\.)*" *|[^,]*)(,|\Z)', re.DOTALL)
+_NOT_PYTHON = (ValueError, SyntaxError, TypeError, MemoryError, RecursionError)
 
 
 class _Unfit(Exception):
@@ -48,7 +59,7 @@ def read(text: str, hint: object, key: str) -> object:
         return _adapter(hint).validate_json(_spell(text, hint), strict=True)
     except _Unfit as unfit:
         advice = f"; {unfit}" if str(unfit) else ""
-        raise BadInput(f"{key}={one_line(text)}: expected {wanted(hint)}{advice}") from None
+        raise BadInput(f"{key}={cut(one_line(text))}: expected {wanted(hint)}{advice}") from None
 
 
 def key_and_text(item: str) -> tuple[str, str]:
@@ -65,7 +76,7 @@ def one_line(text: str) -> str:
 def load_json(text: str) -> object:
     """The value of a JSON text. Raises ValueError for another, and for what is not JSON: NaN, a key given twice."""
     try:
-        return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_each_key_once)
+        return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=each_key_once)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 
@@ -74,7 +85,8 @@ def _refuse_constant(name: str) -> object:
     raise ValueError(f"{name} is not JSON")
 
 
-def _each_key_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+def each_key_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """A JSON object. Raises ValueError for a key that is given twice."""
     found = dict(pairs)
     if len(found) < len(pairs):
         keys = [key for key, _ in pairs]
@@ -82,93 +94,92 @@ def _each_key_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return found
 
 
-def wanted(hint: object) -> str:
-    """A type in words: int | None -> "a whole number or null"."""
-    names = [_name(part) for part in _parts(hint)]
-    return " or ".join(dict.fromkeys(names))
+# ------------------------------------------------------------------------------------------------ values
 
 
-def _name(part: object) -> str:
-    words = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", types.NoneType: "null"}
-    if isinstance(part, type) and part in words:
-        return words[part]
-    if choices := _choices(part):
-        return f"one of {', '.join(choices)}"
-    if (items := _items(part)) is not None:
-        each = [wanted(item) for item in items]
-        plural = {"a text": "texts", "a whole number": "whole numbers", "a number": "numbers"}
-        of = plural.get(each[0], each[0]) if len(each) == 1 else " and ".join(each)
-        return "a list" if items == [typing.Any] else f"a list of {of}"
-    if _is_free(part):
-        return "JSON or a text"
-    origin = typing.get_origin(part) or part
-    if isinstance(origin, type) and issubclass(origin, collections.abc.Mapping):
-        return "a JSON object"
-    return origin.__name__ if isinstance(origin, type) else str(part)
+def type_fault(value: object, hint: object, notation: Notation) -> str:
+    """Why a value of Python or JSON is not of type hint, and what to write if that is clear; "" for one that is.
+
+    ("16", int) -> "expected a whole number; write 16"
+    """
+    if _is(value, hint):
+        return ""
+    meant = next((m for m in _perhaps_meant(value, hint) if _is(m, hint)), None)
+    return f"expected {wanted(hint, notation)}" + (f"; write {notation.shown(meant)}" if meant is not None else "")
 
 
-def _choices(part: object) -> list[str]:
-    """The values of a Literal or an Enum, as they are typed."""
-    if typing.get_origin(part) is typing.Literal:
-        return [v if isinstance(v, str) else json.dumps(v, default=str) for v in typing.get_args(part)]
-    if isinstance(part, type) and issubclass(part, enum.Enum):
-        return [m.value if isinstance(m.value, str) else m.name for m in part]
-    return []
-
-
-def _parts(hint: object) -> list[object]:
-    """The types of which a value may be one: int | None -> [int, NoneType]."""
-    origin = typing.get_origin(hint)
-    if origin is typing.Annotated:
-        return _parts(typing.get_args(hint)[0])
-    if origin in (typing.Union, types.UnionType):
-        return [part for arg in typing.get_args(hint) for part in _parts(arg)]
-    if isinstance(hint, typing.NewType):
-        return _parts(hint.__supertype__)
-    return [types.NoneType if hint is None else hint]
-
-
-def _is_free(part: object) -> bool:
-    return part is typing.Any or part is object or isinstance(part, typing.TypeVar)
-
-
-def _items(part: object) -> list[object] | None:
-    """What a list's items are; of a tuple with items of different types, each one's. None: it is no list."""
-    origin, args = typing.get_origin(part) or part, typing.get_args(part)
-    if not isinstance(origin, type) or not issubclass(origin, collections.abc.Iterable):
-        return None
-    if issubclass(origin, str | bytes | collections.abc.Mapping | enum.Enum):
-        return None
-    return [arg for arg in args if arg is not Ellipsis] or [typing.Any]
-
-
-def _adapter(hint: typing.Any) -> TypeAdapter[object]:
+def _is(value: object, hint: typing.Any) -> bool:
+    # What is plainly of its type needs no pydantic.
+    if hint is float and type(value) is int:
+        return abs(value) <= sys.float_info.max
+    if type(value) is hint:
+        return True
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        return isinstance(value, hint)
+    if type(value) is tuple and typing.get_origin(hint) is tuple:
+        return all(_is(item, typing.get_args(hint)[0]) for item in value)
     try:
-        return TypeAdapter(hint, config=_CONFIG)
-    except PydanticUserError as error:
-        if error.code == "type-adapter-config-unused":  # a dataclass or the like, whose config is its own
-            return TypeAdapter(hint)
+        made = _adapter(hint, finite=False).validate_python(value, strict=True)
+    except ValueError:  # pydantic's ValidationError is one
+        return False
+    return isinstance(value, type(made))  # numpy's float32 is none of Python's, which JSON needs
+
+
+def _perhaps_meant(value: object, hint: object) -> Iterator[object]:
+    """What the author may have meant by a value of another type, the likeliest first."""
+    yield (value,)
+    if isinstance(value, list | set | frozenset):
+        yield tuple(value)
+    if isinstance(value, os.PathLike | numbers.Number) and not isinstance(value, bool):
+        yield str(value)
+    if isinstance(value, numbers.Real) and abs(typing.cast(float, value)) < 1e15:
+        number = float(value)
+        yield from (bool(number),) if number in (0, 1) else ()
+        yield from (int(number),) if number.is_integer() else ()
+        yield number
+    if isinstance(value, str):
+        try:
+            yield read(value, hint, "")
+        except BadInput:
+            return
+
+
+# ------------------------------------------------------------------------------------------------ texts
+
+
+def _adapter(hint: typing.Any, *, finite: bool = True) -> TypeAdapter[object]:
+    # pydantic takes as long to load as a recipe, and most recipes need none of it: so it is loaded here.
+    from pydantic import ConfigDict, PydanticUserError, TypeAdapter
+    from pydantic.warnings import ArbitraryTypeWarning
+
+    try:
+        with warnings.catch_warnings(action="error", category=ArbitraryTypeWarning):
+            return TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=not finite))
+    except (PydanticUserError, ArbitraryTypeWarning) as error:
+        if isinstance(error, PydanticUserError) and error.code == "type-adapter-config-unused":
+            return TypeAdapter(hint)  # a dataclass or the like, whose config is its own
         raise _Unfit(f"{hint!r} is no type that a text can be read as") from error
 
 
 def _fits(spelled: str, hint: object) -> bool:
+    adapter = _adapter(hint)
     try:
         load_json(spelled)
-        _adapter(hint).validate_json(spelled, strict=True)
-    except ValueError:  # pydantic's ValidationError is one
+        adapter.validate_json(spelled, strict=True)
+    except ValueError:
         return False
     return True
 
 
 def _spell(text: str, hint: object) -> str:
     """The text in JSON's spelling, for a value of type hint: yes -> true, a,b -> ["a","b"]. Raises _Unfit."""
-    bare, parts, quoted = text.strip(), _parts(hint), json.dumps(text)
+    bare, parts, quoted = text.strip(), parts_of(hint), json.dumps(text)
     if _fits(bare, hint):
         return bare
     respelled = [spelling for spelling in _respelled(bare, parts) if _fits(spelling, hint)]
-    if any(_is_free(part) or part is str or _is_path(part) for part in parts):
+    if any(is_free(part) or part is str or _is_path(part) for part in parts):
         _refuse_doubtful(text, bare, respelled)
-        if any(map(_is_free, parts)):
+        if any(map(is_free, parts)):
             _refuse_python(bare)
         if not _fits(quoted, hint):
             raise _Unfit("it is no valid Unicode")
@@ -178,7 +189,7 @@ def _spell(text: str, hint: object) -> str:
     if respelled:
         return respelled[0]
     for part in parts:
-        if (items := _items(part)) is not None:
+        if (items := items_of(part)) is not None:
             return _spell_list(text, items, hint)
     raise _Unfit(_advice(bare, parts))
 
@@ -187,7 +198,7 @@ def _advice(bare: str, parts: list[object]) -> str:
     """What may have been meant by a text that does not fit, or ""."""
     if int in parts and _NUMBER.fullmatch(bare) and abs(float(bare)) < 1e15 and float(bare).is_integer():
         return f"in digits: {int(float(bare))}"
-    near = difflib.get_close_matches(bare, [choice for part in parts for choice in _choices(part)], n=1)
+    near = difflib.get_close_matches(bare, [choice for part in parts for choice in choices_of(part)], n=1)
     return f"did you mean {near[0]}?" if near else ""
 
 
@@ -215,42 +226,50 @@ def _respelled(bare: str, parts: list[object]) -> list[str]:
 def _spell_list(text: str, item_hints: list[object], hint: object) -> str:
     """a,"b,c" -> ["a","b,c"] for items of the types item_hints, or all of the one. Raises _Unfit."""
     bare, items = text.strip(), _split(text)
-    if bare.startswith('["') or _is_json_list(bare):
+    if bare.startswith('["') or _is_list(bare):
         raise _Unfit("in brackets it is read as JSON, and does not fit")
+    if bare in ("null", "None"):
+        raise _Unfit(f'write nothing after the = for no items, or "{bare}" in double quotes for the word')
     if item_hints == [typing.Any]:
-        raise _Unfit("write a list as JSON")
+        raise _Unfit("write a list as JSON" if len(items) > 1 else "")
     if not all(items):
         raise _Unfit('an item is empty; leave it out, or write "" in double quotes')
     hints = item_hints * len(items) if len(item_hints) == 1 else item_hints
     if len(hints) != len(items):
         raise _Unfit(f"there are {len(hints)}, not {len(items)}")
-    if any(_items(part) is not None for item_hint in hints for part in _parts(item_hint)):
+    if any(items_of(part) is not None for item_hint in hints for part in parts_of(item_hint)):
         raise _Unfit("write a list of lists as JSON")
-    if str in item_hints and re.search(r" ,|, ", ",".join("" if item.startswith('"') else item for item in items)):
+    if str in item_hints and re.search(r" ,|, ", ",".join("" if item.strip()[:1] == '"' else item for item in items)):
         raise _Unfit("leave out the spaces beside the commas, or put the items that have them in double quotes")
-    spelled = "[" + ",".join(_spell(item, item_hint) for item, item_hint in zip(items, hints, strict=True)) + "]"
+    spelled = "[" + ",".join(map(_spell_item, items, hints)) + "]"
     if not _fits(spelled, hint):
         raise _Unfit
     return spelled
 
 
+def _spell_item(text: str, hint: object) -> str:
+    try:
+        return _spell(text, hint)
+    except _Unfit as unfit:
+        advice = f"; {unfit}" if str(unfit) else ""
+        raise _Unfit(f"of its item {text}: expected {wanted(hint)}{advice}") from None
+
+
 def _split(text: str) -> list[str]:
     """a,"b,c" -> [a, "b,c"], quotes kept; an empty text has no items."""
     items, at, goes_on = list[str](), 0, bool(text)
-    while goes_on:
-        found = _ITEM.match(text, at)
-        if found is None:
-            raise _Unfit('an item that begins with a double quote ends with one, as in "a,b","c"')
+    while goes_on and (found := _ITEM.match(text, at)):
         items.append(found[1])
         at, goes_on = found.end(), found[2] == ","
     return items
 
 
-def _is_json_list(bare: str) -> bool:
+def _is_list(bare: str) -> bool:
+    """Whether it is a list in JSON, or a list or tuple in Python with its brackets."""
     try:
-        return isinstance(load_json(bare), list)
-    except ValueError:
-        return False
+        return bare[:1] in ("[", "(") and isinstance(ast.literal_eval(bare), list | tuple)
+    except _NOT_PYTHON:
+        return bare[:1] == "[" and _fits(bare, list)
 
 
 def _refuse_doubtful(text: str, bare: str, respelled: list[str]) -> None:
@@ -259,7 +278,7 @@ def _refuse_doubtful(text: str, bare: str, respelled: list[str]) -> None:
     if respelled:
         raise _Unfit(f"write {respelled[0]}, or {quoted} in double quotes for the text")
     if bare in ("null", "None"):
-        raise _Unfit(f"write nothing after the = for an empty text, or {quoted} in double quotes for the word")
+        raise _Unfit(f'write "" for an empty text, or {quoted} in double quotes for the word')
     if bare.startswith('"'):
         raise _Unfit(f"it begins like a text in double quotes and does not end so; write {quoted} for all of it")
     if len(bare) > 1 and bare[0] == bare[-1] == "'":
@@ -275,7 +294,7 @@ def _refuse_python(bare: str) -> None:
     """Raise _Unfit for a text that is Python's and not JSON's, where any type would do: "False" would be true."""
     try:
         ast.literal_eval(bare)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+    except _NOT_PYTHON:
         if bare.lower() not in ("true", "false", "none", "null", "nan", "infinity"):
             return
     raise _Unfit(f"write true, false, null, numbers and lists as JSON does, or {json.dumps(bare)} for the text")

@@ -112,7 +112,7 @@ def stage_config(recipe: Recipe, stage: Stage) -> dict[str, str]:
 
 def _pointed(node: ConfigT) -> ConfigT:
     """The same settings, each number of a field for fractions as a float: Python says 2, JSON and overrides 2.0."""
-    return cast(ConfigT, build(type(node), dataclasses.asdict(cast(Any, node))))
+    return build(type(node), dataclasses.asdict(cast(Any, node)))[0]
 
 
 def _texts(stage: Stage) -> list[str]:

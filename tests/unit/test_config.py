@@ -17,8 +17,9 @@ from rl.config import (
     RewardConfig,
     RunConfig,
 )
+from rl.settings.all_settings import all_keys, describe
 from rl.settings.config_checks import validate
-from rl.settings.overrides import all_keys, apply_overrides, describe, from_json, to_json
+from rl.settings.overrides import apply_overrides, from_json, to_json
 from rl.types import BadInput
 
 

@@ -134,8 +134,8 @@ def test_an_option_is_read_as_its_parameters_type(option: str, value: object) ->
         ("scale=1e999", "scale=1e999: expected a number"),
         ("scale=true", "scale=true: expected a number"),
         ("scale=1,5", "scale=1,5: expected a number"),
-        ("mark=null", "mark=null: expected a text; write nothing after the = for an empty text, or \"null\""),
-        ("mark=None", "mark=None: expected a text; write nothing after the ="),
+        ("mark=null", "mark=null: expected a text; write \"\" for an empty text, or \"null\""),
+        ("mark=None", "mark=None: expected a text; write \"\" for an empty text"),
         ("mark='a'", "mark='a': expected a text; quotes are double: write \"a\""),
         ('mark="a', 'mark="a: expected a text; it begins like a text in double quotes'),
         (r"mark=\n", r'mark=\n: expected a text; write "\n" in double quotes'),
@@ -157,7 +157,7 @@ def test_an_option_is_read_as_its_parameters_type(option: str, value: object) ->
         ("tone=Kind", "tone=Kind: expected one of kind, STERN; did you mean kind?"),
         ("anything=False", "anything=False: expected JSON or a text; write true, false, null"),
         ("anything=TRUE", "anything=TRUE: expected JSON or a text; write true, false, null"),
-        ("anything=None", "anything=None: expected JSON or a text; write nothing after the ="),
+        ("anything=None", "anything=None: expected JSON or a text; write \"\" for an empty text"),
         ("anything=(1, 2)", "anything=(1, 2): expected JSON or a text; write true, false, null"),
         ("anything=NaN", "anything=NaN: expected JSON or a text; write true, false, null"),
         ("unknown=maybe", "unknown=maybe: expected true or false"),
@@ -204,7 +204,9 @@ def test_without_an_annotation_the_defaults_type_is_wanted_and_without_a_default
 def test_without_an_annotation_what_is_not_of_the_defaults_type_or_only_looks_like_python_is_refused(
     option: str,
 ) -> None:
-    assert refusal(plain, option).startswith(f"rewards: 'mine:f': option {option}: expected ")
+    said = refusal(plain, option)
+    assert said.startswith(f"rewards: 'mine:f': option {option}: expected ")
+    assert ("an annotation may say otherwise" in said) == option.startswith(("flag", "count", "scale"))
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from recipes import quickstart
 from rewards import REWARDS
 from rl.config import RunConfig
 from rl.recipe import KINDS
-from rl.settings.overrides import all_keys
+from rl.settings.all_settings import all_keys
 from tests.unit.test_layering import FLOORS
 
 ROOT = Path(__file__).resolve().parents[2]

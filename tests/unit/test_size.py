@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MOST_OF_A_FILE, MOST_OF_A_FUNCTION, MOST_OF_THE_PATH = 350, 60, 1_500
 """Lines, empty ones and docstrings included."""
 LONGER_FILES = {"rl/config.py"}
-LONGER_FUNCTIONS = {"rl/settings/config_checks.py:validate"}
+LONGER_FUNCTIONS: set[str] = set()
 """What is longer today. These lists only shrink: a new entry is no mend."""
 READING_PATH = ("rl/algorithms", "rl/data/packing.py", "rl/stages/grpo.py", "rl/rollouts/queue.py")
 """Read after GRPOConfig and the constants that it uses, these say what a GRPO step computes."""
