@@ -135,7 +135,7 @@ class Sampler:
                 self.engine.add_request(f"{request.group}.{i}", prompt, sampling)
 
     def sample(self, requests: list[SampleRequest], params: SampleParams) -> SamplerReport:
-        """Submit groups and poll in one call, so that who waits for the answer hears of submit's errors too."""
+        """Submit groups and poll, in one call, so that its caller, who waits, gets the errors of both."""
         self.submit(requests, params)
         return self.poll()
 
