@@ -23,6 +23,7 @@ from rl.config import DataConfig, EvalConfig, GRPOConfig, ModelConfig, RewardCon
 from rl.data.rows import READERS
 from rl.data.templates import CHAT
 from rl.records.renamed_metrics import with_old_names
+from rl.records.whole_files import write_json
 from rl.settings.config_checks import validate
 from rl.settings.overrides import to_json, with_overrides
 from rl.types import BadInput, Prompt
@@ -190,8 +191,7 @@ def evaluate_checkpoint(cfg: RunConfig, asked: Asked, out: Path | None, console:
         "config": json.loads(to_json(cfg)),
     }
     path = out or cfg.run_dir / "eval.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(_without_nan(record), indent=2) + "\n", encoding="utf-8")
+    write_json(path, _without_nan(record))
     console = console or Console()
     title = f"{cfg.model.path} on {len(inputs.eval_prompts)} problems of {cfg.evaluation.data.source}"
     console.print(table(title, cfg.evaluation, result.metrics(), result.pass_at, result.stderr))

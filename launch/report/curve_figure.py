@@ -6,7 +6,6 @@ It is read from metrics.jsonl: training points are the "grpo" records, held-out 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from launch.report.emergence_figure import draw_emergence
 from rl.records.metrics_file import read_metrics
+from rl.records.whole_files import read_json, whole
 
 Points = list[tuple[float, float]]
 """(GRPO step, value), by step."""
@@ -63,8 +63,7 @@ def draw_run(run_dir: Path) -> str:
 
     A figure is left out where no step recorded what it shows; the text is then empty.
     """
-    summary = json.loads((run_dir / "summary.json").read_text(encoding="utf-8"))
-    title = f"{summary['name']}: {summary['model']}, seed {summary['seed']}"
+    title = read_json(run_dir / "summary.json", lambda s: f"{s['name']}: {s['model']}, seed {s['seed']}")
     draw_emergence(run_dir, title=title)
     curve = Curve.read(run_dir)
     if not curve.training and not curve.held_out:
@@ -113,7 +112,8 @@ def draw_curve(curve: Curve, path: Path, *, title: str) -> None:
     grid[-1].xaxis.get_major_locator().set_params(integer=True)
     grid[-1].set_xlabel("GRPO step", color=INK)
     grid[0].set_title(title, loc="left", fontsize=11, color=INK, pad=10)
-    figure.savefig(path, dpi=150)
+    with whole(path) as temporary:
+        figure.savefig(temporary, dpi=150, format="png")
 
 
 def _draw_line(axes: Any, points: Points, label: str) -> None:

@@ -11,12 +11,12 @@ import base64
 import hashlib
 import html
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
 
+from rl.records.whole_files import write_whole
 from rl.types import AhaError, BadInput
 
 MOST_BYTES = 10_000_000
@@ -46,9 +46,7 @@ def write_page(
         raise AhaError(f"{out}: the report would take {len(text):,} bytes {without}; at most {MOST_BYTES:,}")
     if not out.parent.is_dir():
         raise BadInput(f"{out}: no such folder as {out.parent}")
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(text)
-    temporary.replace(out)
+    write_whole(out, text)
     return out
 
 

@@ -121,7 +121,7 @@ def read_json(path: Path) -> Json:
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise BadInput(f"{path}: is not JSON ({error}); mend or remove it") from error
+        raise BadInput(f"{path}: is not JSON ({error}); delete it") from error
 
 
 def _object(path: Path) -> dict[str, Json]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from rl.data.content_hash import path_hash
 from rl.data.rows import READERS
 from rl.evaluation.metrics import paired_difference
 from rl.records import provenance
+from rl.records.whole_files import read_json
 from rl.stage import Reference
 from rl.types import BadInput
 
@@ -142,11 +142,11 @@ def _template(data: DataConfig) -> str:
 def _measured(run: Path) -> list[str]:
     path = run / "summary.json"
     if path.is_file():
-        summary = json.loads(path.read_text(encoding="utf-8"))
+        summary = read_json(path, dict)
         before, after = summary.get("before"), summary.get("after")
         gain, error = summary.get("gain"), summary.get("gain_stderr")
     else:  # a stage keeps its evaluations alone
-        found = [json.loads(p.read_text(encoding="utf-8")) for p in sorted((run / "evals").glob("step_*.json"))]
+        found = [read_json(p, dict) for p in sorted((run / "evals").glob("step_*.json"))]
         before, after = ({"pass@1": e["pass_at_1"], **e} for e in (found[0], found[-1])) if len(found) > 1 else ({}, {})
         gain, error = paired_difference(before["correct_P"], after["correct_P"]) if before else (None, None)
     if not before or not after:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from rl.records.whole_files import write_whole
 from rl.types import BadInput
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ def held(folder: Path) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
-        holder.write_text(f"pid {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+        write_whole(holder, f"pid {os.getpid()} on {socket.gethostname()}")
     except Timeout:
         who = f" ({holder.read_text(encoding='utf-8')})" if holder.is_file() else ""
         raise BadInput(

@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 
 from rl.records.renamed_metrics import with_new_names
-from rl.records.whole_files import write_whole
+from rl.records.whole_files import append_lines, write_rows
 from rl.types import AhaError
 
 log = logging.getLogger(__name__)
@@ -66,29 +65,23 @@ class MetricsFile:
         self._path = path
         records = _read_lines(path)
         if path.exists() and not path.read_bytes().endswith(b"\n"):
-            self._write(records)
+            write_rows(path, records)
         self._seen = {(r["stage"], r["step"]) for r in records}
 
     def append(self, stage: str, step: int, metrics: Mapping[str, float]) -> None:
         if (stage, step) in self._seen:
             raise AhaError(f"{self._path}: {stage} step {step} is recorded already; resume() the tracker first")
         numbers = {name: _json_number(value) for name, value in metrics.items()}
-        record = {"stage": stage, "step": step, "time": round(time.time(), 3), **numbers}
-        with self._path.open("ab") as file:
-            file.write(json.dumps(record, allow_nan=False).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        append_lines(self._path, [{"stage": stage, "step": step, "time": round(time.time(), 3), **numbers}])
         self._seen.add((stage, step))
 
-    def truncate(self, next_steps: Mapping[str, int]) -> None:
+    def keep(self, wanted: Callable[[str, int], bool]) -> None:
+        """Remove the records of every (stage, step) that is not wanted."""
         records = _read_lines(self._path)
-        kept = [r for r in records if cast(int, r["step"]) < next_steps.get(cast(str, r["stage"]), 0)]
+        kept = [r for r in records if wanted(cast(str, r["stage"]), cast(int, r["step"]))]
         if len(kept) < len(records):
-            self._write(kept)
+            write_rows(self._path, kept)
         self._seen = {(r["stage"], r["step"]) for r in kept}
-
-    def _write(self, records: Iterable[Mapping[str, object]]) -> None:
-        write_whole(self._path, "".join(json.dumps(record) + "\n" for record in records))
 
 
 def _json_number(value: float) -> float | None:

@@ -6,7 +6,6 @@ provenance.json holds one record for the stage and, in "chain", those of all sta
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import os
 import platform
 import subprocess
@@ -15,9 +14,11 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from rl.records.whole_files import read_json, write_json
 from rl.types import BadInput, Hardware
 
 FILE = "provenance.json"
+REMEDY = "delete it, and the same command runs its stage again"
 PACKAGES = (
     "aha-rl",
     "torch",
@@ -91,24 +92,26 @@ def write(folder: Path, record: Mapping[str, object], inputs: Sequence[Path]) ->
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "chain": list(chain.values()),
     }
-    partial = folder / (FILE + ".partial")
-    partial.write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
-    partial.replace(folder / FILE)
+    write_json(folder / FILE, whole)
 
 
 def read(path: Path) -> list[Record]:
     """The records that led to what is at path, oldest first, its own last. Looks in its folder and those above.
 
-    Raises BadInput when there is none.
+    Raises BadInput when there is none, or when it is damaged.
     """
     for folder in (path, *path.parents):
         file = folder / FILE
         if file.is_file():
-            own: Record = json.loads(file.read_text(encoding="utf-8"))
-            chain = own.pop("chain")
-            assert isinstance(chain, list)
-            return [*chain, own]
+            return read_json(file, _chain, REMEDY)
     raise BadInput(f"{path}: no {FILE} there or in a folder above; only what a recipe's stage made has one")
+
+
+def _chain(own: Record) -> list[Record]:
+    before = own.pop("chain")
+    if not isinstance(before, list) or "key" not in own:
+        raise ValueError("it is no record of a stage")
+    return [*before, own]
 
 
 def spent(seconds: Mapping[str, float]) -> float:

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from rl.records.whole_files import replace_file
-from rl.types import GradedGroup, Prompt, RewardPart, Rollout, RolloutGroup, ScoredGroup, Verdict
+from rl.records.whole_files import MAKE_AGAIN, whole
+from rl.types import BadInput, GradedGroup, Prompt, RewardPart, Rollout, RolloutGroup, ScoredGroup, Verdict
 
 ROW_GROUP = 256
 
@@ -49,11 +49,9 @@ def write_rollouts(
     types |= {f"{name}/{field}": text for name in names for field in ("verdict", "reason")}
     types |= {"uniform": pa.bool_(), "token_ids": pa.list_(pa.int32())}
     types |= {"logprobs": pa.list_(pa.float32() if full_precision else pa.float16())}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
     table = pa.Table.from_pylist(rows, pa.schema(list(types.items())))
-    pq.write_table(table, temporary, compression="zstd", row_group_size=ROW_GROUP)
-    replace_file(temporary, path)
+    with whole(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd", row_group_size=ROW_GROUP)
 
 
 def read_rollouts(
@@ -63,9 +61,13 @@ def read_rollouts(
 
     names_P: the rewards that each prompt gets, in the order of its parts.
     """
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table = pq.read_table(path)
+    try:
+        table = pq.read_table(path)
+    except pa.ArrowException as error:
+        raise BadInput(f"{path} is damaged ({error}); {MAKE_AGAIN}") from error
     arrays = ([cell.values.to_numpy() for cell in table[name]] for name in ("token_ids", "logprobs"))
     rows = list(zip(table.drop_columns(["token_ids", "logprobs"]).to_pylist(), *arrays, strict=True))
     size = len(rows) // len(prompts_P)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import io
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +10,8 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+
+from rl.records.whole_files import write_json, write_whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +59,17 @@ def write_summary(
         "gain": gain,
         "gain_stderr": gain_stderr,
     }
-    path = run_dir / "summary.json"
-    path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-
     table = _table(f"{name}: {model}, seed {seed}, {steps} GRPO steps", before, after, gain, gain_stderr)
     lines = [_phases(seconds), f"Everything is in {run_dir}"]
-    with (run_dir / "summary.txt").open("w", encoding="utf-8") as file:
-        for out in (Console(file=file, width=100), console or Console()):
-            out.print(table)
-            for line in lines:
-                out.print(line, markup=False, highlight=False, soft_wrap=True)
+    text = io.StringIO()
+    for out in (Console(file=text, width=100), console or Console()):
+        out.print(table)
+        for line in lines:
+            out.print(line, markup=False, highlight=False, soft_wrap=True)
+    write_whole(run_dir / "summary.txt", text.getvalue())
+    # Last, because the run is complete once this file exists.
+    path = run_dir / "summary.json"
+    write_json(path, summary)
     return path
 
 

@@ -67,10 +67,14 @@ class Tracker:
 
         A stage that is not named is forgotten whole. {"sft": 300, "grpo": 12, "eval": 12} before GRPO step 12.
         """
-        self._records.truncate(next_steps)
+        self._records.keep(lambda stage, step: step < next_steps.get(stage, 0))
         for stage, step, path in rollout_files(self.run_dir):
             if step >= next_steps.get(stage, 0):
                 path.unlink()
+
+    def forget(self, stage: str, step: int) -> None:
+        """Remove one step's record, so that the step can be recorded again."""
+        self._records.keep(lambda *known: known != (stage, step))
 
     def start(self, config: Mapping[str, object]) -> None:
         """Begin W&B's run (config: the resolved config), if it is on. Raises BadInput when online and it cannot."""

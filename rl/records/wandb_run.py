@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from rl.config import TrackConfig
 from rl.records.metric_groups import panel_name
+from rl.records.whole_files import write_whole
 from rl.types import BadInput, GradedGroup, ScoredGroup
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class WandbRun:
         """The run; None, after a warning, when offline and W&B does not work. Raises BadInput when online."""
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # read on import: its crash reports phone home
         id_file = run_dir / "wandb_id.txt"
-        run_id = id_file.read_text().strip() if id_file.exists() else secrets.token_hex(6)
+        run_id = (id_file.read_text().strip() if id_file.exists() else "") or secrets.token_hex(6)
         try:
             import wandb
         except ImportError as error:
@@ -80,7 +81,7 @@ class WandbRun:
         except (wandb.Error, OSError) as error:
             _no_wandb(cfg, error)
             return None
-        id_file.write_text(run_id)
+        write_whole(id_file, run_id)
         return WandbRun(run, logged)
 
     def log(

@@ -6,7 +6,6 @@ manifest.json   how many, and how many it was given from each source
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import cast
 from rl.config import DataConfig, knob
 from rl.context import StageRun
 from rl.data.rows import load_rows, python_function
-from rl.records.whole_files import write_rows
+from rl.records.whole_files import write_json, write_rows
 from rl.stage import MAKES_DATA, Recipe, Stage
 from rl.types import BadInput, Row
 
@@ -62,6 +61,6 @@ def build(folder: Path, function: str, sources: Mapping[str, str]) -> Path:
         raise BadInput(f"function={function}: {what}")
     write_rows(folder / "data.jsonl", cast(list[Row], rows))
     manifest = {"rows": len(rows), "function": function, "sources": {k: len(v) for k, v in given.items()}}
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "manifest.json", manifest)
     log.info("%s made %d rows from %s", function, len(rows), manifest["sources"] or "nothing")
     return folder / "data.jsonl"

@@ -7,7 +7,7 @@ does not hold is printed as not holding.
 
 from __future__ import annotations
 
-import json
+import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +21,7 @@ from rl.context import Inputs, StageRun
 from rl.evaluation.evaluate import EvalResult
 from rl.evaluation.metrics import mean_and_stderr
 from rl.records.renamed_metrics import NEW_NAMES
+from rl.records.whole_files import write_json, write_whole
 from rl.stage import Recipe, Reference, Stage, references
 from rl.stages.reward_model import HeldOut
 from rl.types import BadInput
@@ -199,13 +200,13 @@ def compare(folder: Path, claims: Sequence[Claim], folders: Mapping[str, Path]) 
         }
         for f in findings
     ]
-    path = folder / "claims.json"
-    path.write_text(json.dumps(tree, indent=2) + "\n", encoding="utf-8")
     tables = [evaluations_table(_evaluations(claims, folders)), claims_table(findings)]
-    with (folder / "claims.txt").open("w", encoding="utf-8") as file:
-        Console(file=file, width=120).print(*tables)
+    text = io.StringIO()
+    Console(file=text, width=120).print(*tables)
     Console().print(*tables)
-    return path
+    write_whole(folder / "claims.txt", text.getvalue())
+    write_json(folder / "claims.json", tree)
+    return folder / "claims.json"
 
 
 def _evaluations(claims: Sequence[Claim], folders: Mapping[str, Path]) -> dict[str, EvalResult]:

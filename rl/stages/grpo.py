@@ -14,7 +14,7 @@ from rl.context import Context, StageRun
 from rl.data.packing import pack
 from rl.data.streams import PromptStream
 from rl.evaluation.emergence import Emergence
-from rl.evaluation.evaluate import eval_path, evaluate_once, measured_names
+from rl.evaluation.evaluate import ensure_evaluated, evaluate_once, measured_names
 from rl.evaluation.style import share_in_language
 from rl.records.tracker import stats_metrics
 from rl.rollouts.queue import RolloutQueue
@@ -89,8 +89,9 @@ def train_grpo(
     with ctx.timed("sync"):
         backend.sync_weights(version=start)  # at the first step too: a broken path fails before any training
     # A run that was killed before its first checkpoint evaluates again: tracker.resume dropped its record of it.
-    if eval_prompts and (start == 0 or not eval_path(ctx.run_dir, 0).exists()):
-        evaluate_once(ctx, 0, eval_prompts, scorer, version=start)
+    if eval_prompts and start == 0:
+        evaluate_once(ctx, 0, eval_prompts, scorer)
+    ensure_evaluated(ctx, 0, eval_prompts, scorer, version=start)
     emergence = Emergence(ctx.run_dir, start, share_in_language)
     ctx.tracker.begin("grpo", g.steps, start)
     for step in range(start, g.steps):
@@ -115,8 +116,7 @@ def train_grpo(
         metrics |= emergence.step(step, scored_P)
         ctx.tracker.step("grpo", step, metrics, scored_P)
         _finish_step(ctx, step + 1, stream, fingerprint, eval_prompts, scorer)
-    if eval_prompts and not eval_path(ctx.run_dir, g.steps).exists():
-        evaluate_once(ctx, g.steps, eval_prompts, scorer)
+    ensure_evaluated(ctx, g.steps, eval_prompts, scorer, version=g.steps)
 
 
 def _sample_step(

@@ -24,7 +24,7 @@ from rl.context import StageRun
 from rl.data.contamination import shown_texts
 from rl.data.rows import fingerprint, load_rows, place
 from rl.data.templates import Table
-from rl.records.whole_files import write_rows
+from rl.records.whole_files import write_json, write_rows
 from rl.stage import MAKES_DATA, Recipe, Stage
 from rl.stages.selection import bare
 from rl.types import BadInput, Row
@@ -72,7 +72,7 @@ def mix(folder: Path, cfg: MixConfig, seed: int) -> Path:
     domains = Counter(str(row.get("domain", "")) for row in rows)
     manifest = {"rows": len(rows), "sha256": fingerprint(rows), "domains": domains, "parts": parts}
     manifest |= {"against": [data.source for data in cfg.against], "evaluation_ngrams": len(index)}
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "manifest.json", manifest)
     return folder / "data.jsonl"
 
 

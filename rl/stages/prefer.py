@@ -16,7 +16,6 @@ A prompt's line is written whole; after a kill the prompts that have one are not
 from __future__ import annotations
 
 import itertools
-import json
 import logging
 import math
 from collections import Counter
@@ -33,7 +32,7 @@ from rl.config import PreferConfig, knob
 from rl.context import StageRun, Stop, sample_seed
 from rl.data.preference_pairs import OPENED
 from rl.data.rows import python_function
-from rl.records.whole_files import append_lines, mend, whole_lines, write_rows
+from rl.records.whole_files import append_lines, cut_partial_line, whole_lines, write_json, write_rows
 from rl.scoring.reward_model_text import read_part
 from rl.stage import MAKES_DATA, Recipe, Stage
 from rl.stages.sample_files import PromptLine, read_samples
@@ -122,7 +121,7 @@ def prefer(folder: Path, cfg: PreferConfig, files: Sequence[str], seed: int, sto
     path = folder / "compared.jsonl"
     if (old := folder / "judged.jsonl").exists():
         old.rename(path)  # an earlier version gave the file this name
-    mend(path)
+    cut_partial_line(path)
     done = {line["prompt_id"] for line in read_compared(path)}
     missing = [i for i in range(len(prompts)) if i not in done]
     if done:
@@ -284,7 +283,7 @@ def write_pairs(folder: Path, cfg: PreferConfig, seed: int) -> Path:
             "before": _mean_words(rows, cfg.scores), "kept": _mean_words([rows[i] for i in kept], cfg.scores)
         },
     }  # fmt: skip
-    (folder / "yield.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "yield.json", report)
     log.info("%d pairs: %s", fates.total(), ", ".join(f"{count} {fate}" for fate, count in fates.items()))
     if not kept:
         raise BadInput(f"prefer: no pair is left ({', '.join(f'{n} {fate}' for fate, n in fates.items() if n)})")

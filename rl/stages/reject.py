@@ -37,7 +37,7 @@ from rl.context import Context, Inputs, StageRun, sample_seed
 from rl.data import teacher_logprobs
 from rl.data.few_shot import shot_stop
 from rl.data.teacher_logprobs import vocabulary_hash
-from rl.records.whole_files import append_lines, mend
+from rl.records.whole_files import append_lines, cut_partial_line
 from rl.rollouts.queue import grade_arriving, sample_and_grade
 from rl.rollouts.step_metrics import RewardStats
 from rl.rollouts.teacher import Teacher, refuse_absent, spent
@@ -215,7 +215,7 @@ def reject(
     reward_workers: asks the rewards where cfg.teacher is sampled; no machine of ours is used then.
     """
     path = ctx.run_dir / "samples.jsonl"
-    mend(path)
+    cut_partial_line(path)
     done: set[int] = set()
     kept = Kept(str(p.row[ctx.cfg.prompts.prompt_field]) for p in prompts_P)
     for line in read_samples(path):

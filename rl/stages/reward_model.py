@@ -8,7 +8,6 @@ R1 (Nature 10.1038/s41586-025-09422-z, Methods): the helpful model on pairs, the
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import shutil
@@ -26,6 +25,7 @@ from rl.context import Context, Inputs, StageRun
 from rl.data.preference_pairs import EncodedPreferences, PreferenceStream, Unit, load_preferences, pack_preferences
 from rl.evaluation.metrics import mean_and_stderr
 from rl.records.tracker import stats_metrics
+from rl.records.whole_files import RUN_STAGE_AGAIN, read_json, write_json
 from rl.scoring.reward_model_text import Encoder, padding_token, token_limit
 from rl.stage import MAKES_NUMBERS, MAKES_REWARD_MODEL, Recipe, Reference, Stage
 from rl.types import AhaError, BadInput, Stopped
@@ -113,12 +113,12 @@ class HeldOut:
         return out | {"rows": float(self.rows)}
 
     def write(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(self)) + "\n", encoding="utf-8")
+        write_json(path, asdict(self), indent=None)
 
     @staticmethod
     def read(path: Path) -> HeldOut:
-        return HeldOut(**json.loads(path.read_text(encoding="utf-8")))
+        """Raises BadInput for a damaged file."""
+        return read_json(path, lambda tree: HeldOut(**tree), RUN_STAGE_AGAIN)
 
 
 def held_out_path(run_dir: Path, step: int) -> Path:

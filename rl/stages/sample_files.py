@@ -7,14 +7,13 @@ yield.json      counts by reason; they add up to the samples. With a teacher, it
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
-from rl.records.whole_files import whole_lines, write_rows
+from rl.records.whole_files import whole_lines, write_json, write_rows
 from rl.stages.selection import KEPT, category, is_kept
 from rl.types import Row
 
@@ -65,7 +64,7 @@ def write_kept(folder: Path, teacher: Mapping[str, object] | None = None) -> Pat
     solved = sum(any(is_kept(s["reason"]) for s in line["samples"]) for line in lines)
     report = {"prompts": len(lines), "prompts_with_a_sample": solved, "samples": reasons.total(), "by_reason": reasons}
     report |= {"teacher": teacher} if teacher is not None else {}
-    (folder / "yield.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "yield.json", report)
     log.info(
         "kept %d of %d samples, of %d of %d prompts; dropped: %s", reasons[KEPT], reasons.total(), solved, len(lines),
         ", ".join(f"{count} {why}" for why, count in reasons.most_common() if why != KEPT) or "none",

@@ -16,10 +16,10 @@ from pathlib import Path
 
 from rl.config import RunConfig
 from rl.context import Inputs, StageRun
-from rl.evaluation.evaluate import EvalResult, eval_path
+from rl.evaluation.evaluate import EvalResult, read_evaluation
 from rl.evaluation.metrics import paired_difference
 from rl.records.summary import Measured, write_summary
-from rl.records.whole_files import write_whole
+from rl.records.whole_files import read_json, write_whole
 from rl.settings.overrides import from_json, to_json
 from rl.stage import Recipe
 from rl.stages.grpo import GRPO
@@ -51,10 +51,19 @@ class OneFolder:
     def progress(self) -> str:
         """What the folder holds of the run: new, begun or complete. Raises BadInput when it holds another run."""
         refuse_other_run(self.cfg)
-        summary = self.cfg.run_dir / "summary.json"
-        if summary.exists() and json.loads(summary.read_text())["steps"] == self.cfg.grpo.steps:
+        if self._summary_steps() == self.cfg.grpo.steps:
             return COMPLETE
         return "begun" if (self.cfg.run_dir / "resolved.json").exists() else NEW
+
+    def _summary_steps(self) -> int | None:
+        """The GRPO steps that the summary is of; None where there is none or, with a warning, where it is damaged."""
+        try:
+            return read_json(self.cfg.run_dir / "summary.json", lambda tree: int(tree["steps"]), "it is made again")
+        except FileNotFoundError:
+            return None
+        except BadInput as error:
+            log.warning("%s", error)
+            return None
 
     def plan(self) -> list[Planned]:
         folder, state = self.cfg.run_dir, self.progress()
@@ -85,7 +94,8 @@ class OneFolder:
         if any(p.state != DONE for p in planned):
             return True
         print(f"This run is complete: {self.cfg.run_dir / 'summary.json'}\n")
-        print((self.cfg.run_dir / "summary.txt").read_text())
+        table = self.cfg.run_dir / "summary.txt"
+        print(table.read_text(encoding="utf-8") if table.is_file() else "Its summary.txt is gone.")
         return False
 
     def announce(self, number: int, planned: list[Planned], seconds: float) -> None:
@@ -134,8 +144,7 @@ class OneFolder:
 
 
 def _evaluated(cfg: RunConfig, step: int) -> EvalResult | None:
-    path = eval_path(cfg.run_dir, step)
-    return EvalResult.read(path) if cfg.evaluation.data.source and path.exists() else None
+    return read_evaluation(cfg.run_dir, step) if cfg.evaluation.data.source else None
 
 
 def refuse_other_run(cfg: RunConfig) -> None:
@@ -146,7 +155,9 @@ def refuse_other_run(cfg: RunConfig) -> None:
     try:
         old, new = json.loads(to_json(from_json(path.read_text()))), json.loads(to_json(cfg))
     except BadInput as error:
-        raise BadInput(f"{path}: {error}; use another name=..., or delete the folder") from error
+        raise BadInput(
+            f"{path}: {error}; use another name=..., or, if the run's settings are still the same, delete this file"
+        ) from error
     for key, (was, now) in _differences(old, new, "").items():
         if key == "model.dtype" and "auto" in (was, now):  # it becomes the one that the folder was begun in
             continue

@@ -8,7 +8,6 @@ NN-name-KEY/provenance.json  how it was made, back to the base model; its being 
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +17,7 @@ from rl.context import Inputs, StageRun
 from rl.records import provenance
 from rl.records.metrics_file import read_metrics
 from rl.records.terminal import duration
-from rl.records.whole_files import write_whole
+from rl.records.whole_files import read_json, write_json, write_whole
 from rl.scoring.routing import named
 from rl.settings.overrides import recipe_to_json
 from rl.settings.recipe_checks import check
@@ -89,7 +88,7 @@ class StageFolders:
 
     def open(self, p: Planned) -> None:
         p.folder.mkdir(parents=True, exist_ok=True)
-        write_whole(p.folder / "stage.json", json.dumps(self._record(p.stage.name), indent=2) + "\n")
+        write_json(p.folder / "stage.json", self._record(p.stage.name))
 
     def _record(self, name: str) -> dict[str, object]:
         key = self.keys[name]
@@ -149,7 +148,9 @@ class StageFolders:
 
 
 def _is_done(folder: Path) -> bool:
-    return (folder / provenance.FILE).is_file()
+    """Raises BadInput when the file that says so is damaged."""
+    file = folder / provenance.FILE
+    return file.is_file() and read_json(file, lambda record: record.keys(), provenance.REMEDY) is not None
 
 
 def _found(at: StageRun, name: str, reward: RewardConfig) -> RewardConfig:

@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import logging
 import re
 import sys
 from dataclasses import dataclass
@@ -20,9 +21,13 @@ from typing import Any, TypeVar, cast
 from rl.config import MODEL, AskConfig, DataConfig, TeacherConfig
 from rl.data.content_hash import file_hash, path_hash
 from rl.data.rows import TASK, fingerprint, load_rows
+from rl.records import provenance
+from rl.records.whole_files import read_json
 from rl.settings.overrides import build
 from rl.stage import Recipe, Reference, Stage, references, run_config, stage_to_dict
+from rl.types import BadInput
 
+log = logging.getLogger(__name__)
 ConfigT = TypeVar("ConfigT")
 
 
@@ -186,12 +191,23 @@ def stage_folders(folder: Path, name: str) -> list[Path]:
 
 
 def past_keys(recipe: Recipe, stage: Stage) -> list[tuple[Path, StageKey]]:
-    """The stage's folders of all keys, the newest last, with their keys; none whose file is broken."""
+    """The stage's folders of all keys, the newest last, with their keys.
+
+    provenance.json says the same of a stage that is done, so it stands in for a damaged stage.json. A folder where
+    neither can be read is left out with a warning; its stage still resumes there while its key is the folder's.
+    """
     found = []
     for folder in stage_folders(recipe.folder, stage.name):
-        try:
-            tree = json.loads((folder / "stage.json").read_text(encoding="utf-8"))
-            found.append((folder, StageKey(tree["key"], tree["config"], tree["inputs"])))
-        except (ValueError, KeyError, TypeError):
-            continue
+        for file in (folder / "stage.json", folder / provenance.FILE):
+            try:
+                found.append((folder, read_json(file, _key_of, "it is not read")))
+                break
+            except FileNotFoundError:
+                continue
+            except BadInput as error:
+                log.warning("%s", error)
     return found
+
+
+def _key_of(tree: dict[str, Any]) -> StageKey:
+    return StageKey(str(tree["key"]), dict(tree["config"]), dict(tree["inputs"]))

@@ -287,12 +287,10 @@ def test_a_strange_completion_does_not_stop_a_run(start, text):
 
 def test_rollouts_are_whole_or_absent(start, monkeypatch):
     track = start()
-    monkeypatch.setattr(
-        rl.records.rollout_files, "replace_file", lambda temporary, path: (_ for _ in ()).throw(KeyboardInterrupt)
-    )
+    monkeypatch.setattr(Path, "replace", lambda temporary, path: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         track.step("grpo", 0, {}, [scored_group()])
-    assert not rollouts_path(track.run_dir, "grpo", 0).exists()
+    assert list((track.run_dir / "rollouts").iterdir()) == []
     assert identities(track.run_dir) == []
 
 
