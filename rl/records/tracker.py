@@ -3,7 +3,7 @@
     <run>/metrics.jsonl                  one JSON object a line: stage, step, time (Unix), seconds, then the metrics
     <run>/rollouts/step_000012.parquet   every rollout of GRPO step 12 with its reward parts; pandas.read_parquet
     <run>/log.txt                        what was logged, the third-party libraries' lines included
-    <run>/wandb/, wandb_id.txt           W&B's files and the run's id there (rl/records/wandb_run.py)
+    <run>/wandb/, wandb_id.txt, ...      W&B's files, the run's id there, what it was sent (rl/records/wandb_run.py)
     <run>/tensorboard/                   event files, a folder a stage, if track.tensorboard is on
 
 (stage, step) names a record. Nothing appears twice, also after a kill and a resume.
