@@ -36,7 +36,7 @@ KINDS: dict[str, type[Stage]] = {}
 class Stage:
     """One stage. The class says what others must know of its kind; run does the work and imports what that needs."""
 
-    name: str = knob("", "Name of the stage and of its folder.")
+    name: str = knob("", "Name of the stage and of its folder.", keyed=False)
 
     makes: ClassVar[frozenset[str]] = frozenset()
     """What a later stage may take from it."""

@@ -14,67 +14,40 @@ import json
 import logging
 import re
 import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from rl.config import MODEL, AskConfig, DataConfig, TeacherConfig
+from rl.config import MODEL, DataConfig, TeacherConfig
 from rl.data.content_hash import file_hash, path_hash
 from rl.data.rows import TASK, fingerprint, load_rows
 from rl.records import provenance
 from rl.records.whole_files import read_json
 from rl.settings.overrides import build
-from rl.stage import Recipe, Reference, Stage, references, run_config, stage_to_dict
+from rl.stage import Recipe, Reference, Stage, references, run_config
 from rl.types import BadInput
 
 log = logging.getLogger(__name__)
 ConfigT = TypeVar("ConfigT")
 
 
-def flat(node: object, prefix: str = "") -> dict[str, str]:
-    """A tree of settings as dotted name -> value, as text."""
-    if isinstance(node, dict):
-        return {k: v for name, item in node.items() for k, v in flat(item, f"{prefix}{name}.").items()}
-    if isinstance(node, list | tuple) and node and isinstance(node[0], dict):
-        return {k: v for i, item in enumerate(node) for k, v in flat(item, f"{prefix}{i}.").items()}
-    return {prefix.rstrip("."): str(node)}
-
-
-# Settings that change nothing that a stage puts out.
-FREE = (
-    "evaluation.every", "reject.chunk_prompts", "reward.eval_every", "prefer.chunk_prompts", "prefer.api_key_env",
-    "prefer.timeout_s", "prefer.retries", "prefer.cache", *(f"reject.teacher.{name}" for name in (
-        "url", "api_key_env", "concurrency", "timeout_s", "retries", "max_failed_share", "prompt_price",
-        "completion_price",
-    )),
-)  # fmt: skip
-# Settings that are younger than folders on disk, with the value that does what was done before them. At that value
-# they are no part of the hash, so that what was done stays done.
-LATER = {
-    "reject.teacher.model": "", "reject.teacher.send_seed": "True", "reject.top_logprobs": "0",
-    "sft.distill.cached": "False", "prefer.scores": "response", "grpo.uniform_by": "",
-    "base.learner.sequence_parallel": "1", "base.learner.dither": "False",
-    **{f"reject.ask.{name}": value for name, value in flat(dataclasses.asdict(AskConfig())).items()},
-}  # fmt: skip
-# The same of settings that many parts of a stage have.
-LATER_ANYWHERE = {"long_prompts": "error"}
-# A number of passes that is whole has no ".0" in the hash, so that what was done with such a one stays done.
-WHOLE = "sft.epochs"
-
-
 @dataclass(frozen=True, slots=True)
 class StageKey:
-    """key: 64 hex digits. config: dotted setting -> value, as text. inputs: what it reads -> a hash of that."""
+    """What identifies a stage's work. key: 64 hex digits. config: dotted setting -> value, as text. inputs: what the
+    stage reads -> a hash of that. before: the settings that younger versions added -> the value that changes nothing.
+    """
 
     key: str
     config: dict[str, str]
     inputs: dict[str, str]
+    before: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def changes_since(self, older: StageKey) -> list[str]:
         """What differs, one line each: "zero.grpo.steps: 40 -> 60", "input @zero"."""
         lines = []
         for name in sorted(self.config.keys() | older.config.keys()):
-            absent = "unset" if (later := _later(name)) is None else later
+            absent = self.before.get(name, "unset")
             was, now = older.config.get(name, absent), self.config.get(name, absent)
             if was != now:
                 lines.append(f"{name}: {was} -> {now}")
@@ -88,31 +61,55 @@ def stage_keys(recipe: Recipe) -> dict[str, StageKey]:
     """The key of every stage, by name. Raises BadInput for an input that is not there."""
     keys: dict[str, StageKey] = {}
     for stage in recipe.stages:
-        config = stage_config(recipe, stage)
+        config, before = _settings_of(recipe, stage)
         inputs = {text: keys[ref.stage].key for text in _texts(stage) if (ref := Reference.parse(text)) is not None}
         inputs |= _outer_inputs(stage)
-        hashed = {name: value for name, value in config.items() if _later(name) != value}
+        hashed = {name: value for name, value in config.items() if before.get(name) != value}
         digest = hashlib.sha256(json.dumps([hashed, inputs], sort_keys=True).encode()).hexdigest()
-        keys[stage.name] = StageKey(digest, config, inputs)
+        keys[stage.name] = StageKey(digest, config, inputs, before)
     return keys
-
-
-def _later(name: str) -> str | None:
-    """The value of a younger setting that changes nothing; None for others."""
-    return LATER.get(name, LATER_ANYWHERE.get(name.rpartition(".")[2]))
 
 
 def stage_config(recipe: Recipe, stage: Stage) -> dict[str, str]:
     """Dotted setting -> value, as text, of all that changes what the stage puts out. Reads no file."""
-    config = flat(stage_to_dict(_pointed(stage)))
-    if config.get(WHOLE, "0.0") != "0.0":
-        config[WHOLE] = config[WHOLE].removesuffix(".0")
+    return _settings_of(recipe, stage)[0]
+
+
+def _settings_of(recipe: Recipe, stage: Stage) -> tuple[dict[str, str], dict[str, str]]:
+    """(stage_config, StageKey.before)."""
+    config, before = {"kind": type(stage).__name__}, dict[str, str]()
+    parts = [("", stage, None)]
     if stage.hashed_base:
-        shared = dataclasses.asdict(_pointed(run_config(recipe, stage)))
-        config |= flat({name: shared[name] for name in stage.hashed_base}, "base.")
-        if config["base.model.dtype"] == "float32":  # nothing is dithered there
-            config |= {name: "False" for name in ("base.learner.dither",) if name in config}
-    return {name: value for name, value in config.items() if name not in FREE and name != "name"}
+        parts.append(("base.", run_config(recipe, stage), stage.hashed_base))
+    for prefix, node, names in parts:
+        for name, text, known in _leaves(_pointed(node), prefix, names):
+            config[name] = text
+            if known is not None:
+                before[name] = known
+    if config.get("base.model.dtype") == "float32" and "base.learner.dither" in config:
+        config["base.learner.dither"] = "False"  # in float32 nothing is dithered, whatever the setting says
+    return config, before
+
+
+def _leaves(
+    node: Any, prefix: str, names: Sequence[str] | None = None, before: object = None
+) -> Iterator[tuple[str, str, str | None]]:
+    """(dotted name, value as text, the value from before the setting existed or None) of all that changes the output.
+
+    names: of the node's fields, those that count; None: all. before: a node of the same class with such values.
+    """
+    for f in dataclasses.fields(node):
+        if not f.metadata["keyed"] or (names is not None and f.name not in names):
+            continue
+        value, name = vars(node)[f.name], prefix + f.name
+        known = f.metadata["before"] if before is None else vars(before)[f.name]
+        if dataclasses.is_dataclass(value):
+            yield from _leaves(value, f"{name}.", before=known)
+        elif isinstance(value, tuple) and value and dataclasses.is_dataclass(value[0]):
+            for i, item in enumerate(value):
+                yield from _leaves(item, f"{name}.{i}.")
+        else:
+            yield name, f.metadata["in_key"](value), None if known is None else str(known)
 
 
 def _pointed(node: ConfigT) -> ConfigT:
