@@ -21,7 +21,7 @@ from rl.rollouts.queue import RolloutQueue
 from rl.rollouts.step_metrics import batch_metrics, staleness
 from rl.scoring.scorer import Scorer
 from rl.stage import MAKES_MODEL, MAKES_NUMBERS, Recipe, Stage
-from rl.types import Prompt, ScoredGroup, Stopped
+from rl.types import Prompt, ScoredGroup
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class GRPO(Stage):
         assert inputs.stream is not None
         assert inputs.scorer is not None
         train_grpo(at.ctx, inputs.model_path, inputs.stream, inputs.eval_prompts, inputs.scorer)
-        at.keep_model()
+        at.ctx.export(at.model_folder)
 
 
 def train_grpo(
@@ -79,10 +79,7 @@ def train_grpo(
     cfg, g, backend = ctx.cfg, ctx.cfg.grpo, ctx.backend
     with ctx.timed("load"):
         fingerprint = backend.load(Task(model_path, g.optim, g.total_updates, g, model_path, g.teacher))
-    meta = ctx.resume("grpo", fingerprint)
-    start = meta.step if meta else 0
-    if meta:
-        stream.restore(meta.cursor)
+    start = ctx.resume("grpo", fingerprint, stream)
     # SFT is done by now, so all of its steps stay: 10**9 is more than it can have.
     ctx.tracker.resume({"sft": 10**9, "grpo": start, "eval": start + 1 if start else 0})
     queue = RolloutQueue(ctx, stream, scorer, cfg.rollout.staleness)
@@ -166,7 +163,4 @@ def _finish_step(
     score = None
     if eval_prompts and (last or (cfg.evaluation.every and done % cfg.evaluation.every == 0)):
         score = evaluate_once(ctx, done, eval_prompts, scorer).pass_at_1
-    if last or done % cfg.checkpoint.every == 0 or ctx.stop.requested:
-        ctx.save("grpo", done, stream.state(), fingerprint, score)
-    if ctx.stop.requested and not last:
-        raise Stopped(f"stopped after step {done} of {cfg.grpo.steps}; the same command goes on from there")
+    ctx.finish_step("grpo", done, cfg.grpo.steps, stream, fingerprint, score)
