@@ -1,6 +1,6 @@
-"""The emergence figure of a run: response length and reflective words against GRPO steps, as in R1-Zero's figures.
+"""The emergence figure of a run: response length and reflective words over GRPO steps, as in R1-Zero's figures.
 
-Read from metrics.jsonl (rl/evaluation/emergence.py measures); the first "wait" comes from aha_moments.jsonl.
+The numbers are in metrics.jsonl (measured by rl/evaluation/emergence.py), the first "wait" in aha_moments.jsonl.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def draw_emergence(run_dir: Path, *, title: str) -> Path | None:
 
 
 def first_occurrences(run_dir: Path) -> dict[str, int]:
-    """Term -> the step of its first occurrence."""
+    """Term -> the step in which it first occurred."""
     found: dict[str, int] = {}
     for moment in whole_lines(run_dir / "aha_moments.jsonl"):
         found[moment["term"]] = min(moment["step"], found.get(moment["term"], moment["step"]))

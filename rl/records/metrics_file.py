@@ -1,4 +1,4 @@
-"""metrics.jsonl of a run: one line a step, whole or not there."""
+"""metrics.jsonl of a run: one line per step. A kill leaves each line whole or absent."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ def _read_lines(path: Path) -> list[dict[str, object]]:
             record = json.loads(line)
             records.append({**record, "stage": str(record["stage"]), "step": int(record["step"])})
         except (ValueError, TypeError, KeyError) as error:
-            raise AhaError(f"{path} line {number} is damaged ({error!r}); mend or remove that line") from error
+            raise AhaError(f"{path} line {number} is damaged ({error!r}); delete that line") from error
     return records
 
 
 def phases(seconds: float, metrics: Mapping[str, float]) -> dict[str, float]:
-    """Seconds of a step by phase, from its seconds/<phase> metrics and "rest": they add up to `seconds`.
+    """A step's seconds by phase, from its seconds/<phase> metrics, and "rest". They add up to `seconds`.
 
     Waiting for rewards is measured inside the rollout phase, so it is taken from it.
     """
     found = {name.removeprefix("seconds/"): s for name, s in metrics.items() if name.startswith("seconds/")}
-    found = {name: s for name, s in found.items() if "/" not in name}  # deeper names are parts of a phase
+    found = {name: s for name, s in found.items() if "/" not in name}  # a name with a slash is a part of a phase
     if "rollout" in found and "rewards" in found:
         found["rollout"] = max(0.0, found["rollout"] - found["rewards"])
     order = [*(name for name in ("rollout", "rewards", "update", "sync") if name in found), *sorted(found)]
@@ -59,7 +59,7 @@ def phases(seconds: float, metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 class MetricsFile:
-    """metrics.jsonl: appended to line by line, each on disk before append returns."""
+    """metrics.jsonl, to which steps are appended. Each is on disk when append returns."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

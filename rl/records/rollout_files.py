@@ -1,4 +1,4 @@
-"""The rollouts of a step as a parquet file, whole or not there.
+"""The rollouts of a step as a parquet file.
 
 Axis suffixes: _P prompts, _G samples of a group.
 """
@@ -30,13 +30,14 @@ def rollout_files(run_dir: Path) -> list[tuple[str, int, Path]]:
 def write_rollouts(
     path: Path, step: int, groups_P: Sequence[ScoredGroup | GradedGroup], *, full_precision: bool = False
 ) -> None:
-    """One row a sample, as parquet, whole or not at all. A reward part has columns <part>/score, /verdict, /reason.
+    """Write one row per sample as parquet, whole or not at all. Each reward part has columns <part>/score, /verdict and
+    /reason.
 
-    tokens: of the completion. logprob_mean: nats per token, of the sampler. token_ids, logprobs: one a token, the stop
-    token included; logprobs in half precision, for looking at, unless full_precision. uniform: of the whole group. A
-    part that does not apply is null, as are the advantage and uniform of a group without advantages; reward is NaN
-    where the sample is not valid. A row group holds ROW_GROUP rows, so that a few rollouts are read from a large file
-    without the rest.
+    tokens: of the completion. logprob_mean: of the sampler, nats per token. token_ids, logprobs: one value per token,
+    the stop token included; logprobs are in half precision unless full_precision. uniform: of the whole group.
+    The columns of a part that does not apply are null, and so are advantage and uniform in a group without advantages.
+    reward is NaN where the sample is not valid. A row group has ROW_GROUP rows, so that a reader can fetch a few
+    rollouts of a large file.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -57,7 +58,7 @@ def write_rollouts(
 def read_rollouts(
     path: Path, prompts_P: Sequence[Prompt], names_P: Sequence[Sequence[str]]
 ) -> list[tuple[RolloutGroup, list[dict[str, RewardPart]]]]:
-    """What write_rollouts wrote in full precision: each prompt's group with its parts. All groups have as many samples.
+    """Read what write_rollouts wrote in full precision: each prompt's group with its parts. Groups are of equal size.
 
     names_P: the rewards that each prompt gets, in the order of its parts.
     """
@@ -129,5 +130,5 @@ def _row(
 
 
 def _utf8(text: str) -> str:
-    """Lone surrogates, which no file can hold, become "?": a strange completion must not stop a run."""
+    """Replace lone surrogates, which no file can hold, by "?": a strange completion must not stop a run."""
     return text.encode("utf-8", "replace").decode("utf-8")

@@ -1,4 +1,4 @@
-"""The end of a run: summary.json, and a table before and after in the terminal."""
+"""The end of a run: summary.json, and in the terminal a table of accuracy before and after."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rl.records.whole_files import write_json, write_whole
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Held-out accuracy, shares from 0 to 1. stderr: the standard error of pass_at_1. greedy: None if not measured."""
+    """Held-out accuracy as shares from 0 to 1. stderr: of pass_at_1. greedy: None when it was not measured."""
 
     pass_at_1: float
     stderr: float
@@ -39,11 +39,11 @@ def write_summary(
     gain_stderr: float | None = None,
     console: Console | None = None,
 ) -> Path:
-    """Write summary.json and summary.txt into run_dir and print the table; returns summary.json's path.
+    """Write summary.txt and summary.json into run_dir and print the table. Returns the path of summary.json.
 
-    seconds: phase -> seconds. before, after: None where held-out accuracy was not measured. gain_stderr: standard
-    error of after - before where it was computed from pairs; else the two count as independent, which is on the safe
-    side for one set of problems measured twice.
+    seconds: phase -> seconds. before, after: None when held-out accuracy was not measured. gain_stderr: the standard
+    error of after - before, computed from pairs of the same problems. None treats the two as independent, which gives a
+    larger error and so is on the safe side.
     """
     gain = after.pass_at_1 - before.pass_at_1 if before and after else None
     if before and after and gain_stderr is None:

@@ -42,7 +42,7 @@ class WandbRun:
 
     @staticmethod
     def begin(run_dir: Path, cfg: TrackConfig, name: str, config: Mapping[str, object]) -> WandbRun | None:
-        """The run; None, after a warning, when offline and W&B does not work. Raises BadInput when online."""
+        """Begin the run. When W&B does not work: None, with a warning, if it is offline; BadInput if it is online."""
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # read on import: its crash reports phone home
         id_file = run_dir / "wandb_id.txt"
         run_id = (id_file.read_text().strip() if id_file.exists() else "") or secrets.token_hex(6)
@@ -88,7 +88,7 @@ class WandbRun:
     def log(
         self, stage: str, step: int, metrics: Mapping[str, float], groups_P: Sequence[ScoredGroup | GradedGroup] = ()
     ) -> None:
-        """Send a step, once. A table of its rollouts goes along for evaluations and every TABLE_EVERY steps."""
+        """Send a step, unless it was sent before. Evaluations, and every tenth GRPO step, get a table of rollouts."""
         if self._run is None or step <= self._sent.get(stage, -1):
             return
         import wandb
@@ -116,7 +116,7 @@ class WandbRun:
 
 
 def rollout_table(step: int, groups_P: Sequence[ScoredGroup | GradedGroup]) -> tuple[list[str], list[list[object]]]:
-    """(columns, rows) of at most TABLE_ROWS samples, as many of each group as fit: texts, reward, verdicts, reasons."""
+    """(columns, rows) of at most TABLE_ROWS samples, spread over the groups: texts, reward, verdicts, reasons."""
     names = list(dict.fromkeys(name for g in groups_P for part in g.parts_G for name in part))
     parts = [f"{name}/{field}" for name in names for field in ("score", "verdict", "reason")]
     columns = ["step", "prompt", "completion", "reference", "reward", "advantage", *parts]
@@ -137,7 +137,7 @@ def _no_wandb(cfg: TrackConfig, error: Exception) -> None:
     reason = " ".join(str(error).split())
     if cfg.wandb == "online":
         raise BadInput(f"track.wandb=online: W&B does not start: {reason}; or set track.wandb=offline") from error
-    log.warning("W&B does not start (%s); the run goes on without it. track.wandb=off says so on purpose", reason)
+    log.warning("W&B does not start (%s); the run goes on without it. set track.wandb=off to turn it off", reason)
 
 
 def _sent_before(run_dir: Path) -> dict[str, int]:

@@ -1,7 +1,7 @@
-"""A dataset made by a function in Python.
+"""Makes a dataset with a Python function.
 
 data.jsonl      the rows that the function returned
-manifest.json   how many, and how many it was given from each source
+manifest.json   their number, and the number of rows that each source gave the function
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Build(Stage):
-    """A dataset made by a function in Python. Output: a dataset.
+    """Make a dataset with a Python function. Output: a dataset.
 
-    The function gets one argument, {name: rows of that source}, and returns rows or an iterable of them.
+    The function gets one argument, {source: its rows}, and returns the new rows as an iterable.
     """
 
     function: str = knob("", "'module:function'.")
-    sources: tuple[str, ...] = knob((), "Datasets that it reads: @stage, @stage/file.jsonl, or a path.")
+    sources: tuple[str, ...] = knob((), "Datasets for the function: @stage, @stage/file.jsonl, or a path.")
 
     makes = frozenset({MAKES_DATA})
     counts_in = "manifest.json"
@@ -57,7 +57,7 @@ def build(folder: Path, function: str, sources: Mapping[str, str]) -> Path:
     rows = list(cast(Iterable[object], make(given)))
     bad = next((i for i, row in enumerate(rows) if not isinstance(row, dict)), None)
     if not rows or bad is not None:
-        what = "returned no rows" if not rows else f"row {cast(int, bad) + 1} is no dict"
+        what = "returned no rows" if not rows else f"row {cast(int, bad) + 1} is not a dict"
         raise BadInput(f"function={function}: {what}")
     write_rows(folder / "data.jsonl", cast(list[Row], rows))
     manifest = {"rows": len(rows), "function": function, "sources": {k: len(v) for k, v in given.items()}}

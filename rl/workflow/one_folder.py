@@ -1,9 +1,9 @@
-"""A run, as a recipe of two stages in one folder: an SFT cold start, where it is set, then GRPO.
+"""A RunConfig as a recipe of two stages in one folder: an SFT cold start, if it is set, then GRPO.
 
-resolved.json                every setting, with which the folder can be run again
-sft/                         the model after SFT; its being there says that SFT is done
+resolved.json                every setting; `aha run resolved.json` runs the same again
+sft/                         the model after SFT; SFT is done once this folder exists
 model/, evals/, checkpoints/, rollouts/, metrics.jsonl
-summary.json, summary.txt    the result; its being there says that the run is done
+summary.txt, summary.json    the result; the run is done once summary.json exists
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from rl.workflow.inputs import prepare, resolve_model, with_teachers
 from rl.workflow.plan import DONE, NEW, RESUMES, Planned
 
 log = logging.getLogger(__name__)
-# Settings that may differ between a run and its resumption without making it another run.
 FREE_ON_RESUME = ("grpo.steps", "evaluation.every", "checkpoint", "track", "cluster", "scoring", "out")
+"""Settings that may change when a run resumes: it is the same run all the same."""
 COMPLETE = "complete"
 
 
@@ -49,7 +49,7 @@ class OneFolder:
         return prepare(self.cfg)
 
     def progress(self) -> str:
-        """What the folder holds of the run: new, begun or complete. Raises BadInput when it holds another run."""
+        """Whether the folder's run is new, begun or complete. Raises BadInput when it is a run with other settings."""
         refuse_other_run(self.cfg)
         if self._summary_steps() == self.cfg.grpo.steps:
             return COMPLETE
@@ -75,7 +75,7 @@ class OneFolder:
             planned.append(Planned(stage, folder, folder / ("sft" if is_sft else "model"), done))
         return planned
 
-    def told(self, planned: list[Planned]) -> str:
+    def describe(self, planned: list[Planned]) -> str:
         does = {
             NEW: "is new: nothing was run there",
             "begun": "was begun: the run goes on there",
@@ -87,7 +87,7 @@ class OneFolder:
     def check(self, planned: list[Planned]) -> None:
         assert self._prepared
 
-    def fine(self) -> str:
+    def check_passed(self) -> str:
         return f"settings, model, data and rewards are fine. {self.cfg.batch_arithmetic()}."
 
     def begin(self, planned: list[Planned]) -> bool:
@@ -99,10 +99,10 @@ class OneFolder:
         return False
 
     def announce(self, number: int, planned: list[Planned], seconds: float) -> None:
-        """The progress line of each stage says enough."""
+        """Say nothing: the progress line names the stage."""
 
     def open(self, p: Planned) -> None:
-        """The tracker makes the folder."""
+        """Do nothing: the tracker makes the folder."""
 
     def config(self, at: StageRun) -> RunConfig:
         return with_teachers(self.cfg, resolve_model)
@@ -148,7 +148,7 @@ def _evaluated(cfg: RunConfig, step: int) -> EvalResult | None:
 
 
 def refuse_other_run(cfg: RunConfig) -> None:
-    """Raise BadInput when the run's folder holds a run with other settings."""
+    """Raise BadInput when the folder holds a run with other settings, which resuming would mix up."""
     path = cfg.run_dir / "resolved.json"
     if not path.exists():
         return
@@ -159,7 +159,7 @@ def refuse_other_run(cfg: RunConfig) -> None:
             f"{path}: {error}; use another name=..., or, if the run's settings are still the same, delete this file"
         ) from error
     for key, (was, now) in _differences(old, new, "").items():
-        if key == "model.dtype" and "auto" in (was, now):  # it becomes the one that the folder was begun in
+        if key == "model.dtype" and "auto" in (was, now):  # auto becomes the precision that the folder was begun in
             continue
         if not key.startswith(FREE_ON_RESUME):
             raise BadInput(

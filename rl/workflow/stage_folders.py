@@ -1,8 +1,8 @@
 """A recipe of several stages, each in a folder of its own: <out>/<recipe>/NN-name-KEY (rl/workflow/stage_keys.py).
 
-recipe.json                  in the recipe's folder: the whole recipe
+recipe.json                  the whole recipe, in the recipe's folder
 NN-name-KEY/stage.json       the stage's settings and inputs, as they were hashed
-NN-name-KEY/provenance.json  how it was made, back to the base model; its being there says that the stage is done
+NN-name-KEY/provenance.json  how the output was made, back to the base model; a stage is done once this file exists
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class StageFolders:
 
     @cached_property
     def keys(self) -> dict[str, StageKey]:
-        """Of every stage, by name. Raises BadInput for an input that is not there."""
+        """The key of every stage, by its name. Raises BadInput when an input is missing."""
         return stage_keys(self.recipe)
 
     def plan(self) -> list[Planned]:
@@ -46,7 +46,7 @@ class StageFolders:
         for i, stage in enumerate(self.recipe.stages):
             key = self.keys[stage.name]
             past = past_keys(self.recipe, stage)
-            # Its place in the recipe may have been another when it was run.
+            # Found by key, because the stage may have had another number in the recipe when it was run.
             own = [folder for folder, older in past if older.key == key.key]
             folder = max(reversed(own), key=_is_done, default=self.recipe.folder / folder_name(i, stage, key))
             state, because = NEW, ["was never run"]
@@ -59,7 +59,7 @@ class StageFolders:
             planned.append(Planned(stage, folder, folder / "model", state, tuple(because)))
         return planned
 
-    def told(self, planned: list[Planned]) -> str:
+    def describe(self, planned: list[Planned]) -> str:
         """A line a stage."""
         width = max(len(p.stage.name) for p in planned)
         kinds = max(8, *(len(type(p.stage).__name__) for p in planned))
@@ -73,12 +73,12 @@ class StageFolders:
     def check(self, planned: list[Planned]) -> None:
         check_inputs(self.recipe, [p.stage for p in planned if p.state != DONE])
 
-    def fine(self) -> str:
+    def check_passed(self) -> str:
         return f"{len(self.recipe.stages)} stages; settings, models, data and rewards are fine."
 
     def begin(self, planned: list[Planned]) -> bool:
         write_whole(self.recipe.folder / "recipe.json", recipe_to_json(self.recipe))
-        print(self.told(planned), flush=True)
+        print(self.describe(planned), flush=True)
         return True
 
     def announce(self, number: int, planned: list[Planned], seconds: float) -> None:
@@ -130,7 +130,7 @@ class StageFolders:
         spent: dict[str, float] = {}
         if at.context is not None:
             at.context.tracker.close()
-            # The start of the machines is part of "stage", not work of its own.
+            # "stage" is the whole time, so the start of the machines need not be a phase.
             spent = {phase: s for phase, s in at.context.seconds.items() if phase != "start"}
         spent.setdefault("stage", seconds)
         details = {
@@ -139,7 +139,7 @@ class StageFolders:
         }  # fmt: skip
         before = [at.folders[name] for name in inputs_of(at.stage)]
         provenance.write(at.folder, self._record(at.stage.name) | details, before)
-        # Its work is done, so what would resume it is only a burden.
+        # A finished stage never resumes, and checkpoints are large.
         shutil.rmtree(at.folder / "checkpoints", ignore_errors=True)
 
     def end(self, planned: list[Planned], seconds: float) -> Path:
@@ -154,7 +154,7 @@ def _is_done(folder: Path) -> bool:
 
 
 def _found(at: StageRun, name: str, reward: RewardConfig) -> RewardConfig:
-    """A reward model of an earlier stage by its path, under the name that it has in the recipe."""
+    """The reward, with a path in place of a reference to an earlier stage's reward model. It keeps its name."""
     model = reward.function.removeprefix(MODEL)
     if Reference.parse(model) is None:
         return reward
@@ -162,7 +162,7 @@ def _found(at: StageRun, name: str, reward: RewardConfig) -> RewardConfig:
 
 
 def _counts(folder: Path) -> dict[str, object]:
-    """Steps and tokens of the stage, from what it wrote."""
+    """The stage's steps and tokens, from its metrics.jsonl."""
     counts: dict[str, object] = {}
     for record in read_metrics(folder):
         stage = str(record["stage"])

@@ -1,8 +1,8 @@
-"""Which work is done already: a stage's key is a hash of its config and of its inputs' content.
+"""Tells which work is done already. A stage's key is a hash of its settings and of the content of its inputs.
 
-An input that an earlier stage makes counts by that stage's key, so that all keys are known before anything runs, and a
-changed knob changes the keys of what depends on it and of nothing else. What only says where and how often (cluster,
-checkpoints, tracking) is left out.
+An input made by an earlier stage counts by that stage's key. So all keys are known before anything runs, and a changed
+setting changes the keys of the stages that depend on it, and no others. Settings that only say where or how often
+(cluster, checkpoints, tracking) are left out, and so are those that rl/config.py marks with keyed=False.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class StageKey:
     before: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def changes_since(self, older: StageKey) -> list[str]:
-        """What differs, one line each: "zero.grpo.steps: 40 -> 60", "input @zero"."""
+        """The differences, one line each: "grpo.steps: 40 -> 60", "input @zero"."""
         lines = []
         for name in sorted(self.config.keys() | older.config.keys()):
             absent = self.before.get(name, "unset")
@@ -58,7 +58,7 @@ class StageKey:
 
 
 def stage_keys(recipe: Recipe) -> dict[str, StageKey]:
-    """The key of every stage, by name. Raises BadInput for an input that is not there."""
+    """The key of every stage, by its name. Raises BadInput when an input is missing."""
     keys: dict[str, StageKey] = {}
     for stage in recipe.stages:
         config, before = _settings_of(recipe, stage)
@@ -71,7 +71,7 @@ def stage_keys(recipe: Recipe) -> dict[str, StageKey]:
 
 
 def stage_config(recipe: Recipe, stage: Stage) -> dict[str, str]:
-    """Dotted setting -> value, as text, of all that changes what the stage puts out. Reads no file."""
+    """Dotted setting -> value as text, of all settings that change the stage's output. Reads no file."""
     return _settings_of(recipe, stage)[0]
 
 
@@ -113,7 +113,7 @@ def _leaves(
 
 
 def _pointed(node: ConfigT) -> ConfigT:
-    """The same settings, each number of a field for fractions as a float: Python says 2, JSON and overrides 2.0."""
+    """The same settings with floats in all float fields: a recipe in Python may say 2 where JSON says 2.0."""
     return build(type(node), dataclasses.asdict(cast(Any, node)))[0]
 
 
@@ -122,19 +122,19 @@ def _texts(stage: Stage) -> list[str]:
 
 
 def _outer_inputs(stage: Stage) -> dict[str, str]:
-    """What a stage reads from outside the recipe: models, data, Python functions."""
+    """What a stage reads from outside the recipe (models, data, Python functions) -> a hash of its content."""
     found: dict[str, str] = {}
     most: dict[str, DataConfig] = {}
 
     def read(data: DataConfig) -> None:
-        if Path(data.source).is_file():  # of a file that is read twice the longer part holds the other
+        if Path(data.source).is_file():  # when a file is read twice, the longer part contains the shorter one
             data = max(data, most.get(data.source, data), key=lambda d: d.limit or sys.maxsize)
         most[data.source] = data
         found[data.source] = _data_hash(data)
 
     def walk(node: object) -> None:
         if isinstance(node, TeacherConfig):
-            return  # its model is a name at its endpoint
+            return  # its model is a name that means something at the endpoint alone
         if isinstance(node, DataConfig):
             if node.source and not node.source.startswith("@"):
                 read(node)
@@ -148,7 +148,7 @@ def _outer_inputs(stage: Stage) -> dict[str, str]:
                     found.update({text: file_hash(Path(text)) for text in value if Path(text).is_file()})
                 elif f.name == "sources" and isinstance(value, tuple):
                     for text in value:
-                        if Path(text).is_file() or TASK.fullmatch(text):  # a Hub id says no more than the config
+                        if Path(text).is_file() or TASK.fullmatch(text):  # a Hub id is in the settings already
                             read(DataConfig(source=text))
                 else:
                     walk(value)
@@ -161,7 +161,7 @@ def _outer_inputs(stage: Stage) -> dict[str, str]:
 
 
 def _data_hash(data: DataConfig) -> str:
-    if TASK.fullmatch(data.source):  # called without need it might download a lot
+    if TASK.fullmatch(data.source):  # hash the function: to call it here might download a lot
         return path_hash(data.source)
     if Path(data.source).is_file():
         stat = Path(data.source).stat()
@@ -171,7 +171,7 @@ def _data_hash(data: DataConfig) -> str:
 
 @functools.lru_cache(maxsize=256)
 def _rows_hash(data: DataConfig, size: int, mtime_ns: int) -> str:
-    """Of a file's rows; size and time only tell whether it was read before."""
+    """A hash of a file's rows. size and mtime_ns serve the cache alone: a changed file is read anew."""
     return fingerprint(load_rows(data))
 
 
@@ -181,7 +181,7 @@ def folder_name(index: int, stage: Stage, key: StageKey) -> str:
 
 
 def stage_folders(folder: Path, name: str) -> list[Path]:
-    """The folders of stages with that name in a recipe's folder, of all keys and places, the newest last."""
+    """All folders of a stage with that name in a recipe's folder, whatever their keys and numbers, the newest last."""
     own = re.compile(rf"\d+-{re.escape(name)}-[0-9a-f]{{8}}")
     begun = [path for path in folder.glob(f"*-{name}-*/stage.json") if own.fullmatch(path.parent.name)]
     return [path.parent for path in sorted(begun, key=lambda path: path.stat().st_mtime)]

@@ -300,7 +300,7 @@ def test_the_plan_says_what_runs_and_why(four: Recipe) -> None:
             (folder / "provenance.json").write_text("{}")
     assert [p.state for p in StageFolders(four).plan()] == ["done", "done", "done", "done", "resume"]
     changed_one = StageFolders(apply_stage_overrides(four, ["picks.reject.samples=3"]))
-    text = changed_one.told(changed_one.plan()).splitlines()
+    text = changed_one.describe(changed_one.plan()).splitlines()
     assert text[1].endswith("done, kept")
     assert text[2].endswith("runs: reject.samples: 2 -> 3")
     assert text[3].endswith("runs: input @picks")

@@ -60,7 +60,7 @@ INTO_A_FOLDER_RENAMED_WHEN_WHOLE = {
 }
 """Models and checkpoints: many files, which nobody looks for before their folder has its name."""
 NO_RESULTS = {
-    "launch/doctor/lasting.py:flipped_byte_found",  # damages a checkpoint of the doctor's own on purpose
+    "launch/doctor/durability.py:flipped_byte_found",  # damages a checkpoint of the doctor's own on purpose
     "launch/fetch_model.py:fetch",  # the other places write into a temporary folder or a pipe
     "launch/plan/trial.py:_run_ranks",
     "launch/plan/trial_rank.py:main",
