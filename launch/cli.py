@@ -45,7 +45,7 @@ Overrides = Annotated[
 
 @app.callback()
 def main_help() -> None:
-    """Groups the commands even while there is only one."""
+    """Groups the commands, even if there is only one."""
 
 
 @app.command(cls=RecipeCommand)
@@ -61,7 +61,7 @@ def run(
         bool, typer.Option("--doctor", help="Make the checks of aha doctor first; run only when none fails.")
     ] = False,
 ) -> None:
-    """Run or resume a recipe: the same command resumes. Ctrl-C stops after the step, with a checkpoint.
+    """Run a recipe, or resume it with the same command. Ctrl-C finishes the step, saves a checkpoint and stops.
 
     aha run RECIPE --help lists the recipe's settings too.
     """
@@ -81,24 +81,24 @@ def run(
 
         if not examine(recipe, cfg):
             raise AhaError("the doctor found faults (above); nothing was run. Mend them, or run without --doctor")
-    from launch.report.beside import Reports
+    from launch.report.background import Reports
     from launch.report.curve_figure import draw_run
     from rl.records.folder_lock import refuse_unwritable
     from rl.workflow.run import layout_of
 
     layout = layout_of(cfg)
     if dry_run:
-        print(layout.told(layout.plan()))
+        print(layout.describe(layout.plan()))
         return
     if check:
         refuse_unwritable(layout.recipe.folder)
         layout.check(layout.plan())
-        print(f"{recipe}: {layout.fine()}")
+        print(f"{recipe}: {layout.check_passed()}")
         return
     reports = Reports()
     try:
         done = _on_real_machines(cfg, reports)
-    except AhaError:  # what failed or was stopped has a page of what is done
+    except AhaError:  # a run that failed or was stopped has a report of what is done
         reports.wait()
         raise
     if done.name == "summary.json":
@@ -138,15 +138,14 @@ def submit(
         typer.Option("--python", help="Python of the cluster. Default: this one for 127.0.0.1, else python."),
     ] = "",
 ) -> None:
-    """Run a recipe as a Ray job and follow it; submitted again, it goes on where it was.
+    """Run a recipe as a Ray job and follow it. Submitted again, the job resumes where it was.
 
-    The job takes the current folder with it, without what git ignores, and runs in a copy of it that is deleted
-    afterwards. The run folder is therefore made absolute: by default it is ./runs as seen from here, which must be a
-    folder that every node sees. Where that is another: out=/shared/aha/runs. Models and data that do not travel are
-    named by absolute paths as well.
+    The job runs in a copy of the current folder, without what git ignores; the copy is deleted afterwards. The run
+    folder is therefore an absolute path: ./runs of this machine by default, which every node must see. If nodes share
+    another folder, set out=/shared/aha/runs. Models and data that are not copied get absolute paths too.
 
-    The cluster's token comes from RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token. The job gets W&B's and
-    Hugging Face's variables (WANDB_API_KEY, HF_TOKEN, ...) of this shell; --env adds others.
+    The cluster's token comes from RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token. The job gets the W&B and
+    Hugging Face variables of this shell (WANDB_API_KEY, HF_TOKEN, ...); --env adds others.
     """
     from launch import submit as job
 
@@ -164,9 +163,9 @@ def provenance(
     path: Annotated[Path, typer.Argument(help="A model, a dataset, or the folder of a stage.", show_default=False)],
 ) -> None:
     """Say how a model or dataset was made, stage by stage, back to the base model."""
-    from rl.records.provenance import read, told
+    from rl.records.provenance import describe, read
 
-    print(told(read(path.resolve())))
+    print(describe(read(path.resolve())))
 
 
 @app.command("eval")
@@ -227,9 +226,9 @@ def export(
 ) -> None:
     """Make a folder to publish: weights, chat template, generation config, model card, and a Modelfile for Ollama.
 
-    No GGUF file is written: the PyPI package gguf reads and writes the format and cannot convert a model, and the
-    converters beside it are not llama.cpp's. Ollama converts by itself: ollama create NAME -f DIR/Modelfile, with
-    --quantize q4_K_M for a small one; or llama.cpp's convert_hf_to_gguf.py DIR.
+    Aha writes no GGUF file, because no package on PyPI converts a model with llama.cpp's own converter. Ollama converts
+    the folder itself: ollama create NAME -f DIR/Modelfile, smaller with --quantize q4_K_M. So does llama.cpp:
+    convert_hf_to_gguf.py DIR.
     """
     from rl.export.folder import Sampling, export_folder
 
@@ -269,7 +268,7 @@ def plan(
         bool, typer.Option("--published", help="Show predictions beside published figures, and stop.")
     ] = False,
 ) -> None:
-    """Memory, time and cost of a recipe before it starts; touches no device. Exit code 1: it will not fit."""
+    """Predict the memory, time and cost of a recipe without using a device. Exit code 1: it will not fit."""
     from launch.plan import command as planning
     from launch.recipes import load
 
@@ -292,11 +291,11 @@ def doctor(
     overrides: Overrides = None,
     json_: Annotated[bool, typer.Option("--json", help="Print the results as JSON; the lines go to stderr.")] = False,
 ) -> None:
-    """Check on the live cluster that nothing is silently wrong; exit code 0 when no check fails, else 1.
+    """Check on the live cluster that nothing is silently wrong. Exit code 0 when no check fails, else 1.
 
-    With the recipe's own model, template and rewards: versions, disks and ports of the nodes; rewards on cases whose
-    scores are known; the end token; logprobs and weights on both sides; what an update moves, and its loss;
-    checkpoints; a killed sampler. Nothing of the run is touched. Of several stages, the first with GRPO is examined.
+    Uses the recipe's own model, template and rewards. Checks the nodes' versions, disks and ports; the rewards on cases
+    with known scores; the end token; logprobs and weights on both sides; what an update moves, and its loss;
+    checkpoints; and a killed sampler. The run itself is not changed. Of several stages, the first with GRPO is checked.
     """
     from launch.doctor.command import doctor as examine
     from launch.machine import settled
@@ -311,13 +310,13 @@ def doctor(
 @app.command()
 def report(
     run: Annotated[Path, typer.Argument(help="Folder of a run, a recipe, or a stage.", show_default=False)],
-    run_b: Annotated[Path | None, typer.Argument(help="Another, to stand beside it.", show_default=False)] = None,
+    run_b: Annotated[Path | None, typer.Argument(help="A second run, to show beside it.", show_default=False)] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The file; default RUN/report.html.")] = None,
 ) -> None:
-    """One HTML file of a run, of two side by side, or of a recipe of several stages. Needs no network.
+    """Write one HTML file about a run, two runs side by side, or a recipe of several stages. Needs no network.
 
-    Of a run: results, curves, time, rollouts, settings. Of a recipe, also while it goes on: claims, stages, all
-    evaluations, each stage's curves.
+    A run's report has results, curves, time, rollouts and settings. A recipe's report has claims, stages, all
+    evaluations and each stage's curves; it can be written while the recipe still runs.
     """
     from launch.report import write_report
 
@@ -335,7 +334,7 @@ def completion(shell: Annotated[Shell, typer.Argument(help="Which shell's script
 
 
 def load_recipe(path: str, overrides: list[str]) -> RunConfig:
-    """A recipe of one run with the overrides applied and checked. Raises BadInput."""
+    """Load a recipe of one run, with the overrides applied and checked. Raises BadInput."""
     from launch.recipes import load_run
 
     return load_run(path, overrides)

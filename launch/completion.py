@@ -1,6 +1,6 @@
-"""Shell completion: the scripts that `aha completion` prints, and what follows RECIPE and settings on the line.
+"""Shell completion: the scripts that `aha completion` prints, and the completions of RECIPE and of settings.
 
-The scripts ask the command itself, through Typer, at each TAB; what it says of errors is not shown there.
+At each TAB the scripts ask the command itself, through Typer. Its error messages are not shown there.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ SCRIPTS = {Shell.bash: BASH, Shell.zsh: ZSH}
 
 
 def complete_recipe(incomplete: str) -> list[str]:
-    """Recipes in the folder that is being typed, recipes/ where none is, and the folders to go on in.
+    """Recipes in the folder typed so far (recipes/ if none), and the folders inside it.
 
     A recipe is a Python file that defines recipe(), or a resolved.json or recipe.json of a run.
     """
@@ -77,7 +77,7 @@ def _is_recipe(path: Path) -> bool:
 
 
 def complete_setting(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
-    """(key=, what it means) for each setting of the recipe on the line; without one, of any run.
+    """(key=, its help) for each setting of the recipe on the line, or of any run when no recipe is there.
 
     Raises what the recipe raises: a recipe that does not load has no settings.
     """

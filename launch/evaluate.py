@@ -1,5 +1,6 @@
-"""`aha eval`: pass@1, pass@k and cons@k of any Hugging Face checkpoint, through the same learners, samplers and rewards
-as a run. The learner loads the weights and syncs them to the samplers: what is measured is what training would see.
+"""`aha eval`: pass@1, pass@k and cons@k of any Hugging Face checkpoint, with a run's learners, samplers and rewards.
+
+The learner loads the weights and sends them to the samplers, so that the numbers are those that training would see.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from rl.config import DataConfig, EvalConfig, GRPOConfig, ModelConfig, RewardCon
 from rl.data.rows import READERS
 from rl.data.templates import CHAT
 from rl.records.renamed_metrics import with_old_names
+from rl.records.whole_files import write_json
 from rl.settings.config_checks import validate
 from rl.settings.overrides import to_json, with_overrides
 from rl.types import BadInput, Prompt
@@ -35,7 +37,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Asked:
-    """The options of the command line; None or "" where not given."""
+    """The options of the command line; None or "" for those not given."""
 
     model: str
     data: str
@@ -53,9 +55,9 @@ class Asked:
 
 
 def build(asked: Asked, overrides: list[str]) -> RunConfig:
-    """The config of an evaluation: no training, no checkpoints. Overrides come last. Raises BadInput.
+    """The settings of an evaluation: no training, no checkpoints. Overrides are applied last. Raises BadInput.
 
-    Its name, where none is given, ends in a hash of what changes the numbers: no two evaluations share a folder.
+    The default name ends in a hash of what changes the numbers, so that different evaluations have different folders.
     """
     evaluation = _evaluation(asked)
     name = f"{_slug(asked.model)}-{_slug(asked.data)}"
@@ -75,7 +77,7 @@ def build(asked: Asked, overrides: list[str]) -> RunConfig:
     if cfg.name == name:
         settings = repr((cfg.seed, cfg.model, cfg.prompts, cfg.rewards, cfg.rollout, cfg.evaluation))
         cfg = dataclasses.replace(cfg, name=f"{name}-{hashlib.sha256(settings.encode()).hexdigest()[:8]}")
-    # The budget of a micro-batch is the learner's; nothing is trained here, so it must not limit the completions.
+    # Nothing is trained here, so the size of the learner's micro-batches must not limit the completions.
     roomy = max(cfg.learner.micro_batch_tokens, 8 * max(cfg.evaluation.max_new_tokens, cfg.rollout.max_new_tokens))
     cfg = dataclasses.replace(cfg, learner=dataclasses.replace(cfg.learner, micro_batch_tokens=roomy))
     return cfg
@@ -108,8 +110,8 @@ def _evaluation(asked: Asked) -> EvalConfig:
 
 
 def _step_by_step(asked: Asked, template: str) -> bool:
-    """Whether to ask for a boxed answer. A chat model must be told how to answer; r1_zero's own text and worked
-    examples tell it.
+    """Whether to ask for a boxed answer. A chat model needs to be asked; with r1_zero's text or with worked examples it
+    knows how to answer.
     """
     if asked.step_by_step is not None:
         return asked.step_by_step
@@ -119,7 +121,7 @@ def _step_by_step(asked: Asked, template: str) -> bool:
 
 
 def _slug(text: str) -> str:
-    """The last part that tells something: a run's model is in its folder "model".
+    """The last part of the name that identifies it: a run's model is in a folder called "model".
 
     "org/model-1.5B" -> "model-1.5B"; "runs/zero/model" -> "zero"; "data/test.jsonl" -> "test";
     "recipes.tasks:tiny_eval" -> "tiny_eval"
@@ -131,7 +133,7 @@ def _slug(text: str) -> str:
 
 
 def context_needed(longest_prompt: int, max_new_tokens: int, limit: int) -> int:
-    """What the samplers must make room for: not the model's whole context, for which a cache may be too small.
+    """The context that the samplers need. The model's whole context may be too large for the KV cache.
 
     100, 1024, 131072 -> 1152 (in steps of 64); 100, 1024, 1130 -> 1130
     """
@@ -139,12 +141,12 @@ def context_needed(longest_prompt: int, max_new_tokens: int, limit: int) -> int:
 
 
 def training_rows(source: str, evaluated: DataConfig) -> DataConfig:
-    """The rows that --against names. Of a Hub id the split is train; the subset is known where both are one set."""
+    """The rows that --against names: of a Hub id the split train, and the evaluation's subset if it is the same set."""
     return DataConfig(source=source, subset=evaluated.subset if source == evaluated.source else "")
 
 
 def contamination(cfg: EvalConfig, prompts: Sequence[Prompt], against: str) -> Contamination:
-    """Look for the problems in every text of the training rows. Raises BadInput as check_contamination does."""
+    """Look for the problems in every text of the training rows. Raises BadInput like check_contamination."""
     from rl.data.contamination import check_contamination, every_text
 
     problems = [str(p.row[cfg.data.prompt_field]) for p in prompts]
@@ -153,7 +155,7 @@ def contamination(cfg: EvalConfig, prompts: Sequence[Prompt], against: str) -> C
 
 
 def evaluate_checkpoint(cfg: RunConfig, asked: Asked, out: Path | None, console: Console | None = None) -> Path:
-    """Evaluate, print the table, write the json; returns its path (by default <out>/<name>/eval.json)."""
+    """Evaluate, print the table and write the JSON file. Returns its path, by default <out>/<name>/eval.json."""
     from rl.context import Context, Stop
     from rl.evaluation.evaluate import evaluate_model
     from rl.records.tracker import Tracker
@@ -190,8 +192,7 @@ def evaluate_checkpoint(cfg: RunConfig, asked: Asked, out: Path | None, console:
         "config": json.loads(to_json(cfg)),
     }
     path = out or cfg.run_dir / "eval.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(_without_nan(record), indent=2) + "\n", encoding="utf-8")
+    write_json(path, _without_nan(record))
     console = console or Console()
     title = f"{cfg.model.path} on {len(inputs.eval_prompts)} problems of {cfg.evaluation.data.source}"
     console.print(table(title, cfg.evaluation, result.metrics(), result.pass_at, result.stderr))
@@ -207,7 +208,7 @@ def evaluate_checkpoint(cfg: RunConfig, asked: Asked, out: Path | None, console:
 def table(
     title: str, cfg: EvalConfig, metrics: dict[str, float], pass_at: dict[str, tuple[float, float]], stderr: float
 ) -> Table:
-    """Every number with its standard error over problems, where it has one."""
+    """Every number, with its standard error over problems if it has one."""
     out = Table("", "%", title=title, title_justify="left", caption_justify="left")
     out.caption = (
         f"± one standard error over problems; {cfg.samples} samples at temperature {cfg.temperature:g}, "
@@ -240,7 +241,7 @@ def _percent(value: float, error: float | None) -> str:
 
 
 def _without_nan(value: object) -> object:
-    """JSON has no NaN: what was not measured becomes null."""
+    """The value with null for NaN, which JSON does not have: null means not measured."""
     if isinstance(value, dict):
         return {key: _without_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

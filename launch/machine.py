@@ -1,4 +1,4 @@
-"""What a recipe leaves to the machine, settled before anything starts: the compute precision."""
+"""Chooses, before anything starts, what a recipe leaves to the machine: the compute precision."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from rl.stage import Recipe
 
 
 def settled(made: RunConfig | Recipe, *, ask_cluster: bool = True) -> tuple[RunConfig | Recipe, str]:
-    """(the recipe with a dtype in place of auto, one line that says what was chosen and why).
+    """(the recipe with a dtype in place of auto, one line that says which was chosen and why).
 
-    ask_cluster: join the Ray cluster that the recipe names, to learn what its machines are; without it they are taken
-    to have GPUs. Raises BadInput when the chosen precision does not go with other settings.
+    ask_cluster: join the Ray cluster that the recipe names to learn what machines it has; otherwise they are assumed to
+    have GPUs. Raises BadInput when the precision does not fit other settings.
     """
     if isinstance(made, RunConfig):
         return settled_run(made, ask_cluster=ask_cluster)
@@ -28,7 +28,7 @@ def settled(made: RunConfig | Recipe, *, ask_cluster: bool = True) -> tuple[RunC
 
 
 def settled_run(cfg: RunConfig, *, ask_cluster: bool = True) -> tuple[RunConfig, str]:
-    """settled, of a recipe of one run."""
+    """The same as settled, for a recipe of one run."""
     cfg, line = settle(cfg, *_machine(cfg, _begun_in(cfg), ask_cluster))
     validate(cfg)
     return cfg, line
@@ -43,7 +43,7 @@ def _machine(cfg: RunConfig, begun_in: str, ask_cluster: bool) -> tuple[Machine,
 
 
 def _begun_in(made: RunConfig | Recipe) -> str:
-    """The precision of what the folder holds already; "" for a new folder, and where its file does not say."""
+    """The precision of the run that the folder holds; "" for a new folder, or when its file does not say."""
     file = made.folder / "recipe.json" if isinstance(made, Recipe) else made.run_dir / "resolved.json"
     found = _read(file, *(["base"] if isinstance(made, Recipe) else []), "model", "dtype")
     return found if isinstance(found, str) and found != AUTO else ""

@@ -1,4 +1,4 @@
-"""What a job takes with it: the files of the folder it is submitted from, as one zip. Loads nothing heavy."""
+"""Packs the files that a job needs, from the folder in which it is submitted, into a zip. Loads nothing heavy."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NO_GIT_SKIPS = {"runs", "models", "wandb", "node_modules", "__pycache__", "venv"
 
 @dataclass(frozen=True)
 class Package:
-    """A zip of code. files: what is in it; left_out: what is not, each with the reason. Paths are relative to root."""
+    """A zip of code. files: what it holds; left_out: what it does not, with reasons. Paths are relative to root."""
 
     root: Path
     path: Path
@@ -27,7 +27,7 @@ class Package:
     num_bytes: int
 
     def holds(self, relative: str) -> bool:
-        """Whether a file, or anything in a folder, travels."""
+        """Whether the zip holds a file, or anything of a folder."""
         name = os.path.normpath(relative)
         return any(f == name or f.startswith(name + os.sep) for f in self.files)
 
@@ -37,9 +37,9 @@ class Package:
 
 
 def pack_folder(root: Path, to: Path, always: Sequence[str] = ()) -> Package:
-    """Zip root's files into `to`: without what git ignores, nor files over 10 MiB, but with those in `always`.
+    """Zip root's files into `to`, without those that git ignores or that are over 10 MiB, but with those in `always`.
 
-    The same files give the same bytes, so that Ray uploads a package once. Raises BadInput when it is too large.
+    Equal files give equal bytes, so that Ray uploads a package once. Raises BadInput when it is too large.
     """
     names, left_out = _listed(root)
     wanted: list[str] = []
@@ -61,7 +61,7 @@ def pack_folder(root: Path, to: Path, always: Sequence[str] = ()) -> Package:
         )
     with zipfile.ZipFile(to, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in wanted:
-            info = zipfile.ZipInfo(name)  # dated 1980: no clock in the bytes
+            info = zipfile.ZipInfo(name)  # dated 1980, so that the bytes do not depend on the clock
             info.external_attr = ((root / name).stat().st_mode & 0o777) << 16
             info.compress_type = zipfile.ZIP_DEFLATED
             archive.writestr(info, (root / name).read_bytes())
@@ -69,7 +69,7 @@ def pack_folder(root: Path, to: Path, always: Sequence[str] = ()) -> Package:
 
 
 def _listed(root: Path) -> tuple[list[str], list[str]]:
-    """(files that may travel, what is left out): by git where root is in a checkout, else by name."""
+    """(files to pack, what is left out): git decides in a checkout, and names elsewhere."""
     git = ["git", "-C", str(root), "ls-files", "-z"]
     try:
         listed = subprocess.run([*git, "-co", "--exclude-standard"], capture_output=True, timeout=60)

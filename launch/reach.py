@@ -1,4 +1,4 @@
-"""Reach a Ray cluster that takes jobs: its dashboard's address, its token, its version. Loads no Ray."""
+"""Finds a Ray cluster that takes jobs: the address of its dashboard, its token, its version. Loads no Ray."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HTTP_TIMEOUT_S = 30.0
 
 @dataclass(frozen=True)
 class Cluster:
-    """A Ray dashboard that has answered."""
+    """A Ray dashboard that answered."""
 
     url: str
 
@@ -29,12 +29,12 @@ class Cluster:
 
 
 def reach(address: str) -> Cluster:
-    """Ask the dashboard for its version, with the token. Raises BadInput when it is not what a job can go to."""
+    """Ask the dashboard for its version, with the token. Raises BadInput when no job can be sent there."""
     url = dashboard_url(address)
     mode = os.environ.setdefault("RAY_AUTH_MODE", "token")
     token = read_token()
     if mode == "token":
-        # Whoever reaches an open cluster runs what he likes on it.
+        # Anyone who reaches a cluster without a token can run anything on it.
         if _get(url, None) == 200:
             raise BadInput(
                 f"{url}: this cluster takes jobs from anybody who reaches it. Start Ray with RAY_AUTH_MODE=token on "
@@ -59,7 +59,7 @@ def reach(address: str) -> Cluster:
 
 
 def dashboard_url(address: str) -> str:
-    """The URL of the dashboard. Raises BadInput on other kinds of Ray address."""
+    """The URL of the dashboard. Raises BadInput for other kinds of Ray address."""
     url = address if "://" in address else f"http://{address}"
     parts = urlsplit(url)
     try:
@@ -72,7 +72,7 @@ def dashboard_url(address: str) -> str:
 
 
 def read_token() -> str:
-    """The cluster's token, found where Ray finds it; empty when there is none."""
+    """The cluster's token, from the places where Ray looks for it; "" when there is none."""
     if os.environ.get("RAY_AUTH_TOKEN"):
         return os.environ["RAY_AUTH_TOKEN"].strip()
     path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
@@ -87,7 +87,7 @@ def token_source() -> str:
 
 
 def _get(url: str, token: str | None) -> int:
-    """HTTP status of the jobs list. Raises BadInput when nobody answers or another Ray does."""
+    """The HTTP status of the list of jobs. Raises BadInput when nothing answers, or another version of Ray does."""
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     try:
         request = urllib.request.Request(f"{url}/api/version", headers=headers)
@@ -109,5 +109,5 @@ def _get(url: str, token: str | None) -> int:
 
 
 def default_python(cluster: Cluster) -> str:
-    """Here, the Python that runs this; on another machine, the first on the PATH that Ray was started with."""
+    """On this machine, the Python that runs this; on another, the first on the PATH with which Ray was started."""
     return sys.executable if cluster.is_local else "python"

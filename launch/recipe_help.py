@@ -1,6 +1,6 @@
-"""What a recipe's settings are and mean: aha run RECIPE --help and --settings.
+"""Shows the settings of a recipe and their help: aha run RECIPE --help and --settings.
 
-Loads the settings only when they are shown: `aha --help` answers at once.
+They are loaded only when they are shown, so that `aha --help` answers at once.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 
 class RecipeCommand(TyperCommand):
-    """A command whose --help behind a recipe goes on with the recipe's settings. Its options take no values."""
+    """A command whose --help, after a recipe, also shows the recipe's settings. Its options take no values."""
 
     def parse_args(self, ctx: Context, args: list[str]) -> list[str]:  # type: ignore[override]  # theirs is private
         ctx.meta[__name__] = [arg for arg in args if not arg.startswith("-")]
         return super().parse_args(ctx, args)
 
     def get_help(self, ctx: Context) -> str:  # type: ignore[override]
-        """The command's help; with a recipe among the arguments, its settings too. Raises BadInput."""
+        """The command's help, and the settings of a recipe among the arguments. Raises BadInput."""
         words: list[str] = ctx.meta[__name__]
         if not words:
             return super().get_help(ctx)
@@ -55,11 +55,11 @@ def _print(console: Console, path: str, cfg: RunConfig | Recipe) -> None:
 
 
 def settings_table(path: str, cfg: RunConfig | Recipe) -> Table:
-    """Every setting of the recipe at path with its value and what it means."""
+    """Every setting of the recipe at path, with its value and its help."""
     from rich.table import Table
 
     table = Table("setting", box=None, pad_edge=False)
-    table.add_column("value", overflow="fold")  # a path is shown whole
+    table.add_column("value", overflow="fold")  # so that a long path is shown whole
     table.add_column("meaning")
     for row in settings_of(path, cfg):
         table.add_row(*row)
@@ -67,7 +67,7 @@ def settings_table(path: str, cfg: RunConfig | Recipe) -> Table:
 
 
 def settings_of(path: str, cfg: RunConfig | Recipe) -> list[tuple[str, str, str]]:
-    """(key, value, what it means): the parameters of the recipe's function, with their defaults, then every knob."""
+    """(key, value, help) of the parameters of the recipe's function, with their defaults, then of every setting."""
     from launch.recipes import parameters
     from rl.settings.all_settings import describe, describe_recipe
     from rl.stage import Recipe

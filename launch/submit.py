@@ -1,8 +1,8 @@
-"""`aha submit`: a recipe as a Ray job, followed to its end. Ray is imported once a cluster has answered.
+"""`aha submit`: runs a recipe as a Ray job and follows it to its end. Ray is imported once a cluster has answered.
 
-The job runs `python -m launch.cli run RECIPE ...` on the head node, in a copy of the folder it was submitted from. The
-copy goes when the job's files are cleaned up, so the run folder is given to it as an absolute path; the same recipe
-submitted again finds it there and goes on.
+The job runs `python -m launch.cli run RECIPE ...` on the head node, in a copy of the folder from which it was
+submitted. That copy is deleted later, so the job gets the run folder as an absolute path. The same recipe submitted
+again finds the run there and resumes it.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ UNDER_WAY = ("PENDING", "RUNNING")
 
 
 def connect(cluster: Cluster) -> JobSubmissionClient:
-    """Ray's client of that cluster."""
-    # They would win over the address that was asked for.
+    """Ray's client for the cluster."""
+    # These variables would win over the address that was asked for.
     os.environ.pop("RAY_ADDRESS", None)
     os.environ.pop("RAY_API_SERVER_ADDRESS", None)
     from ray.job_submission import JobSubmissionClient
 
-    for name in ("dashboard_sdk", "job.sdk"):  # which tell of every upload and every closed socket
+    for name in ("dashboard_sdk", "job.sdk"):  # their loggers report every upload and every closed socket
         logging.getLogger(f"ray.dashboard.modules.{name}").setLevel(logging.WARNING)
     with ray_errors(cluster):
         return JobSubmissionClient(cluster.url)
@@ -56,7 +56,7 @@ def connect(cluster: Cluster) -> JobSubmissionClient:
 
 @contextmanager
 def ray_errors(cluster: Cluster, job_id: str = "") -> Iterator[None]:
-    """What Ray raises, in one line."""
+    """Turn errors of Ray into one line."""
     from ray.exceptions import AuthenticationError
 
     try:
@@ -82,7 +82,7 @@ def submit(
     *,
     wait: bool,
 ) -> None:
-    """Start the recipe as a job; follow it unless told not to. Raises AhaError when it fails, Stopped when stopped."""
+    """Start the recipe as a job, and follow it if `wait`. Raises AhaError when it fails, Stopped if it was stopped."""
     environment = job_environment(names)
     root = Path.cwd()
     relative = inside(recipe, root)
@@ -112,7 +112,7 @@ def submit(
 
 
 def inside(recipe: str, root: Path) -> str:
-    """The recipe's path relative to root. Raises BadInput when it lies elsewhere."""
+    """The recipe's path relative to root. Raises BadInput when it lies outside."""
     path = Path(os.path.abspath(recipe))
     if not path.is_relative_to(root):
         raise BadInput(
@@ -122,7 +122,7 @@ def inside(recipe: str, root: Path) -> str:
 
 
 def settle_paths(cfg: RunConfig, package: Package) -> list[str]:
-    """Overrides that hold in another working directory: `out=` first, then data and models that do not travel."""
+    """Overrides with absolute paths, for another working directory: `out=`, and data and models that are not packed."""
     settled = [f"out={package.root / Path(cfg.out).expanduser()}"]
     for key, value, _ in describe(cfg):
         local = key.rsplit(".", 1)[-1] in ("path", "source") and value and not os.path.isabs(value)
@@ -132,7 +132,7 @@ def settle_paths(cfg: RunConfig, package: Package) -> list[str]:
 
 
 def job_environment(names: Sequence[str]) -> dict[str, str]:
-    """Environment variables of the job: W&B's and the Hub's, and those asked for as NAME or NAME=value."""
+    """The job's environment variables: those of W&B and the Hub, and those asked for as NAME or NAME=value."""
     env = {name: os.environ[name] for name in FORWARDED if os.environ.get(name)}
     for item in names:
         name, given, value = item.partition("=")
@@ -143,12 +143,12 @@ def job_environment(names: Sequence[str]) -> dict[str, str]:
 
 
 def job_entrypoint(python: str, recipe: str, overrides: Sequence[str]) -> str:
-    # exec: Ray sends the stop signal to the shell too, which would be gone before the run has saved.
+    # exec, because Ray sends the stop signal to the shell too, which would end before the run has saved.
     return "exec " + shlex.join([python, "-m", "launch.cli", "run", recipe, *overrides])
 
 
 def refuse_second(client: JobSubmissionClient, run_dir: str) -> None:
-    """Raise BadInput while another job writes to the same run folder."""
+    """Raise BadInput when another job writes to the same run folder."""
     for job in client.list_jobs():
         if (job.metadata or {}).get("aha_run") == run_dir and job.status.value in UNDER_WAY:
             raise BadInput(
@@ -167,7 +167,7 @@ def follow(client: JobSubmissionClient, cluster: Cluster, job_id: str) -> None:
         async for text in client.tail_job_logs(job_id):
             print(text, end="", flush=True)
 
-    status(client, cluster, job_id)  # an unknown job is named here
+    status(client, cluster, job_id)  # raises for an unknown job
     again = f"aha submit --logs {job_id} --address {cluster.url}"
     try:
         with ray_errors(cluster, job_id):
@@ -194,7 +194,7 @@ def follow(client: JobSubmissionClient, cluster: Cluster, job_id: str) -> None:
 
 
 def settled_status(client: JobSubmissionClient, cluster: Cluster, job_id: str, bound: float) -> str:
-    """The job's status once it has ended, or what it is when the bound is over."""
+    """Wait, but not for ever, until the job has ended. Returns its status."""
     deadline = time.monotonic() + bound
     while True:
         now = status(client, cluster, job_id)
@@ -209,7 +209,7 @@ def status(client: JobSubmissionClient, cluster: Cluster, job_id: str) -> str:
 
 
 def print_status(client: JobSubmissionClient, cluster: Cluster, job_id: str) -> None:
-    """The job's state, since when, where, and what it says."""
+    """Print the job's state, since when, its run folder, and its message."""
     with ray_errors(cluster, job_id):
         info = client.get_job_info(job_id)
     began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime((info.start_time or 0) / 1000))
@@ -221,7 +221,7 @@ def print_status(client: JobSubmissionClient, cluster: Cluster, job_id: str) -> 
 
 
 def stop(client: JobSubmissionClient, cluster: Cluster, job_id: str) -> None:
-    """Ask the job to finish its step and save, and wait for that. Ray kills it when it has not after STOP_WAIT_S."""
+    """Ask the job to finish its step and save, and wait until it did. Ray kills it after STOP_WAIT_S."""
     with ray_errors(cluster, job_id):
         status(client, cluster, job_id)
         if not client.stop_job(job_id):
@@ -235,7 +235,7 @@ def stop(client: JobSubmissionClient, cluster: Cluster, job_id: str) -> None:
 
 
 def manage(address: str, *, status_of: str, logs_of: str, stop_of: str) -> None:
-    """What --status, --logs and --stop do: one job that is there already."""
+    """The options --status, --logs and --stop, for a job that exists already."""
     if sum(map(bool, (status_of, logs_of, stop_of))) > 1:
         raise BadInput("--status, --logs and --stop: one at a time")
     cluster = reach(address)

@@ -11,17 +11,40 @@ A recipe is a function that returns a RunConfig. Overrides are dotted: "grpo.gro
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 
-def knob(default: object, help: str, *, lo: float | None = None, hi: float | None = None, choices: Sequence[str] = ()):  # type: ignore[no-untyped-def]
-    """A config field: its default, one sentence with its unit, and its range (both ends allowed)."""
+def knob(  # type: ignore[no-untyped-def]
+    default: object,
+    help: str,
+    *,
+    lo: float | None = None,
+    hi: float | None = None,
+    choices: Sequence[str] = (),
+    keyed: bool = True,
+    before: object = None,
+    in_key: Callable[[Any], str] = str,
+):
+    """A config field: its default, one sentence with its unit, and its range (both ends allowed).
+
+    The rest is for the keys of a recipe's stages (rl/workflow/stage_keys.py), which must not change without need.
+    keyed: False for a setting that changes nothing that its stage puts out; no key holds it.
+    before: the value at which a stage does what it did before the setting existed; at that value no key holds it.
+    in_key: how keys write the value.
+    """
     metadata = {"help": help, "lo": lo, "hi": hi, "choices": tuple(choices)}
+    metadata |= {"keyed": keyed, "before": before, "in_key": in_key}
     if callable(default):
         return field(default_factory=default, metadata=metadata)
     return field(default=default, metadata=metadata)
+
+
+def without_point(value: float) -> str:
+    """2.0 -> "2", and 0.0 as it is: so the keys of folders on disk have numbers of epochs."""
+    return str(value).removesuffix(".0") if value else str(value)
 
 
 @dataclass(frozen=True)
@@ -75,7 +98,7 @@ class DataConfig:
     )  # fmt: skip
     long_prompts: str = knob(
         "error", "Prompts that leave no room for a completion: stop and name the first, or drop them with a count.",
-        choices=("error", "drop"),
+        choices=("error", "drop"), before="error",
     )  # fmt: skip
 
 
@@ -194,7 +217,7 @@ class GRPOConfig:
         "Groups whose rewards are all equal: keep (they count in the denominator), drop, or refill (DAPO).",
         choices=("keep", "drop", "refill"),
     )
-    uniform_by: str = knob("", "Name of the reward that says so (DAPO: accuracy, not length); empty: their sum.")
+    uniform_by: str = knob("", "Name of the reward that says so (DAPO: accuracy); empty: their sum.", before="")
     max_refills: int = knob(4, "refill: at most this many extra rounds of sampling a step.", lo=0)
     kl_coef: float = knob(0.001, "Weight of the KL to the reference (R1: 0.001); 0 loads no reference.", lo=0)
     kl_estimator: str = knob("k3", "KL estimator (R1 and DeepSeekMath: k3 in the loss).", choices=KL_ESTIMATORS)
@@ -232,6 +255,7 @@ class DistillConfig:
         False,
         "Learn the teacher's top logprobs that the rows carry (rl/data/teacher_logprobs.py), without a teacher; "
         "forward only.",
+        before=False,
     )
     jsd_beta: float = knob(0.5, "jsd: the teacher's share in the mixture (GKD).", lo=0.01, hi=0.99)
     nll_coef: float = knob(0.0, "Weight of the examples' own NLL beside the divergence.", lo=0)
@@ -242,7 +266,7 @@ class SFTConfig:
     """The SFT stage; steps=0 and epochs=0 leave it out."""
 
     steps: int = knob(0, "Optimiser updates.", lo=0)
-    epochs: float = knob(0.0, "Passes over the examples, instead of steps (R1: 2 to 3).", lo=0)
+    epochs: float = knob(0.0, "Passes over the examples, instead of steps (R1: 2 to 3).", lo=0, in_key=without_point)
     examples_per_step: int = knob(32, "Examples of one update (R1: 128).", lo=1)
     data: DataConfig = knob(DataConfig, "The examples.")
     distill: DistillConfig = knob(DistillConfig, "A teacher's distribution to learn in place of the tokens.")
@@ -267,7 +291,7 @@ class EvalConfig:
     """Held-out evaluation through the samplers."""
 
     data: DataConfig = knob(DataConfig, "Held-out problems.")
-    every: int = knob(0, "Evaluate after every so many GRPO steps; 0: only before and after.", lo=0)
+    every: int = knob(0, "Evaluate after every so many GRPO steps; 0: only before and after.", lo=0, keyed=False)
     samples: int = knob(4, "k: samples per problem for pass@1 and cons@k.", lo=1)
     pass_at: tuple[int, ...] = knob((), "The k of pass@k, each at most samples; empty: 1, 2, 4 and so on, and all.")
     temperature: float = knob(1.0, "Sampling temperature of pass@1 (R1's protocol: 0.6).", lo=0.01, hi=5)
@@ -302,18 +326,24 @@ KEEPS = ("all", "first", "shortest", "longest", "diverse")
 class TeacherConfig:
     """An OpenAI-compatible endpoint that answers in place of the stage's model: rl/rollouts/teacher.py."""
 
-    url: str = knob("", "Address of the endpoint, as https://host/v1; empty: the stage's own model is sampled.")
-    model: str = knob("", "Its model, by the name in GET /models.")
-    api_key_env: str = knob("OPENAI_API_KEY", "Environment variable with the key; a vLLM server needs none.")
-    concurrency: int = knob(32, "Requests at one time.", lo=1)
-    timeout_s: float = knob(600.0, "One attempt may be silent for so long, seconds.", lo=0.01)
-    retries: int = knob(4, "A request that fails is sent again at most so often.", lo=0)
-    max_failed_share: float = knob(
-        0.1, "More of a chunk's samples without an answer than this share stop the run.", lo=0, hi=1
+    url: str = knob(
+        "", "Address of the endpoint, as https://host/v1; empty: sample the stage's own model.", keyed=False
     )
-    send_seed: bool = knob(True, "Send each sample's seed; false for endpoints that refuse the field.")
-    prompt_price: float = knob(0.0, "USD per million prompt tokens, for yield.json; 0: not given.", lo=0)
-    completion_price: float = knob(0.0, "USD per million completion tokens, the reasoning's included.", lo=0)
+    model: str = knob("", "Its model, by the name in GET /models.", before="")
+    api_key_env: str = knob(
+        "OPENAI_API_KEY", "Environment variable with the key; a vLLM server needs none.", keyed=False
+    )
+    concurrency: int = knob(32, "Requests at one time.", lo=1, keyed=False)
+    timeout_s: float = knob(600.0, "One attempt may be silent for so long, seconds.", lo=0.01, keyed=False)
+    retries: int = knob(4, "A request that fails is sent again at most so often.", lo=0, keyed=False)
+    max_failed_share: float = knob(
+        0.1, "The run stops when more than this share of a chunk's samples have no answer.", lo=0, hi=1, keyed=False
+    )
+    send_seed: bool = knob(True, "Send each sample's seed; false for endpoints that refuse the field.", before=True)
+    prompt_price: float = knob(0.0, "USD per million prompt tokens, for yield.json; 0: not given.", lo=0, keyed=False)
+    completion_price: float = knob(
+        0.0, "USD per million completion tokens, the reasoning's included.", lo=0, keyed=False
+    )
 
 
 @dataclass(frozen=True)
@@ -359,11 +389,19 @@ class RejectConfig:
     max_repeated_share: float = knob(0.0, "Largest share of repeated 10-grams.", lo=0, hi=1)
     min_tokens: int = knob(0, "Shortest completion, tokens.", lo=0)
     max_tokens: int = knob(0, "Longest completion, tokens.", lo=0)
-    chunk_prompts: int = knob(64, "Prompts sampled between two writes to disk; a kill loses at most these.", lo=1)
-    top_logprobs: int = knob(
-        0, "Store so many logprobs at each token of kept samples, for sft.distill.cached; 0: none.", lo=0, hi=20
+    chunk_prompts: int = knob(
+        64, "Prompts sampled between two writes to disk; a kill loses at most these.", lo=1, keyed=False
     )
-    ask: AskConfig = knob(AskConfig, "An instruction and worked examples that the model gets with each question.")
+    top_logprobs: int = knob(
+        0,
+        "Store so many logprobs at each token of kept samples, for sft.distill.cached; 0: none.",
+        lo=0,
+        hi=20,
+        before=0,
+    )
+    ask: AskConfig = knob(
+        AskConfig, "Instruction and worked examples that the model gets with a question.", before=AskConfig()
+    )
     teacher: TeacherConfig = knob(TeacherConfig, "An endpoint to sample from in place of the stage's model.")
 
 
@@ -402,18 +440,22 @@ class PreferConfig:
     )
     base_url: str = knob("", "OpenAI-compatible endpoint of the judge, ends in /v1.")
     judge: str = knob("", "The judge's model there.")
-    api_key_env: str = knob("OPENAI_API_KEY", "Variable with the key; vLLM needs none.")
-    timeout_s: float = knob(60.0, "Bound on one answer of the judge, seconds.", lo=1)
-    retries: int = knob(3, "Times that a failed call is sent again.", lo=0)
-    cache: str = knob("runs/llm_judge.sqlite", "SQLite file of the judge's answers: nothing is asked twice.")
+    api_key_env: str = knob("OPENAI_API_KEY", "Variable with the key; vLLM needs none.", keyed=False)
+    timeout_s: float = knob(60.0, "Bound on one answer of the judge, seconds.", lo=1, keyed=False)
+    retries: int = knob(3, "Times that a failed call is sent again.", lo=0, keyed=False)
+    cache: str = knob(
+        "runs/llm_judge.sqlite", "SQLite file of the judge's answers: nothing is asked twice.", keyed=False
+    )
     pairs_per_prompt: int = knob(1, "Pairs of a prompt's samples to compare, drawn by the seed; 0 takes all.", lo=0)
     balance_lengths: bool = knob(True, "As many pairs whose chosen response is longer as pairs whose it is shorter.")
     scores: str = knob(
         "response", "Whose length: of the whole response, or of what follows the thinking; as the reward model reads.",
-        choices=("response", "summary"),
+        choices=("response", "summary"), before="response",
     )  # fmt: skip
     domain: str = knob("", "Written into the rows' domain column; empty keeps theirs.")
-    chunk_prompts: int = knob(64, "Prompts compared between two writes to disk; a kill loses at most these.", lo=1)
+    chunk_prompts: int = knob(
+        64, "Prompts compared between two writes to disk; a kill loses at most these.", lo=1, keyed=False
+    )
 
 
 @dataclass(frozen=True)
@@ -445,7 +487,9 @@ class RewardTrainConfig:
     max_tokens: int = knob(
         8192, "Longer ones lose their end and are counted, tokens (R1: 8,192; no limit when it scores).", lo=8
     )
-    eval_every: int = knob(0, "Measure held-out accuracy after every so many updates too; 0: before and after.", lo=0)
+    eval_every: int = knob(
+        0, "Measure held-out accuracy after every so many updates too; 0: before and after.", lo=0, keyed=False
+    )
     optim: OptimConfig = knob(lambda: OptimConfig(lr=6e-6), "Optimiser (R1: 6e-6; its schedule is undisclosed).")
 
     def total_steps(self, rows: int) -> int:
@@ -461,7 +505,8 @@ class LearnerConfig:
     zero_stage: int = knob(1, "DeepSpeed ZeRO stage.", lo=0, hi=3)
     dither: bool = knob(
         True, "bfloat16, float16: spread the float32 copy of the weights inside their rounding cells once, at the "
-        "start, so that small updates are not lost (rl/workers/learner/dither.py)."
+        "start, so that small updates are not lost (rl/workers/learner/dither.py).",
+        before=False,
     )  # fmt: skip
     micro_batch_tokens: int = knob(4096, "Most tokens in a micro-batch, padding included.", lo=8)
     layout: str = knob(
@@ -472,7 +517,10 @@ class LearnerConfig:
     gradient_checkpointing: bool = knob(False, "Recompute activations in backward: less memory, a third more work.")
     threads: int = knob(0, "CPU threads of a rank; 0 shares the node's cores among its ranks.", lo=0)
     sequence_parallel: int = knob(
-        1, "Neighbouring ranks that share each micro-batch, a slice of its tokens each (Ulysses); in SFT alone.", lo=1
+        1,
+        "Neighbouring ranks that share each micro-batch, a slice of its tokens each (Ulysses); in SFT alone.",
+        lo=1,
+        before=1,
     )
 
     @property

@@ -1,4 +1,4 @@
-"""What every stage works with: settings, inputs, machines, the folder that keeps its work, and how it is stopped."""
+"""What every stage works with: its settings, inputs, machines and folder, and the user's wish to stop."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from rl.backend import Backend, RewardWorkers, SampleParams
 from rl.config import DataConfig, RunConfig
@@ -21,7 +21,7 @@ from rl.data.templates import end_token_ids
 from rl.records.checkpoint import CheckpointMeta, CheckpointStore, check_meta
 from rl.records.tracker import Tracker
 from rl.stage import MAKES_MODEL, MAKES_REWARD_MODEL, Recipe, Reference, Stage
-from rl.types import AhaError, BadInput, Prompt
+from rl.types import AhaError, BadInput, Prompt, Stopped
 
 if TYPE_CHECKING:
     from transformers.tokenization_utils_base import PreTrainedTokenizerBase
@@ -33,8 +33,16 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+class Resumable(Protocol):
+    """A data stream whose position a checkpoint keeps."""
+
+    def state(self) -> dict[str, int]: ...
+
+    def restore(self, state: dict[str, int]) -> None: ...
+
+
 class Stop:
-    """Ctrl-C once: finish the step, save, stop. Twice: at once."""
+    """The user's wish to stop. The first Ctrl-C finishes the step, saves and stops; the second stops at once."""
 
     def __init__(self) -> None:
         self.requested = False
@@ -43,7 +51,7 @@ class Stop:
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True
-        log.warning("stopping after this step with a checkpoint; Ctrl-C again stops at once")
+        log.warning("this step will be finished and saved, then the run stops; Ctrl-C again stops it at once")
 
     @contextmanager
     def listening(self) -> Iterator[Stop]:
@@ -57,10 +65,10 @@ class Stop:
 
 @dataclass
 class Inputs:
-    """All that a run needs and that can be wrong, loaded and checked before any machine is started.
+    """What a run reads from outside, loaded and checked before any machine is started. What it does not need is empty
+    or None.
 
-    stream: for GRPO. prompts: each training prompt once, where they are sampled without GRPO. What a run does not need
-    is empty or None.
+    stream: GRPO's prompts. prompts: each training prompt once, for stages that sample them without GRPO.
     """
 
     model_path: str
@@ -76,9 +84,10 @@ class Inputs:
 
 @dataclass
 class Context:
-    """A run under way. seconds: phase -> seconds spent, also before a resume. evaluated: told of each evaluation.
+    """What a stage works with while it runs a model.
 
-    machines: None for a stage that starts none; backend is for all others.
+    seconds: phase -> seconds spent, those before a resume included. evaluated(folder) is called after each evaluation.
+    machines: None for a stage that starts none. All others use `backend`.
     """
 
     cfg: RunConfig
@@ -93,7 +102,7 @@ class Context:
     @property
     def backend(self) -> Backend:
         if self.machines is None:
-            raise AhaError(f"{self.cfg.name}: this stage has no machines of its own")
+            raise AhaError(f"{self.cfg.name}: this stage starts no learners or samplers")
         return self.machines
 
     @property
@@ -102,7 +111,7 @@ class Context:
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[dict[str, float]]:
-        """Add the block's seconds to the run's phase; yields a dict that holds them afterwards."""
+        """Add the block's seconds to the phase. Yields {phase: seconds}, which is filled in when the block ends."""
         start, out = time.perf_counter(), {phase: 0.0}
         try:
             yield out
@@ -136,32 +145,52 @@ class Context:
             )
             store.commit(partial, meta)
 
-    def resume(self, stage: str, fingerprint: str) -> CheckpointMeta | None:
-        """Load the stage's newest checkpoint into the learners, if there is one."""
+    def resume(self, stage: str, fingerprint: str, stream: Resumable) -> int:
+        """Load the stage's newest checkpoint, if there is one, into the learners and the stream. Returns its steps."""
         found = self.store(stage).latest()
         if found is None:
-            return None
+            return 0
         path, meta = found
         learner = self.cfg.learner
         check_meta(meta, path, fingerprint=fingerprint, ranks=learner.ranks, zero_stage=learner.zero_stage)
         self.backend.restore(path)
+        stream.restore(meta.cursor)
         self.seconds = dict(meta.seconds)
         log.info("resuming %s after step %d from %s", stage, meta.step, path)
-        return meta
+        return meta.step
+
+    def finish_step(
+        self, stage: str, done: int, total: int, stream: Resumable, fingerprint: str, score: float | None = None
+    ) -> None:
+        """Save after `done` of `total` steps, when that is due. Raises Stopped when the user asked for a stop."""
+        stop = self.stop.requested and done < total
+        if stop or done == total or done % self.cfg.checkpoint.every == 0:
+            self.save(stage, done, stream.state(), fingerprint, score)
+        if stop:
+            raise Stopped(f"stopped after {stage} step {done} of {total}; the same command goes on from there")
+
+    def export(self, folder: Path) -> None:
+        """Write the learners' weights to the folder as a Hugging Face model, whole or not at all."""
+        with self.timed("export"):
+            partial = folder.with_name(f"{folder.name}.partial")
+            shutil.rmtree(partial, ignore_errors=True)
+            self.backend.export(partial)
+            shutil.rmtree(folder, ignore_errors=True)
+            partial.rename(folder)
 
 
 def sample_seed(run_seed: int, *parts: int | str) -> int:
-    """A seed in 0..2^31-1 that depends on all its parts: the same for the same sample in a resumed run."""
+    """A seed in 0..2^31-1 that depends on all the parts, so that a resumed run samples the same."""
     text = ":".join(str(part) for part in (run_seed, *parts))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
 
 
 @dataclass
 class StageRun:
-    """A stage at work, handed to Stage.run.
+    """What Stage.run is given.
 
-    folder: where it keeps its work; model_folder: where it puts the model that it makes. folders: of all stages, by
-    name. inputs and context: of a stage that runs a model; others have none. make_local_rewards(cfg): the rewards of a
+    folder: where the stage keeps its work. model_folder: where it puts the model that it makes. folders: those of all
+    stages, by name. inputs, context: None for a stage that runs no model. make_local_rewards(cfg): the rewards of a
     stage without machines.
     """
 
@@ -186,9 +215,9 @@ class StageRun:
         return self.context
 
     def path(self, text: str, default: str) -> str:
-        """The file or folder that a reference names, `default` in the stage's folder; other texts are left alone.
+        """The file or folder that a reference names. Any other text is returned as it is.
 
-        Raises BadInput when the stage has not made it.
+        A reference that names no file means `default` in that stage's folder. Raises BadInput when it is not there.
         """
         ref = Reference.parse(text)
         if ref is None:
@@ -197,18 +226,9 @@ class StageRun:
         if not path.exists():
             makes = self.recipe[ref.stage].makes
             what = "model" if makes & {MAKES_MODEL, MAKES_REWARD_MODEL} and not ref.file else path.name
-            raise BadInput(f"stage {self.stage.name}: {text}: stage {ref.stage} has made no {what} in {path.parent}")
+            raise BadInput(f"stage {self.stage.name}: {text}: stage {ref.stage} made no {what} in {path.parent}")
         return str(path)
 
     def resolved(self, data: DataConfig) -> DataConfig:
-        """The rows' settings, a reference to an earlier stage replaced by its file."""
+        """The data's settings with the file in place of a reference to an earlier stage."""
         return dataclasses.replace(data, source=self.path(data.source, "data.jsonl"))
-
-    def keep_model(self) -> None:
-        """Write the learners' weights to model_folder in Hugging Face format, whole or not at all."""
-        with self.ctx.timed("export"):
-            final, partial = self.model_folder, self.model_folder.with_name(f"{self.model_folder.name}.partial")
-            shutil.rmtree(partial, ignore_errors=True)
-            self.ctx.backend.export(partial)
-            shutil.rmtree(final, ignore_errors=True)
-            partial.rename(final)

@@ -1,10 +1,9 @@
-"""What a stage of a recipe declares, how stages name one another's outputs, and the recipe that holds them.
+"""What a stage of a recipe declares, how a stage names the outputs of earlier ones, and the recipe that holds them.
 
-Loads no torch. A kind of stage is one class in one file of rl/stages/; a recipe's author imports them from rl.recipe.
+Loads no torch. Each kind of stage is a class in a file of rl/stages/; authors of recipes import them from rl.recipe.
 
-Each stage names its model and its data: a Hub id, a path, a task in Python, or "@NAME", the output of an earlier stage
-(its model where a model is meant, its data where data are). What all stages share is Recipe.base: machines, seed,
-precision, tracking.
+A stage names its model and its data by a Hub id, a path, a Python task, or "@NAME": the model or the data that the
+earlier stage NAME made. All stages share Recipe.base: machines, seed, precision, tracking.
 """
 
 from __future__ import annotations
@@ -23,28 +22,30 @@ if TYPE_CHECKING:
 MAKES_MODEL, MAKES_DATA, MAKES_SAMPLES, MAKES_REWARD_MODEL, MAKES_NUMBERS = (
     "model", "data", "samples", "reward model", "numbers",
 )  # fmt: skip
-"""What "@stage" may stand for, where a model, rows, samples.jsonl, a reward model or "@stage:metric" is meant."""
+"""What a kind of stage can make, and so what "@stage" (or "@stage:metric", for numbers) can refer to."""
 
 RUN_FIELDS = ("sft", "prompts", "rewards", "rollout", "grpo", "evaluation")
-"""Parts of a RunConfig that belong to one stage of a recipe, not to all."""
+"""The parts of a RunConfig that each stage of a recipe has for itself."""
 
 KINDS: dict[str, type[Stage]] = {}
-"""Every kind of stage by its class's name, as recipe.json writes it."""
+"""Every kind of stage, by the name of its class, which recipe.json uses."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage. The class says what others must know of its kind; run does the work and imports what that needs."""
+    """One stage. The properties tell the other rooms what they must know of its kind, so none of them asks which kind
+    it is. run does the work, and imports what the work needs.
+    """
 
-    name: str = knob("", "Name of the stage and of its folder.")
+    name: str = knob("", "Name of the stage and of its folder.", keyed=False)
 
     makes: ClassVar[frozenset[str]] = frozenset()
-    """What a later stage may take from it."""
+    """What a later stage may use of it."""
     runs_model: ClassVar[bool] = False
-    """It has a field `model`, which the workers run."""
+    """Whether it has a field `model`, which workers run."""
 
     counts_in: ClassVar[str] = ""
-    """The file in which a stage that trains nothing counts what it did; "" for the others."""
+    """The file with the counts of a stage that trains nothing; "" for the others."""
 
     def __init_subclass__(cls) -> None:
         KINDS[cls.__name__] = cls
@@ -56,27 +57,27 @@ class Stage:
 
     @property
     def shares_sequences(self) -> bool:
-        """Whether learner.sequence_parallel is for it: for SFT that asks no teacher."""
+        """Whether learner.sequence_parallel applies to it: to SFT without a teacher."""
         return False
 
     @property
     def hashed_base(self) -> tuple[str, ...]:
-        """The parts of Recipe.base that change what it puts out."""
+        """The parts of Recipe.base that change its output."""
         return ("seed", "model", "learner", "sampler")
 
     @property
     def trains_on(self) -> DataConfig | None:
-        """The rows that its model learns from."""
+        """The rows that its model is trained on; None for a stage that trains no model on rows."""
         return None
 
     @property
     def held_out(self) -> DataConfig:
-        """The problems that it evaluates on; without a source it evaluates on none."""
+        """The problems that it evaluates on; without a source there are none."""
         return DataConfig()
 
     @property
     def kept_free_of(self) -> tuple[DataConfig, ...]:
-        """The evaluation sets whose problems it left out of the data that it makes."""
+        """The evaluation sets whose problems it leaves out of the data that it makes."""
         return ()
 
     @property
@@ -86,34 +87,34 @@ class Stage:
 
     @property
     def ask(self) -> AskConfig | None:
-        """How its prompts are put to the model where they are not trained on."""
+        """How its prompts are put to the model, where the model is not trained on them."""
         return None
 
     @property
     def teacher(self) -> TeacherConfig:
-        """The endpoint that samples in its place; without a url none does."""
+        """The endpoint that samples instead of its model; without a url there is none."""
         return TeacherConfig()
 
     @property
     def total_steps(self) -> tuple[str, int]:
-        """(name of its steps in metrics.jsonl, how many there will be; 0: not known before the data are counted)."""
+        """(name of its steps in metrics.jsonl, their number; 0 when that depends on the number of rows)."""
         return "", 0
 
     @property
     def samples_of(self) -> tuple[int, int]:
-        """(problems, samples of each) where it samples without training; 0 problems: it does not say how many."""
+        """(problems, samples of each) of a stage that samples without training; 0 problems: all of the data."""
         return 0, 0
 
     def row_sources(self) -> Iterator[str]:
-        """What its rows come from: files, functions, Hub ids and other stages; "" for none."""
+        """Where its rows come from: files, functions, Hub ids and other stages; "" for none."""
         yield from _data_sources(self)
 
     def faults(self, recipe: Recipe) -> Iterator[str]:
-        """What is wrong with its settings by themselves, each as "key=value: why", without the stage's name."""
+        """What is wrong with its own settings, each as "key=value: why", without the stage's name."""
         yield from ()
 
     def faults_after(self, earlier: Mapping[str, Stage]) -> Iterator[str]:
-        """What of its settings does not go with earlier stages, by name."""
+        """Which of its settings do not fit those of earlier stages (name -> stage)."""
         for i, reward in enumerate(self.called_rewards):
             ref = Reference.parse(reward.function.removeprefix(MODEL))
             scores = earlier[ref.stage].reads if ref is not None and ref.stage in earlier else ""
@@ -122,32 +123,32 @@ class Stage:
 
     @property
     def reads(self) -> str:
-        """Which part of a response the reward model that it trains reads; "": it trains none."""
+        """The part of a response that its reward model reads; "" when it trains no reward model."""
         return ""
 
     @property
     def balances(self) -> str:
-        """By which part's length the preference pairs that it makes are balanced; "": by none, or it makes none."""
+        """The part of a response by whose length its preference pairs are balanced; "" when none are."""
         return ""
 
     def check(self, recipe: Recipe, inputs: Inputs | None, cfg: RunConfig) -> None:
-        """Look at what only this kind needs from outside, before anything starts. Raises BadInput.
+        """Check, before anything starts, what only this kind needs from outside. Raises BadInput.
 
-        inputs: what its model, prompts and rewards are, as far as they are there; None without a model.
+        inputs: its model, prompts and rewards, as far as they exist yet; None for a stage that runs no model.
         """
 
     def measures(self) -> set[str]:
-        """Names of all that "@stage:..." may ask of it."""
+        """The metrics that "@stage:metric" may name."""
         return set()
 
     def run(self, at: StageRun) -> None:
-        """Do the work, or what is left of it. Raises Stopped when the user asked for a stop and the state is saved."""
+        """Do the work, or what is left of it. Raises Stopped once a stop that the user asked for is safe."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Stages in the order they run. base: machines and all that the stages share; its own stage settings are unused."""
+    """Stages in the order in which they run. base: what they share; its own RUN_FIELDS are not used."""
 
     name: str
     base: RunConfig
@@ -175,7 +176,7 @@ class Reference:
 
     @staticmethod
     def parse(text: str) -> Reference | None:
-        """None for what is no reference."""
+        """None when the text is not a reference."""
         if not text.startswith("@"):
             return None
         stage, colon, metric = text[1:].partition(":")
@@ -186,7 +187,7 @@ class Reference:
 
 
 def references(node: object, key: str = "") -> Iterator[tuple[str, str]]:
-    """(dotted key, text) of every reference in a stage; of a reward "model:@stage" the part after the colon."""
+    """(dotted key, text) of every reference in a stage. Of a reward "model:@stage", the text is "@stage"."""
     if dataclasses.is_dataclass(node):
         for f in dataclasses.fields(node):
             yield from references(vars(node)[f.name], f"{key}.{f.name}" if key else f.name)
@@ -198,7 +199,7 @@ def references(node: object, key: str = "") -> Iterator[tuple[str, str]]:
 
 
 def inputs_of(stage: Stage) -> list[str]:
-    """Names of the stages that this one reads, each once, in the order they are mentioned."""
+    """Names of the stages that this one reads, each once, in the order in which it names them."""
     found = (Reference.parse(text) for _, text in references(stage))
     return list(dict.fromkeys(ref.stage for ref in found if ref is not None))
 
@@ -215,14 +216,14 @@ def _data_sources(node: object) -> Iterator[str]:
 
 
 def model_of(stage: Stage) -> str:
-    """The model that a stage starts from; "" for a kind that runs none."""
+    """The model that a stage starts from; "" for a stage that runs none."""
     return str(vars(stage)["model"]) if "model" in vars(stage) else ""
 
 
 def trained_on(recipe: Recipe, stage: Stage) -> list[DataConfig]:
-    """What stages before this one trained its model on, the nearest first. References are left as they are.
+    """What earlier stages trained this stage's model on, the nearest first. References are left as they are.
 
-    Without the mixtures that were kept free of the stage's evaluation set already.
+    Mixtures that were kept free of this stage's evaluation set already are left out.
     """
     held_out = stage.held_out
     found: list[DataConfig] = []
@@ -243,22 +244,20 @@ def _is_free_of(recipe: Recipe, data: DataConfig, held_out: DataConfig) -> bool:
 
 
 def run_config(recipe: Recipe, stage: Stage) -> RunConfig:
-    """The stage as a run of its own, with the base's machines. Its references are left as they are.
-
-    Ranks share their sequences in those stages only that can.
-    """
+    """The stage as a run of its own, with the machines of the base. References are left as they are."""
     values = {f.name: vars(stage)[f.name] for f in dataclasses.fields(stage)}
-    parts = {name: values.get(name, vars(_NOTHING)[name]) for name in RUN_FIELDS}
+    parts = {name: values.get(name, vars(_UNUSED)[name]) for name in RUN_FIELDS}
     model = dataclasses.replace(recipe.base.model, path=model_of(stage))
     base = recipe.base
-    if not stage.shares_sequences:
+    if not stage.shares_sequences:  # only some stages can split a sequence among ranks
         base = dataclasses.replace(base, learner=dataclasses.replace(base.learner, sequence_parallel=1))
     return dataclasses.replace(base, name=stage.name, out=str(recipe.folder), model=model, **parts)
 
 
-_NOTHING = RunConfig(grpo=GRPOConfig(steps=0))
+_UNUSED = RunConfig(grpo=GRPOConfig(steps=0))
+"""The parts that a kind of stage does not have: no GRPO, no SFT, no prompts."""
 
 
 def stage_to_dict(stage: Stage) -> dict[str, object]:
-    """The stage as JSON values, its kind among them."""
+    """The stage as JSON values, with its kind."""
     return {"kind": type(stage).__name__, **dataclasses.asdict(stage)}

@@ -1,4 +1,4 @@
-"""What a check says, how checks follow one another, and how they are printed. Knows nothing of what is checked."""
+"""The result of a check, how checks are run in order, and how they are printed. Independent of what is checked."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Table = tuple[tuple[str, ...], ...]
 
 
 class Outcome(StrEnum):
-    """SKIPPED: it does not concern this recipe, or what it needs has failed. WARNED: not wrong, but hardly wanted."""
+    """SKIPPED: it does not apply to this recipe, or a check that it needs failed. WARNED: allowed, hardly wanted."""
 
     PASSED = "passed"
     WARNED = "warned"
@@ -24,7 +24,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One check's result. measured: what was found, in a line. cause, remedy: of a failure. table: rows of cells."""
+    """The result of a check. measured: one line. cause, remedy: of a failure or warning. table: rows of cells."""
 
     outcome: Outcome
     measured: str
@@ -53,21 +53,21 @@ def skipped(why: str) -> Check:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """A check to make. needs: names of probes without which it makes no sense."""
+    """A check to run. needs: the names of the probes that must pass first."""
 
     name: str
     make: Callable[[], Check]
     needs: tuple[str, ...] = ()
 
 
-def go_round(probes: Sequence[Probe]) -> Iterator[Check]:
-    """Make the checks in order. One that cannot be made fails with its error; those that need it are left out."""
+def run_probes(probes: Sequence[Probe]) -> Iterator[Check]:
+    """Run the checks in order. One that raises fails with its error, and those that need it are skipped."""
     outcomes: dict[str, Outcome] = {}
     for probe in probes:
         missing = [name for name in probe.needs if outcomes[name] not in (Outcome.PASSED, Outcome.WARNED)]
         start = time.perf_counter()
         if missing:
-            check = skipped(f"not made: it needs {missing[0]!r}")
+            check = skipped(f"not run: it needs {missing[0]!r}")
         else:
             check = _make(probe)
         outcomes[probe.name] = check.outcome
@@ -79,17 +79,17 @@ def _make(probe: Probe) -> Check:
         return probe.make()
     except AhaError as error:
         # The workers' own errors say what, where and what to do.
-        return failed(" ".join(str(error).split()), "what this check does does not work at all", "see the error above")
+        return failed(" ".join(str(error).split()), "what this check tries does not work at all", "see the error above")
 
 
-# ------------------------------------------------------------------------------------------------ on paper
+# ------------------------------------------------------------------------------------------------ printing
 
 MARKS = {Outcome.PASSED: "ok  ", Outcome.WARNED: "warn", Outcome.FAILED: "FAIL", Outcome.SKIPPED: "--  "}
 WIDTH, INDENT = 116, 6
 
 
 def lines(check: Check) -> list[str]:
-    """A check as text, its table and, for a failure, its likely cause and remedy indented under it."""
+    """A check as lines of text, with its table, likely cause and remedy indented below it."""
     head = f"{MARKS[check.outcome]}  {check.name}: {check.measured}"
     out = textwrap.wrap(head, WIDTH, subsequent_indent=" " * INDENT, break_long_words=False)
     if check.seconds >= 0.1:

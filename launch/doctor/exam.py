@@ -1,4 +1,4 @@
-"""The started backend and what has been sampled on it: what the checks share. _G samples, _R ranks, _P prompts."""
+"""What the checks share: the started backend, and what was sampled on it. _G samples, _R ranks, _P prompts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from launch.doctor.examined import Examined
+from launch.doctor.doctor_backend import DoctorBackend
 from rl.backend import SampleParams, Task
 from rl.config import GRPOConfig, OptimConfig, RunConfig
 from rl.context import Inputs, sample_seed
@@ -28,18 +28,18 @@ ANY_GAP = 1e9
 
 
 class Exam:
-    """A recipe under examination.
+    """The recipe that is checked.
 
-    folder: where its files go, under the run's folder. groups: the last rollouts sampled. version: of the weights.
-    drawn: prompts of the recipe's data; prompts_P: those that are sampled from.
+    folder: for the doctor's own files, inside the run's folder. groups: the rollouts sampled last. version: of the
+    weights. drawn: prompts of the recipe's data. prompts_P: those that are sampled.
     """
 
-    def __init__(self, cfg: RunConfig, inputs: Inputs, make_backend: Callable[[RunConfig], Examined]) -> None:
+    def __init__(self, cfg: RunConfig, inputs: Inputs, make_backend: Callable[[RunConfig], DoctorBackend]) -> None:
         self.cfg, self.inputs, self._make_backend = cfg, inputs, make_backend
         self.folder = cfg.run_dir / "doctor"
         self.token = f"seen-{secrets.token_hex(4)}"
         self.stop_token_ids = tuple(end_token_ids(inputs.tokenizer))
-        self.backend: Examined
+        self.backend: DoctorBackend
         self.started = False
         self.drawn = draw(inputs)
         self.prompts_P = self.drawn[:PROMPTS]
@@ -56,7 +56,7 @@ class Exam:
         self.backend.start(self.inputs.model_path, self.inputs.context_length)
 
     def load(self) -> str:
-        """Set up learners whose first update moves the weights a little and whose later ones leave them alone."""
+        """Set up the learners so that the first update moves the weights a little, and later ones leave them alone."""
         return self.backend.load(Task(self.inputs.model_path, self.grpo.optim, 2, self.grpo, self.inputs.model_path))
 
     def sync(self) -> None:
@@ -70,7 +70,7 @@ class Exam:
 
     @property
     def grpo(self) -> GRPOConfig:
-        """The recipe's, with what would blur a measurement taken out: the ratio is exactly 1, every sample counts."""
+        """The recipe's GRPO settings, changed for exact measurements: each ratio is 1 and every sample counts."""
         optim = self.cfg.grpo.optim
         still = replace(
             optim, lr=LEARNING_RATE, schedule="linear", final_lr_share=0.0, warmup_steps=0, weight_decay=0.0
@@ -91,12 +91,12 @@ class Exam:
 
     @property
     def temperature(self) -> float:
-        """The recipe's, or another when that is too near 1 to tell raw logprobs from processed ones."""
+        """The recipe's temperature, or another when it is too near 1 to tell raw logprobs from scaled ones."""
         own = self.cfg.rollout.temperature
         return own if abs(own - 1.0) > 0.1 else TEMPERATURE
 
     def params(self, **changes: object) -> SampleParams:
-        """The recipe's way to sample; top_p is 1, since the learner cannot know what a smaller one cuts off."""
+        """How the recipe samples, but with top_p=1: the learner cannot know what a smaller one cuts off."""
         params = SampleParams(
             temperature=self.temperature,
             top_p=1.0,
@@ -107,7 +107,7 @@ class Exam:
         return replace(params, **changes)  # type: ignore[arg-type]
 
     def sample(self, params: SampleParams, samples: int) -> list[RolloutGroup]:
-        """`samples` completions of each prompt, each with a seed of its own, in the prompts' order."""
+        """Sample `samples` completions of each prompt, each with its own seed, in the order of the prompts."""
         prompts_P = self.prompts_P
         requests = [
             SampleRequest(i, p.token_ids, [sample_seed(self.cfg.seed, "doctor", i, j) for j in range(samples)])
@@ -117,14 +117,14 @@ class Exam:
         return [RolloutGroup(prompts_P[i], found[i]) for i in sorted(found)]
 
     def sample_groups(self) -> list[RolloutGroup]:
-        """Groups as the recipe samples them, kept in self.groups."""
+        """Sample groups as the recipe does, and keep them in self.groups."""
         self.groups = self.sample(self.params(), min(self.cfg.grpo.group_size, SAMPLES))
         return self.groups
 
     # -------------------------------------------------------------------------------------------- micro-batches
 
     def pack(self, groups: Sequence[RolloutGroup], budget: int, advantages: Sequence[float]) -> PackedBatch:
-        """One update of these groups, advantages dealt to their samples in turn, at most budget tokens together."""
+        """Pack one update of these groups, of at most `budget` tokens. The samples get the advantages in turn."""
         scored, at = [], 0
         for group in groups:
             n = len(group.rollouts_G)
@@ -138,17 +138,17 @@ class Exam:
         ]
 
     def micro_batches(self, groups: Sequence[RolloutGroup]) -> list[list[MicroBatch]]:
-        """Of all samples, by rank."""
+        """The micro-batches of all samples, by rank."""
         return self.pack(groups, self.cfg.learner.micro_batch_tokens, [1.0]).micro_batches_R
 
     @property
     def store(self) -> Path:
-        """Where the doctor's own checkpoint goes."""
+        """The folder of the doctor's own checkpoint."""
         return self.folder / "checkpoints"
 
 
 def draw(inputs: Inputs) -> list[Prompt]:
-    """Prompts to sample from: those of training, else of evaluation, else the openings of SFT examples."""
+    """The prompts to sample: those of training, or else of evaluation, or else the beginnings of SFT examples."""
     if inputs.stream is not None:
         return inputs.stream.take(DRAWN)
     if inputs.prompts or inputs.eval_prompts:
@@ -156,7 +156,7 @@ def draw(inputs: Inputs) -> list[Prompt]:
     assert inputs.sft_stream is not None
     openings = []
     for i, example in enumerate(inputs.sft_stream.take(DRAWN)):
-        # A document is learnt from its first token on; something must stand before what is sampled.
+        # All of a document is learnt, but sampling needs something before it.
         learnt = max(1, example.loss_mask_T.index(1))
         openings.append(Prompt(i, i, example.token_ids[:learnt], "", "", {}))
     return openings

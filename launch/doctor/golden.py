@@ -1,4 +1,4 @@
-"""Golden cases of the built-in rewards: completions whose scores are known by hand, under the recipe's own settings."""
+"""Golden cases of the built-in rewards: completions with scores known by hand, under the recipe's own settings."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def format_cold_start(settings: Settings) -> list[Golden]:
 
 
 def _partial(settings: Settings) -> float:
-    """What all delimiters in their right number earn when something else is amiss."""
+    """The score when every delimiter appears the right number of times but something else is wrong."""
     return _number(settings, "partial")
 
 

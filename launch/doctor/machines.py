@@ -1,4 +1,4 @@
-"""ExaminedBackend: RayBackend with what `aha doctor` asks. The questions run inside the workers' own processes."""
+"""RayBackend with the calls of `aha doctor`, which run inside the workers' own processes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from ray.util import placement_group_table
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from launch.doctor.examined import NodeReport, Reached, SyncedTensors
+from launch.doctor.doctor_backend import NodeReport, Reached, SyncedTensors
 from launch.doctor.node_probe import NodeProbe
 from rl.model.lora import plain_weights
 from rl.model.policy import ModelInput
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 PROBE_LIMIT_S = 60.0
 
 
-class ExaminedBackend(RayBackend):
-    """Implements launch.doctor.examined.Examined."""
+class RayDoctorBackend(RayBackend):
+    """RayBackend and launch.doctor.doctor_backend.DoctorBackend."""
 
     @property
     def revives(self) -> bool:
@@ -50,7 +50,7 @@ class ExaminedBackend(RayBackend):
         return self._wait(refs, [f"node {i}" for i, _ in pairs], PROBE_LIMIT_S, "connect to another")
 
     def _probes(self) -> list[ray.actor.ActorHandle]:
-        """A probe on every node, in the order of their addresses; gone when the last handle is."""
+        """A probe on every node, in the order of the addresses. Probes end when their handles are gone."""
         names = [*self._learner_names, *(f"sampler {i}" for i in range(self.cfg.sampler.count))]
         homes = placement_group_table(self.group)["bundles_to_node_id"]
         nodes = sorted((n for n in ray.nodes() if n["Alive"]), key=lambda n: (n["NodeManagerAddress"], n["NodeID"]))
@@ -100,15 +100,15 @@ class ExaminedBackend(RayBackend):
 
 @torch.no_grad()
 def score(learner: Learner, micro_batches: list[MicroBatch]) -> list[np.ndarray]:
-    """Logprobs of the masked-in tokens of each micro-batch, float32 (M,), under each token's own temperature."""
+    """Logprobs of the tokens in each micro-batch's loss mask, float32 (M,), at each token's own temperature."""
     scored = [learner.engine(ModelInput.of(mb, learner.device))[0] for mb in micro_batches]
     return [logprobs_M.detach().float().cpu().numpy() for logprobs_M in scored]
 
 
 def learner_checksums(learner: Learner) -> tuple[dict[str, int], dict[str, tuple[int, ...]]]:
-    """(checksum by name, the shapes of those that a sampler keeps as they are: embedding, head, vectors).
+    """(checksum by name, the shapes of those parameters that a sampler keeps as they are: embedding, head, vectors).
 
-    The names are the model's own, not those that the sender says it sends.
+    The names are those of the model itself, so that a sender which forgets a parameter is found.
     """
     hf = learner.policy.hf
     dtype = torch_dtype(learner.cfg.model.dtype)
@@ -147,8 +147,8 @@ def received_checksums(worker) -> dict[str, int]:  # type: ignore[no-untyped-def
 def resident_checksums(worker, shapes: dict[str, tuple[int, ...]], dtype: str) -> dict[str, int]:  # type: ignore[no-untyped-def]
     """Runs inside a vLLM worker: name -> checksum of what its model holds now, as it travels (dtype).
 
-    shapes: name -> the learner's shape. vLLM pads the vocabulary, so rows beyond it are left out. What the model holds
-    under another name or shape (fused, sharded or repacked layers) is not in the answer.
+    shapes: name -> the learner's shape. vLLM pads the vocabulary, so rows beyond it are left out. Parameters that the
+    sampler holds under another name or shape (fused, sharded or repacked layers) are not in the answer.
     """
     found = {}
     for name, parameter in worker.get_model().named_parameters(remove_duplicate=False):

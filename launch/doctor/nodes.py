@@ -1,4 +1,4 @@
-"""The nodes: versions, ports, shared memory, disks."""
+"""Checks of the nodes: versions, ports, shared memory, disks."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import shutil
 from collections.abc import Sequence
 
 from launch.doctor.check import Check, Table, failed, passed
-from launch.doctor.examined import NodeReport, Reached
+from launch.doctor.doctor_backend import NodeReport, Reached
 from rl.config import RunConfig
 
 GIB = 1 << 30
 
 
 def same_versions(reports: Sequence[NodeReport], here: dict[str, str]) -> Check:
-    """Every node runs the same libraries and the same code of ours as the driver (here)."""
+    """Every node has the driver's versions of the libraries and of Aha. here: those of the driver."""
     names = ["driver", *(_place(r) for r in reports)]
     columns = [here, *(r.versions for r in reports)]
     differ = [package for package in here if len({column[package] for column in columns}) > 1]
@@ -35,7 +35,7 @@ def _place(report: NodeReport) -> str:
 
 
 def ports_open(reached: Sequence[Reached]) -> Check:
-    """Nodes reach one another on free ports, as learners and NCCL do."""
+    """The nodes reach one another on free ports, which learners and NCCL need."""
     closed = [r for r in reached if r.fault]
     if closed:
         table = (("from", "to", "why"), *((r.source, r.target, r.fault) for r in closed))
@@ -50,7 +50,7 @@ def ports_open(reached: Sequence[Reached]) -> Check:
 
 
 def shared_memory(reports: Sequence[NodeReport], cfg: RunConfig) -> Check:
-    """Ray's object store holds the buckets of weights that are under way at once."""
+    """Ray's object store has room for the buckets of weights that are sent at the same time."""
     need = 4 * cfg.cluster.bucket_mib << 20
     for r in reports:
         if r.object_store < need:
@@ -71,7 +71,7 @@ def shared_memory(reports: Sequence[NodeReport], cfg: RunConfig) -> Check:
 
 
 def folder_shared(reports: Sequence[NodeReport], cfg: RunConfig) -> Check:
-    """The learners' nodes see the run's folder: each rank writes its part of a checkpoint there."""
+    """The nodes of the learners see the run's folder, where each rank writes its part of a checkpoint."""
     learners = [r for r in reports if any(role.startswith("learner") for role in r.roles)]
     blind = [_place(r) for r in learners if not r.sees_folder]
     if blind:
@@ -84,7 +84,7 @@ def folder_shared(reports: Sequence[NodeReport], cfg: RunConfig) -> Check:
 
 
 def disks(reports: Sequence[NodeReport], cfg: RunConfig, checkpoint_bytes: int) -> Check:
-    """There is room for the checkpoints that the run keeps: the last n, the best, and the one being written."""
+    """The disks have room for the checkpoints of the run: the last n, the best, and the one being written."""
     need = (cfg.checkpoint.keep + 2) * checkpoint_bytes
     learners = [r for r in reports if any(role.startswith("learner") for role in r.roles)]
     free = {_place(r): r.disk_free for r in learners}

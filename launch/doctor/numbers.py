@@ -1,4 +1,4 @@
-"""Logprobs on both sides, what an update moves, and its loss. _M masked-in tokens, _R ranks."""
+"""Checks of logprobs on both sides, of what an update moves, and of its loss. _M tokens in the loss mask, _R ranks."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ LOCAL_FACTOR = 10
 
 @dataclass(frozen=True)
 class Gaps:
-    """|sampler - learner logprob| of each sampled token, nats, with its place: 1 for a completion's first."""
+    """|sampler - learner| logprob of each sampled token, nats, with the token's position in its completion, from 1."""
 
     gap_M: np.ndarray
     place_M: np.ndarray
     last_M: np.ndarray
 
     def table(self) -> Table:
-        """Rows of positions: tokens, mean and largest gap. The last row is that of the completions' last tokens."""
+        """One row per range of positions: tokens, mean and largest gap. The last row: the completions' last tokens."""
         rows = [("position", "tokens", "mean", "max")]
         for label, chosen_M in self.rows():
             gap_M = self.gap_M[chosen_M]
@@ -38,7 +38,7 @@ class Gaps:
         return tuple(rows)
 
     def rows(self) -> list[tuple[str, np.ndarray]]:
-        """(label, which tokens) of each row that has any."""
+        """(label, mask of its tokens) of each row that has tokens."""
         out, low = [], 1
         for high in BINS:
             out.append(
@@ -50,7 +50,7 @@ class Gaps:
 
 
 def measure_gaps(exam: Exam, micro_batches_R: list[list[MicroBatch]], *, raw: bool = False) -> Gaps:
-    """The learners score what was sampled. raw: as if no temperature had been applied."""
+    """Let the learners score what was sampled. raw: as if there were no temperature."""
     if raw:
         micro_batches_R = [
             [replace(mb, temperature_T=np.ones_like(mb.temperature_T)) for mb in rank] for rank in micro_batches_R
@@ -66,7 +66,7 @@ def measure_gaps(exam: Exam, micro_batches_R: list[list[MicroBatch]], *, raw: bo
 
 
 def logprobs(exam: Exam) -> Check:
-    """Sampler and learner give the tokens just sampled the same logprobs, at a temperature that is not 1."""
+    """Sampler and learner give newly sampled tokens the same logprobs, at a temperature other than 1."""
     groups = exam.sample_groups()
     micro_batches_R = exam.micro_batches(groups)
     found = measure_gaps(exam, micro_batches_R)
@@ -114,7 +114,7 @@ def _why_they_differ(exam: Exam, micro_batches_R: list[list[MicroBatch]], found:
 
 
 def weights_arrive(exam: Exam) -> Check:
-    """After an update and a sync each tensor is the same on both sides: as it was sent, and as it stands there now."""
+    """After an update and a sync, each tensor is equal on both sides: as it was sent, and as the sampler holds it."""
     exam.sync()
     counts = []
     for i, tensors in enumerate(exam.backend.synced_tensors()):
@@ -142,7 +142,7 @@ def weights_arrive(exam: Exam) -> Check:
 
 
 def shorten(names: Sequence[str], most: int = 4) -> str:
-    """The first names and how many more there are; by layer where they are many."""
+    """The first names and the number of the others; layers instead of names when there are many."""
     if len(names) <= most:
         return ", ".join(names)
     return f"{', '.join(names[:most])} and {len(names) - most} more"
@@ -153,7 +153,7 @@ def shorten(names: Sequence[str], most: int = 4) -> str:
 
 @dataclass(frozen=True)
 class Update:
-    """The one update that moved the weights. expected: its loss, counted here. master, reference: sums by name."""
+    """The update that moved the weights. expected: its loss, computed here. master, reference: sums by name."""
 
     stats: StepStats
     expected: float
@@ -185,7 +185,7 @@ def take_update(exam: Exam) -> Update:
 
 
 def _that_fit(exam: Exam) -> list[RolloutGroup]:
-    """As many of the samples as fit into one micro-batch on each rank, of several prompts where they fit."""
+    """As many samples as fit into one micro-batch on each rank, of several prompts if possible."""
     size = len(exam.groups[0].rollouts_G)
     choices = [(p, g) for p in range(1, len(exam.groups) + 1) for g in range(1, size + 1)]
     for p, g in sorted(choices, key=lambda c: (-c[0] * c[1], -c[0])):
@@ -226,7 +226,7 @@ def parameters_move(exam: Exam, update: Update) -> Check:
 
 
 def weights_move(exam: Exam, update: Update) -> Check:
-    """An update reaches enough of the weights that compute: those that round back to what they were learn nothing."""
+    """An update changes enough of the weights that compute. Weights that round back to their old value do not learn."""
     share = update.stats.metrics["policy/weights_moved"]
     cfg = exam.cfg
     told = (
@@ -251,7 +251,7 @@ def _layer(name: str) -> str:
 
 
 def reference_stays(exam: Exam, update: Update) -> Check:
-    """The KL's reference does not move with the policy."""
+    """The reference of the KL term does not move with the policy."""
     before, after = update.reference_before, update.reference_after
     if not before:
         return skipped("grpo.kl_coef=0: there is no reference")
@@ -269,7 +269,7 @@ def reference_stays(exam: Exam, update: Update) -> Check:
 
 
 def expected_loss(exam: Exam, batch: PackedBatch, groups: Sequence[RolloutGroup]) -> float:
-    """The loss of an update whose ratios are all 1 and whose KL is 0, from the rollouts and not the packer's weights.
+    """The loss of an update whose ratios are 1 and whose KL is 0, from the rollouts instead of the packer's weights.
 
     N rollouts of |o| tokens with advantages A: grpo, gspo -mean(A); dapo -sum(A |o|) / sum |o|;
     dr_grpo -sum(A |o|) / (N max_new_tokens); cispo -sum(A log pi) / sum |o|.
@@ -295,9 +295,9 @@ def expected_loss(exam: Exam, batch: PackedBatch, groups: Sequence[RolloutGroup]
 
 
 def loss(exam: Exam, update: Update) -> Check:
-    """The loss is what the rollouts say it must be, and it and the gradient do not depend on the cut.
+    """The loss is what the rollouts give by hand, and loss and gradient do not depend on the micro-batches.
 
-    Made after the update: the learning rate of the two further steps is 0, so both see the same weights.
+    To run after the update: the learning rate of the two further steps is 0, so that both have the same weights.
     """
     tolerance = 1e-3 if exam.cfg.model.dtype == "float32" else 0.05
     stats, n = update.stats, update.rollouts
@@ -325,7 +325,7 @@ def loss(exam: Exam, update: Update) -> Check:
 
 
 def _cuts(exam: Exam, groups: Sequence[RolloutGroup]) -> tuple[PackedBatch, PackedBatch] | None:
-    """The same rollouts in 1 micro-batch a rank, and in 4 or as near as it gets; None where they cannot be cut."""
+    """The same rollouts in 1 micro-batch per rank, and in 4 or about as many; None when they cannot be split."""
     whole = exam.pack(groups, exam.cfg.learner.micro_batch_tokens, ADVANTAGES)
     longest = max(int(mb.lengths_S.max()) for rank in whole.micro_batches_R for mb in rank)
     rollouts = sum(len(g.rollouts_G) for g in groups)

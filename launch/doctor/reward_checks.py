@@ -1,4 +1,4 @@
-"""Every reward, inside the real reward workers: on golden cases, and on the recipe's own rows."""
+"""Checks of every reward in the real reward workers: on golden cases, and on the recipe's own rows."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NONSENSE = ("", "lorem ipsum dolor", "7 " * 200)
 
 
 def reward(exam: Exam, name: str, cfg: RewardConfig) -> Check:
-    """The reward scores golden cases as it must, and tells the recipe's own right answers from nonsense."""
+    """The reward gives golden cases their known scores, and tells the recipe's right answers from nonsense."""
     cases = golden_cases(cfg)
     check = _golden(exam, name, cases)
     if check is not None:
@@ -51,7 +51,7 @@ def _golden(exam: Exam, name: str, cases: Sequence[Golden]) -> Check | None:
     if not wrong:
         return None
     table: Table = (("completion", "must be", "is"), *wrong)
-    # A score of a call that failed is NaN, which says nothing of right and wrong.
+    # The score of a failed call is NaN, which is neither right nor wrong.
     alike = len(set(scores)) == 1 and math.isfinite(scores[0])
     return failed(
         f"{len(wrong)} of {len(cases)} golden cases are scored wrong"
@@ -72,7 +72,7 @@ def _cause(told: str, name: str) -> str:
 
 
 def _own_rows(exam: Exam, name: str, cfg: RewardConfig) -> Check | str:
-    """Right answers made from the rows, and nonsense: the reward must answer, and must not say the same of all."""
+    """The reward must answer on right answers made from the rows and on nonsense, and must tell them apart."""
     few = 1 if cfg.function in OVER_THE_NETWORK else ROWS
     prompts = [p for p in exam.drawn if applies_to(cfg, p.row)][:few]
     if not prompts:
@@ -131,7 +131,7 @@ def _span(scores: Sequence[float]) -> str:
 
 
 def _ask(exam: Exam, name: str, prompt: Prompt, completions: Sequence[tuple[str, int]]) -> list[RewardPart | None]:
-    """What the workers say of completions, given with their lengths in tokens."""
+    """The workers' verdicts on completions, which come with their lengths in tokens."""
     rollouts_G = [
         Rollout(np.zeros(n, np.int32), np.zeros(n, np.float32), text, "stop", 1.0, 0, 0) for text, n in completions
     ]

@@ -1,4 +1,4 @@
-"""What the model is shown and taught: the template, the end token, the samples. Without workers where it can be."""
+"""Checks of the texts that the model sees and learns: template, end token, samples. Most need no workers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FORCED_TOKENS = 4
 
 
 def template(exam: Exam) -> Check:
-    """The same question becomes the same tokens in training, SFT and evaluation."""
+    """A question becomes the same tokens in training, SFT and evaluation."""
     cfg, tokenizer = exam.cfg, exam.inputs.tokenizer
     if exam.inputs.stream is None:
         return skipped("the recipe has no GRPO stage whose prompts could differ")
@@ -49,7 +49,7 @@ def template(exam: Exam) -> Check:
 def _other_sources(cfg: RunConfig) -> dict[str, DataConfig]:
     sources = {"evaluation.data": cfg.evaluation.data}
     if cfg.sft.enabled and not cfg.sft.data.text_field:
-        # A conversation brings its own system message.
+        # A conversation has its own system message.
         own = cfg.prompts.system if cfg.sft.data.messages_field else cfg.sft.data.system
         sources["sft.data"] = replace(cfg.sft.data, system=own)
     return sources
@@ -77,7 +77,7 @@ def _template_differs(exam: Exam, name: str, data: DataConfig, want: list[int], 
 
 
 def end_token(exam: Exam) -> Check:
-    """What SFT teaches as the end, what the model and its chat template end with, is what sampling stops at."""
+    """Sampling stops at the token that ends SFT examples, and that the model and its chat template end with."""
     tokenizer, stops = exam.inputs.tokenizer, exam.stop_token_ids
     told = f"sampling stops at {_named(stops, tokenizer)}"
     wrong = _chat_ends_otherwise(exam) or _model_ends_otherwise(exam)
@@ -105,7 +105,7 @@ def end_token(exam: Exam) -> Check:
 
 
 def mask_fault(example: Example, stops: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> str:
-    """What is wrong with what an example learns, or "". Every learnt stretch ends in a stop token and has no other."""
+    """What is wrong with an example's loss mask; "" if nothing: each learnt part has one stop token, at its end."""
     stretches = [
         [example.token_ids[i] for i, _ in pairs]
         for learnt, pairs in groupby(enumerate(example.loss_mask_T), key=lambda pair: pair[1])
@@ -124,7 +124,7 @@ def mask_fault(example: Example, stops: Sequence[int], tokenizer: PreTrainedToke
 
 
 def _chat_ends_otherwise(exam: Exam) -> str:
-    """Where the recipe uses the chat template: the first token after an assistant's answer in it ends a completion."""
+    """With the chat template: the first token after an assistant's answer must be one that ends a completion."""
     tokenizer = exam.inputs.tokenizer
     if CHAT not in (exam.cfg.prompts.template, exam.cfg.sft.data.template if exam.cfg.sft.enabled else ""):
         return ""
@@ -138,7 +138,7 @@ def _chat_ends_otherwise(exam: Exam) -> str:
 
 
 def _model_ends_otherwise(exam: Exam) -> str:
-    """The end tokens that the model's own files name, where they name any, hold one of ours."""
+    """One of the end tokens must be among those that the model's files name, if they name any."""
     named: set[int] = set()
     for name in ("generation_config.json", "config.json"):
         path = Path(exam.inputs.model_path) / name
@@ -154,7 +154,7 @@ def _named(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def stops(exam: Exam) -> Check:
-    """A sampler that may write nothing but the end token stops after one, and the learner trains on it."""
+    """A sampler that can write the end token alone stops after one, and that token is in the learner's loss mask."""
     end = exam.stop_token_ids[0]
     params = exam.params(only=(end,), max_new_tokens=FORCED_TOKENS)
     groups = exam.sample(params, 1)
@@ -170,7 +170,7 @@ def stops(exam: Exam) -> Check:
         )
     for mb in (mb for rank in exam.micro_batches(groups) for mb in rank):
         last_S = np.cumsum(mb.lengths_S) - 1
-        computed = mb.completion_lengths_S > 0  # a rank without work holds an empty stand-in
+        computed = mb.completion_lengths_S > 0  # a rank without work has an empty placeholder
         if not (mb.loss_mask_T[last_S][computed] > 0).all():
             return failed(
                 f"{name}, sampled, is outside the learner's loss mask",
@@ -193,7 +193,7 @@ def stops(exam: Exam) -> Check:
 
 
 def samples_differ(exam: Exam) -> Check:
-    """The samples of a group are not copies of one another, and read as the driver's tokenizer reads them."""
+    """The samples of a group differ, and the driver's tokenizer decodes them to the same texts."""
     groups = exam.groups
     if exam.cfg.grpo.group_size < 2:
         return skipped("grpo.group_size=1: a group has one sample")
@@ -212,7 +212,7 @@ def samples_differ(exam: Exam) -> Check:
 
 
 def same_text(exam: Exam) -> Check:
-    """The samplers' tokenizer reads tokens as the driver's does."""
+    """The tokenizers of the samplers and of the driver decode tokens alike."""
     tokenizer = exam.inputs.tokenizer
     rollouts = [r for g in exam.groups for r in g.rollouts_G]
     for r in rollouts:

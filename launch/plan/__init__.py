@@ -1,3 +1,3 @@
-"""`aha plan`: what a run will need and cost, predicted from its settings before a device is taken. The tables of GPUs
-and of known models lie beside the code.
+"""`aha plan`: predicts from a run's settings what it will need and cost, without using a device. The tables of GPUs and
+of known models lie beside the code.
 """

@@ -1,9 +1,9 @@
-"""Measures this machine for `aha plan --calibrate`: matrix products and a copy. Run as a process of its own.
+"""Measures this machine for `aha plan --calibrate`: matrix products and a copy. Runs as a process of its own.
 
     python -m launch.plan.calibrate THREADS
 
-prints one JSON line: {"bf16": FLOP/s, "fp32": FLOP/s, "copy": bytes/s copied}. The best of several rounds counts: what
-else runs on the machine can only slow a round down.
+prints one JSON line: {"bf16": FLOP/s, "fp32": FLOP/s, "copy": bytes/s copied}. The best of several rounds counts,
+because other work on the machine can only slow a round down.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ COPY_BYTES = 256 << 20
 
 
 def best_rate(work: float, run: Callable[[], object]) -> float:
-    """work / the shortest time of a round, after one round that is not counted."""
+    """work / the time of the fastest round, after one round that does not count."""
     run()
     best, started, rounds = float("inf"), time.perf_counter(), 0
     while rounds < ROUNDS or time.perf_counter() - started < SECONDS_EACH:

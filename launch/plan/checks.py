@@ -1,4 +1,4 @@
-"""What of a plan does not work, what it takes for granted, and how many devices it holds."""
+"""What does not work in a plan, what the plan assumes, and how many devices the run holds."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def transfer_way(cfg: RunConfig, hw: Hardware) -> str:
 
 
 def devices_needed(cfg: RunConfig, hw: Hardware) -> int:
-    """GPUs of learners, samplers and reward models; on a CPU, machines."""
+    """GPUs of learners, samplers and reward models; on CPUs, machines."""
     if not hw.on_gpu:
         return hw.nodes
     samplers = cfg.sampler.count * cfg.sampler.tensor_parallel
@@ -81,7 +81,7 @@ def find_problems(
 def assumptions_of(
     cfg: RunConfig, arch: Architecture, hw: Hardware, lengths: Lengths, sft_tokens: float, sft_steps: int, tried: bool
 ) -> list[str]:
-    """tried: the learner's time is from a trial on this machine (trial.py)."""
+    """What the plan assumes. tried: the learner's time comes from a trial on this machine (trial.py)."""
     said = [f"architecture: {arch.source}", f"hardware: {hw.name} ({hw.source})"]
     if tried:
         said.append("a learner's time: the real learner trained models of 1 and 3 layers here; the rest is multiplied")

@@ -1,4 +1,4 @@
-"""The body of `aha plan`."""
+"""The work of `aha plan`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LARGEST_FOR_CPU = 1_000_000_000
 
 @dataclass(frozen=True)
 class PlanOptions:
-    """The options of the command line; 0 and empty take the defaults."""
+    """The options of the command line. 0 and "" mean the defaults."""
 
     gpu: str = ""
     nodes: int = 0
@@ -94,7 +94,7 @@ def plan_command(recipe: RunConfig | Recipe, options: PlanOptions) -> bool:
 
 
 def default_gpu(cfg: RunConfig, parameters: int) -> str:
-    """The recipe's device. 'auto': this machine's processor, where it has no GPU and the model is not too large."""
+    """The recipe's device. 'auto' is this machine's CPU when it has no GPU and the model is not too large."""
     if cfg.cluster.device == "auto":
         gpu = Path("/proc/driver/nvidia").exists() or parameters > LARGEST_FOR_CPU
         return DEFAULT_GPU if gpu else "cpu"
@@ -102,7 +102,7 @@ def default_gpu(cfg: RunConfig, parameters: int) -> str:
 
 
 def known_model(path: str, like: str) -> str:
-    """path, or, where nobody knows its shapes yet (another run's output), the model that it is said to be like."""
+    """path; or the model named by --like, when the shapes of path are not known yet (another run's output)."""
     try:
         find_architecture(path)
     except BadInput as error:
@@ -114,7 +114,7 @@ def known_model(path: str, like: str) -> str:
 
 
 def published_command() -> None:
-    """Print the predictions beside published figures."""
+    """Print predictions beside published figures."""
     from launch.plan.published import show_published
 
     os.environ.setdefault("COLUMNS", "160")

@@ -1,4 +1,4 @@
-"""What to change when a learner rank does not fit: the smallest change of few knobs that does."""
+"""When a learner rank does not fit into memory: the smallest changes of a few settings that make it fit."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ MOST_DOUBLINGS = 6
 
 
 def gib(num_bytes: float) -> str:
-    """GiB with as many digits as say something: 0.52, 5.2, 61."""
+    """GiB with two significant digits: 0.52, 5.2, 61."""
     size = num_bytes / GIB
     return f"{size:.0f}" if size >= 20 else f"{size:.1f}" if size >= 2 else f"{size:.2f}"
 
 
 @dataclass(frozen=True)
 class Change:
-    """Another setting of the learner. knobs: what is set, as on the command line. cost: how large a change it is."""
+    """A change of the learner's settings. knobs: as on the command line. cost: how large the change is."""
 
     shape: LearnerShape
     memory: LearnerMemory
@@ -38,10 +38,10 @@ class Change:
 def changes_that_fit(
     arch: Architecture, shape: LearnerShape, hw: Hardware, *, longest: int, rollouts_per_update: int, most: int = 3
 ) -> list[Change]:
-    """The smallest changes after which a rank fits, the smallest first; none when nothing helps.
+    """The changes after which a rank fits, the smallest first; none when nothing helps.
 
-    longest: a micro-batch must hold a sequence of this many tokens. rollouts_per_update: not more ranks than these.
-    A change is left out when another one, with a part of its knobs, is enough.
+    longest: the tokens of a sequence that a micro-batch must hold. rollouts_per_update: the largest number of ranks.
+    A change is left out when a part of it is enough.
     """
     found: list[Change] = []
     for change in sorted(_candidates(arch, shape, hw, longest, rollouts_per_update), key=lambda c: c.cost):
@@ -77,7 +77,7 @@ def _candidates(
             scored=max(1, shape.scored // 2**halved),
         )  # fmt: skip
         memory = learner_memory(arch, other, hw)
-        # Settings that only change the pace come first; hardware that has to be found comes last.
+        # Settings that only change the speed come first, and more hardware comes last.
         cost = (
             1.0 * (stage != shape.zero_stage) + 0.1 * (stage - shape.zero_stage)
             + 1.2 * (recompute and not shape.checkpointing) + 1.1 * (halved > 0) + 0.1 * halved

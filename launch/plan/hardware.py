@@ -1,4 +1,4 @@
-"""The hardware that a plan is made for: the table in gpus.toml, this machine, or what --calibrate measured on it."""
+"""The hardware of a plan: from the table in gpus.toml, from this machine, or measured here with --calibrate."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GIB = float(1 << 30)
 
 @dataclass(frozen=True)
 class Efficiency:
-    """What a run gets of the peaks, and the times that do not depend on the work's size. Shares are of the peak."""
+    """Which shares of the peak rates a run reaches, and the times that do not depend on the amount of work."""
 
     train_flops: float
     prefill_flops: float
@@ -41,7 +41,7 @@ class Efficiency:
 
 @dataclass(frozen=True)
 class MemoryModel:
-    """Memory that is not the model's: libraries, and what the allocator keeps (share of what comes and goes)."""
+    """Memory beside the model's: libraries, and what the allocator keeps (a share of the temporary tensors)."""
 
     base_gib: float
     slack_share: float
@@ -79,16 +79,16 @@ class Hardware:
 
     @property
     def machine(self) -> Machine:
-        """What decides model.dtype=auto."""
+        """The kind of machine, which decides model.dtype=auto."""
         return Machine(self.kind, "" if self.on_gpu else cpu_unit())
 
     def flops(self, dtype: str) -> float:
         return self.bf16 if dtype in HALF else self.fp32
 
     def wire(self, ranks: int) -> float:
-        """Bytes a second that each of this many ranks sends in a ring: inside a node, or between nodes.
+        """Bytes per second that each of this many ranks sends in a ring, inside a node or between nodes.
 
-        Between nodes NCCL lays rings through all network cards at once, so a node's cards together feed one ring.
+        Between nodes, NCCL lays rings through all network cards at once, so a ring gets the rate of all cards together.
         """
         between = min(self.link_bandwidth, self.network_bandwidth * self.devices_per_node)
         return (self.link_bandwidth if ranks <= self.devices_per_node else between) * self.efficiency.wire
@@ -104,7 +104,7 @@ def gpu_names() -> list[str]:
 
 
 def sources() -> dict[str, str]:
-    """Where each stated share and time comes from: 'gpu train_flops' -> text."""
+    """Where each share and time comes from: 'gpu train_flops' -> text."""
     return {
         f"{kind} {name.removesuffix('_source')}": text
         for section in ("efficiency", "memory")
@@ -150,7 +150,7 @@ def find_hardware(name: str, *, nodes: int, gpus_per_node: int, calibrate: bool 
 
 
 def this_machine(nodes: int = 1) -> Hardware:
-    """This machine's processor: its cores and memory as the system tells them, rates a core from the table."""
+    """This machine's CPU: its cores and memory as the system reports them, with rates per core from the table."""
     row, cores = table()["cpu"], len(os.sched_getaffinity(0))
     bf16 = row["bf16_a_core"] if cpu_unit() else row["bf16_a_core_without_unit"]
     return Hardware(
@@ -172,7 +172,7 @@ def this_machine(nodes: int = 1) -> Hardware:
 
 
 def calibrated(machine: Hardware) -> Hardware:
-    """The same with rates measured now, in a process of its own (this one loads no torch). Takes seconds.
+    """The same with rates measured now, in another process, because this one loads no torch. Takes seconds.
 
     Raises AhaError when the process fails or takes longer than CALIBRATION_TIMEOUT_S.
     """

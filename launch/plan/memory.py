@@ -1,7 +1,7 @@
-"""Memory of a learner rank and of a sampler, term by term, as rl/workers/ and DeepSpeed 0.19 lay it out. Bytes.
+"""The memory of a learner rank and of a sampler in bytes, term by term, as rl/workers/ and DeepSpeed 0.19 use it.
 
-Letters as in model.py; besides P parameters, R learner ranks, T tokens of a micro-batch, M of them scored,
-C tokens whose logits exist at once.
+Letters as in model.py, and: P parameters, R learner ranks, T tokens of a micro-batch, M of them scored, C tokens whose
+logits exist at once.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ MALLOC_RETURNS_ABOVE = 32 << 20
 
 @dataclass(frozen=True)
 class LearnerShape:
-    """What decides a rank's memory. tokens: T, padding included; scored: M; chunk: C. lora: adapters' rank, 0 none.
+    """What a rank's memory depends on. tokens: T with padding. scored: M. chunk: C. lora: rank of the adapters, or 0.
 
-    shared_by: ranks of which each has its part of a micro-batch; tokens and scored are of one part.
+    shared_by: the number of ranks that share a micro-batch; tokens and scored are those of one rank.
     """
 
     dtype: str
@@ -41,7 +41,7 @@ class LearnerShape:
 
     @property
     def width(self) -> int:
-        """Bytes of a number in compute precision."""
+        """Bytes per number in compute precision."""
         return bytes_per_number(self.dtype)
 
 
@@ -56,7 +56,7 @@ class Term:
 
 @dataclass(frozen=True)
 class LearnerMemory:
-    """A rank's memory. terms add up to peak; loading is the peak before training starts, not a part of it."""
+    """A rank's memory. The terms add up to peak. loading is a peak of its own, before training starts."""
 
     terms: tuple[Term, ...]
     loading: float
@@ -76,9 +76,9 @@ class LearnerMemory:
 
 
 def learner_memory(arch: Architecture, shape: LearnerShape, hw: Hardware) -> LearnerMemory:
-    """Peak of one learner rank: in the backward pass or in what follows it, whichever is larger.
+    """The peak of one learner rank: in the backward pass or after it, whichever is larger.
 
-    On a CPU both add up while activations are small, since malloc keeps them.
+    On a CPU the two add up while activations are small, because malloc keeps their memory.
     """
     w, stage, share = shape.width, shape.zero_stage, 1.0 / max(1, shape.ranks)
     trained = arch.adapter_parameters(shape.lora) if shape.lora else arch.parameters
@@ -128,7 +128,7 @@ def _over(sharded: bool, ranks: int) -> str:
 
 
 def _gradients(trained: int, shape: LearnerShape) -> tuple[float, float]:
-    """(accumulated float32 gradients, those that backward leaves on the weights beside them)."""
+    """(accumulated float32 gradients, the gradients that backward leaves on the weights)."""
     share = 1.0 / max(1, shape.ranks)
     if shape.dtype in HALF:
         # ZeRO 1: BF16_Optimizer accumulates all gradients on each rank and leaves the bfloat16 ones in place.
@@ -137,7 +137,7 @@ def _gradients(trained: int, shape: LearnerShape) -> tuple[float, float]:
 
 
 def layer_bytes_per_token(arch: Architecture, dtype: str, *, on_gpu: bool) -> float:
-    """What one layer keeps of a token for its backward pass, read off transformers' Llama with our attention.
+    """Bytes that one layer keeps per token for its backward pass, read off transformers' Llama with Aha's attention.
 
     GPU, bfloat16: each norm a float32 input, its normalised and its scaled value (8 D); q, k, v and the output (Q, K);
     gate, its activation, up and their product (I). CPU: the residual is float32 and q, k, v, gate and up each get a
@@ -150,7 +150,7 @@ def layer_bytes_per_token(arch: Architecture, dtype: str, *, on_gpu: bool) -> fl
 
 
 def _activations(arch: Architecture, shape: LearnerShape, on_gpu: bool) -> float:
-    """All layers' (or, recomputed, their inputs and one layer's), and the gradients that pass through one layer."""
+    """Activations of all layers (with recomputation: their inputs, and one layer's), and one layer's gradients."""
     kept = layer_bytes_per_token(arch, shape.dtype, on_gpu=on_gpu)
     passing = 3.0 * shape.width * arch.intermediate + 8.0 * arch.hidden
     if shape.checkpointing:
@@ -160,7 +160,7 @@ def _activations(arch: Architecture, shape: LearnerShape, on_gpu: bool) -> float
 
 
 def _head(arch: Architecture, shape: LearnerShape, on_gpu: bool) -> float:
-    """Largest of the chunked head's forward and backward: rl/algorithms/logprobs.py."""
+    """The larger of forward and backward of the chunked head (rl/algorithms/logprobs.py)."""
     chunk = 4.0 * min(shape.chunk, shape.scored) * arch.vocab
     hidden = (4.0 + shape.width) * shape.scored * arch.hidden
     grad = 4.0 * arch.embedding if not shape.lora else 0.0
@@ -172,7 +172,7 @@ def _head(arch: Architecture, shape: LearnerShape, on_gpu: bool) -> float:
 
 
 def _buffers(arch: Architecture, trained: int, shape: LearnerShape, on_gpu: bool) -> float:
-    """DeepSpeed's own. A CPU commits only what is touched, a GPU the whole bucket."""
+    """DeepSpeed's buffers. A CPU commits only memory that is written, a GPU the whole bucket."""
     w, stage = shape.width, shape.zero_stage
     bucket = w * float(BUCKET_NUMBERS if on_gpu else min(BUCKET_NUMBERS, trained))
     if stage == 0 or (stage == 1 and shape.dtype in HALF):
@@ -195,7 +195,7 @@ def _reduction(trained: int, shape: LearnerShape) -> float:
 
 
 def _optimiser_step(trained: int, shape: LearnerShape) -> float:
-    """This rank's gradients laid flat once more for AdamW, which BF16_Optimizer (ZeRO 1) does not need."""
+    """A flat copy of this rank's gradients for AdamW; BF16_Optimizer (ZeRO 1) needs none."""
     if shape.zero_stage == 0 or (shape.zero_stage == 1 and shape.dtype in HALF):
         return 0.0
     flat = 4.0 * trained / max(1, shape.ranks)
@@ -203,7 +203,7 @@ def _optimiser_step(trained: int, shape: LearnerShape) -> float:
 
 
 def _malloc_keeps(arch: Architecture, shape: LearnerShape, hw: Hardware) -> bool:
-    """Whether freed activations stay with the process: on a CPU, as long as each is smaller than 32 MiB."""
+    """Whether malloc keeps freed activations: on a CPU, while each is smaller than 32 MiB."""
     largest = shape.tokens * max(4.0 * arch.hidden, float(shape.width * arch.intermediate))
     return not hw.on_gpu and largest < MALLOC_RETURNS_ABOVE
 
@@ -233,7 +233,7 @@ def _limit(hw: Hardware) -> float:
 
 @dataclass(frozen=True)
 class SamplerMemory:
-    """One sampler's memory, on each of its devices. How many sequences its cache holds: at full, at mean length."""
+    """One sampler's memory on each of its devices, and how many full and mean-length sequences its cache holds."""
 
     terms: tuple[Term, ...]
     limit: float

@@ -1,4 +1,4 @@
-"""A model's architecture as the plan needs it: parameters, floating-point operations, bytes a token. Loads no torch.
+"""A model's architecture as the plan needs it: parameters, floating-point operations, bytes per token. No torch.
 
 Letters: D hidden size, I MLP size, L layers, V vocabulary, Q = heads x head size, K = key-value heads x head size.
 """
@@ -22,7 +22,7 @@ LAYOUTS = ("llama", "mistral", "qwen2", "qwen3")
 
 @dataclass(frozen=True)
 class Architecture:
-    """Shapes of a decoder. source: where the figures were read. exact: the layer layout is one that is counted here."""
+    """The shapes of a decoder. source: where the figures were read. exact: whether this layer layout is known here."""
 
     name: str
     source: str
@@ -75,7 +75,7 @@ class Architecture:
 
     @property
     def active(self) -> int:
-        """Parameters of the layers that each token is multiplied with: no embedding, no head, chosen experts only."""
+        """Parameters of the layers that one token uses: no embedding, no head, and only the chosen experts."""
         if self.given_active:
             return self.given_active - 2 * self.embedding
         return self.layers * self.layer_matrices
@@ -90,24 +90,24 @@ class Architecture:
         return self.given_kv_values or 2 * self.layers * self.kv_size
 
     def adapter_parameters(self, rank: int) -> int:
-        """LoRA on every linear layer but the head: rank x (inputs + outputs) each."""
+        """Parameters of LoRA on every linear layer but the head: rank x (inputs + outputs) each."""
         d, i, q, k = self.hidden, self.intermediate, self.q_size, self.kv_size
         return self.layers * rank * (2 * (d + q) + 2 * (d + k) + 3 * (d + i))
 
     def layer_flops(self, tokens: float, mean_length: float) -> float:
-        """Floating-point operations of the layers' forward pass: 2 a weight and token, and causal attention.
+        """Floating-point operations of the layers' forward pass: 2 per weight and token, and causal attention.
 
-        Attention: q k and its product with v, 2 Q operations each for each earlier token: 4 Q x length / 2 a token.
+        Attention: q k and its product with v, 2 Q operations each per earlier token: 4 Q x length / 2 per token.
         """
         return tokens * (2.0 * self.active + self.layers * 2.0 * self.q_size * mean_length)
 
     def head_flops(self, tokens: float) -> float:
-        """Forward pass of the output head over these tokens."""
+        """Floating-point operations of the output head's forward pass over these tokens."""
         return 2.0 * self.embedding * tokens
 
 
 def find_architecture(path: str) -> Architecture:
-    """The architecture of a model: a local folder's config.json, a recipe's own 'module:function', or the table.
+    """The architecture of a model, from a local folder's config.json, a recipe's own 'module:function', or the table.
 
     Raises BadInput when none of them knows it.
     """

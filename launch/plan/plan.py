@@ -1,8 +1,8 @@
-"""`aha plan`: what a run will need and cost, before a device is touched. Loads no torch.
+"""`aha plan`: what a run will need and cost, without using a device. Loads no torch.
 
 plan_run() puts the parts together: memory (memory.py), rollouts (rollouts.py), time (time.py) on a
-stated hardware (hardware.py, gpus.toml), for the shapes of a model (model.py). What it assumes is in
-Plan.assumptions; nothing is measured unless the hardware was calibrated: then trial.py trains a few layers here.
+stated hardware (hardware.py, gpus.toml), for the shapes of a model (model.py). Plan.assumptions says what it assumes.
+Nothing is measured unless the hardware was calibrated; then trial.py trains a few layers here.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ QUEUED_STEPS = 4
 
 @dataclass(frozen=True)
 class Step:
-    """Seconds of one GRPO step by phase, and of one when sampling and training overlap."""
+    """Seconds of one GRPO step by phase, and of a step in which sampling and training overlap."""
 
     rollout: RolloutTime
     update: UpdateTime
@@ -46,13 +46,13 @@ class Step:
 
     @property
     def asynchronous_s(self) -> float:
-        """Sampler and learner each work all the time; both wait for the sync."""
+        """Seconds of a step in which sampler and learner work at the same time, and both wait for the sync."""
         return max(self.continuous_s, self.update.seconds) + self.sync.seconds
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of the whole run. devices: those it holds (1 machine on a CPU)."""
+    """The cost of the whole run. devices: those that it holds; on CPUs, machines."""
 
     steps: int
     grpo_s: float
@@ -108,8 +108,8 @@ def plan_run(
 ) -> Plan:  # fmt: skip
     """Plan one config on this hardware.
 
-    sft_tokens: mean length of an SFT example; 0 takes a prompt and a mean completion, or SFT_TOKENS without GRPO.
-    sft_examples: how many there are, for sft.epochs; 0: unknown. Raises BadInput.
+    sft_tokens: mean length of an SFT example; 0 means a prompt and a mean completion, or SFT_TOKENS without GRPO.
+    sft_examples: their number, for sft.epochs; 0 means unknown. Raises BadInput.
     """
     cfg = settle(cfg, hw.machine)[0]
     arch = find_architecture(cfg.model.path)
@@ -150,9 +150,9 @@ def is_packed(cfg: RunConfig, hw: Hardware) -> bool:
 def learner_shape(
     cfg: RunConfig, arch: Architecture, hw: Hardware, lengths: Lengths, sft_tokens: float
 ) -> LearnerShape:
-    """What a rank holds at worst: a full micro-batch, unless an update's longest rollouts would not fill one.
+    """The most that a rank holds: a full micro-batch, or less if an update's longest rollouts do not fill one.
 
-    Ranks that share their sequences hold a part of it each.
+    Ranks that share sequences hold one part each.
     """
     g, learner = cfg.grpo, cfg.learner
     longest = lengths.prompt + lengths.limit
@@ -175,7 +175,7 @@ def learner_shape(
 
 
 def grpo_passes(cfg: RunConfig, shape: LearnerShape, lengths: Lengths) -> tuple[Passes, float]:
-    """(what one step computes, its share of padding). Micro-batches are counted by the packer that the run uses."""
+    """(what one step computes, its share of padding). Counted with the packer of the real run."""
     g = cfg.grpo
     drawn = lengths.draw(g.rollouts_per_step, SEEDS[0])
     tokens, micro_batches = 0.0, 0
@@ -191,7 +191,7 @@ def grpo_passes(cfg: RunConfig, shape: LearnerShape, lengths: Lengths) -> tuple[
     work = Passes(
         tokens=tokens,
         scored=float(drawn.sum()),
-        mean_length=mean_squared,  # attention is quadratic: long rollouts weigh by their length
+        mean_length=mean_squared,  # attention is quadratic, so long rollouts count more
         forwards=int(shape.reference) + scoring,
         updates=g.updates_per_step,
         micro_batches=micro_batches,
@@ -248,12 +248,12 @@ def _step(
         arch, shape, hw, way=transfer_way(cfg, hw), bucket_mib=cfg.cluster.bucket_mib,
         samplers=cfg.sampler.count * cfg.sampler.tensor_parallel,
     )  # fmt: skip
-    # What the last rollouts of the queue add is shared by all its steps.
+    # The tail of the queue, its last rollouts, comes once and is shared by all steps.
     return Step(rollout, _update(arch, shape, work, hw), sync, continuous.seconds / QUEUED_STEPS)
 
 
 def _update(arch: Architecture, shape: LearnerShape, work: Passes, hw: Hardware) -> UpdateTime:
-    """From a trial on this machine where the hardware is measured and the plan can be tried here, else from rates."""
+    """The update's time: from a trial if the hardware is measured and the trial can run here, else from the rates."""
     spec = spec_of(arch, shape, work.mean_length, work.scored / work.tokens, hw) if work.tokens else None
     return update_time(arch, shape, work, hw, train_here(spec) if spec else None)
 
@@ -261,7 +261,7 @@ def _update(arch: Architecture, shape: LearnerShape, work: Passes, hw: Hardware)
 def sampling_seconds(
     cfg: RunConfig, arch: Architecture, hw: Hardware, lengths: Lengths, problems: int, samples: int
 ) -> float:
-    """Seconds to sample so many problems, each so often, outside training."""
+    """Seconds to sample so many problems so many times each, outside training."""
     sampler = _sampler(cfg, arch, hw, lengths)
     drawn = lengths.draw(problems * samples, SEEDS[0])
     return _sample(cfg, arch, hw, lengths, _slots(sampler), drawn, samples).seconds

@@ -1,7 +1,7 @@
 """`aha plan --published`: predictions beside figures that others published, or that were measured here.
 
-A published run is told by a RunConfig and the lengths of its rollouts. What its source does not say is assumed, and the
-assumption is printed. Nothing here is fitted to a row, except where the row says so.
+A published run is described by a RunConfig and the lengths of its rollouts. What its source does not say is assumed,
+and the assumption is printed. Nothing here is fitted to a row, unless the row says so.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ TWO_CORES = 2
 
 @dataclass(frozen=True)
 class Row:
-    """One figure. source names where it stands; assumed: what the source does not say."""
+    """One figure. source: where it was published. assumed: what the source does not say."""
 
     run: str
     figure: str
@@ -176,7 +176,7 @@ def s1() -> Row:
 
 
 def two_cores() -> Hardware:
-    """The development machine, whatever this one is: two cores at the table's rates."""
+    """The development machine: two cores at the table's rates, on whatever machine this runs."""
     machine = this_machine()
     scale = TWO_CORES / machine.cores
     return replace(

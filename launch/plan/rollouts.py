@@ -1,7 +1,7 @@
-"""How long sampling takes: lengths drawn from a distribution, then decoded in a simulated sampler. numpy only.
+"""How long sampling takes: lengths are drawn from a distribution and decoded in a simulated sampler. numpy only.
 
-A decoding step reads the weights and the KV cache of the sequences in it, and multiplies one token of each; so a few
-long rollouts at the end cost nearly as much a step as a full batch: the tail.
+A decoding step reads the weights and the KV cache of its sequences, and computes one token of each. So a step with a
+few long rollouts at the end (the tail) takes nearly as long as one with a full batch.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from rl.types import BadInput
 
 @dataclass(frozen=True)
 class Lengths:
-    """Completion lengths: lognormal with this median and sigma (of the logarithm), cut at limit tokens.
+    """Completion lengths: lognormal with this median and sigma (of the logarithm), cut at `limit` tokens.
 
-    prompt: mean tokens of a prompt. assumed: nobody gave the median; it is a share of the limit.
+    prompt: mean tokens of a prompt. assumed: the median was not given and is a share of the limit.
     """
 
     median: float
@@ -32,7 +32,7 @@ class Lengths:
     assumed: bool = True
 
     def draw(self, count: int, seed: int) -> np.ndarray:
-        """count lengths in tokens, 1 .. limit; the same for the same seed."""
+        """`count` lengths in tokens, from 1 to limit; equal seeds give equal lengths."""
         drawn = np.random.default_rng(seed).lognormal(np.log(self.median), self.sigma, count)
         return np.clip(np.rint(drawn), 1, self.limit).astype(np.int64)
 
@@ -40,7 +40,7 @@ class Lengths:
         return float(self.draw(20_000, 0).mean())
 
     def truncated_share(self) -> float:
-        """Share of the completions that the limit cuts."""
+        """The share of completions that the limit cuts."""
         return float((self.draw(20_000, 0) >= self.limit).mean())
 
 
@@ -48,9 +48,9 @@ MEDIAN_SHARE, SIGMA, PROMPT_TOKENS = 0.35, 0.7, 128.0
 
 
 def assumed_lengths(limit: int, *, median: float = 0, sigma: float = 0, prompt: float = 0, room: int = 0) -> Lengths:
-    """What is not given is assumed: a median of 0.35 of the limit, sigma 0.7, prompts of 128 tokens.
+    """Lengths with defaults: a median of 0.35 of the limit, sigma 0.7, prompts of 128 tokens.
 
-    room: prompt and completion limit, 0 for none; prompts assumed longer than what it leaves are shortened.
+    room: limit of prompt and completion together, 0 for none; the default prompt is shortened to fit.
     Raises BadInput on a median above the limit.
     """
     if median > limit or median < 0 or sigma < 0 or prompt < 0:
@@ -64,7 +64,7 @@ def assumed_lengths(limit: int, *, median: float = 0, sigma: float = 0, prompt: 
 
 @dataclass(frozen=True)
 class Decoder:
-    """What a sampler's steps cost, seconds. A step with n sequences that hold k tokens of cache takes step_s(n, k)."""
+    """The cost of a sampler's steps. step_s(n, k): seconds of a step with n sequences and k tokens of cache."""
 
     weights_s: float
     cache_s_per_token: float
@@ -81,9 +81,10 @@ class Decoder:
 def make_decoder(
     arch: Architecture, dtype: str, hw: Hardware, *, tensor_parallel: int, eager: bool, seeded: bool = True
 ) -> Decoder:
-    """From the stated rates. Tensor parallelism divides reading and computing, and adds two reductions a layer.
+    """A decoder from the stated rates. Tensor parallelism divides reading and computing, and adds two reductions per
+    layer.
 
-    seeded: each sample has a random generator of its own, as Aha's have. A mixture of experts reads all its weights.
+    seeded: each sample has its own random generator, as in Aha. A mixture of experts reads all of its weights.
     """
     e, tp = hw.efficiency, tensor_parallel
     width = float(bytes_per_number(dtype))
@@ -106,7 +107,7 @@ def make_decoder(
 
 @dataclass(frozen=True)
 class RolloutTime:
-    """Seconds of sampling one step. alone_s: the tail, when fewer than a tenth of the slots were busy."""
+    """Seconds of one step's sampling. alone_s: those of the tail, with fewer than a tenth of the slots busy."""
 
     seconds: float
     prefill_s: float
@@ -122,9 +123,10 @@ def simulate(
     decoder: Decoder, lengths_N: np.ndarray, *, prompt: float, group: int, samplers: int, slots: int,
     shared_prefix: bool,
 ) -> RolloutTime:  # fmt: skip
-    """Decode these rollouts: groups go to the samplers in turn, a free slot takes the next one, the slowest counts.
+    """Decode these rollouts. Groups go to the samplers in turn, a free slot takes the next rollout, and the time is
+    that of the slowest sampler.
 
-    lengths_N: completion lengths, group after group. slots: sequences that one sampler decodes at once.
+    lengths_N: completion lengths, group after group. slots: sequences that a sampler decodes at once.
     """
     groups = [lengths_N[i : i + group] for i in range(0, len(lengths_N), group)]
     prefilled = prompt * (1 if shared_prefix else group) * decoder.prefill_s_per_token
@@ -141,7 +143,7 @@ def simulate(
 
 
 def _decode(decoder: Decoder, lengths: Sequence[int], prompt: float, slots: int) -> tuple[float, float]:
-    """(seconds, of them with fewer than a tenth of the slots busy). Jumps from one end of a sequence to the next."""
+    """(seconds, those with fewer than a tenth of the slots busy). Jumps from the end of one sequence to the next."""
     ends: list[int] = []  # the step at which each running sequence ends
     step, seconds, alone, at = 0, 0.0, 0.0, 0
     cached = 0.0
@@ -152,13 +154,13 @@ def _decode(decoder: Decoder, lengths: Sequence[int], prompt: float, slots: int)
             cached += prompt
             at += 1
         running, steps = len(ends), ends[0] - step
-        # The cache grows by one token a sequence and step: its mean over these steps.
+        # The cache grows by one token per sequence and step. This is its mean over these steps.
         spent = steps * decoder.step_s(running, cached + running * steps / 2)
         seconds, step, cached = seconds + spent, ends[0], cached + running * steps
         if running <= few:
             alone += spent
         while ends and ends[0] == step:
             heapq.heappop(ends)
-            # Which one ended is not tracked: a sequence holds the mean of what is cached.
+            # Which sequence ended is not tracked, so each counts with the mean length.
             cached -= cached / (len(ends) + 1)
     return seconds, alone

@@ -1,4 +1,4 @@
-"""Prints plans: tables in a terminal, the same as plain lines in a pipe, or JSON."""
+"""Prints plans: as tables in a terminal, as plain lines in a pipe, or as JSON."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from launch.plan.plan import Plan, Step
 
 
 def console() -> Console:
-    """Piped output keeps its lines whole: as wide as they need, no colours."""
+    """A console. In a pipe it has no colours, and is as wide as the lines need."""
     plain = Console()
     return plain if plain.is_terminal else Console(width=200, no_color=True, highlight=False)
 
@@ -150,7 +150,7 @@ def _cost_lines(plan: Plan) -> str:
 
 
 def advice(plan: Plan) -> list[str]:
-    """What to change so that a learner rank fits; nothing when it does."""
+    """What to change so that a learner rank fits; nothing when it fits already."""
     if plan.learner.fits:
         return []
     g = plan.cfg.grpo

@@ -1,4 +1,4 @@
-"""A plan of a recipe of several stages: each one that trains or samples, and their sum."""
+"""The plan of a recipe with several stages: each stage that trains or samples, and their sum."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rl.types import BadInput
 
 @dataclass(frozen=True)
 class StagePlan:
-    """One stage. plan is None for one that only samples; note says what is missing from the time."""
+    """One stage. plan: None for a stage that only samples. note: what the time leaves out."""
 
     name: str
     kind: str
@@ -39,9 +39,9 @@ def plan_stages(
     recipe: Recipe, hw: Hardware, *, lengths_for: Callable[[RunConfig], Lengths], price: float, sft_tokens: float,
     sft_examples: int, shapes: Mapping[str, str],
 ) -> list[StagePlan]:  # fmt: skip
-    """Every stage that needs a device. lengths_for: completion lengths of a stage. Raises BadInput.
+    """Plan every stage that needs a device. Raises BadInput.
 
-    shapes: each model -> the one whose shapes it has.
+    lengths_for(stage): its completion lengths. shapes: model -> the model whose shapes it has.
     """
     plans = []
     for stage in recipe.stages:
@@ -69,17 +69,17 @@ def plan_stages(
 
 
 def _is_planned(stage: Stage) -> bool:
-    """Whether a plan has figures for it. Of training a reward model it has none."""
+    """Whether there are figures for the stage. There are none for the training of a reward model."""
     return stage.runs_model and MAKES_REWARD_MODEL not in stage.makes
 
 
 def stage_models(recipe: Recipe) -> list[str]:
-    """The models outside the recipe that its stages start from."""
+    """The models outside the recipe with which its stages start."""
     return [root_model(recipe, s) for s in recipe.stages if _is_planned(s)]
 
 
 def root_model(recipe: Recipe, stage: Stage) -> str:
-    """The model outside the recipe that a stage's model comes from: it has the same shape."""
+    """The model outside the recipe from which a stage's model descends. It has the same shape."""
     while _is_planned(stage):
         reference = Reference.parse(model_of(stage))
         if reference is None:
@@ -89,7 +89,7 @@ def root_model(recipe: Recipe, stage: Stage) -> str:
 
 
 def show_stages(plans: list[StagePlan], hw: Hardware, price: float) -> None:
-    """A row a stage, the sum, and what does not work where."""
+    """Print one row per stage, the sum, and what does not work in which stage."""
     out = console()
     table = Table(box=None, pad_edge=False, title_justify="left", title=f"Stages on {hw.name}")
     for heading, align in (("stage", "left"), ("kind", "left"), ("model", "left"), ("a learner, GiB", "right"),

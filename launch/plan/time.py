@@ -1,4 +1,4 @@
-"""How long a step takes, phase by phase: from the rates in gpus.toml, or from a trial on this machine. Seconds."""
+"""How many seconds a step takes, by phase: from the rates in gpus.toml, or from a trial on this machine."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ ADAM_BYTES = 36.0
 
 @dataclass(frozen=True)
 class Passes:
-    """What a step computes. tokens: of all ranks, padding included; scored: those the head sees.
+    """What a step computes. tokens: of all ranks, padding included. scored: the tokens that the head sees.
 
-    forwards: passes without a gradient (reference, old logprobs). updates: optimiser updates. micro_batches: a rank's.
+    forwards: passes without gradients (reference, old logprobs). updates: of the optimiser. micro_batches: of one rank.
     """
 
     tokens: float
@@ -49,16 +49,16 @@ class UpdateTime:
 def update_time(
     arch: Architecture, shape: LearnerShape, work: Passes, hw: Hardware, trial: Trial | None = None
 ) -> UpdateTime:
-    """One step on all ranks, which share the tokens evenly. On a CPU the ranks of a node share its cores.
+    """The time of one step on all ranks, which share the tokens evenly. On CPUs, the ranks of a node share its cores.
 
-    trial: what a few layers took here, reference and messages included; the rest is multiplied.
+    trial: the times of a few layers here, which include the reference and messages; they are scaled up.
     """
     ranks = max(1, shape.ranks)
     devices = ranks if hw.on_gpu else min(ranks, hw.nodes)
     rate = hw.flops(shape.dtype) * hw.efficiency.train_flops * devices
     copy = hw.memory_bandwidth * hw.efficiency.copy_bandwidth * devices
     forward = arch.layer_flops(work.tokens, work.mean_length) + arch.head_flops(work.scored)
-    # Backward is twice a forward; the head's logits are computed once more in it, and recomputed layers too.
+    # Backward costs two forwards, plus one more of the head and of recomputed layers.
     gradient = 3.0 * forward + arch.head_flops(work.scored)
     if shape.checkpointing:
         gradient += arch.layer_flops(work.tokens, work.mean_length)
@@ -78,13 +78,13 @@ def update_time(
     updated = trained if shape.zero_stage == 0 else trained / ranks
     on_device = 1.0 if hw.on_gpu else max(1.0, ranks / hw.nodes)
     optimiser = work.updates * ADAM_BYTES * updated * on_device / (hw.memory_bandwidth * hw.efficiency.copy_bandwidth)
-    # Each micro-batch's gradients are added to the float32 ones: two reads, one write.
+    # Each micro-batch adds its gradients to the float32 ones: two reads and one write.
     adding = work.micro_batches * 3 * 4.0 * trained * on_device / (hw.memory_bandwidth * hw.efficiency.copy_bandwidth)
     return UpdateTime(gradient_s, forward_s, optimiser + adding, _communication(arch, trained, shape, work, hw))
 
 
 def _float32_attention(arch: Architecture, work: Passes, hw: Hardware, devices: int) -> float:
-    """What attention costs beyond its share above: a CPU computes it in float32, masked half and all."""
+    """The additional cost of attention on a CPU, which computes it in float32 and does not skip the masked half."""
     operations = 3.0 * arch.layers * 4.0 * arch.q_size * work.mean_length * work.tokens
     return operations / (hw.fp32 * hw.efficiency.train_flops * devices)
 
@@ -107,7 +107,7 @@ def _communication(arch: Architecture, trained: int, shape: LearnerShape, work: 
 
 @dataclass(frozen=True)
 class SyncTime:
-    """One weight sync: bytes that each sampler gets, what the wire alone would take, and the estimate. Seconds."""
+    """One weight sync: the bytes for each sampler, the seconds of the wire alone, and the estimate in seconds."""
 
     num_bytes: float
     wire_s: float
@@ -119,7 +119,7 @@ class SyncTime:
 def sync_time(
     arch: Architecture, shape: LearnerShape, hw: Hardware, *, way: str, bucket_mib: int, samplers: int
 ) -> SyncTime:
-    """way: nccl, ipc or bucket. Checksums on both sides and unpacking are counted as copies."""
+    """The time of one sync. way: nccl, ipc or bucket. Checksums on both sides and unpacking count as copies."""
     head = arch.embedding if not hw.on_gpu and arch.tied else 0
     size = shape.width * float(arch.parameters + head)
     copy = hw.memory_bandwidth * hw.efficiency.copy_bandwidth

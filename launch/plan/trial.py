@@ -1,9 +1,9 @@
-"""Trains a few layers of a model on this machine, for `aha plan --calibrate`. The plan multiplies what it saw.
+"""Trains a few layers of a model on this machine, for `aha plan --calibrate`. The plan scales the times up.
 
-Rates alone (calibrate.py) miss what a step costs beside its arithmetic: small matrices, hooks of every module
-under ZeRO-3, messages between ranks. So the real learner trains models of 1 and of 3 such layers (LAYERS), with 1 and
-with 3 micro-batches (MICRO_BATCHES); a step's time is linear in both. Loads no torch: each rank is a process of its
-own, trial_rank.py.
+Rates alone (calibrate.py) miss what a step costs beside its arithmetic: small matrices, the hooks of every module under
+ZeRO-3, messages between ranks. So the real learner trains models of 1 and of 3 such layers (LAYERS), with 1 and with 3
+micro-batches (MICRO_BATCHES). A step's time is linear in both. Loads no torch: each rank runs trial_rank.py in a
+process of its own.
 """
 
 from __future__ import annotations
@@ -61,16 +61,16 @@ class Trial:
     update_a_layer_s: float
 
     def micro_batch(self, layers: int) -> float:
-        """Forward and backward of one full micro-batch, and the reference's forward where there is one."""
+        """Seconds of one full micro-batch: forward, backward, and the reference's forward if there is one."""
         return self.micro_batch_s + layers * self.micro_batch_a_layer_s
 
     def update(self, layers: int) -> float:
-        """What an update costs beside its micro-batches: the optimiser, the collectives, the calls."""
+        """Seconds of an update beside its micro-batches: the optimiser, the collectives, the calls."""
         return self.update_s + layers * self.update_a_layer_s
 
 
 def can_be_tried(arch: Architecture, shape: LearnerShape, hw: Hardware) -> bool:
-    """Whether a trial can stand for these learners: on this machine, whose memory it fits into, with padded rows."""
+    """Whether a trial can represent these learners: on this machine, within its memory, with padded rows."""
     here = hw.measured and not hw.on_gpu and hw.nodes == 1 and arch.exact
     if not here or shape.packed or shape.shared_by > 1:
         return False
@@ -81,7 +81,7 @@ def can_be_tried(arch: Architecture, shape: LearnerShape, hw: Hardware) -> bool:
 def spec_of(
     arch: Architecture, shape: LearnerShape, mean_length: float, scored_share: float, hw: Hardware
 ) -> TrialSpec | None:
-    """The trial of a plan, or None where none can be made here.
+    """The trial of a plan; None when it cannot run here.
 
     mean_length: of a prompt and its completion, tokens. scored_share: of the tokens, those that the head sees.
     """
@@ -95,7 +95,7 @@ def spec_of(
 
 @cache
 def train_here(spec: TrialSpec) -> Trial:
-    """Make the trial: a minute or two. Raises AhaError when a rank fails or TIMEOUT_S pass."""
+    """Run the trial, for a minute or two. Raises AhaError when a rank fails, or after TIMEOUT_S."""
     print(
         f"calibrating: training {' and '.join(map(str, LAYERS))} layers of {spec.arch.name} here, "
         f"{spec.shape.ranks} rank(s), micro-batches of {spec.rows} x {spec.prompt + spec.completion} tokens (a "
@@ -125,7 +125,7 @@ def _line(values: list[float]) -> tuple[float, float]:
 
 
 def _run_ranks(spec: TrialSpec, folder: Path) -> dict[str, dict[str, float]]:
-    """What rank 0 printed: layers -> micro-batches -> seconds."""
+    """The times that rank 0 wrote: layers -> micro-batches -> seconds."""
     from rl.workers.cluster.ray_calls import free_port
 
     command = [sys.executable, *RANK, json.dumps(asdict(spec)), str(folder), str(free_port())]

@@ -81,7 +81,7 @@ def config_of(spec: TrialSpec) -> RunConfig:
 
 
 def batches_of(spec: TrialSpec, cfg: RunConfig, micro_batches: int, seed: int) -> list[PackedBatch]:
-    """As many rollouts as fill so many micro-batches of every rank."""
+    """Rollouts that fill exactly so many micro-batches of every rank."""
     groups = random_groups(
         spec.rows * micro_batches * spec.shape.ranks, 1, spec.prompt, spec.completion, spec.arch.vocab, seed
     )
@@ -89,9 +89,9 @@ def batches_of(spec: TrialSpec, cfg: RunConfig, micro_batches: int, seed: int) -
 
 
 def random_groups(groups: int, size: int, prompt: int, completion: int, vocab: int, seed: int) -> list[ScoredGroup]:
-    """So many groups of `size` rollouts: random tokens, all prompts and all completions of one length, in tokens.
+    """Groups of `size` rollouts with random tokens, in which all prompts and all completions are equally long.
 
-    Micro-batches of them are full, and nothing of a step is left to chance.
+    So every micro-batch is full, and steps do not differ by chance.
     """
     rng = np.random.default_rng(seed)
     logprobs = np.full(completion, -math.log(vocab), np.float32)

@@ -1,14 +1,14 @@
 """`aha report`: one self-contained HTML file of a run, of two side by side, or of a whole recipe. Needs no network.
 
-reading.py      a run's folder -> Run, as it was written
-charts.py       Run -> which curves there are, thinned; phases of each step
+reading.py      reads a run's folder into a Run
+charts.py       Run -> its curves, thinned, and the phases of each step
 rollouts.py     Run -> a sample of its rollouts, cut into tokens
-results.py      Run -> the results table, facts, differences of the configs
-page.py         all of it as the data of a run's page
-recipe.py       a recipe's folder -> its stages, each a Run, with their states and inputs
-recipe_page.py  all of it as the data of a recipe's page
-html.py         the data as JSON in page.html, with style.css and the scripts: the scripts draw everything
-beside.py       reports written beside a run that goes on
+results.py      Run -> the table of results, facts, differences between two configs
+page.py         puts these together as the data of a run's page
+recipe.py       reads a recipe's folder: its stages, each with a Run, a state and inputs
+recipe_page.py  puts these together as the data of a recipe's page
+html.py         puts the data as JSON into page.html, with style.css and the scripts, which draw everything
+background.py   writes reports while a run goes on
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ __all__ = ["write_report"]
 
 
 def write_report(folders: Sequence[Path], out: Path | None = None) -> Path:
-    """Write the report of a run, of two runs side by side, or of a recipe of several stages; returns its path.
+    """Write the report of a run, of two runs side by side, or of a recipe with several stages. Returns its path.
 
-    out: report.html in the folder by default. Raises BadInput when a folder holds neither, AhaError when a file of it
-    is damaged or the page cannot be kept under 10 MB.
+    out: report.html in the folder by default. Raises BadInput for a folder that holds neither a run nor a recipe, and
+    AhaError when one of its files is damaged or the page cannot be kept under 10 MB.
     """
     recipes = [folder for folder in folders if is_recipe(folder)]
     if recipes and len(folders) > 1:

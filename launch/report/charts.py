@@ -1,4 +1,4 @@
-"""Which curves a run has, in which order and under which heading; their points, thinned; each step's phases."""
+"""The curves of a run, their order and headings, their points (thinned), and the phases of each step."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ STAGES = {"sft": "SFT", "grpo": "GRPO", "eval": "evaluation", "reward": "reward 
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """A line of a chart. key: of Points, "stage:metric". error: key of its standard errors; such a curve has dots."""
+    """A line of a chart. key: "stage:metric", as in points(). error: the key of its standard errors; adds dots."""
 
     label: str
     key: str
@@ -25,7 +25,7 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """form: share (0 to 1, shown in %), number, or seconds. hint: one sentence on how to read it."""
+    """A chart. form: share (0 to 1, shown in %), number, or seconds. hint: one sentence on how to read it."""
 
     title: str
     hint: str
@@ -41,7 +41,7 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Steady:
-    """A metric that had one value at every step: said in a line, not drawn."""
+    """A metric with the same value at every step. It becomes a line of text instead of a curve."""
 
     label: str
     value: float
@@ -49,7 +49,7 @@ class Steady:
 
 @dataclass(frozen=True, slots=True)
 class Points:
-    """x: step. y: value. pooled: how many steps went into a point (mean, or largest for a maximum)."""
+    """A curve's points. x: steps. y: values. pooled: the steps in one point (their mean; of a maximum the largest)."""
 
     x: list[int]
     y: list[float]
@@ -58,7 +58,7 @@ class Points:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """What is stacked over steps first..last, their mean: seconds of each phase, or shares of groups."""
+    """A stacked column: means over steps first..last, of the seconds of each phase or of shares of groups."""
 
     first: int
     last: int
@@ -187,7 +187,7 @@ ACCURACY = Chart(
 
 
 def sections(runs: Sequence[Run]) -> list[Section]:
-    """Every chart that any of the runs has points for. What the catalogue does not name comes last."""
+    """Every chart for which one of the runs has points. Metrics that the catalogue does not name come last."""
     names = {
         s: _varying([r for run in runs for r in run.of(s)]) for s in {r.stage for run in runs for r in run.records}
     }
@@ -195,7 +195,7 @@ def sections(runs: Sequence[Run]) -> list[Section]:
     taken: set[str] = {"grpo:accuracy", "grpo:samples/count", "reward:accuracy"}
     for stage, specs in (("grpo", GRPO), ("sft", SFT), ("reward", REWARD_MODEL)):
         literal = {pattern for *_, wanted in specs for _, pattern in wanted if "*" not in pattern}
-        literal -= {"reward/language_consistency"}  # it is a part of the reward too
+        literal -= {"reward/language_consistency"}  # it is a metric of the reward too
         for title, chart, form, hint, wanted in specs:
             for found in _charts(stage, chart, form, hint, wanted, names.get(stage, []), literal):
                 out.setdefault(title, []).append(found)
@@ -218,9 +218,9 @@ def _charts(
     stage: str, title: str, form: str, hint: str, wanted: Sequence[tuple[str, str]], names: Sequence[str],
     literal: set[str],
 ) -> list[Chart]:  # fmt: skip
-    """The chart of a spec, or one for each middle part of a pattern with two stars; none when nothing matches.
+    """The chart of a spec; for a pattern with two stars, one chart per middle part; none when nothing matches.
 
-    literal: names that some spec names in full; a pattern leaves them to it.
+    literal: metrics that another spec names in full. Patterns leave them out.
     """
     by_title: dict[str, list[Curve]] = {}
     for label, pattern in wanted:
@@ -234,7 +234,7 @@ def _charts(
 
 
 def _varying(records: Iterable[Record]) -> list[str]:
-    """Metrics in the order of their first appearance, without those that never changed over three records or more."""
+    """Metrics in the order of their first record, without those that kept one value over three records or more."""
     return [name for name, seen in _values(records).items() if seen.count < 3 or seen.low < seen.high]
 
 
@@ -255,7 +255,7 @@ def _values(records: Iterable[Record]) -> dict[str, _Seen]:
 
 
 def steady(runs: Sequence[Run]) -> list[Steady]:
-    """What the sections leave out for never having changed, zeros aside."""
+    """The metrics that never changed, which the sections leave out; without those that are 0."""
     out: list[Steady] = []
     for stage in ("grpo", "sft"):
         seen = _values(r for run in runs for r in run.of(stage))
@@ -265,7 +265,7 @@ def steady(runs: Sequence[Run]) -> list[Steady]:
 
 
 def points(run: Run, all_sections: Sequence[Section], most: int = MOST_POINTS) -> dict[str, Points]:
-    """key -> Points, at most `most` a curve, of every curve of the sections, ACCURACY and REWARD_ACCURACY it has."""
+    """key -> at most `most` points, for the curves of the sections, of ACCURACY and of REWARD_ACCURACY."""
     curves = [c for section in all_sections for chart in section.charts for c in chart.curves]
     curves += ACCURACY.curves + REWARD_ACCURACY.curves
     keys = {key for c in curves for key in (c.key, c.error) if ":" in key}
@@ -298,7 +298,7 @@ def _short(value: float) -> float:
 
 
 def times(run: Run) -> Times:
-    """Where the time went: per GRPO step by phase, by the wall clock, and in all."""
+    """How the time was spent: per GRPO step by phase, along the wall clock, and in all."""
     steps = [(r.step, phases(r.seconds, r.metrics)) for r in run.of("grpo")]
     names = list(dict.fromkeys(name for _, seconds in steps for name in seconds))
     columns = _columns([(step, [seconds.get(name, 0.0) for name in names]) for step, seconds in steps])
@@ -306,7 +306,7 @@ def times(run: Run) -> Times:
 
 
 def _columns(steps: Sequence[tuple[int, list[float]]]) -> list[Column]:
-    """Neighbouring steps pooled to at most MOST_COLUMNS."""
+    """Steps pooled with their neighbours into at most MOST_COLUMNS columns."""
     width = -(-len(steps) // MOST_COLUMNS) or 1
     out = []
     for i in range(0, len(steps), width):
@@ -317,7 +317,7 @@ def _columns(steps: Sequence[tuple[int, list[float]]]) -> list[Column]:
 
 
 def dead_groups(run: Run) -> DeadGroups | None:
-    """None when no step counted its groups."""
+    """The groups without a gradient; None when no step counted them."""
     counted = [r for r in run.of("grpo") if "groups/uniform_share" in r.metrics]
     if not counted:
         return None
@@ -345,7 +345,7 @@ def _totals(run: Run) -> dict[str, float]:
 
 
 def _spans(records: Sequence[Record]) -> list[Span]:
-    """Consecutive records of a stage as one span. What lies between spans is start-up, checkpoints, or a stop."""
+    """One span per series of records of one stage. Between spans lie starts, checkpoints and stops."""
     timed = sorted((r for r in records if r.time), key=lambda r: r.time)
     if not timed:
         return []

@@ -1,12 +1,11 @@
-"""The curve of a run, as a PNG and in characters.
+"""The curve of a run, as a PNG and as text.
 
-It is read from metrics.jsonl: training points are the "grpo" records, held-out points the "eval" records with
-"pass@1", "stderr" and perhaps "greedy". Both are placed at the number of GRPO steps that the weights had seen.
+It is read from metrics.jsonl: training points from "grpo" records, and held-out points from "eval" records with
+"pass@1", "stderr" and perhaps "greedy". The x axis is the number of GRPO steps of the weights.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from launch.report.emergence_figure import draw_emergence
 from rl.records.metrics_file import read_metrics
+from rl.records.whole_files import read_json, whole
 
 Points = list[tuple[float, float]]
 """(GRPO step, value), by step."""
@@ -21,9 +21,9 @@ Points = list[tuple[float, float]]
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """A run's course. training: accuracy in the rollouts, or the reward where there is none; label says which.
+    """The curve of a run. training: accuracy of the rollouts, or the reward if there is none; label says which.
 
-    held_out: pass@1. stderr: its standard errors, in the same order. reward: empty when it would repeat training.
+    held_out: pass@1. stderr: its standard errors, in the same order. reward: empty when it is the training curve.
     """
 
     label: str
@@ -37,7 +37,7 @@ class Curve:
 
     @staticmethod
     def read(run_dir: Path) -> Curve:
-        """From run_dir's metrics.jsonl. Values that are missing or not finite are left out."""
+        """Read run_dir's metrics.jsonl. Values that are missing or not finite are left out."""
         records = read_metrics(run_dir)
 
         def points(stage: str, key: str) -> Points:
@@ -59,12 +59,11 @@ class Curve:
 
 
 def draw_run(run_dir: Path) -> str:
-    """Write curve.png and emergence.png of a run that has a summary. Returns the curve in characters.
+    """Write curve.png and emergence.png of a run with a summary. Returns the curve as text.
 
-    A figure is left out where no step recorded what it shows; the text is then empty.
+    A figure without any point is left out. The text is then empty.
     """
-    summary = json.loads((run_dir / "summary.json").read_text(encoding="utf-8"))
-    title = f"{summary['name']}: {summary['model']}, seed {summary['seed']}"
+    title = read_json(run_dir / "summary.json", lambda s: f"{s['name']}: {s['model']}, seed {s['seed']}")
     draw_emergence(run_dir, title=title)
     curve = Curve.read(run_dir)
     if not curve.training and not curve.held_out:
@@ -74,7 +73,7 @@ def draw_run(run_dir: Path) -> str:
 
 
 def smooth(points: Points, window: int) -> Points:
-    """Mean over `window` points around each, over those that there are at the ends.
+    """The running mean over `window` points, over fewer at the two ends.
 
     [(0, 0), (1, 6), (2, 0)], 3 -> [(0, 3), (1, 2), (2, 3)]
     """
@@ -87,7 +86,7 @@ INK, SOFT, TRAIN, HELD_OUT = "#1f2933", "#7b8794", "#2f6fb5", "#d1495b"
 
 
 def draw_curve(curve: Curve, path: Path, *, title: str) -> None:
-    """The curve as a PNG: accuracy with the held-out points on top, the reward and the completion length below."""
+    """Draw the curve as a PNG: on top accuracy with the held-out points, below it reward and completion length."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -113,11 +112,12 @@ def draw_curve(curve: Curve, path: Path, *, title: str) -> None:
     grid[-1].xaxis.get_major_locator().set_params(integer=True)
     grid[-1].set_xlabel("GRPO step", color=INK)
     grid[0].set_title(title, loc="left", fontsize=11, color=INK, pad=10)
-    figure.savefig(path, dpi=150)
+    with whole(path) as temporary:
+        figure.savefig(temporary, dpi=150, format="png")
 
 
 def _draw_line(axes: Any, points: Points, label: str) -> None:
-    """Every step as a faint line, their running mean as a firm one."""
+    """Draw every step as a faint line, and their running mean as a strong one."""
     if _window(points) > 1:
         axes.plot(*zip(*points, strict=True), color=TRAIN, alpha=0.25, linewidth=1)
     axes.plot(*zip(*smooth(points, _window(points)), strict=True), color=TRAIN, linewidth=1.8, label=label)
@@ -152,14 +152,14 @@ def _draw_accuracy(axes: Any, curve: Curve) -> None:
         axes.set_ylim(0, min(1.0, 1.2 * top) or 1.0)
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.set_ylabel(curve.label, color=INK)
-    # Away from where the run ends, and never over its first points.
+    # The legend must not cover the first points or the end of the curve.
     last = [y for _, y in (curve.training or curve.held_out)[-5:]]
     corner = "lower right" if sum(last) / len(last) > 0.5 * axes.get_ylim()[1] else "upper right"
     _legend(axes, ["training", "held-out pass", "held-out greedy"], corner)
 
 
 def _legend(axes: Any, order: Sequence[str], place: str = "best", columns: int = 1) -> None:
-    """A legend, its entries in the order of their beginnings."""
+    """Add a legend. `order` has the beginnings of its entries."""
     handles, labels = axes.get_legend_handles_labels()
     rank = [next(k for k, start in enumerate(order) if label.startswith(start)) for label in labels]
     at = sorted(range(len(labels)), key=rank.__getitem__)
@@ -185,7 +185,7 @@ def _draw_length(axes: Any, curve: Curve) -> None:
 
 
 def text_curve(curve: Curve, *, width: int = 64, height: int = 12) -> str:
-    """The curve in characters: · training (mean of each column's steps), ● held-out pass@1."""
+    """The curve as text: · training (the mean of a column's steps), ● held-out pass@1."""
     held_out = curve.held_out
     last = max([x for x, _ in curve.training + held_out] or [1.0]) or 1.0
     columns: dict[int, list[float]] = {}

@@ -1,15 +1,15 @@
-"""The emergence figure of a run: response length and reflective words against GRPO steps, as in R1-Zero's figures.
+"""The emergence figure of a run: response length and reflective words over GRPO steps, as in R1-Zero's figures.
 
-Read from metrics.jsonl (rl/evaluation/emergence.py measures); the first "wait" comes from aha_moments.jsonl.
+The numbers are in metrics.jsonl (measured by rl/evaluation/emergence.py), the first "wait" in aha_moments.jsonl.
 """
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from rl.records.metrics_file import read_metrics
+from rl.records.whole_files import whole, whole_lines
 
 INK, SOFT, FIRST, SECOND = "#1f2933", "#7b8794", "#2f6fb5", "#d1495b"
 Points = tuple[list[float], list[float]]
@@ -47,18 +47,16 @@ def draw_emergence(run_dir: Path, *, title: str) -> Path | None:
     grid[-1].set_xlabel("GRPO step", color=INK)
     grid[-1].xaxis.get_major_locator().set_params(integer=True)
     path = run_dir / "emergence.png"
-    figure.savefig(path, dpi=150)
+    with whole(path) as temporary:
+        figure.savefig(temporary, dpi=150, format="png")
     return path
 
 
 def first_occurrences(run_dir: Path) -> dict[str, int]:
-    """Term -> the step of its first occurrence."""
-    path = run_dir / "aha_moments.jsonl"
+    """Term -> the step in which it first occurred."""
     found: dict[str, int] = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        if line.endswith("}"):
-            moment = json.loads(line)
-            found[moment["term"]] = min(moment["step"], found.get(moment["term"], moment["step"]))
+    for moment in whole_lines(run_dir / "aha_moments.jsonl"):
+        found[moment["term"]] = min(moment["step"], found.get(moment["term"], moment["step"]))
     return found
 
 

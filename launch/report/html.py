@@ -1,8 +1,8 @@
-"""A page as one HTML file: page.html with its style, its scripts and its data inside. What a run wrote stays inert.
+"""Writes a page as one HTML file: page.html with its style, its scripts and its data. What a run wrote is never code.
 
-The data is JSON in a script element that no browser runs. "<", ">" and "&" in it are escapes, so nothing in it can end
-the element; the scripts put texts into the page as text nodes only; and a content security policy lets run, by their
-hash, this file's own scripts alone, and nothing be fetched.
+The data is JSON in a script element that browsers do not run. It holds escapes for "<", ">" and "&", so that nothing in
+it can end the element. The scripts insert texts as text nodes only. A content security policy allows only this file's
+own scripts, by their hashes, and no request.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import base64
 import hashlib
 import html
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
 
+from rl.records.whole_files import write_whole
 from rl.types import AhaError, BadInput
 
 MOST_BYTES = 10_000_000
@@ -33,10 +33,10 @@ class Shown:
 def write_page(
     out: Path, make: Callable[[int], Shown], scripts: Sequence[str], budget: int, least: int, without: str
 ) -> Path:
-    """Write make(budget) as HTML to out and return it: whole or not there, at any moment.
+    """Write make(budget) as HTML to `out`, whole or not at all. Returns out.
 
-    A page over 10 MB is made again with half the budget, down to least. Raises AhaError when that is too large as well
-    (without: what it then goes without, for the message), BadInput when out's folder is not there.
+    A page over 10 MB is made again with half the budget, down to `least`. Raises AhaError when that is too large too
+    (without: what the page then leaves out, for the message), and BadInput when out's folder does not exist.
     """
     text = render(make(budget), scripts)
     while len(text) > MOST_BYTES and budget > least:
@@ -46,14 +46,12 @@ def write_page(
         raise AhaError(f"{out}: the report would take {len(text):,} bytes {without}; at most {MOST_BYTES:,}")
     if not out.parent.is_dir():
         raise BadInput(f"{out}: no such folder as {out.parent}")
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(text)
-    temporary.replace(out)
+    write_whole(out, text)
     return out
 
 
 def render(page: Shown, scripts: Sequence[str]) -> bytes:
-    """The file's bytes, UTF-8. scripts: names in this folder, run in this order."""
+    """The bytes of the file, UTF-8. scripts: names of files in this folder, in the order in which they run."""
     folder = files("launch.report")
     style = folder.joinpath("style.css").read_text(encoding="utf-8")
     script = "\n".join(folder.joinpath(name).read_text(encoding="utf-8") for name in scripts)
@@ -67,7 +65,7 @@ def render(page: Shown, scripts: Sequence[str]) -> bytes:
         "SCRIPT": script,
     }
     pieces = folder.joinpath("page.html").read_text(encoding="utf-8").split("@@")
-    # Odd pieces are names. What is put in is not looked at again: a rollout may hold "@@TITLE@@".
+    # Every second piece is a name. Replaced text is not searched again, because a rollout may hold "@@TITLE@@".
     text = "".join(parts[piece] if i % 2 else piece for i, piece in enumerate(pieces))
     return text.encode("utf-8", "replace")
 
@@ -77,7 +75,7 @@ def _hash(text: str) -> str:
 
 
 def inert_json(value: object) -> str:
-    """JSON that holds no character with a meaning in HTML or JavaScript, nor one that files cannot hold."""
+    """JSON without characters that mean something in HTML or JavaScript, or that files cannot hold."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     for mark in "<>&\u2028\u2029\x7f\ufeff":
         text = text.replace(mark, f"\\u{ord(mark):04x}")

@@ -1,4 +1,4 @@
-"""The page of one run, or of two side by side: everything that page.html's scripts draw."""
+"""The data of the page of one run, or of two side by side: everything that the scripts of page.html draw."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ SCRIPTS = (
 
 @dataclass(frozen=True, slots=True)
 class RunPage:
-    """Everything that the page shows of one run."""
+    """What the page shows of one run."""
 
     name: str
     model: str
@@ -75,7 +75,7 @@ class RunPage:
 
 @dataclass(frozen=True, slots=True)
 class Page(Shown):
-    """differences: of the configs of two runs."""
+    """The page. differences: between the configs of two runs."""
 
     accuracy: Chart
     sections: list[Section]
@@ -85,7 +85,7 @@ class Page(Shown):
 
 
 def write_run_report(run_dirs: Sequence[Path], out: Path | None = None) -> Path:
-    """Write the report of one run, or of two side by side; returns its path. Whole or not there, at any moment.
+    """Write the report of one run, or of two side by side. Returns its path.
 
     out: RUN/report.html by default, RUN/report-RUN_B.html for two. Raises BadInput when a folder holds no run, AhaError
     when a file of it is damaged or the page cannot be kept under 10 MB.
@@ -102,7 +102,7 @@ def write_run_report(run_dirs: Sequence[Path], out: Path | None = None) -> Path:
 def _page(runs: Sequence[Run], budget: int) -> Page:
     found = sections(runs)
     names = [run.name for run in runs]
-    if len(set(names)) < len(names):  # two folders of one name: told apart by where they are
+    if len(set(names)) < len(names):  # two folders with the same name: show where they are
         names = [f"{run.name} ({'AB'[i]})" for i, run in enumerate(runs)]
     return Page(
         title=" and ".join(names),

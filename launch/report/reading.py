@@ -1,4 +1,4 @@
-"""A run's folder as it was written, whole or while it still grows. Nothing here is heavier than numpy."""
+"""Reads the folder of a run that is finished or still going on. Imports nothing heavier than numpy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import cast
 
 from rl.config import RunConfig
 from rl.records.metrics_file import read_metrics
-from rl.records.provenance import spent
+from rl.records.provenance import total_seconds
 from rl.settings.all_settings import describe
 from rl.settings.overrides import from_json
 from rl.types import BadInput
@@ -20,7 +20,7 @@ Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A line of metrics.jsonl. time: Unix, when it was written. seconds: since the line before."""
+    """A line of metrics.jsonl. time: when it was written (Unix). seconds: since the previous line."""
 
     stage: str
     step: int
@@ -31,7 +31,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A knob of the resolved config. help: its sentence, empty when the config is of another version."""
+    """A setting of the run. help: what it means; "" when the file was written by another version."""
 
     key: str
     value: str
@@ -39,10 +39,10 @@ class Setting:
 
 
 @dataclass(frozen=True, slots=True)
-class Examined:
-    """An evaluation's file. correct_P: each problem's share of correct samples, None where no sample has a verdict.
+class EvaluationFile:
+    """An evaluation's file. correct_P: each problem's share of correct samples; None where no sample has a verdict.
 
-    stderr: metric -> standard error, of those that the file has. samples: of a problem, 0 when it is not said.
+    stderr: metric -> standard error, as far as the file has them. samples: per problem; 0 when the file does not say.
     """
 
     correct_P: list[float | None]
@@ -52,7 +52,7 @@ class Examined:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What a run, or a stage of a recipe, has written so far. examined: evaluation step -> its file.
+    """What a run, or a stage of a recipe, has written so far. evaluations: evaluation step -> its file.
 
     model: empty when it is not known. config: None when resolved.json is missing or of another version.
     seconds: phase -> seconds, of a finished run.
@@ -64,7 +64,7 @@ class Run:
     config: RunConfig | None
     settings: list[Setting]
     records: list[Record]
-    examined: dict[int, Examined]
+    evaluations: dict[int, EvaluationFile]
     finished: bool
     seconds: dict[str, float]
     provenance: Json
@@ -75,7 +75,7 @@ class Run:
 
 
 def read_run(folder: Path) -> Run:
-    """The run in folder. Raises BadInput when there is none, AhaError when a file in it is damaged."""
+    """Read the run in the folder. Raises BadInput when there is none, AhaError when one of its files is damaged."""
     if not folder.is_dir():
         raise BadInput(f"{folder}: no such run folder")
     if not any((folder / name).exists() for name in ("metrics.jsonl", "resolved.json", "stage.json")):
@@ -99,7 +99,7 @@ def read_run(folder: Path) -> Run:
         config=config,
         settings=settings,
         records=records,
-        examined=_evaluations(folder / "evals"),
+        evaluations=_evaluations(folder / "evals"),
         finished=provenance is not None or (bool(summary) and steps in (None, summary.get("steps"))),
         seconds=_phases(_numbers(seconds)) if isinstance(seconds, dict) else {},
         provenance=provenance,
@@ -108,20 +108,20 @@ def read_run(folder: Path) -> Run:
 
 
 def _phases(seconds: dict[str, float]) -> dict[str, float]:
-    """Without "stage", the whole of the others: what it has beyond them is "rest"."""
+    """The phases without "stage", which is their total. What it has beyond them becomes "rest"."""
     phases = {name: s for name, s in seconds.items() if name != "stage"}
-    rest = spent(seconds) - sum(phases.values())
+    rest = total_seconds(seconds) - sum(phases.values())
     return phases | ({"rest": rest} if rest > 0 else {})
 
 
 def read_json(path: Path) -> Json:
-    """What the file holds; None when it is not there. Raises BadInput when it is not JSON."""
+    """The file's value; None when there is no file. Raises BadInput when it is not JSON."""
     try:
         return cast(Json, json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise BadInput(f"{path}: is not JSON ({error}); mend or remove it") from error
+        raise BadInput(f"{path}: is not JSON ({error}); delete it") from error
 
 
 def _object(path: Path) -> dict[str, Json]:
@@ -148,9 +148,9 @@ def _config(path: Path) -> tuple[RunConfig | None, list[Setting]]:
         return None, []
     try:
         config = from_json(path.read_text(encoding="utf-8"))
-    except BadInput:  # written by a version with other knobs: shown as it is, without their sentences
+    except BadInput:  # written by a version with other settings: they are shown without their help
         return None, [Setting(key, value, "") for key, value in _leaves(raw, "")]
-    written = {key for key, _ in _leaves(raw, "")}  # what this version adds with its defaults was not in that run
+    written = {key for key, _ in _leaves(raw, "")}  # without settings that this version has added
     return config, [Setting(key, value, text) for key, value, text in describe(config) if key in written]
 
 
@@ -162,8 +162,8 @@ def _leaves(node: Json, prefix: str) -> list[tuple[str, str]]:
     return [(prefix.rstrip("."), str(node))]
 
 
-def _evaluations(folder: Path) -> dict[int, Examined]:
-    out: dict[int, Examined] = {}
+def _evaluations(folder: Path) -> dict[int, EvaluationFile]:
+    out: dict[int, EvaluationFile] = {}
     for path in sorted(folder.glob("step_*.json")):
         step, raw = path.stem.removeprefix("step_"), _object(path)
         shares, pass_at = raw.get("correct_P"), raw.get("pass_at")
@@ -175,10 +175,10 @@ def _evaluations(folder: Path) -> dict[int, Examined]:
             if isinstance(pair, list) and len(pair) == 2 and _share(pair[1]) is not None:
                 errors[f"pass@{k}"] = cast(float, pair[1])
         greedy, n = _share(raw.get("greedy")), len(correct_P)
-        if greedy is not None and n > 1:  # one sample a problem: s / sqrt(n) of ones and zeros
+        if greedy is not None and n > 1:  # one sample per problem: s / sqrt(n) of ones and zeros
             errors["greedy"] = math.sqrt(greedy * (1 - greedy) / (n - 1))
         samples = raw.get("samples")
-        out[int(step)] = Examined(correct_P, errors, samples if isinstance(samples, int) else 0)
+        out[int(step)] = EvaluationFile(correct_P, errors, samples if isinstance(samples, int) else 0)
     return out
 
 

@@ -1,7 +1,7 @@
-"""A recipe's folder as it was written, whole or while its stages still run: each stage with the folder that is its own.
+"""Reads the folder of a recipe that is finished or still going on: each stage with its own folder.
 
-A folder NN-name-KEY is a stage's own when its settings are those of recipe.json and its inputs those of the stages
-before. Others are of earlier versions of the recipe: they are named and left out.
+A folder NN-name-KEY belongs to a stage when it has the settings of recipe.json and the stage's current inputs. Other
+folders are from earlier versions of the recipe; they are listed and left out.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from launch.report.reading import Json, Run, read_json, read_run
 from rl.recipe import Claim, Compare, Recipe, Reference, Stage, references
-from rl.records.provenance import spent
+from rl.records.provenance import total_seconds
 from rl.settings.overrides import recipe_from_json
 from rl.stage import MAKES_MODEL
 from rl.types import BadInput
@@ -21,7 +21,7 @@ from rl.workflow.stage_keys import stage_config, stage_folders
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """What a stage reads of an earlier one. role: model, data, teacher, reward or measured."""
+    """An earlier stage that a stage reads. role: what for: model, data, teacher, reward or measured."""
 
     stage: str
     role: str
@@ -29,7 +29,7 @@ class Input:
 
 @dataclass(frozen=True, slots=True)
 class StageRun:
-    """A stage and what it has written so far; run: None when it was never begun. state: done, begun or new."""
+    """A stage and what it has written so far. run: None when it was never begun. state: done, begun or new."""
 
     stage: Stage
     run: Run | None
@@ -44,45 +44,45 @@ class StageRun:
 
     @property
     def trains(self) -> str:
-        """The name of its training steps in metrics.jsonl; "" for a stage that trains nothing."""
+        """The name of its training steps in metrics.jsonl; "" if it trains nothing."""
         return self.stage.total_steps[0]
 
     def json(self, name: str) -> Json:
-        """A file of the stage; None when it is not there (yet)."""
+        """The value of one of its JSON files; None when there is no file yet."""
         return read_json(self.run.folder / name) if self.run is not None else None
 
     def seconds(self) -> float | None:
-        """Seconds of work, as provenance.json or, before there is one, the steps' records count them."""
+        """Seconds of work, from provenance.json or, until there is one, from the records of the steps."""
         if self.run is None:
             return None
         own = self.run.provenance
         taken = own.get("seconds") if isinstance(own, dict) else None
         if isinstance(taken, dict):
-            return spent({k: float(v) for k, v in taken.items() if isinstance(v, int | float)})
+            return total_seconds({k: float(v) for k, v in taken.items() if isinstance(v, int | float)})
         return sum(r.seconds for r in self.run.records)
 
     def sampled(self) -> int:
-        """Tokens sampled, evaluations included."""
+        """The number of sampled tokens, with those of evaluations."""
         if self.run is None:
             return 0
         tokens = sum(r.metrics.get("rollout/tokens", 0.0) for r in self.run.records if r.stage != "eval")
         for record in self.run.of("eval"):
-            found = self.run.examined.get(record.step)
+            found = self.run.evaluations.get(record.step)
             if found is not None:
                 tokens += record.metrics.get("rollout/length_mean", 0.0) * found.samples * len(found.correct_P)
         return round(tokens)
 
     def trained(self) -> int:
-        """Tokens in the loss, summed over the steps."""
+        """The number of tokens in the loss, over all steps."""
         return round(sum(r.metrics.get("learner/tokens", 0.0) for r in self.run.records)) if self.run else 0
 
     def steps(self) -> tuple[int, int]:
-        """(steps recorded, steps in all; 0: not known before the data are counted)."""
+        """(recorded steps, all steps; 0 until the data are counted)."""
         trains, total = self.stage.total_steps
         return len(self.run.of(trains)) if self.run and trains else 0, total
 
     def inputs(self) -> list[Input]:
-        """Stages that it reads, each once for each role, in the order they are mentioned."""
+        """The stages that it reads, once per role, in the order in which it names them."""
         found: list[Input] = []
         for key, text in references(self.stage):
             ref = Reference.parse(text)
@@ -92,7 +92,7 @@ class StageRun:
 
 
 def _role(key: str, ref: Reference) -> str:
-    """What the stage's setting of this key reads an earlier stage for."""
+    """What a stage reads an earlier one for, by the key of the setting that names it."""
     first, last = key.partition(".")[0], key.rpartition(".")[2]
     if first == "claims":
         return "measured"
@@ -103,7 +103,7 @@ def _role(key: str, ref: Reference) -> str:
 
 @dataclass(frozen=True, slots=True)
 class RecipeRun:
-    """A recipe's folder. left_out: names of stages' folders that were made with other settings."""
+    """A recipe's folder. left_out: names of the folders of stages with other settings."""
 
     folder: Path
     recipe: Recipe
@@ -115,13 +115,13 @@ class RecipeRun:
         return all(s.state == "done" for s in self.stages)
 
     def last_model(self) -> StageRun | None:
-        """The last stage that is done and made a model."""
+        """The last finished stage that made a model."""
         made = [s for s in self.stages if s.state == "done" and MAKES_MODEL in s.stage.makes]
         return made[-1] if made else None
 
 
 def is_recipe(folder: Path) -> bool:
-    """Whether the folder is that of a recipe of several stages, by the file that `aha run` writes first."""
+    """Whether the folder belongs to a recipe with several stages: `aha run` writes recipe.json first."""
     return (folder / "recipe.json").is_file() and not (folder / "stage.json").exists()
 
 
@@ -144,9 +144,9 @@ def read_recipe(folder: Path) -> RecipeRun:
 
 
 def _own_folder(folder: Path, recipe: Recipe, number: int, keys: Mapping[str, str]) -> tuple[Path, str] | None:
-    """The newest folder of the stage with this number that has its settings and inputs, and its key.
+    """(folder, key) of the newest folder with the stage's settings and inputs; None if there is none.
 
-    keys: of the stages before. What comes from outside the recipe is not read again, so a change in it goes unseen.
+    keys: of the stages before. Inputs from outside the recipe are not read again, so a change in them is not noticed.
     """
     stage = recipe.stages[number]
     wanted = stage_config(recipe, stage)
@@ -156,7 +156,7 @@ def _own_folder(folder: Path, recipe: Recipe, number: int, keys: Mapping[str, st
         inputs = written.get("inputs") if isinstance(written, dict) else None
         if not isinstance(config, dict) or not isinstance(inputs, dict):
             raise BadInput(f"{path}: stage.json says neither settings nor inputs; remove the folder")
-        # A setting that only one of the two has is of another version of Aha, and then as it was by default.
+        # A setting that only one of them has is from another version of Aha, and has its default there.
         same = all(_equal(str(config[key]), value) for key, value in wanted.items() if key in config)
         read = {ref.stage: key for text, key in inputs.items() if (ref := Reference.parse(text)) is not None}
         if same and all(keys.get(before) == key for before, key in read.items()):
@@ -165,7 +165,7 @@ def _own_folder(folder: Path, recipe: Recipe, number: int, keys: Mapping[str, st
 
 
 def _equal(a: str, b: str) -> bool:
-    """Also "3" and "3.0": a whole number in a recipe's Python comes back from recipe.json as the knob's float."""
+    """Whether two values are equal, also as numbers: "3" in an older stage.json may be "3.0" today."""
     try:
         return a == b or float(a) == float(b)
     except ValueError:
@@ -174,7 +174,7 @@ def _equal(a: str, b: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Claims:
-    """A Compare stage. rows: of its claims.json; None before it has run, when only the claims' words are known."""
+    """A Compare stage. rows: those of claims.json; None before it has run. claimed: what the recipe claims."""
 
     stage: str
     rows: Json
@@ -190,6 +190,6 @@ def claims_of(run: RecipeRun) -> list[Claims]:
 
 
 def evaluated_on(stage: Stage) -> str:
-    """The held-out data of a stage in words: its source, with subset and split where they say more. "" for none."""
+    """A stage's held-out data in words: its source and, with a subset, that and the split; "" if it has none."""
     data = stage.held_out
     return ", ".join(part for part in (data.source, data.subset, data.split if data.subset else "") if part)

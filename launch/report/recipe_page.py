@@ -1,4 +1,4 @@
-"""The page of a whole recipe: its claims, its chain of stages, all its evaluations, and a section for each stage."""
+"""The data of a recipe's page: claims, the chain of stages, all evaluations, and a section for each stage."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """Evaluations on the same data, in stage order."""
+    """Evaluations on the same data, in the order of the stages."""
 
     data: str
     rows: list[Measured]
@@ -96,7 +96,7 @@ class StagePart:
 
 @dataclass(frozen=True, slots=True)
 class RecipePage(Shown):
-    """What page.html's scripts draw of a recipe. model: the last one made, its provenance beside it."""
+    """What the scripts of page.html draw of a recipe. model: the last one made."""
 
     finished: bool
     facts: list[Fact]
@@ -110,9 +110,9 @@ class RecipePage(Shown):
 
 
 def write_recipe_report(folder: Path, out: Path | None = None) -> Path:
-    """Write the report of a recipe's folder; returns its path, report.html in the folder by default.
+    """Write the report of a recipe's folder. Returns its path, by default report.html in the folder.
 
-    Raises BadInput and AhaError as write_run_report does.
+    Raises BadInput and AhaError like write_run_report.
     """
     make = functools.partial(recipe_page, read_recipe(folder))
     least = f"with {LEAST_POINTS} points a curve"
@@ -120,7 +120,7 @@ def write_recipe_report(folder: Path, out: Path | None = None) -> Path:
 
 
 def recipe_page(run: RecipeRun, most_points: int = MOST_POINTS) -> RecipePage:
-    """most_points: of a curve."""
+    """The page's data. most_points: of one curve."""
     model = run.last_model()
     return RecipePage(
         title=run.recipe.name,
@@ -154,7 +154,7 @@ def _link(s: StageRun) -> Link:
 
 
 def _results(stages: Iterable[StageRun]) -> list[Results]:
-    """Every evaluation, those on the same data together. Of a GRPO stage the first and the last."""
+    """All evaluations, grouped by their data. Of a GRPO stage, the first and the last one."""
     out: dict[str, list[Measured]] = {}
     for s in stages:
         evals = s.run.of("eval") if s.run else []
@@ -162,7 +162,7 @@ def _results(stages: Iterable[StageRun]) -> list[Results]:
             continue
         ends = [evals[0]] if len(evals) == 1 else [evals[0], evals[-1]]
         for i, record in enumerate(ends):
-            found = s.run.examined.get(record.step)
+            found = s.run.evaluations.get(record.step)
             trains = MAKES_MODEL in s.stage.makes
             when = "" if not trains else f"after step {record.step}" if i else "before"
             names = [name for name in record.metrics if not name.endswith("stderr")]
@@ -175,7 +175,7 @@ def _results(stages: Iterable[StageRun]) -> list[Results]:
 
 
 def _model(s: StageRun) -> str:
-    """What the stage starts from or measures: a stage's name, or the model outside the recipe."""
+    """The model that the stage starts from or measures: a stage's name, or a model outside the recipe."""
     return next((read.stage for read in s.inputs() if read.role == "model"), s.run.model if s.run else "")
 
 
@@ -210,13 +210,13 @@ def _is_first(s: StageRun, section: Section, chart: Chart) -> bool:
 
 
 def _accuracy(s: StageRun, run: Run) -> list[Chart]:
-    """Without the word on its dots where nothing was held out; none of a stage that has none."""
+    """The accuracy chart, without the hint on dots when nothing was held out; none if there is no accuracy."""
     without_dots = dataclasses.replace(ACCURACY, hint="Share of the samples that are correct.")
     return {"reward": [REWARD_ACCURACY], "grpo": [ACCURACY if run.of("eval") else without_dots]}.get(s.trains, [])
 
 
 def _plain(chart: Chart) -> Chart:
-    """Without the stage's kind behind the title, which the section says."""
+    """The chart without the kind of stage in its title, which the section has already."""
     return dataclasses.replace(chart, title=chart.title.removesuffix(" (SFT)").removesuffix(" (reward model)"))
 
 

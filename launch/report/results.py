@@ -1,4 +1,4 @@
-"""What a run achieved, in a table and a few facts; and what sets two runs apart."""
+"""What a run achieved, as a table and a few facts, and how the settings of two runs differ."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ LABELS = {
 
 
 def is_share(name: str) -> bool:
-    """Whether an evaluation's number goes from 0 to 1, by its name."""
+    """Whether the evaluation metric of this name goes from 0 to 1."""
     return name.startswith(("pass@", "cons@")) or name.endswith("_share") or name in ("greedy", "language")
 
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """stderr: one standard error, None when it is not known."""
+    """A number. stderr: its standard error; None when it is not known."""
 
     value: float
     stderr: float | None
@@ -38,7 +38,7 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """form: share or number."""
+    """A row of the table. form: share or number."""
 
     label: str
     form: str
@@ -49,7 +49,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Shift:
-    """Problems by how their share of correct samples changed from the first evaluation to the last."""
+    """Problems, by the change of their share of correct samples from the first evaluation to the last."""
 
     better: int
     same: int
@@ -73,14 +73,14 @@ class Fact:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """values: of each run; None where it has no such setting."""
+    """A setting that differs. values: one per run; None where the run has no such setting."""
 
     key: str
     values: list[str | None]
 
 
 def results(run: Run) -> list[Result]:
-    """Before and after, with the change's standard error: paired over the problems where they are recorded."""
+    """Before and after, with the standard error of the change, paired over the problems if they are recorded."""
     evals = run.of("eval")
     rows: list[Result] = []
     names = list(dict.fromkeys(name for r in evals for name in r.metrics if not name.endswith("stderr")))
@@ -96,10 +96,10 @@ def results(run: Run) -> list[Result]:
 
 
 def value_of(run: Run, record: Record, name: str) -> Value:
-    """A metric of an evaluation's record, with its standard error where that is known."""
+    """A metric of an evaluation, with its standard error if it is known."""
     stderr = record.metrics.get("stderr" if name == "pass@1" else f"{name}/stderr")
-    if stderr is None and record.step in run.examined:
-        stderr = run.examined[record.step].stderr.get(name)
+    if stderr is None and record.step in run.evaluations:
+        stderr = run.evaluations[record.step].stderr.get(name)
     return Value(record.metrics[name], stderr)
 
 
@@ -115,15 +115,15 @@ def _change(run: Run, first: Record, last: Record, name: str) -> Value:
 
 
 def _pairs(run: Run, first: int, last: int) -> list[tuple[float, float]]:
-    """Each problem's share of correct samples at both steps, where both are known of the same problems."""
-    if first not in run.examined or last not in run.examined:
+    """Each problem's share of correct samples at both steps; only if both are of the same problems."""
+    if first not in run.evaluations or last not in run.evaluations:
         return []
-    a, b = run.examined[first].correct_P, run.examined[last].correct_P
+    a, b = run.evaluations[first].correct_P, run.evaluations[last].correct_P
     return [(x, y) for x, y in zip(a, b, strict=True) if x is not None and y is not None] if len(a) == len(b) else []
 
 
 def _training(run: Run) -> list[Result]:
-    """The reward over the first and the last tenth of the steps (at least 3), its error over those steps."""
+    """The reward over the first and the last tenth of the steps (at least 3), with the error over those steps."""
     rewards = [r.metrics["reward/mean"] for r in run.of("grpo") if "reward/mean" in r.metrics]
     n = max(3, len(rewards) // 10)
     if len(rewards) < 2 * n:
@@ -135,26 +135,26 @@ def _training(run: Run) -> list[Result]:
 
 
 def mean(values: Sequence[float]) -> Value:
-    """With its standard error, s / sqrt(n) with Bessel's s. [0, 1, 1, 0] -> 0.5, 0.2887."""
+    """The mean with its standard error, s / sqrt(n), s with Bessel's correction. [0, 1, 1, 0] -> 0.5, 0.2887."""
     stderr = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
     return Value(statistics.fmean(values), stderr)
 
 
 def shift(run: Run) -> Shift | None:
     """None unless two evaluations of the same problems are recorded."""
-    steps = sorted(run.examined)
+    steps = sorted(run.evaluations)
     pairs = _pairs(run, steps[0], steps[-1]) if len(steps) > 1 else []
     better, worse = sum(b > a for a, b in pairs), sum(b < a for a, b in pairs)
     return Shift(better, len(pairs) - better - worse, worse) if pairs else None
 
 
 def evaluations(run: Run) -> list[Evaluation]:
-    found = [(r, run.examined.get(r.step)) for r in run.of("eval")]
+    found = [(r, run.evaluations.get(r.step)) for r in run.of("eval")]
     return [Evaluation(r.step, r.metrics, e.correct_P if e else []) for r, e in found]
 
 
 def facts(run: Run) -> list[Fact]:
-    """What the run was, in a line: model, steps, rollouts, tokens, time."""
+    """The run in one line: model, steps, rollouts, tokens, time."""
     grpo = run.of("grpo")
     out: list[Fact] = []
     done = len(grpo)
@@ -184,7 +184,7 @@ def thousands(count: float) -> str:
 
 
 def differences(runs: Sequence[Run]) -> list[Difference]:
-    """Settings that are not the same in all the runs, the name and the folder left out."""
+    """The settings that differ between the runs, without the name and the folder."""
     tables = [{s.key: s.value for s in run.settings} for run in runs]
     keys = dict.fromkeys(key for table in tables for key in table)
     rows = [Difference(key, [table.get(key) for table in tables]) for key in keys if key not in ("name", "out")]

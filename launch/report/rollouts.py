@@ -1,6 +1,6 @@
-"""A sample of a run's rollouts that fits into a page: whole groups, from steps spread over the run, cut into tokens.
+"""A sample of a run's rollouts that fits into a page: whole groups, from steps all over the run, cut into tokens.
 
-Lengths and places in a text are counted in UTF-16 units, as the page's scripts count them.
+Lengths and positions in texts count UTF-16 units, like the page's scripts.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Samples of one prompt. of: how many there are in all. dead: every valid sample has the same reward."""
+    """Samples of one prompt. of: the number of all its samples. dead: all valid samples have the same reward."""
 
     prompt_id: int
     draw: int
@@ -97,7 +97,7 @@ class Rollouts:
 
 
 def read_rollouts(run: Run, budget: int) -> Rollouts:
-    """At most about `budget` bytes of JSON. The same run gives the same sample. Raises AhaError for a damaged file."""
+    """Rollouts in about `budget` bytes of JSON. Equal runs give equal samples. Raises AhaError for a damaged file."""
     files = rollout_files(run.folder)
     stages = list(dict.fromkeys(stage for stage, _, _ in files))
     limits = {stage: MOST_EVALUATIONS if stage == "eval" else MOST_STEPS for stage in stages}
@@ -156,7 +156,7 @@ def _count(path: Path) -> int:
 
 
 def _read_file(path: Path, budget: int, tokens: Tokens, *, seed: int) -> tuple[list[Group], int, int]:
-    """(groups by draw, rollouts in the file, bytes of JSON they take)."""
+    """(groups by draw, number of rollouts in the file, their bytes as JSON)."""
     with _open(path) as file:
         names = set(file.schema_arrow.names)
         light = file.read(columns=[name for name in LIGHT if name in names]).to_pylist()
@@ -183,7 +183,7 @@ def _read_file(path: Path, budget: int, tokens: Tokens, *, seed: int) -> tuple[l
 
 
 class _Rows:
-    """Rows of a file by number; a row group is read when a row of it is asked for, and the last one is kept."""
+    """The rows of a file, by number. Reads a row group when one of its rows is needed, and keeps the last group."""
 
     def __init__(self, file: pq.ParquetFile) -> None:
         self._file = file
@@ -202,11 +202,11 @@ class _Rows:
 
 
 def _order(keys: list[tuple[int, int]], dead: dict[tuple[int, int], bool], seed: int) -> Iterator[tuple[int, int]]:
-    """Two mixed groups for each dead one while there are both; else in a random order that the seed fixes."""
+    """Two mixed groups for each dead one, as long as there are both, in a random order that the seed fixes."""
     rng = random.Random(seed)
     rng.shuffle(keys)
     mixed, flat = [k for k in keys if not dead[k]], [k for k in keys if dead[k]]
-    turn = rng.randrange(3)  # where there is room for one group a step, some steps show a dead one
+    turn = rng.randrange(3)  # when there is room for one group per step, some steps show a dead one
     while mixed or flat:
         turn += 1
         pile = flat if turn % 3 == 0 else mixed
@@ -215,7 +215,7 @@ def _order(keys: list[tuple[int, int]], dead: dict[tuple[int, int], bool], seed:
 
 
 def _is_dead(rows: Sequence[dict[str, Any]]) -> bool:
-    """As recorded; for a group without advantages: whether all valid rewards are equal."""
+    """Whether the group is recorded as dead; without advantages: whether all valid rewards are equal."""
     recorded = rows[0].get("uniform")
     if recorded is not None:
         return bool(recorded)
@@ -224,7 +224,7 @@ def _is_dead(rows: Sequence[dict[str, Any]]) -> bool:
 
 
 def _fitting(group: Group, budget: int) -> Group:
-    """The first samples of a group that alone exceeds the budget: at least one."""
+    """The first samples, at least one, of a group that is larger than the whole budget."""
     samples: list[Sample] = []
     used = 0
     for sample in group.samples:
@@ -277,7 +277,7 @@ def _sample(row: dict[str, Any], tokens: Tokens) -> Sample:
 
 
 def _surprise(logprob: float | None) -> int:
-    """-1.234 -> 123; at most 9999, also for what is not finite."""
+    """-1.234 -> 123; at most 9999, which also stands for values that are not finite."""
     return 9999 if logprob is None or not logprob > -99.99 else max(0, round(-100 * logprob))
 
 

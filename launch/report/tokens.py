@@ -1,4 +1,4 @@
-"""Token ids back to the pieces of text they stand for, and long texts cut in the middle."""
+"""Splits texts into the pieces of their tokens, and cuts the middle out of long texts."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 
 
 def units(text: str) -> int:
-    """UTF-16 units: what a browser counts. "a🙂" -> 3."""
+    """The number of UTF-16 units, which browsers count. "a🙂" -> 3."""
     return len(text) + sum(c > "\uffff" for c in text)
 
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """A text without its middle. left_out: characters.
+    """A text without its middle. left_out: the number of characters that are left out.
 
-    kept: numbers of the tokens that head and tail consist of, lengths: the UTF-16 units of each; empty without tokens.
+    kept: the indices of the tokens in head and tail. lengths: their UTF-16 units. Both are empty without tokens.
     """
 
     head: str
@@ -36,7 +36,7 @@ class Cut:
 
 
 def cut_text(text: str, most: int) -> Cut:
-    """Two thirds of `most` characters from the start, a third from the end. "0123456789", 6 -> "0123", "89"."""
+    """Keep two thirds of `most` characters at the start and one third at the end. "0123456789", 6 -> "0123", "89"."""
     first, last = _shares(most)
     return Cut(text[:first], text[-last:], len(text) - most) if len(text) > most else Cut(text, "", 0)
 
@@ -46,7 +46,7 @@ def _shares(most: int) -> tuple[int, int]:
 
 
 class Tokens:
-    """The run's tokenizer, if it was found."""
+    """A run's tokenizer, if it was found."""
 
     def __init__(self, tokenizer: Tokenizer | None) -> None:
         self._tokenizer = tokenizer
@@ -69,11 +69,11 @@ class Tokens:
             whole = "".join(head)
             return _cut(head, [], 0, len(head), 0) if whole.startswith(text) else cut_text(text, most)
         start = max(len(head), len(token_ids) - last - 4)
-        # The window may begin inside a character: then its first tokens go with what is left out.
+        # The window may begin inside a character. Then its first tokens are left out too.
         for at in range(start, min(start + 4, len(token_ids))):
             tail = self._pieces(token_ids[at:], len(text))
             body = "".join(tail)
-            if not text.endswith(body):  # a stop token behind the text; a broken character is none
+            if not text.endswith(body):  # a stop token after the text; an incomplete character is not one
                 body = "" if "\ufffd" in body else "".join(tail[:-1])
             fits = body and text.startswith("".join(head)) and text.endswith(body)
             if fits and len(tail) == len(token_ids) - at:
@@ -105,7 +105,7 @@ def _cut(head: Sequence[str], tail: Sequence[str], left_out: int, count: int, at
 
 
 def read_tokens(run: Run) -> Tokens:
-    """The tokenizer of the trained model: from the run's folder, else from where the model was."""
+    """The tokenizer of the trained model: from the run's folder, or else from where the model came from."""
     folders = [run.folder / "model", run.folder / "sft", *sorted(run.folder.glob("*/*/"))]
     if run.config:
         folders.append(Path(run.config.model.path))

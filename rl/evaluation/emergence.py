@@ -9,8 +9,6 @@ are kept with their transcripts:
 
 from __future__ import annotations
 
-import json
-import os
 import random
 import re
 from collections import Counter
@@ -19,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rl.evaluation.metrics import percentiles
+from rl.records.whole_files import append_lines, cut_partial_line, whole_lines, write_rows
 from rl.types import Prompt, RewardPart, Row, ScoredGroup, Verdict
 
 REFLECTIVE_WORDS = (
@@ -199,21 +198,19 @@ def ends_of(text: str, limit: int) -> str:
 
 
 class Moments:
-    """The file of first occurrences. Lines of steps that a resume does again are taken out first.
+    """The file of first occurrences. Lines of steps that a resumed run does again are removed first.
 
-    A line that a kill cut short is taken out too: its step was not recorded yet, so it comes again.
+    So is a line that a kill cut short: its step was not recorded yet, so the line will be written again.
     """
 
     def __init__(self, path: Path, start: int) -> None:
         self._path = path
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
-        lines = [line for line in text.splitlines() if line.endswith("}")]
-        kept = [(line, moment) for line in lines if (moment := json.loads(line))["step"] < start]
-        self._seen = {(str(moment["term"]), bool(moment["correct"])) for _, moment in kept}
-        if len(kept) < len(text.splitlines()):
-            temporary = path.with_suffix(".tmp")
-            temporary.write_text("".join(line + "\n" for line, _ in kept), encoding="utf-8")
-            temporary.replace(path)
+        cut_partial_line(path)
+        moments = list(whole_lines(path))
+        kept = [moment for moment in moments if moment["step"] < start]
+        self._seen = {(str(moment["term"]), bool(moment["correct"])) for moment in kept}
+        if len(kept) < len(moments):
+            write_rows(path, kept)
 
     def look(self, step: int, sample: Sample, terms: Sequence[str]) -> None:
         """Write a line for each term that is new: never seen before, or never in a correct response."""
@@ -225,8 +222,4 @@ class Moments:
         self._seen |= {(term, correct) for term in new}
         place = {"prompt_id": sample.prompt.id, "sample": sample.index, "tokens": sample.tokens}
         texts = {"prompt": sample.prompt.text, "completion": sample.text}
-        with self._path.open("a", encoding="utf-8") as file:
-            for term in new:
-                file.write(json.dumps({"term": term, "step": step, "correct": correct, **place, **texts}) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        append_lines(self._path, ({"term": t, "step": step, "correct": correct, **place, **texts} for t in new))

@@ -8,7 +8,6 @@ Also: held-out accuracy of a run: measured, logged, and kept as evals/step_NNNNN
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Sequence
@@ -25,10 +24,11 @@ from rl.evaluation.metrics import default_ks, mean_and_stderr, pass_at_k
 from rl.evaluation.resumable import forget
 from rl.evaluation.style import Style, measure_style
 from rl.records.renamed_metrics import with_new_names, with_old_names
+from rl.records.whole_files import RUN_STAGE_AGAIN, read_json, write_json
 from rl.rollouts.queue import sample_and_grade
 from rl.rollouts.step_metrics import RewardStats
 from rl.scoring.scorer import Scorer
-from rl.types import AhaError, GradedGroup, Prompt, RewardPart, Verdict
+from rl.types import AhaError, BadInput, GradedGroup, Prompt, RewardPart, Verdict
 
 log = logging.getLogger(__name__)
 
@@ -81,12 +81,12 @@ class EvalResult:
         return {name: value for name, value in out.items() if value is not None}
 
     def write(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(with_old_names(asdict(self))))
+        write_json(path, with_old_names(asdict(self)), indent=None)
 
     @staticmethod
-    def read(path: Path) -> EvalResult:
-        return EvalResult(**with_new_names(json.loads(path.read_text())))
+    def read(path: Path, remedy: str = RUN_STAGE_AGAIN) -> EvalResult:
+        """Raises BadInput, with the remedy, for a damaged file."""
+        return read_json(path, lambda tree: EvalResult(**with_new_names(tree)), remedy)
 
 
 def evaluate(
@@ -265,6 +265,35 @@ def evaluate_once(
         "" if result.greedy is None else f", greedy {100 * result.greedy:.1f} %",
     )  # fmt: skip
     return result
+
+
+def ensure_evaluated(
+    ctx: Context, step: int, prompts_P: Sequence[Prompt], scorer: Scorer, version: int
+) -> EvalResult | None:
+    """Accuracy after `step` steps: read from its file, else measured now if the weights (of `version`) still are those.
+
+    None without prompts and, with a warning, when it can be neither read nor measured.
+    """
+    if not prompts_P:
+        return None
+    found = read_evaluation(ctx.run_dir, step)
+    if found is not None:
+        return found
+    if step != version:
+        log.warning("the accuracy after %d steps cannot be measured again: the weights have changed since", step)
+        return None
+    ctx.tracker.forget("eval", step)
+    return evaluate_once(ctx, step, prompts_P, scorer)
+
+
+def read_evaluation(run_dir: Path, step: int) -> EvalResult | None:
+    """The evaluation after `step` steps; None where it has no file or, with a warning, where the file is damaged."""
+    path = eval_path(run_dir, step)
+    try:
+        return EvalResult.read(path, "it is left out") if path.exists() else None
+    except BadInput as error:
+        log.warning("%s", error)
+        return None
 
 
 def evaluate_model(ctx: Context, model_path: str, prompts_P: Sequence[Prompt], scorer: Scorer) -> EvalResult:

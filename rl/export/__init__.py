@@ -1,3 +1,3 @@
-"""A trained model as a folder that others can load: weights and tokenizer as Hugging Face expects them (folder), a
-model card of what it was made from (model_card), and a Modelfile for Ollama (ollama).
+"""Exports a trained model as a folder that others can load: weights and tokenizer for Hugging Face (folder.py), a model
+card that says how it was made (model_card.py), and a Modelfile for Ollama (ollama.py).
 """

@@ -1,5 +1,6 @@
-"""Make a model that others can load: a Hugging Face folder with chat template, generation config and model card, and a
-Modelfile for Ollama (rl/export/ollama.py). Weights and tokenizer files are copied byte for byte.
+"""Makes a Hugging Face folder that others can load: weights, chat template, generation config, model card, Modelfile.
+
+Weights and tokenizer files are copied byte for byte.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 LEFT_BEHIND = ("chat_template.jinja", "generation_config.json", "README.md", "Modelfile")
-"""Files that the export writes itself."""
+"""Files that are not copied, because the export writes its own."""
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """Defaults for whoever samples from the model. R1's authors recommend 0.6 and 0.95 for theirs (their README)."""
+    """Default sampling settings for users of the model. R1's authors recommend 0.6 and 0.95 (their README)."""
 
     temperature: float = 0.6
     top_p: float = 0.95
@@ -37,8 +38,9 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Source:
-    """What is exported. folder: the model's. run: the run's or the stage's own, or the model's. cfg: a run's alone.
-    template: what it was trained with; "" is not known. bare: it was trained on text without any.
+    """What is exported. folder: the model's. run: the folder of its run or stage, or else the model's. cfg: the run's
+    settings; None for a stage or a model. template: the prompt template of the training; "" when it is not known.
+    bare: whether it was trained on text without a template.
     """
 
     folder: Path
@@ -49,15 +51,15 @@ class Source:
 
 
 def export_folder(source: Path, out: Path, *, ollama: bool, sampling: Sampling, template: str = "") -> Path:
-    """Write the folder `out` from a run (its model/ folder) or a Hugging Face folder; returns it.
+    """Write the folder `out` from a run's folder or a Hugging Face folder, whole or not at all. Returns out.
 
-    template: a prompt template as in DataConfig; "" takes the run's, else the model's own chat template. A model that
-    was trained on bare text may have none of both, and gets none.
-    Raises BadInput when source holds no model, or out is not empty.
+    template: a prompt template as in DataConfig. "" takes the run's, or else the model's own chat template. A model
+    that was trained on bare text may have neither, and then gets none.
+    Raises BadInput when source holds no model, or when out is not empty.
     """
     found = find_source(source)
     if out.exists() and any(out.iterdir()):
-        raise BadInput(f"--out {out}: is not empty; name a new folder")
+        raise BadInput(f"--out {out}: this folder is not empty; name a new one")
     tokenizer = load_tokenizer(str(found.folder))
     template = template or found.template
     data = DataConfig(template=template) if template and template != CHAT else None
@@ -78,7 +80,7 @@ def export_folder(source: Path, out: Path, *, ollama: bool, sampling: Sampling, 
     if chat:
         _write_chat_template(partial, chat)
     else:
-        data = DataConfig(template="plain")  # a Modelfile must say something: the text as it is
+        data = DataConfig(template="plain")  # a Modelfile needs a template: the text as it is
     tokenizer.chat_template = chat
     _write_generation_config(partial, found, tokenizer, sampling)
     (partial / "README.md").write_text(model_card(found.run, found.cfg, out.name), encoding="utf-8")
@@ -95,13 +97,12 @@ def export_folder(source: Path, out: Path, *, ollama: bool, sampling: Sampling, 
 
 
 def find_source(source: Path) -> Source:
-    """A run's folder holds model/ and resolved.json, a stage's holds model/ and provenance.json, a model's config.json.
-
-    Raises BadInput for others.
+    """Find out what the folder is: a run (model/, resolved.json), a stage (model/, provenance.json), or a model
+    (config.json). Raises BadInput for anything else.
     """
     folder = source / "model" if (source / "model" / "config.json").is_file() else source
     if not (folder / "config.json").is_file():
-        raise BadInput(f"{source}: no model there: neither config.json nor model/config.json; has the run ended?")
+        raise BadInput(f"{source}: holds no model, neither config.json nor model/config.json; has the run ended?")
     known = ("resolved.json", FILE)
     run = next((p for p in (source, folder.parent) if any((p / name).is_file() for name in known)), source)
     if (run / "resolved.json").is_file():
@@ -116,14 +117,14 @@ def find_source(source: Path) -> Source:
 
 
 def chat_template(data: DataConfig, tokenizer: PreTrainedTokenizerBase) -> str:
-    """The prompt template as a chat template: a user's message becomes just the prompt of training, token by token.
+    """The prompt template as a chat template. A user's message becomes the prompt of training, token for token.
 
-    An assistant's message is followed by the end token. A system message is refused: training had none.
+    After an assistant's message comes the end token. System messages are refused, because training had none.
     """
     text = TEMPLATES.get(data.template, data.template)
     question, stop = "message['content']", ""
     if data.template == "r1_zero":
-        # As rl.data.templates.render: no full stop after a question that ends in punctuation.
+        # Like rl.data.templates.render: no full stop after a question that ends in punctuation.
         text = text.replace("{prompt}.", "{prompt}")
         question = "message['content'].rstrip()"
         stop = f"{{{{ '' if {question}[-1:] in {json.dumps(''.join(ENDS_A_SENTENCE))} else '.' }}}}"
@@ -143,7 +144,7 @@ def chat_template(data: DataConfig, tokenizer: PreTrainedTokenizerBase) -> str:
 def _write_chat_template(folder: Path, template: str) -> None:
     (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
     path = folder / "tokenizer_config.json"
-    if path.is_file():  # older folders have it in here, and two could differ
+    if path.is_file():  # older folders have a template here too, which could differ
         config = json.loads(path.read_text(encoding="utf-8"))
         if config.pop("chat_template", None) is not None:
             path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,8 +1,7 @@
-"""The model card: what a model was made from, how, and what was measured. From the run's own files."""
+"""The model card: how a model was made, from what, and what was measured. All from the run's own files."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,17 +12,18 @@ from rl.data.content_hash import path_hash
 from rl.data.rows import READERS
 from rl.evaluation.metrics import paired_difference
 from rl.records import provenance
+from rl.records.whole_files import read_json
 from rl.stage import Reference
 from rl.types import BadInput
 
 _LEARNT_FROM = re.compile(r"(prompts|sft\.data|reward\.data|mix\.parts\.\d+\.data)\.source")
-"""Settings of a stage that name what it learns from or samples: neither what it is measured on nor kept apart from."""
+"""Settings of a stage that name its training data or prompts, as opposed to what it is evaluated on."""
 
 
 @dataclass(frozen=True)
 class Origins:
-    """Where a model comes from. base: its first weights, as the config names them. hub: whether that is a Hub id.
-    sets: Hub ids of data sets. through: the records of the stages that its weights went through, the oldest first.
+    """Where a model comes from. base: the model it started from. hub: whether that is a Hub id. sets: Hub ids of its
+    datasets. through: the records of the stages that trained its weights, the oldest first.
     """
 
     base: str
@@ -33,7 +33,7 @@ class Origins:
 
 
 def model_card(run: Path, cfg: RunConfig | None, name: str) -> str:
-    """README.md for the Hub. run: the folder with resolved.json, summary.json or provenance.json, whatever there is."""
+    """README.md for the Hub. run: the folder with resolved.json, summary.json or provenance.json, if they exist."""
     chain = _chain(run)
     origins = _of_run(cfg) if cfg is not None else _of_stages(chain)
     lines = [*_front_matter(origins), f"# {name}", ""]
@@ -46,7 +46,7 @@ def model_card(run: Path, cfg: RunConfig | None, name: str) -> str:
     if cfg is not None:
         lines += _settings(cfg)
     if chain:
-        lines += ["## Provenance", "", "```", provenance.told(chain), "```", ""]
+        lines += ["## Provenance", "", "```", provenance.describe(chain), "```", ""]
     lines += _versions()
     return "\n".join(lines)
 
@@ -54,7 +54,7 @@ def model_card(run: Path, cfg: RunConfig | None, name: str) -> str:
 def _chain(run: Path) -> list[provenance.Record]:
     try:
         return provenance.read(run)
-    except BadInput:  # a single run has none
+    except BadInput:  # a run in one folder has none
         return []
 
 
@@ -70,14 +70,14 @@ def _of_run(cfg: RunConfig) -> Origins:
 
 
 def _of_stages(chain: Sequence[provenance.Record]) -> Origins:
-    """Back from the last stage, from model to model; data sets of all stages, since what they made was learnt from."""
+    """Follow the models back from the last stage. The datasets are those of all stages, because all made its data."""
     stages = {str(record["name"]): record for record in chain}
     base, hub, through = "", False, []
     record = chain[-1] if chain else None
     while record is not None:
         through.append(record)
         base = _texts(record, "config").get("model", "")
-        # What it read tells a Hub id from a folder of that name which is not here now.
+        # The hash of what it read tells a Hub id from a folder of that name that is not here now.
         hub = _is_hub_id(base) and _texts(record, "inputs").get(base) == path_hash(base)
         ref = Reference.parse(base)
         record = stages.get(ref.stage) if ref else None
@@ -95,7 +95,7 @@ def _hub_ids(sources: Iterable[str]) -> list[str]:
 
 
 def _is_hub_id(source: str) -> bool:
-    """ "openai/gsm8k" is one; a folder that is there, a path, a file's name or a task in Python is none."""
+    """Whether it is a Hub id such as "openai/gsm8k", and not an existing folder, a path, a file or a Python task."""
     if source.count("/") != 1 or ":" in source or source[0] in "./~@" or Path(source).suffix.lower() in READERS:
         return False
     return not Path(source).exists()
@@ -142,11 +142,11 @@ def _template(data: DataConfig) -> str:
 def _measured(run: Path) -> list[str]:
     path = run / "summary.json"
     if path.is_file():
-        summary = json.loads(path.read_text(encoding="utf-8"))
+        summary = read_json(path, dict)
         before, after = summary.get("before"), summary.get("after")
         gain, error = summary.get("gain"), summary.get("gain_stderr")
-    else:  # a stage keeps its evaluations alone
-        found = [json.loads(p.read_text(encoding="utf-8")) for p in sorted((run / "evals").glob("step_*.json"))]
+    else:  # a stage has evaluations but no summary
+        found = [read_json(p, dict) for p in sorted((run / "evals").glob("step_*.json"))]
         before, after = ({"pass@1": e["pass_at_1"], **e} for e in (found[0], found[-1])) if len(found) > 1 else ({}, {})
         gain, error = paired_difference(before["correct_P"], after["correct_P"]) if before else (None, None)
     if not before or not after:
@@ -156,8 +156,8 @@ def _measured(run: Path) -> list[str]:
         rows.append(("greedy", *(_share(m["greedy"]) for m in (before, after))))
     lines = ["## Held-out accuracy", "", "| % | before | after |", "|---|---:|---:|"]
     lines += [f"| {label} | {first} | {second} |" for label, first, second in rows]
-    told = f"Gain: {100 * gain:+.1f} points" + (f", standard error {100 * error:.1f}." if error else ".")
-    return [*lines, "", told + " Measured on problems that were not trained on, before and after GRPO.", ""]
+    sentence = f"Gain: {100 * gain:+.1f} points" + (f", standard error {100 * error:.1f}." if error else ".")
+    return [*lines, "", sentence + " Measured on problems that were not trained on, before and after GRPO.", ""]
 
 
 def _share(value: float, stderr: float | None = None) -> str:

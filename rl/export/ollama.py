@@ -1,7 +1,7 @@
-"""A Modelfile: what `ollama create NAME -f Modelfile` imports a Hugging Face folder by.
+"""A Modelfile, with which `ollama create NAME -f Modelfile` imports a Hugging Face folder.
 
-TEMPLATE is in Go's template language. It is derived from the prompt template by rendering marked messages, and holds
-{{ .Thinking }} between think tags in the loop over the messages: from that Ollama knows that the model thinks, and how.
+TEMPLATE is in Go's template language, derived from the prompt template by rendering marked messages. Its loop over the
+messages has {{ .Thinking }} between think tags, from which Ollama learns that the model thinks, and with which tags.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _THOUGHT = "\u2402thought\u2403"
 
 @dataclass(frozen=True)
 class Turns:
-    """What stands around messages. first: before the first question. after: behind the last question, where the answer
-    begins; some open the thought there. past: between a question and the answer that it had. between: behind an answer,
-    up to the next question. system: before a system message and behind it, up to the question; None where there can be
-    none. thoughts: whether past answers keep their thoughts.
+    """The texts around messages. first: before the first question. after: after the last question, where the answer
+    begins; some templates open the thought there. past: between a question and its answer. between: from an answer to
+    the next question. system: (before a system message, from it to the question); None when there can be none.
+    thoughts: whether past answers keep their thoughts.
     """
 
     first: str
@@ -45,13 +45,13 @@ def modelfile(
     top_p: float,
     context: int,
 ) -> str:
-    """The Modelfile. data: a prompt template of Aha's; None: the tokenizer's chat template. context: tokens.
+    """The Modelfile. data: the prompt template; None: the tokenizer's chat template. context: tokens.
 
-    Raises BadInput for a template that cannot be written in it.
+    Raises BadInput for a template that a Modelfile cannot express.
     """
     turns = text_turns(data, cast(str, tokenizer.eos_token)) if data else chat_turns(tokenizer)
     begin = cast("str | None", tokenizer.bos_token)
-    if begin:  # Ollama puts the begin token there itself
+    if begin:  # Ollama adds the begin token itself
         turns = replace(turns, first=turns.first.removeprefix(begin))
     lines = ["# Import with: ollama create NAME -f Modelfile (smaller with --quantize q4_K_M)", "FROM ."]
     if turns.system is None:
@@ -63,9 +63,9 @@ def modelfile(
 
 
 def go_template(turns: Turns) -> str:
-    """One line of Go's template language; $open is what comes before the next question, $turn behind the last one.
+    """The template, one line of Go's template language. $open: before the next question. $turn: after the last one.
 
-    A thought that past answers do not keep stays in the template, never shown: Ollama looks for it there.
+    The thought is in the template even when past answers drop it (under `if false`), because Ollama looks for it there.
     """
     texts = (turns.first, turns.after, turns.past, turns.between, *(turns.system or ()))
     if any("{{" in text or '"""' in text for text in texts):
@@ -85,8 +85,10 @@ def go_template(turns: Turns) -> str:
 
 
 def text_turns(data: DataConfig, end: str) -> Turns:
-    """Of a template with {prompt} in it. Go cannot look at a question's last character, so r1_zero's full stop is left
-    out, as in training after every question that ends in punctuation. Raises BadInput for two {prompt}.
+    """The turns of a template with {prompt}. Raises BadInput when {prompt} is there twice.
+
+    Go templates cannot look at a question's last character, so r1_zero's full stop after the question is left out.
+    Training leaves it out too, after questions that end in punctuation.
     """
     text = TEMPLATES.get(data.template, data.template)
     if data.template == "r1_zero":
@@ -98,7 +100,7 @@ def text_turns(data: DataConfig, end: str) -> Turns:
 
 
 def chat_turns(tokenizer: PreTrainedTokenizerBase) -> Turns:
-    """Of a chat template, by rendering marked messages. Raises BadInput when it leaves one out."""
+    """The turns of a chat template, found by rendering marked messages. Raises BadInput when it drops a message."""
     question, answer = {"role": "user", "content": _USER}, {"role": "assistant", "content": _ASSISTANT}
     first, after = _split(_render(tokenizer, [question]), _USER)
     again = {"role": "user", "content": _AGAIN}
@@ -109,10 +111,10 @@ def chat_turns(tokenizer: PreTrainedTokenizerBase) -> Turns:
     from jinja2 import TemplateError
 
     try:
-        told = _render(tokenizer, [{"role": "system", "content": _SYSTEM}, question])
+        rendered = _render(tokenizer, [{"role": "system", "content": _SYSTEM}, question])
     except TemplateError:  # some refuse system messages
         return turns
-    before, behind = _split(told, _SYSTEM) if _SYSTEM in told else ("", "")
+    before, behind = _split(rendered, _SYSTEM) if _SYSTEM in rendered else ("", "")
     return replace(turns, system=(before, _split(behind, _USER)[0]) if behind else None)
 
 
@@ -128,5 +130,5 @@ def _split(text: str, mark: str) -> tuple[str, str]:
 
 
 def _go(text: str) -> str:
-    """A text as Go writes it in quotes."""
+    """The text as a quoted Go string."""
     return json.dumps(text, ensure_ascii=False)

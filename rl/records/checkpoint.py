@@ -1,10 +1,10 @@
-"""Checkpoints: written beside the last good one, hashed, renamed into place; verified on load; pruned.
+"""Checkpoints: written beside the last good one, hashed, renamed into place, verified when loaded, and pruned.
 
-    <folder>/step_000010/manifest.json   sha256 and size of every file: a folder without it was never finished
-    <folder>/step_000010/meta.json       step, cursor, fingerprint, resolved config
+    <folder>/step_000010/manifest.json   sha256 and size of every file; a checkpoint without it was never finished
+    <folder>/step_000010/meta.json       CheckpointMeta
     <folder>/step_000010/...             what the learners wrote
 
-A kill at any moment leaves either the old checkpoints or the old ones and a new whole one.
+A kill at any moment leaves the old checkpoints, with or without a new whole one.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from rl.records.whole_files import read_json, sync_folder, write_json
 from rl.types import BadInput
 
 log = logging.getLogger(__name__)
@@ -26,12 +26,12 @@ MANIFEST = "manifest.json"
 
 @dataclass(frozen=True, slots=True)
 class CheckpointMeta:
-    """What a checkpoint knows beside the learners' state.
+    """What a checkpoint holds beside the learners' state.
 
-    step: finished steps. cursor: the data stream's. fingerprint: of the model's parameter names and shapes and of
-    the values of those that are not trained, which no checkpoint holds.
-    score: held-out pass@1, or None when it was not measured. seconds: phase -> seconds spent so far.
-    ranks, zero_stage: how the learners' state is cut.
+    step: finished steps. cursor: the position of the data stream. fingerprint: a hash of the names and shapes of the
+    model's parameters, and of the values of those that are not trained, which no checkpoint holds.
+    score: held-out pass@1; None when it was not measured. seconds: phase -> seconds spent so far.
+    ranks, zero_stage: how the learners' state is split.
     """
 
     step: int
@@ -50,7 +50,7 @@ class CheckpointStore:
         self.folder, self.keep = folder, keep
 
     def begin(self, step: int) -> Path:
-        """An empty folder to write step's checkpoint into. What an earlier kill left half-written is removed."""
+        """Make an empty folder for the step's checkpoint. Removes what an earlier kill left half written."""
         self.folder.mkdir(parents=True, exist_ok=True)
         for leftover in self.folder.glob("*.partial"):
             shutil.rmtree(leftover)
@@ -59,23 +59,20 @@ class CheckpointStore:
         return partial
 
     def commit(self, partial: Path, meta: CheckpointMeta) -> Path:
-        """Hash what was written, add the meta data, and rename it into place."""
-        (partial / "meta.json").write_text(json.dumps(asdict(meta), indent=2))
+        """Hash what was written, add the metadata, and rename the folder into place."""
+        write_json(partial / "meta.json", asdict(meta))
         manifest = {str(p.relative_to(partial)): {"sha256": h, "bytes": p.stat().st_size} for p, h in _hashes(partial)}
-        with (partial / MANIFEST).open("w") as file:
-            json.dump(manifest, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
+        write_json(partial / MANIFEST, manifest, indent=1)
         final = partial.with_suffix("")
-        if final.exists():  # a step that is done again after a resume from further back
+        if final.exists():  # the step was done before, and again after a resume from an earlier checkpoint
             shutil.rmtree(final)
         partial.rename(final)
-        _sync_folder(self.folder)
+        sync_folder(self.folder)
         self._prune()
         return final
 
     def steps(self) -> list[int]:
-        """Steps with a finished checkpoint, oldest first."""
+        """The steps that have a finished checkpoint, the oldest first."""
         return sorted(
             int(p.name.removeprefix("step_")) for p in self.folder.glob("step_??????") if (p / MANIFEST).exists()
         )
@@ -84,9 +81,9 @@ class CheckpointStore:
         return self.folder / f"step_{step:06d}"
 
     def latest(self) -> tuple[Path, CheckpointMeta] | None:
-        """The newest checkpoint, verified. None when there is none.
+        """The newest checkpoint, verified; None when there is none.
 
-        Raises BadInput when it is damaged, naming the file and the last good checkpoint.
+        Raises BadInput when it is damaged, with the damaged file and the last good checkpoint.
         """
         steps = self.steps()
         if not steps:
@@ -101,35 +98,49 @@ class CheckpointStore:
                 else f"there is no other good one; delete {self.folder} to start this stage again"
             )
             raise BadInput(f"checkpoint {newest} is damaged: {fault}; {remedy}")
-        return newest, CheckpointMeta(**json.loads((newest / "meta.json").read_text()))
+        return newest, self._meta(newest)
+
+    def _meta(self, checkpoint: Path) -> CheckpointMeta:
+        remedy = f"delete {checkpoint}, and the run resumes from the checkpoint before it"
+        return read_json(checkpoint / "meta.json", lambda tree: CheckpointMeta(**tree), remedy)
 
     def fault(self, checkpoint: Path) -> str:
-        """What is wrong with a checkpoint's files, or an empty text."""
+        """What is wrong with a checkpoint's files; "" when nothing is."""
         try:
-            manifest = json.loads((checkpoint / MANIFEST).read_text())
-        except (OSError, ValueError) as error:
+            manifest = {
+                name: (int(known["bytes"]), str(known["sha256"]))
+                for name, known in json.loads((checkpoint / MANIFEST).read_text()).items()
+            }
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             return f"{MANIFEST}: {error}"
-        for name, known in manifest.items():
+        for name, (size, _) in manifest.items():
             file = checkpoint / name
             if not file.is_file():
                 return f"{name} is missing"
-            if file.stat().st_size != known["bytes"]:
-                return f"{name} has {file.stat().st_size} bytes instead of {known['bytes']}"
+            if file.stat().st_size != size:
+                return f"{name} has {file.stat().st_size} bytes instead of {size}"
         for file, digest in _hashes(checkpoint):
             name = str(file.relative_to(checkpoint))
-            if name != MANIFEST and digest != manifest.get(name, {}).get("sha256"):
-                return f"{name} has another content than was saved"
+            if name != MANIFEST and digest != manifest.get(name, (0, ""))[1]:
+                return f"{name} is not what was saved"
         return ""
 
     def _prune(self) -> None:
-        """Keep the last n and the best by score."""
+        """Delete all but the last `keep` checkpoints and the one with the best score."""
         steps = self.steps()
-        scores = {s: json.loads((self.path(s) / "meta.json").read_text())["score"] for s in steps}
-        measured = [s for s in steps if scores[s] is not None]
-        best = max(measured, key=lambda s: (scores[s], s)) if measured else None
+        scores: dict[int, float] = {}
+        for step in steps:
+            try:
+                score = self._meta(self.path(step)).score
+            except (BadInput, FileNotFoundError) as error:  # of an older checkpoint, which a resume would check itself
+                log.warning("%s", error)
+                continue
+            if score is not None:
+                scores[step] = score
+        best = max(scores, key=lambda s: (scores[s], s), default=None)
         for step in steps[: -self.keep]:
             if step != best:
-                # The manifest goes first: a kill in between must not leave a folder that looks whole.
+                # The manifest goes first, so that a kill in between leaves no folder that looks whole.
                 (self.path(step) / MANIFEST).unlink()
                 shutil.rmtree(self.path(step))
 
@@ -143,14 +154,6 @@ def _hashes(folder: Path) -> list[tuple[Path, str]]:
 def _hash(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def check_meta(meta: CheckpointMeta, where: Path, *, fingerprint: str, ranks: int, zero_stage: int) -> None:

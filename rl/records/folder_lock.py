@@ -1,7 +1,7 @@
-"""A run's folder belongs to one process at a time. Two would write one metrics.jsonl and each other's checkpoints.
+"""Keeps a run's folder to one process at a time. Two would mix their metrics.jsonl and their checkpoints.
 
-<folder>/.lock           locked by the system while the process lives; a kill frees it
-<folder>/.lock.holder    which process that is, for the message to the next
+<folder>/.lock           locked by the operating system while the process lives; a kill frees it
+<folder>/.lock.holder    names that process, for the message to the next one
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from rl.records.whole_files import write_whole
 from rl.types import BadInput
 
 log = logging.getLogger(__name__)
@@ -24,26 +25,26 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Make the folder and hold it for the block.
+    """Make the folder and lock it during the block.
 
-    Raises BadInput when another process holds it, on this machine or where the folder is shared, and when it cannot be
-    written.
+    Raises BadInput when another process holds the lock (on this machine or on one that shares the folder), and when the
+    folder cannot be written.
     """
     lock, holder = FileLock(folder / ".lock", timeout=0), folder / ".lock.holder"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
-        holder.write_text(f"pid {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+        write_whole(holder, f"pid {os.getpid()} on {socket.gethostname()}")
     except Timeout:
         who = f" ({holder.read_text(encoding='utf-8')})" if holder.is_file() else ""
         raise BadInput(
-            f"another aha run{who} is at work in {folder}; wait for it, or use another name=... If that process is "
+            f"another aha run{who} is working in {folder}; wait for it, or use another name=... If that process is "
             f"gone and the file system did not notice, delete {folder / '.lock'}"
         ) from None
     except OSError as error:
         if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):
             raise _unwritable(folder, error) from error
-        log.warning("%s: this file system has no locks; see that no other aha run is at work there", folder)
+        log.warning("%s: this file system has no locks; make sure that no other aha run works there", folder)
     try:
         yield
     finally:
@@ -64,7 +65,7 @@ def refuse_unwritable(folder: Path) -> None:
         raise _unwritable(folder, error) from error
     finally:
         for path in reversed(made):
-            with suppress(OSError):  # another process has written there
+            with suppress(OSError):  # not empty: another process has written there
                 path.rmdir()
 
 

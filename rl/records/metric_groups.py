@@ -1,4 +1,4 @@
-"""What a metric is called on a dashboard, W&B's or Prometheus': the panel group, then its name."""
+"""The names of metrics on dashboards (W&B, Prometheus): the panel group, then the metric."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ GROUPS = (
     ("sync", ("sync/",)),
     ("memory", ("memory/",)),
 )
-"""Panel group -> how the names of its metrics begin. What fits none is in "other"."""
+"""(panel group, the beginnings of its metrics' names). All other metrics are in "other"."""
 
 
 def panel_name(stage: str, name: str) -> str:
-    """What a metric is called at W&B: its group, then its name. GRPO's are named plainly, other stages' by the stage.
+    """A metric's name at W&B: for GRPO its group and its name, for other stages the stage and its name.
 
     ("grpo", "reward/mean") -> "reward/mean", ("grpo", "entropy") -> "policy/entropy", ("eval", "nll") -> "eval/nll".
     """

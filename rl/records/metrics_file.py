@@ -1,20 +1,19 @@
-"""metrics.jsonl of a run: one line a step, whole or not there."""
+"""metrics.jsonl of a run: one line per step. A kill leaves each line whole or absent."""
 
 from __future__ import annotations
 
 import json
 import logging
 import math
-import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 
 from rl.records.renamed_metrics import with_new_names
-from rl.records.whole_files import write_whole
+from rl.records.whole_files import append_lines, write_rows
 from rl.types import AhaError
 
 log = logging.getLogger(__name__)
@@ -41,17 +40,17 @@ def _read_lines(path: Path) -> list[dict[str, object]]:
             record = json.loads(line)
             records.append({**record, "stage": str(record["stage"]), "step": int(record["step"])})
         except (ValueError, TypeError, KeyError) as error:
-            raise AhaError(f"{path} line {number} is damaged ({error!r}); mend or remove that line") from error
+            raise AhaError(f"{path} line {number} is damaged ({error!r}); delete that line") from error
     return records
 
 
 def phases(seconds: float, metrics: Mapping[str, float]) -> dict[str, float]:
-    """Seconds of a step by phase, from its seconds/<phase> metrics and "rest": they add up to `seconds`.
+    """A step's seconds by phase, from its seconds/<phase> metrics, and "rest". They add up to `seconds`.
 
     Waiting for rewards is measured inside the rollout phase, so it is taken from it.
     """
     found = {name.removeprefix("seconds/"): s for name, s in metrics.items() if name.startswith("seconds/")}
-    found = {name: s for name, s in found.items() if "/" not in name}  # deeper names are parts of a phase
+    found = {name: s for name, s in found.items() if "/" not in name}  # a name with a slash is a part of a phase
     if "rollout" in found and "rewards" in found:
         found["rollout"] = max(0.0, found["rollout"] - found["rewards"])
     order = [*(name for name in ("rollout", "rewards", "update", "sync") if name in found), *sorted(found)]
@@ -60,35 +59,29 @@ def phases(seconds: float, metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 class MetricsFile:
-    """metrics.jsonl: appended to line by line, each on disk before append returns."""
+    """metrics.jsonl, to which steps are appended. Each is on disk when append returns."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         records = _read_lines(path)
         if path.exists() and not path.read_bytes().endswith(b"\n"):
-            self._write(records)
+            write_rows(path, records)
         self._seen = {(r["stage"], r["step"]) for r in records}
 
     def append(self, stage: str, step: int, metrics: Mapping[str, float]) -> None:
         if (stage, step) in self._seen:
             raise AhaError(f"{self._path}: {stage} step {step} is recorded already; resume() the tracker first")
         numbers = {name: _json_number(value) for name, value in metrics.items()}
-        record = {"stage": stage, "step": step, "time": round(time.time(), 3), **numbers}
-        with self._path.open("ab") as file:
-            file.write(json.dumps(record, allow_nan=False).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        append_lines(self._path, [{"stage": stage, "step": step, "time": round(time.time(), 3), **numbers}])
         self._seen.add((stage, step))
 
-    def truncate(self, next_steps: Mapping[str, int]) -> None:
+    def keep(self, wanted: Callable[[str, int], bool]) -> None:
+        """Remove the records of every (stage, step) that is not wanted."""
         records = _read_lines(self._path)
-        kept = [r for r in records if cast(int, r["step"]) < next_steps.get(cast(str, r["stage"]), 0)]
+        kept = [r for r in records if wanted(cast(str, r["stage"]), cast(int, r["step"]))]
         if len(kept) < len(records):
-            self._write(kept)
+            write_rows(self._path, kept)
         self._seen = {(r["stage"], r["step"]) for r in kept}
-
-    def _write(self, records: Iterable[Mapping[str, object]]) -> None:
-        write_whole(self._path, "".join(json.dumps(record) + "\n" for record in records))
 
 
 def _json_number(value: float) -> float | None:

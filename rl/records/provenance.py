@@ -1,12 +1,11 @@
-"""How a model or dataset came to be: written beside it when its stage ends, and readable without the rest.
+"""How a model or a dataset was made: written beside it when its stage ends, and complete in itself.
 
-provenance.json holds one record for the stage and, in "chain", those of all stages before it, oldest first.
+provenance.json holds the record of the stage and, in "chain", the records of all stages behind it, the oldest first.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import os
 import platform
 import subprocess
@@ -15,9 +14,11 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from rl.records.whole_files import read_json, write_json
 from rl.types import BadInput, Hardware
 
 FILE = "provenance.json"
+REMEDY = "delete it, and the same command runs its stage again"
 PACKAGES = (
     "aha-rl",
     "torch",
@@ -34,7 +35,7 @@ Record = dict[str, object]
 
 
 def versions() -> dict[str, str]:
-    """Package -> version, of those that are installed; python among them."""
+    """The version of Python and of each package of PACKAGES that is installed."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -45,9 +46,9 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str:
-    """The commit of the code, "+" behind it when files differ from it; empty outside a checkout.
+    """The commit of the code, with "+" when files differ from it; "" outside a checkout.
 
-    A repository that merely surrounds the code (a .venv in a project) is no checkout of it: this file must be tracked.
+    This file must be tracked: a repository that merely surrounds the code (a .venv in a project) is not its checkout.
     """
     file = Path(__file__).resolve()
     questions = ("ls-files", "--error-unmatch", file.name), ("rev-parse", "HEAD"), ("status", "--porcelain", "-uno")
@@ -62,7 +63,7 @@ def commit() -> str:
 
 
 def hardware(held: Hardware) -> Record:
-    """What a stage ran on: the driver's processor, cores and memory in GiB, and the nodes and GPUs that it held."""
+    """What a stage ran on: the processor, cores and memory (GiB) of the driver, and the nodes and GPUs held."""
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
@@ -74,12 +75,12 @@ def hardware(held: Hardware) -> Record:
 
 
 def gpu_hours(held: Hardware, seconds: Mapping[str, float]) -> float:
-    """GPUs that a stage held x its hours, busy or not; 0 on CPUs. 16 GPUs, {"stage": 1800} -> 8."""
-    return sum(held.gpus.values()) * spent(seconds) / 3600
+    """The GPUs that a stage held x its hours, busy or not; 0 on CPUs. 16 GPUs, {"stage": 1800} -> 8."""
+    return sum(held.gpus.values()) * total_seconds(seconds) / 3600
 
 
 def write(folder: Path, record: Mapping[str, object], inputs: Sequence[Path]) -> None:
-    """Write provenance.json into folder, the records of the inputs' folders before it. Its being there ends a stage."""
+    """Write provenance.json, with the records of the folders `inputs` in its chain. It marks the stage as done."""
     chain: dict[str, Record] = {}
     for path in inputs:
         for item in read(path):
@@ -91,40 +92,42 @@ def write(folder: Path, record: Mapping[str, object], inputs: Sequence[Path]) ->
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "chain": list(chain.values()),
     }
-    partial = folder / (FILE + ".partial")
-    partial.write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
-    partial.replace(folder / FILE)
+    write_json(folder / FILE, whole)
 
 
 def read(path: Path) -> list[Record]:
-    """The records that led to what is at path, oldest first, its own last. Looks in its folder and those above.
+    """The records that led to what is at path, the oldest first and its own last. Looks in the folders above too.
 
-    Raises BadInput when there is none.
+    Raises BadInput when there is none, or when it is damaged.
     """
     for folder in (path, *path.parents):
         file = folder / FILE
         if file.is_file():
-            own: Record = json.loads(file.read_text(encoding="utf-8"))
-            chain = own.pop("chain")
-            assert isinstance(chain, list)
-            return [*chain, own]
-    raise BadInput(f"{path}: no {FILE} there or in a folder above; only what a recipe's stage made has one")
+            return read_json(file, _chain, REMEDY)
+    raise BadInput(f"{path}: no {FILE} here or in a folder above; only the stages of a recipe write one")
 
 
-def spent(seconds: Mapping[str, float]) -> float:
-    """Seconds of a stage in all: its phases, or "stage", the last process's whole time, where that is longer.
+def _chain(own: Record) -> list[Record]:
+    before = own.pop("chain")
+    if not isinstance(before, list) or "key" not in own:
+        raise ValueError("it is not the record of a stage")
+    return [*before, own]
 
-    {"sft": 50, "save": 1, "stage": 78} -> 78; resumed, so that the phases are also those of before: "stage": 9 -> 51.
+
+def total_seconds(seconds: Mapping[str, float]) -> float:
+    """A stage's seconds in all: the sum of its phases or, where that is longer, "stage", the last process's whole time.
+
+    {"sft": 50, "save": 1, "stage": 78} -> 78. With "stage": 9 after a resume -> 51, because phases count all processes.
     """
     return max(seconds.get("stage", 0.0), sum(s for phase, s in seconds.items() if phase != "stage"))
 
 
-def told(records: Sequence[Record]) -> str:
-    """The chain in words, a stage a paragraph, and what it cost in all."""
+def describe(records: Sequence[Record]) -> str:
+    """The chain in words, one paragraph per stage, and its cost in all."""
     lines, whole = [], 0.0
     for number, record in enumerate(records, 1):
         seconds = record.get("seconds")
-        took = spent(seconds) if isinstance(seconds, dict) else 0.0
+        took = total_seconds(seconds) if isinstance(seconds, dict) else 0.0
         whole += took
         lines.append(f"{number}. {record['name']} ({record['kind']}), key {str(record['key'])[:12]}, {took:.0f} s")
         inputs = record.get("inputs")

@@ -1,4 +1,4 @@
-"""The rollouts of a step as a parquet file, whole or not there.
+"""The rollouts of a step as a parquet file.
 
 Axis suffixes: _P prompts, _G samples of a group.
 """
@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from rl.records.whole_files import replace_file
-from rl.types import GradedGroup, Prompt, RewardPart, Rollout, RolloutGroup, ScoredGroup, Verdict
+from rl.records.whole_files import MAKE_AGAIN, whole
+from rl.types import BadInput, GradedGroup, Prompt, RewardPart, Rollout, RolloutGroup, ScoredGroup, Verdict
 
 ROW_GROUP = 256
 
@@ -30,13 +30,14 @@ def rollout_files(run_dir: Path) -> list[tuple[str, int, Path]]:
 def write_rollouts(
     path: Path, step: int, groups_P: Sequence[ScoredGroup | GradedGroup], *, full_precision: bool = False
 ) -> None:
-    """One row a sample, as parquet, whole or not at all. A reward part has columns <part>/score, /verdict, /reason.
+    """Write one row per sample as parquet, whole or not at all. Each reward part has columns <part>/score, /verdict and
+    /reason.
 
-    tokens: of the completion. logprob_mean: nats per token, of the sampler. token_ids, logprobs: one a token, the stop
-    token included; logprobs in half precision, for looking at, unless full_precision. uniform: of the whole group. A
-    part that does not apply is null, as are the advantage and uniform of a group without advantages; reward is NaN
-    where the sample is not valid. A row group holds ROW_GROUP rows, so that a few rollouts are read from a large file
-    without the rest.
+    tokens: of the completion. logprob_mean: of the sampler, nats per token. token_ids, logprobs: one value per token,
+    the stop token included; logprobs are in half precision unless full_precision. uniform: of the whole group.
+    The columns of a part that does not apply are null, and so are advantage and uniform in a group without advantages.
+    reward is NaN where the sample is not valid. A row group has ROW_GROUP rows, so that a reader can fetch a few
+    rollouts of a large file.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -49,23 +50,25 @@ def write_rollouts(
     types |= {f"{name}/{field}": text for name in names for field in ("verdict", "reason")}
     types |= {"uniform": pa.bool_(), "token_ids": pa.list_(pa.int32())}
     types |= {"logprobs": pa.list_(pa.float32() if full_precision else pa.float16())}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
     table = pa.Table.from_pylist(rows, pa.schema(list(types.items())))
-    pq.write_table(table, temporary, compression="zstd", row_group_size=ROW_GROUP)
-    replace_file(temporary, path)
+    with whole(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd", row_group_size=ROW_GROUP)
 
 
 def read_rollouts(
     path: Path, prompts_P: Sequence[Prompt], names_P: Sequence[Sequence[str]]
 ) -> list[tuple[RolloutGroup, list[dict[str, RewardPart]]]]:
-    """What write_rollouts wrote in full precision: each prompt's group with its parts. All groups have as many samples.
+    """Read what write_rollouts wrote in full precision: each prompt's group with its parts. Groups are of equal size.
 
     names_P: the rewards that each prompt gets, in the order of its parts.
     """
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table = pq.read_table(path)
+    try:
+        table = pq.read_table(path)
+    except pa.ArrowException as error:
+        raise BadInput(f"{path} is damaged ({error}); {MAKE_AGAIN}") from error
     arrays = ([cell.values.to_numpy() for cell in table[name]] for name in ("token_ids", "logprobs"))
     rows = list(zip(table.drop_columns(["token_ids", "logprobs"]).to_pylist(), *arrays, strict=True))
     size = len(rows) // len(prompts_P)
@@ -127,5 +130,5 @@ def _row(
 
 
 def _utf8(text: str) -> str:
-    """Lone surrogates, which no file can hold, become "?": a strange completion must not stop a run."""
+    """Replace lone surrogates, which no file can hold, by "?": a strange completion must not stop a run."""
     return text.encode("utf-8", "replace").decode("utf-8")

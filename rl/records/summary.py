@@ -1,8 +1,8 @@
-"""The end of a run: summary.json, and a table before and after in the terminal."""
+"""The end of a run: summary.json, and in the terminal a table of accuracy before and after."""
 
 from __future__ import annotations
 
-import json
+import io
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,10 +11,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from rl.records.whole_files import write_json, write_whole
+
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Held-out accuracy, shares from 0 to 1. stderr: the standard error of pass_at_1. greedy: None if not measured."""
+    """Held-out accuracy as shares from 0 to 1. stderr: of pass_at_1. greedy: None when it was not measured."""
 
     pass_at_1: float
     stderr: float
@@ -37,11 +39,11 @@ def write_summary(
     gain_stderr: float | None = None,
     console: Console | None = None,
 ) -> Path:
-    """Write summary.json and summary.txt into run_dir and print the table; returns summary.json's path.
+    """Write summary.txt and summary.json into run_dir and print the table. Returns the path of summary.json.
 
-    seconds: phase -> seconds. before, after: None where held-out accuracy was not measured. gain_stderr: standard
-    error of after - before where it was computed from pairs; else the two count as independent, which is on the safe
-    side for one set of problems measured twice.
+    seconds: phase -> seconds. before, after: None when held-out accuracy was not measured. gain_stderr: the standard
+    error of after - before, computed from pairs of the same problems. None treats the two as independent, which gives a
+    larger error and so is on the safe side.
     """
     gain = after.pass_at_1 - before.pass_at_1 if before and after else None
     if before and after and gain_stderr is None:
@@ -57,16 +59,17 @@ def write_summary(
         "gain": gain,
         "gain_stderr": gain_stderr,
     }
-    path = run_dir / "summary.json"
-    path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-
     table = _table(f"{name}: {model}, seed {seed}, {steps} GRPO steps", before, after, gain, gain_stderr)
     lines = [_phases(seconds), f"Everything is in {run_dir}"]
-    with (run_dir / "summary.txt").open("w", encoding="utf-8") as file:
-        for out in (Console(file=file, width=100), console or Console()):
-            out.print(table)
-            for line in lines:
-                out.print(line, markup=False, highlight=False, soft_wrap=True)
+    text = io.StringIO()
+    for out in (Console(file=text, width=100), console or Console()):
+        out.print(table)
+        for line in lines:
+            out.print(line, markup=False, highlight=False, soft_wrap=True)
+    write_whole(run_dir / "summary.txt", text.getvalue())
+    # Last, because the run is complete once this file exists.
+    path = run_dir / "summary.json"
+    write_json(path, summary)
     return path
 
 

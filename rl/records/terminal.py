@@ -1,4 +1,4 @@
-"""What a run shows while it goes: a live view on a terminal, else a line a step; and log.txt."""
+"""What a run shows while it goes on: a live view in a terminal, or else one line per step; and log.txt."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rich.text import Text
 from rl.records.metrics_file import phases
 from rl.types import Queue
 
-step_log = logging.getLogger("rl.step")  # a line a step: shown where there is no live view
+step_log = logging.getLogger("rl.step")  # one line per step, shown where there is no live view
 
 OURS = ("rl.", "rewards", "recipes", "launch")
 TREND_STEPS = 40
@@ -30,15 +30,13 @@ SHOWN = (
     ("length", "rollout/length_mean", ".0f"),
     ("tokens/s", "tokens_per_second", ",.0f"),
 )
-"""What a step's line shows: label, metric, format. A metric that is not there is left out."""
-
-
+"""What a step's line shows: label, metric, format. Metrics that the step does not have are left out."""
 TRENDS = tuple(row for row in SHOWN if row[0] != "loss")
-"""What the live view shows with its trend."""
+"""What the live view shows with a trend."""
 
 
 class Bar:
-    """Progress: one live view on a terminal, else a line a step."""
+    """Progress: a live view in a terminal, or else one line per step."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -51,7 +49,7 @@ class Bar:
         self._queue: Callable[[], Queue] = Queue
 
     def watch(self, queue: Callable[[], Queue]) -> None:
-        """Show what queue() says, twice a second, while there is a live view."""
+        """Show the queue in the live view. queue() is called twice a second, from another thread."""
         self._queue = queue
 
     def begin(self, stage: str, total: int, done: int) -> None:
@@ -87,7 +85,7 @@ class Bar:
         return sum(self._seconds) / len(self._seconds) if self._seconds else 0.0
 
     def view(self) -> RenderableType:
-        """The live view: how far, each number with its trend, where the last step's time went, queue, memory."""
+        """The live view: progress, each number with its trend, the last step's time by phase, the queue, memory."""
         head = Table.grid(padding=(0, 2))
         left = f"{duration(self._pace() * (self._total - self._done))} left, {self._pace():.1f} s/step"
         bar = ProgressBar(total=max(1, self._total), completed=self._done, width=30)
@@ -135,7 +133,7 @@ class Bar:
 
 
 def sparkline(values: Sequence[float]) -> str:
-    """A character a value, from the lowest to the highest. [0, 1, 2] -> "▁▅█"; equal values -> "▄▄▄"."""
+    """One character per value, by its place between the lowest and the highest. [0, 1, 2] -> "▁▅█"."""
     low, high = min(values), max(values)
     if low == high:
         return "▄" * len(values)
@@ -143,7 +141,7 @@ def sparkline(values: Sequence[float]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """90 -> "1 min 30 s", 7320 -> "2 h 2 min", 180000 -> "2 d 2 h". Less than nothing is 0 s."""
+    """90 -> "1 min 30 s", 7320 -> "2 h 2 min", 180000 -> "2 d 2 h". A negative number counts as 0."""
     whole = max(0, round(seconds))
     if whole < 60:
         return f"{whole} s"
@@ -160,7 +158,7 @@ def _spoken(name: str) -> str:
 
 
 class _ConsoleHandler(logging.Handler):
-    """Our own messages, and any library's warnings, above the live line."""
+    """Prints Aha's own messages, and the warnings of libraries, above the live view."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(logging.INFO)
@@ -174,7 +172,9 @@ class _ConsoleHandler(logging.Handler):
 
 
 def log_to(path: Path, console: Console) -> Callable[[], None]:
-    """Send the root logger, from INFO up, to the file and (ours and warnings) to the console. Returns what ends it."""
+    """Send log messages from INFO up to the file, and Aha's own and warnings to the console. Returns a function that
+    ends this.
+    """
     to_file = logging.FileHandler(path, encoding="utf-8")
     to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     handlers = [to_file, _ConsoleHandler(console)]

@@ -1,12 +1,12 @@
-"""What a run leaves behind and shows while it goes: metrics.jsonl, rollouts, log.txt, W&B, progress.
+"""What a run writes and shows while it goes on: metrics.jsonl, rollouts, log.txt, W&B, progress.
 
-    <run>/metrics.jsonl                  one JSON object a line: stage, step, time (Unix), seconds, then the metrics
+    <run>/metrics.jsonl                  one JSON object per line: stage, step, time (Unix), seconds, the metrics
     <run>/rollouts/step_000012.parquet   every rollout of GRPO step 12 with its reward parts; pandas.read_parquet
-    <run>/log.txt                        what was logged, the third-party libraries' lines included
-    <run>/wandb/, wandb_id.txt           W&B's files and the run's id there (rl/records/wandb_run.py)
-    <run>/tensorboard/                   event files, a folder a stage, if track.tensorboard is on
+    <run>/log.txt                        all log messages, those of libraries included
+    <run>/wandb/, wandb_id.txt, ...      W&B's files, the run's id there, what it was sent (rl/records/wandb_run.py)
+    <run>/tensorboard/                   event files in one folder per stage, if track.tensorboard is on
 
-(stage, step) names a record. Nothing appears twice, also after a kill and a resume.
+(stage, step) identifies a record. None appears twice, not even after a kill and a resume.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Sink = Callable[[str, str, int, Mapping[str, float]], None]
-"""Is told of each step: the run's name, stage, step, metrics."""
+"""Called after each step with the run's name, the stage, the step and its metrics."""
 
 
 class Tracker:
     """Everything that one run writes about itself. Use it as a context manager.
 
-    run_dir: made if it is not there; only log.txt is written before the first step (or start()). name: the run's.
-    console: where progress goes, standard output by default. A terminal gets a live line, anything else a line a step.
+    run_dir: made if it does not exist. Only log.txt is written there before the first step or start(). name: the run's.
+    console: where progress goes; standard output by default.
     """
 
     def __init__(self, run_dir: Path, cfg: TrackConfig, *, name: str, console: Console | None = None) -> None:
@@ -63,30 +63,34 @@ class Tracker:
         self.close(failed=error is not None)
 
     def resume(self, next_steps: Mapping[str, int]) -> None:
-        """Forget what will be done again: keep a stage's records and rollouts of steps below next_steps[stage] only.
+        """Remove what will be done again: the records and rollouts of each stage from step next_steps[stage] on.
 
-        A stage that is not named is forgotten whole. {"sft": 300, "grpo": 12, "eval": 12} before GRPO step 12.
+        A stage that is not named loses all its records. Before GRPO step 12: {"sft": 300, "grpo": 12, "eval": 12}.
         """
-        self._records.truncate(next_steps)
+        self._records.keep(lambda stage, step: step < next_steps.get(stage, 0))
         for stage, step, path in rollout_files(self.run_dir):
             if step >= next_steps.get(stage, 0):
                 path.unlink()
 
+    def forget(self, stage: str, step: int) -> None:
+        """Remove one step's record, so that the step can be recorded again."""
+        self._records.keep(lambda *known: known != (stage, step))
+
     def start(self, config: Mapping[str, object]) -> None:
-        """Begin W&B's run (config: the resolved config), if it is on. Raises BadInput when online and it cannot."""
+        """Begin the W&B run, if W&B is on. config: what W&B shows. Raises BadInput when W&B is online and fails."""
         if self._cfg.wandb != "off":
             self._wandb = WandbRun.begin(self.run_dir, self._cfg, self._name, config)
 
     def attach(self, sink: Sink, queue: Callable[[], Queue]) -> None:
-        """Tell sink of each step from now on, after the step is on disk, and show in the live view what queue() says.
+        """Call sink after each step that is on disk, and show queue() in the live view.
 
-        queue is called from another thread and answers at once.
+        queue is called from another thread and must answer at once.
         """
         self._sinks.append(sink)
         self._bar.watch(queue)
 
     def begin(self, stage: str, total: int, done: int = 0) -> None:
-        """A stage of `total` steps begins, the first `done` of them done before."""
+        """Show that a stage of `total` steps begins, of which `done` were done before."""
         self._bar.begin(stage, total, done)
         self._clock = time.monotonic()
 
@@ -97,9 +101,9 @@ class Tracker:
         metrics: Mapping[str, float],
         groups_P: Sequence[ScoredGroup | GradedGroup] = (),
     ) -> None:
-        """Record one step: on return it is on disk. stage: "sft", "grpo" or "eval". groups_P: rollouts to keep.
+        """Record one step, which is on disk on return. stage: "sft", "grpo" or "eval". groups_P: rollouts to keep.
 
-        Adds seconds (since the last record) and, where "tokens" or "rollout/tokens" is there, tokens_per_second.
+        Adds seconds (since the last record) and, to metrics with "tokens" or "rollout/tokens", tokens_per_second.
         Raises AhaError when (stage, step) is recorded already.
         """
         now = time.monotonic()
@@ -121,7 +125,7 @@ class Tracker:
         self._bar.advance(stage, step, record)
 
     def close(self, *, failed: bool = False) -> None:
-        """End progress, W&B and the log. May be called again."""
+        """End progress, W&B and the log. Further calls do nothing."""
         self._bar.end()
         if self._wandb:
             self._wandb.finish(failed)
@@ -132,7 +136,7 @@ class Tracker:
         self._close_log()
 
     def _board(self, stage: str, step: int, record: Mapping[str, float]) -> None:
-        """A step for TensorBoard, each stage a run of its own there; what a resume does again replaces what was."""
+        """Send a step to TensorBoard, where each stage is a run. A step that is done again replaces the first one."""
         if stage not in self._boards:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -143,7 +147,7 @@ class Tracker:
 
 
 def stats_metrics(stats: StepStats) -> dict[str, float]:
-    """A learner's report as flat metrics. Phases become seconds/<phase>."""
+    """A learner's report as metrics. Phases become seconds/<phase>."""
     out = {
         "loss": stats.loss,
         "grad_norm": stats.grad_norm,

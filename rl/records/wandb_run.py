@@ -1,23 +1,23 @@
-"""W&B: metrics in groups, a table of rollouts, and a resumed run that goes on in the same W&B run with no step twice.
+"""W&B: metrics in groups, a table of rollouts, and resumed runs that continue their W&B run without repeating a step.
 
-W&B cannot take back what it was sent. So what it has is asked first: of an offline run, the files in the run's folder;
-of an online one, its summary. Steps that a resume does again are not sent again.
+W&B cannot take back what it was sent, so a step that a resumed run does again is not sent again. wandb_sent.json in the
+run's folder holds the last step of each stage that was sent. An online run's summary is asked too, because the run may
+have continued from another copy of the folder.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import secrets
-import struct
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rl.config import TrackConfig
 from rl.records.metric_groups import panel_name
+from rl.records.metrics_file import read_metrics
+from rl.records.whole_files import read_json, write_json, write_whole
 from rl.types import BadInput, GradedGroup, ScoredGroup
 
 if TYPE_CHECKING:
@@ -26,25 +26,26 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TABLE_EVERY = 10
-WRITTEN_S = 20.0
+"""A table of rollouts is sent for every tenth GRPO step."""
 TABLE_ROWS = 32
+SENT = "wandb_sent.json"
 
 
 class WandbRun:
     """A W&B run whose id stays with the run folder."""
 
-    def __init__(self, run: Run, logged: Mapping[str, int]) -> None:
-        """logged: stage -> its last step that W&B has."""
+    def __init__(self, run: Run, run_dir: Path, sent: Mapping[str, int]) -> None:
+        """sent: stage -> its last step that W&B has."""
         self._run: Run | None = run
-        self._logged = dict(logged)
+        self._run_dir, self._sent = run_dir, dict(sent)
         self._defined: set[str] = set()
 
     @staticmethod
     def begin(run_dir: Path, cfg: TrackConfig, name: str, config: Mapping[str, object]) -> WandbRun | None:
-        """The run; None, after a warning, when offline and W&B does not work. Raises BadInput when online."""
+        """Begin the run. When W&B does not work: None, with a warning, if it is offline; BadInput if it is online."""
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # read on import: its crash reports phone home
         id_file = run_dir / "wandb_id.txt"
-        run_id = id_file.read_text().strip() if id_file.exists() else secrets.token_hex(6)
+        run_id = (id_file.read_text().strip() if id_file.exists() else "") or secrets.token_hex(6)
         try:
             import wandb
         except ImportError as error:
@@ -66,7 +67,7 @@ class WandbRun:
             login_timeout=30,
             finish_timeout=120,
         )
-        logged = _logged_offline(run_dir)
+        sent = _sent_before(run_dir)
         try:
             run = wandb.init(
                 project=cfg.project, name=name, id=run_id, resume="allow",
@@ -76,62 +77,46 @@ class WandbRun:
                 for key, value in dict(run.summary).items():
                     stage, slash, rest = key.partition("/")
                     if slash and rest == "step" and isinstance(value, int):
-                        logged[stage] = max(logged.get(stage, -1), value)
+                        sent[stage] = max(sent.get(stage, -1), value)
         except (wandb.Error, OSError) as error:
             _no_wandb(cfg, error)
             return None
-        id_file.write_text(run_id)
-        return WandbRun(run, logged)
+        write_whole(id_file, run_id)
+        write_json(run_dir / SENT, sent)
+        return WandbRun(run, run_dir, sent)
 
     def log(
         self, stage: str, step: int, metrics: Mapping[str, float], groups_P: Sequence[ScoredGroup | GradedGroup] = ()
     ) -> None:
-        """Send a step, once. A table of its rollouts goes along for evaluations and every TABLE_EVERY steps."""
-        if self._run is None or step <= self._logged.get(stage, -1):
+        """Send a step, unless it was sent before. Evaluations, and every tenth GRPO step, get a table of rollouts."""
+        if self._run is None or step <= self._sent.get(stage, -1):
             return
         import wandb
 
         names = {panel_name(stage, name): value for name, value in metrics.items()}
-        sent: dict[str, object] = {f"{stage}/step": step, **names}
+        row: dict[str, object] = {f"{stage}/step": step, **names}
         if groups_P and (stage != "grpo" or step % TABLE_EVERY == 0):
             columns, rows = rollout_table(step, groups_P)
-            sent[f"{stage}/rollouts"] = wandb.Table(columns=columns, data=rows)
+            row[f"{stage}/rollouts"] = wandb.Table(columns=columns, data=rows)
         try:
-            for group in {name.partition("/")[0] for name in sent} - self._defined:
+            for group in {name.partition("/")[0] for name in row} - self._defined:
                 self._run.define_metric(f"{group}/*", step_metric=f"{stage}/step")  # each stage counts its own steps
                 self._defined.add(group)
-            self._run.log(sent)
-            self._logged[stage] = step
+            # Written first: a kill between the two loses a point of a curve, where the other order would send it twice.
+            self._sent[stage] = step
+            write_json(self._run_dir / SENT, self._sent)
+            self._run.log(row)
         except (wandb.Error, OSError) as error:
             log.warning("W&B stopped working (%s); the run goes on without it", error)
             self._run = None
 
     def finish(self, failed: bool) -> None:
-        if self._run is None:
-            return
-        file = Path(self._run.settings.sync_file) if self._run.offline else None
-        self._run.finish(exit_code=1 if failed else 0)
-        deadline = time.monotonic() + WRITTEN_S
-        # W&B's own process writes on after finish(); a run that goes on reads the file to send no step twice.
-        while file is not None and not _is_whole(file):
-            if time.monotonic() > deadline:
-                log.warning("W&B did not end %s within %g s", file, WRITTEN_S)
-                return
-            time.sleep(0.02)
-
-
-def _is_whole(path: Path) -> bool:
-    """Whether an offline file has its last record, which says how the run ended."""
-    from wandb.proto import wandb_internal_pb2
-
-    frames = list(_frames(path.read_bytes())) if path.exists() else []
-    record = wandb_internal_pb2.Record()
-    record.ParseFromString(frames[-1] if frames else b"")
-    return bool(record.WhichOneof("record_type") == "exit")
+        if self._run is not None:
+            self._run.finish(exit_code=1 if failed else 0)
 
 
 def rollout_table(step: int, groups_P: Sequence[ScoredGroup | GradedGroup]) -> tuple[list[str], list[list[object]]]:
-    """(columns, rows) of at most TABLE_ROWS samples, as many of each group as fit: texts, reward, verdicts, reasons."""
+    """(columns, rows) of at most TABLE_ROWS samples, spread over the groups: texts, reward, verdicts, reasons."""
     names = list(dict.fromkeys(name for g in groups_P for part in g.parts_G for name in part))
     parts = [f"{name}/{field}" for name in names for field in ("score", "verdict", "reason")]
     columns = ["step", "prompt", "completion", "reference", "reward", "advantage", *parts]
@@ -152,48 +137,17 @@ def _no_wandb(cfg: TrackConfig, error: Exception) -> None:
     reason = " ".join(str(error).split())
     if cfg.wandb == "online":
         raise BadInput(f"track.wandb=online: W&B does not start: {reason}; or set track.wandb=offline") from error
-    log.warning("W&B does not start (%s); the run goes on without it. track.wandb=off says so on purpose", reason)
+    log.warning("W&B does not start (%s); the run goes on without it. set track.wandb=off to turn it off", reason)
 
 
-def _logged_offline(run_dir: Path) -> dict[str, int]:
-    """stage -> its last step in the offline files of run_dir."""
-    out: dict[str, int] = {}
-    for row in offline_history(run_dir):
-        for key, value in row.items():
-            stage, slash, rest = key.partition("/")
-            if slash and rest == "step" and isinstance(value, int):
-                out[stage] = max(out.get(stage, -1), value)
-    return out
-
-
-def offline_history(run_dir: Path) -> Iterator[dict[str, object]]:
-    """What was logged, a dict a call, over all the offline files of run_dir, the oldest first."""
-    from wandb.proto import wandb_internal_pb2
-
-    for path in sorted((run_dir / "wandb").glob("offline-run-*/run-*.wandb")):
-        for raw in _frames(path.read_bytes()):
-            record = wandb_internal_pb2.Record()
-            record.ParseFromString(raw)
-            if record.WhichOneof("record_type") == "history":
-                items = record.history.item
-                yield {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}
-
-
-def _frames(data: bytes) -> Iterator[bytes]:
-    """The records of a W&B file: LevelDB's log format behind a header of 7 bytes. Ends where a kill cut the file.
-
-    Blocks of 32 KiB hold chunks of checksum (4 bytes), length (2), kind (1): whole, first, middle or last part.
-    """
-    block, header, at, parts = 1 << 15, 7, 7, list[bytes]()
-    while at + header <= len(data):
-        if block - at % block < header:  # too short for a chunk: filled with zeros
-            at += block - at % block
-            continue
-        length, kind = struct.unpack_from("<HB", data, at + 4)
-        chunk = data[at + header : at + header + length]
-        if kind == 0 or len(chunk) < length:
-            return
-        at += header + length
-        parts = [chunk] if kind in (1, 2) else [*parts, chunk]
-        if kind in (1, 4):
-            yield b"".join(parts)
+def _sent_before(run_dir: Path) -> dict[str, int]:
+    """Stage -> its last step that was sent from this folder."""
+    try:
+        return read_json(run_dir / SENT, lambda tree: {str(stage): int(step) for stage, step in tree.items()})
+    except FileNotFoundError:
+        log.debug("%s: no %s; what metrics.jsonl holds was sent", run_dir, SENT)
+    except BadInput as error:
+        log.warning("%s", error)
+    # Each step goes to metrics.jsonl before it is sent. A resumed run's steps are removed there only after this.
+    records = read_metrics(run_dir)
+    return {str(r["stage"]): int(str(r["step"])) for r in sorted(records, key=lambda r: int(str(r["step"])))}

@@ -29,7 +29,7 @@ from rl.backend import SampleParams
 from rl.config import TeacherConfig
 from rl.context import Context, Stop
 from rl.data.templates import CHAT
-from rl.records.whole_files import append_lines, mend, whole_lines
+from rl.records.whole_files import append_lines, cut_partial_line, whole_lines
 from rl.types import AhaError, BadInput, Prompt, Rollout, Stopped
 
 log = logging.getLogger(__name__)
@@ -116,7 +116,7 @@ class Teacher:
         self._path = ctx.run_dir / "answers.jsonl"
         self.failures: defaultdict[int, list[str]] = defaultdict(list)
         self._answered: dict[tuple[int, int], AnswerLine] = {}
-        mend(self._path)
+        cut_partial_line(self._path)
         ids = set(wanted)
         for line in read_answers(self._path):
             if not line["error"] and line["prompt_id"] in ids:

@@ -1,4 +1,4 @@
-"""The kinds of stage, one a file: what a kind declares at its top, the loop that does its work below.
+"""The kinds of stage, one file each: at its top what the kind declares, below it the loop that does the work.
 
-A new kind is a file here and a line in rl/recipe.py, which recipes import from.
+A new kind needs a file here and a line in rl/recipe.py, from which recipes import it.
 """

@@ -1,12 +1,11 @@
-"""A dataset made by a function in Python.
+"""Makes a dataset with a Python function.
 
 data.jsonl      the rows that the function returned
-manifest.json   how many, and how many it was given from each source
+manifest.json   their number, and the number of rows that each source gave the function
 """
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import cast
 from rl.config import DataConfig, knob
 from rl.context import StageRun
 from rl.data.rows import load_rows, python_function
-from rl.records.whole_files import write_rows
+from rl.records.whole_files import write_json, write_rows
 from rl.stage import MAKES_DATA, Recipe, Stage
 from rl.types import BadInput, Row
 
@@ -25,13 +24,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Build(Stage):
-    """A dataset made by a function in Python. Output: a dataset.
+    """Make a dataset with a Python function. Output: a dataset.
 
-    The function gets one argument, {name: rows of that source}, and returns rows or an iterable of them.
+    The function gets one argument, {source: its rows}, and returns the new rows as an iterable.
     """
 
     function: str = knob("", "'module:function'.")
-    sources: tuple[str, ...] = knob((), "Datasets that it reads: @stage, @stage/file.jsonl, or a path.")
+    sources: tuple[str, ...] = knob((), "Datasets for the function: @stage, @stage/file.jsonl, or a path.")
 
     makes = frozenset({MAKES_DATA})
     counts_in = "manifest.json"
@@ -58,10 +57,10 @@ def build(folder: Path, function: str, sources: Mapping[str, str]) -> Path:
     rows = list(cast(Iterable[object], make(given)))
     bad = next((i for i, row in enumerate(rows) if not isinstance(row, dict)), None)
     if not rows or bad is not None:
-        what = "returned no rows" if not rows else f"row {cast(int, bad) + 1} is no dict"
+        what = "returned no rows" if not rows else f"row {cast(int, bad) + 1} is not a dict"
         raise BadInput(f"function={function}: {what}")
     write_rows(folder / "data.jsonl", cast(list[Row], rows))
     manifest = {"rows": len(rows), "function": function, "sources": {k: len(v) for k, v in given.items()}}
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "manifest.json", manifest)
     log.info("%s made %d rows from %s", function, len(rows), manifest["sources"] or "nothing")
     return folder / "data.jsonl"

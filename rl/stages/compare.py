@@ -1,13 +1,13 @@
-"""Claims put to the test: each with the numbers measured, their standard errors, and whether it held.
+"""Tests the claims of a recipe: each with the numbers measured, their standard errors, and whether it holds.
 
-An evaluation's numbers lie in its stage's folder as evals/step_NNNNNN.json. "@zero:pass@1" is the last evaluation of
-stage zero, "@zero:before/pass@1" its first; "@helpful:accuracy" is a reward model's, on held-out pairs. A claim that
-does not hold is printed as not holding.
+Evaluations lie in their stages' folders as evals/step_NNNNNN.json. "@zero:pass@1" is the last evaluation of stage zero,
+"@zero:before/pass@1" its first, and "@helpful:accuracy" a reward model's accuracy on held-out pairs. A claim that does
+not hold is printed as such.
 """
 
 from __future__ import annotations
 
-import json
+import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +21,7 @@ from rl.context import Inputs, StageRun
 from rl.evaluation.evaluate import EvalResult
 from rl.evaluation.metrics import mean_and_stderr
 from rl.records.renamed_metrics import NEW_NAMES
+from rl.records.whole_files import write_json, write_whole
 from rl.stage import Recipe, Reference, Stage, references
 from rl.stages.reward_model import HeldOut
 from rl.types import BadInput
@@ -30,18 +31,18 @@ BEFORE = "before/"
 
 @dataclass(frozen=True)
 class Claim:
-    """left - right > 0, said in words. Both are "@stage:metric" of an evaluation, or a number as text."""
+    """That left is greater than right, in words and in numbers: each a "@stage:metric" or a number as text."""
 
     text: str = knob("", "The claim, as a sentence.")
-    left: str = knob("", "@stage:metric that should be the larger one.")
-    right: str = knob("0", "@stage:metric, or a number.")
-    at_least: float = knob(0.0, "The difference must exceed this.")
-    z: float = knob(2.0, "By so many of its standard errors.", lo=0)
+    left: str = knob("", "The larger number: @stage:metric, or a number.")
+    right: str = knob("0", "The smaller number: @stage:metric, or a number.")
+    at_least: float = knob(0.0, "The difference must be greater than this.")
+    z: float = knob(2.0, "By this many standard errors of the difference.", lo=0)
 
 
 @dataclass(frozen=True)
 class Compare(Stage):
-    """Claims put to the test. Output: a table."""
+    """Test claims about what earlier stages measured. Output: a table."""
 
     claims: tuple[Claim, ...] = knob((), "What is claimed.")
 
@@ -57,7 +58,7 @@ class Compare(Stage):
         for key, text in references(self):
             ref = Reference.parse(text)
             if ref is not None and ref.stage in earlier and not ref.metric:
-                yield f"{key}={text}: name what that stage measures, as @{ref.stage}:pass@1"
+                yield f"{key}={text}: name something that stage measures, for example @{ref.stage}:pass@1"
 
     def check(self, recipe: Recipe, inputs: Inputs | None, cfg: RunConfig) -> None:
         refuse_unmeasured(self.claims, {stage.name: stage for stage in recipe.stages})
@@ -68,7 +69,7 @@ class Compare(Stage):
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """A number and its standard error (NaN: unknown). values_P: one a problem where it is their mean, for pairing."""
+    """A number and its standard error (NaN: unknown). values_P: the values of each problem, if it is their mean."""
 
     value: float
     stderr: float = math.nan
@@ -87,14 +88,14 @@ class Finding:
 
     @property
     def holds(self) -> bool:
-        """The difference exceeds claim.at_least by more than claim.z of its standard errors. Unknown errors: no."""
+        """Whether the difference exceeds claim.at_least by more than claim.z of its standard errors. Unknown: no."""
         return self.difference - self.claim.at_least > self.claim.z * self.stderr
 
 
 def put_to_test(claim: Claim, left: Measurement, right: Measurement) -> Finding:
-    """Differences of the same problems are paired; else the two count as independent.
+    """Compare in pairs where both were measured on the same problems; else treat the two as independent.
 
-    Example: values (1, 0, 1, 1) and (0, 0, 1, 0): differences 1, 0, 0, 1, so 0.5 with standard error 0.2887.
+    Example: values (1, 0, 1, 1) and (0, 0, 1, 0) differ by 1, 0, 0, 1: 0.5 with standard error 0.2887.
     """
     if left.values_P and len(left.values_P) == len(right.values_P):
         pairs = [a - b for a, b in zip(left.values_P, right.values_P, strict=True)]
@@ -124,7 +125,7 @@ def measure(text: str, folders: Mapping[str, Path]) -> Measurement:
 
 
 def refuse_unmeasured(claims: Sequence[Claim], stages: Mapping[str, Stage]) -> None:
-    """Raise BadInput for a claim about what its stage will not measure. stages: by name."""
+    """Raise BadInput for a claim about a metric that its stage will not measure. stages: by name."""
     for text in (side for claim in claims for side in (claim.left, claim.right)):
         ref = Reference.parse(text)
         if ref is None:
@@ -142,7 +143,7 @@ def _current_name(metric: str) -> str:
 
 
 def _file(ref: Reference, folders: Mapping[str, Path], kind: str) -> Path | None:
-    """The last of its stage, or the first."""
+    """The stage's last evaluation file, or its first for "before/"."""
     files = sorted((folders[ref.stage] / kind).glob("step_*.json"))
     return (files[0] if ref.metric.startswith(BEFORE) else files[-1]) if files else None
 
@@ -178,7 +179,7 @@ def _of_result(result: EvalResult, name: str, text: str) -> Measurement:
     if values_P:
         return Measurement(value, mean_and_stderr(values_P)[1], tuple(values_P))
     count = len(result.correct_P) * max(1, result.samples)
-    # A share of samples: binomial over all of them. Samples of one problem go together, so this is on the small side.
+    # A share of samples: the binomial error over all of them. Samples of one problem are alike, so it is a bit small.
     stderr = math.sqrt(value * (1 - value) / count) if name.endswith("_share") and 0 <= value <= 1 else math.nan
     return Measurement(value, stderr)
 
@@ -199,13 +200,13 @@ def compare(folder: Path, claims: Sequence[Claim], folders: Mapping[str, Path]) 
         }
         for f in findings
     ]
-    path = folder / "claims.json"
-    path.write_text(json.dumps(tree, indent=2) + "\n", encoding="utf-8")
     tables = [evaluations_table(_evaluations(claims, folders)), claims_table(findings)]
-    with (folder / "claims.txt").open("w", encoding="utf-8") as file:
-        Console(file=file, width=120).print(*tables)
+    text = io.StringIO()
+    Console(file=text, width=120).print(*tables)
     Console().print(*tables)
-    return path
+    write_whole(folder / "claims.txt", text.getvalue())
+    write_json(folder / "claims.json", tree)
+    return folder / "claims.json"
 
 
 def _evaluations(claims: Sequence[Claim], folders: Mapping[str, Path]) -> dict[str, EvalResult]:
@@ -220,7 +221,7 @@ def _evaluations(claims: Sequence[Claim], folders: Mapping[str, Path]) -> dict[s
 
 
 def evaluations_table(results: Mapping[str, EvalResult]) -> Table:
-    """Accuracy beside what it costs in tokens."""
+    """Accuracy beside the lengths that it costs."""
     columns = ("pass@1", "form", "language", "thought", "answer", "cut off")
     table = Table(
         Column("evaluation", overflow="fold"), *(Column(c, justify="right", no_wrap=True) for c in columns),
@@ -235,7 +236,7 @@ def evaluations_table(results: Mapping[str, EvalResult]) -> Table:
 
 
 def claims_table(findings: Sequence[Finding]) -> Table:
-    """The table that a run of the whole recipe ends with."""
+    """The table that ends a run of the whole recipe."""
     usual = Claim()
     table = Table(
         "claim", *(Column(c, justify="right", no_wrap=True) for c in ("measured", "against", "difference")), "held",
@@ -252,7 +253,7 @@ def claims_table(findings: Sequence[Finding]) -> Table:
 
 
 def _scale(claim: Claim) -> int:
-    """Shares are shown in percent, lengths in tokens as they are."""
+    """100 for shares, which are shown in percent; 1 for lengths, which are tokens."""
     return 1 if claim.left.endswith("length_mean") else 100
 
 

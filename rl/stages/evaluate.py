@@ -1,4 +1,4 @@
-"""Held-out evaluation of a model as it is."""
+"""Evaluates a model on held-out problems, without training it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rl.stage import MAKES_NUMBERS, Recipe, Stage
 
 @dataclass(frozen=True)
 class Evaluate(Stage):
-    """Held-out evaluation of a model. Output: numbers."""
+    """Evaluate a model on held-out problems. Output: numbers."""
 
     model: str = knob("", "Model to evaluate: id, folder or @stage.")
     rewards: tuple[RewardConfig, ...] = knob((), "Rewards that the samples get; the first says which are correct.")

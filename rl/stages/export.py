@@ -1,4 +1,4 @@
-"""A folder for others to use a model from: weights, template, generation settings, model card, and a Modelfile."""
+"""Exports a model for others: weights, template, generation settings, model card, and a Modelfile for Ollama."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rl.stage import Stage
 
 @dataclass(frozen=True)
 class Export(Stage):
-    """A folder for others: weights, template, generation settings and model card."""
+    """Export a model for others. Output: a folder with weights, template, generation settings and model card."""
 
     model: str = knob("", "Model to export: @stage.")
 

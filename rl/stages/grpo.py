@@ -14,14 +14,14 @@ from rl.context import Context, StageRun
 from rl.data.packing import pack
 from rl.data.streams import PromptStream
 from rl.evaluation.emergence import Emergence
-from rl.evaluation.evaluate import eval_path, evaluate_once, measured_names
+from rl.evaluation.evaluate import ensure_evaluated, evaluate_once, measured_names
 from rl.evaluation.style import share_in_language
 from rl.records.tracker import stats_metrics
 from rl.rollouts.queue import RolloutQueue
 from rl.rollouts.step_metrics import batch_metrics, staleness
 from rl.scoring.scorer import Scorer
 from rl.stage import MAKES_MODEL, MAKES_NUMBERS, Recipe, Stage
-from rl.types import Prompt, ScoredGroup, Stopped
+from rl.types import Prompt, ScoredGroup
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class GRPO(Stage):
         assert inputs.stream is not None
         assert inputs.scorer is not None
         train_grpo(at.ctx, inputs.model_path, inputs.stream, inputs.eval_prompts, inputs.scorer)
-        at.keep_model()
+        at.ctx.export(at.model_folder)
 
 
 def train_grpo(
@@ -79,18 +79,16 @@ def train_grpo(
     cfg, g, backend = ctx.cfg, ctx.cfg.grpo, ctx.backend
     with ctx.timed("load"):
         fingerprint = backend.load(Task(model_path, g.optim, g.total_updates, g, model_path, g.teacher))
-    meta = ctx.resume("grpo", fingerprint)
-    start = meta.step if meta else 0
-    if meta:
-        stream.restore(meta.cursor)
+    start = ctx.resume("grpo", fingerprint, stream)
     # SFT is done by now, so all of its steps stay: 10**9 is more than it can have.
     ctx.tracker.resume({"sft": 10**9, "grpo": start, "eval": start + 1 if start else 0})
     queue = RolloutQueue(ctx, stream, scorer, cfg.rollout.staleness)
     with ctx.timed("sync"):
         backend.sync_weights(version=start)  # at the first step too: a broken path fails before any training
     # A run that was killed before its first checkpoint evaluates again: tracker.resume dropped its record of it.
-    if eval_prompts and (start == 0 or not eval_path(ctx.run_dir, 0).exists()):
-        evaluate_once(ctx, 0, eval_prompts, scorer, version=start)
+    if eval_prompts and start == 0:
+        evaluate_once(ctx, 0, eval_prompts, scorer)
+    ensure_evaluated(ctx, 0, eval_prompts, scorer, version=start)
     emergence = Emergence(ctx.run_dir, start, share_in_language)
     ctx.tracker.begin("grpo", g.steps, start)
     for step in range(start, g.steps):
@@ -115,8 +113,7 @@ def train_grpo(
         metrics |= emergence.step(step, scored_P)
         ctx.tracker.step("grpo", step, metrics, scored_P)
         _finish_step(ctx, step + 1, stream, fingerprint, eval_prompts, scorer)
-    if eval_prompts and not eval_path(ctx.run_dir, g.steps).exists():
-        evaluate_once(ctx, g.steps, eval_prompts, scorer)
+    ensure_evaluated(ctx, g.steps, eval_prompts, scorer, version=g.steps)
 
 
 def _sample_step(
@@ -166,7 +163,4 @@ def _finish_step(
     score = None
     if eval_prompts and (last or (cfg.evaluation.every and done % cfg.evaluation.every == 0)):
         score = evaluate_once(ctx, done, eval_prompts, scorer).pass_at_1
-    if last or done % cfg.checkpoint.every == 0 or ctx.stop.requested:
-        ctx.save("grpo", done, stream.state(), fingerprint, score)
-    if ctx.stop.requested and not last:
-        raise Stopped(f"stopped after step {done} of {cfg.grpo.steps}; the same command goes on from there")
+    ctx.finish_step("grpo", done, cfg.grpo.steps, stream, fingerprint, score)

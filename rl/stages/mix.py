@@ -1,9 +1,9 @@
-"""Datasets made into one: quotas by domain, deduplication, decontamination, an order by seed, a manifest.
+"""Mixes datasets into one: quotas per domain, deduplication, decontamination, an order by the seed, and a manifest.
 
-R1 mixes so for its second SFT stage (V2 B.3.3).
+R1 makes the data of its second SFT stage in this way (V2 B.3.3).
 
-data.jsonl      the rows: prompt, answer, target (or messages), domain, and the columns that their parts had
-manifest.json   for each part how many rows it had, gave and lost, and why
+data.jsonl      the rows: prompt, answer, target (or messages), domain, and the other columns of their parts
+manifest.json   for each part: how many rows it had, how many were taken, how many were left out and why
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from rl.context import StageRun
 from rl.data.contamination import shown_texts
 from rl.data.rows import fingerprint, load_rows, place
 from rl.data.templates import Table
-from rl.records.whole_files import write_rows
+from rl.records.whole_files import write_json, write_rows
 from rl.stage import MAKES_DATA, Recipe, Stage
-from rl.stages.selection import bare
+from rl.stages.selection import without_spacing
 from rl.types import BadInput, Row
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Mix(Stage):
-    """Datasets made into one: quotas, deduplication, decontamination, order. Output: a dataset and its manifest."""
+    """Mix datasets: quotas, deduplication, decontamination, order. Output: a dataset and its manifest."""
 
     mix: MixConfig = knob(MixConfig, "The parts.")
 
@@ -72,12 +72,12 @@ def mix(folder: Path, cfg: MixConfig, seed: int) -> Path:
     domains = Counter(str(row.get("domain", "")) for row in rows)
     manifest = {"rows": len(rows), "sha256": fingerprint(rows), "domains": domains, "parts": parts}
     manifest |= {"against": [data.source for data in cfg.against], "evaluation_ngrams": len(index)}
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "manifest.json", manifest)
     return folder / "data.jsonl"
 
 
 def evaluation_index(against: Sequence[DataConfig]) -> EvaluationIndex:
-    """The n-grams of evaluation questions. Worked solutions count too where their column is there.
+    """The n-grams of the evaluation sets' questions, and of their worked solutions where there is such a column.
 
     Raises BadInput for rows without the question's column.
     """
@@ -93,7 +93,7 @@ def evaluation_index(against: Sequence[DataConfig]) -> EvaluationIndex:
 def _take(
     part: MixPart, cfg: MixConfig, index: EvaluationIndex, seen: set[tuple[str, str]], seed: Sequence[int]
 ) -> tuple[list[Row], dict[str, int]]:
-    """(the part's rows under common names, counts of what became of all of them)."""
+    """(the part's rows under common names, counts: what became of its rows)."""
     found = load_rows(part.data)
     counts = {"rows": len(found), "taken": 0, "duplicate": 0, "contaminated": 0, "surplus": 0}
     order = np.random.default_rng(list(seed)).permutation(len(found)) if part.quota else np.arange(len(found))
@@ -106,7 +106,7 @@ def _take(
             counts["surplus"] += 1
             continue
         row = _common(table, found[i], i, part, where)
-        key = (_bare(row["prompt"]), _bare(row.get("messages", row.get("target", ""))))
+        key = (_comparable(row["prompt"]), _comparable(row.get("messages", row.get("target", ""))))
         if len(index) and any(index.overlap(text) for text in shown_texts(found[i], part.data)):
             counts["contaminated"] += 1
         elif cfg.deduplicate and key in seen:
@@ -118,15 +118,15 @@ def _take(
     counts["taken"] = len(taken)
     if len(taken) < part.quota and cfg.short == "error":
         raise BadInput(
-            f"{part.data.source}: gives {len(taken)} rows ({counts['duplicate']} duplicates and "
-            f"{counts['contaminated']} contaminated left out of {len(found)}), but its quota is {part.quota}; lower "
-            "the quota, or set mix.short=take"
+            f"{part.data.source}: gives {len(taken)} rows (of {len(found)}, {counts['duplicate']} duplicates and "
+            f"{counts['contaminated']} contaminated ones left out), but its quota is {part.quota}; lower the quota, or "
+            "set mix.short=take"
         )
     return [common[i] for i in sorted(taken)], counts
 
 
 def _common(table: Table, row: Row, i: int, part: MixPart, where: Callable[[int], str]) -> Row:
-    """The row under the names prompt, answer, target (or messages) and domain, its other columns kept."""
+    """The row with the columns prompt, answer, target (or messages) and domain; its other columns stay."""
     data = part.data
     if data.messages_field:
         if data.messages_field not in row:
@@ -135,7 +135,7 @@ def _common(table: Table, row: Row, i: int, part: MixPart, where: Callable[[int]
     else:
         for name in (data.prompt_field, data.target_field):
             if not isinstance(row.get(name), str):
-                raise BadInput(f"{where(i)}: column {name!r} is missing or no text")
+                raise BadInput(f"{where(i)}: column {name!r} is missing or is not text")
         reference = (table.reference(i) if data.answer_field in row else "") or None
         out = dict(row) | {"prompt": row[data.prompt_field], "target": row[data.target_field], "answer": reference}
     if part.domain:
@@ -143,6 +143,6 @@ def _common(table: Table, row: Row, i: int, part: MixPart, where: Callable[[int]
     return out
 
 
-def _bare(value: object) -> str:
-    """Text without regard to white space."""
-    return bare(value if isinstance(value, str) else json.dumps(value, sort_keys=True))
+def _comparable(value: object) -> str:
+    """A text, or a conversation as JSON, by which rows are duplicates."""
+    return without_spacing(value if isinstance(value, str) else json.dumps(value, sort_keys=True))

@@ -1,22 +1,23 @@
-"""Preference pairs: two samples of a prompt, and which of them is better, by an LLM judge or by a rule of the recipe.
+"""Preference pairs: two samples of a prompt, and which is better, by an LLM judge or by a rule of the recipe.
 
-    compared.jsonl  a line a prompt: the pairs that were compared, each with its fate ("": decided)
-    data.jsonl      a row for each pair kept: the prompt's row with chosen, rejected and their lead
-    yield.json      counts by fate; they add up to the pairs compared
+    compared.jsonl  one line per prompt: its pairs that were compared, each with the reason for dropping it ("": kept)
+    data.jsonl      one row per kept pair: the prompt's row, with chosen and rejected
+    yield.json      counts by reason; they add up to the pairs compared
 
-Every pair is asked about in both orders, and one that the order decides is dropped: LLM judges favour a position
-(Zheng et al., 2306.05685, section 4.1). R1 asks four times with the order at random (Nature, Methods).
-Lengths are balanced by sign: as many pairs with a longer chosen response as with a shorter one, the surplus left out by
-the seed; otherwise a reward model learns length (Singhal et al., 2310.03716, section 4, balance their pairs so too).
-The length is of what the reward model will read (cfg.scores): thousands of words of thinking would hide the summary's.
+Each pair is compared in both orders, and dropped when the two disagree, because LLM judges favour a position (Zheng et
+al., 2306.05685, section 4.1). R1 asks four times in random order (Nature, Methods).
 
-A prompt's line is written whole; after a kill the prompts that have one are not compared again.
+Lengths are balanced: equally many pairs where the chosen response is the longer and the shorter one. The seed picks
+which surplus pairs are left out. Without this, a reward model learns to score length (Singhal et al., 2310.03716,
+section 4, balance their pairs in the same way). The length is that of the part that the reward model will read
+(cfg.scores): thousands of words of thinking would hide the length of the summary.
+
+A line is written whole. After a kill, prompts that have a line are not compared again.
 """
 
 from __future__ import annotations
 
 import itertools
-import json
 import logging
 import math
 from collections import Counter
@@ -33,11 +34,11 @@ from rl.config import PreferConfig, knob
 from rl.context import StageRun, Stop, sample_seed
 from rl.data.preference_pairs import OPENED
 from rl.data.rows import python_function
-from rl.records.whole_files import append_lines, mend, whole_lines, write_rows
+from rl.records.whole_files import append_lines, cut_partial_line, whole_lines, write_json, write_rows
 from rl.scoring.reward_model_text import read_part
 from rl.stage import MAKES_DATA, Recipe, Stage
 from rl.stages.sample_files import PromptLine, read_samples
-from rl.stages.selection import NO_ANSWER, bare, category
+from rl.stages.selection import NO_ANSWER, category, without_spacing
 from rl.types import AhaError, BadInput, Row, Stopped
 
 log = logging.getLogger(__name__)
@@ -87,7 +88,7 @@ class Pair(NamedTuple):
 
 
 class ComparedPair(TypedDict):
-    """One pair in compared.jsonl. reason: "" when it was decided, else its fate, a colon, and what was found."""
+    """One pair in compared.jsonl. reason: "" when one response won, else why none did: a kind, a colon, the details."""
 
     chosen: str
     rejected: str
@@ -95,7 +96,7 @@ class ComparedPair(TypedDict):
 
 
 class ComparedLine(TypedDict):
-    """One line of compared.jsonl. prompt_id: the number of the prompt among those with samples."""
+    """One line of compared.jsonl. prompt_id: the prompt's number among those that have samples."""
 
     prompt_id: int
     row: Row
@@ -103,7 +104,7 @@ class ComparedLine(TypedDict):
 
 
 class Opinion(NamedTuple):
-    """lead: 1 the first is better, -1 the second, 0 neither. reason: why not decided."""
+    """lead: 1 when the first is better, -1 the second, 0 neither. reason: why neither."""
 
     lead: int
     reason: str = ""
@@ -113,7 +114,7 @@ Compare = Callable[[Sequence[Pair]], list[Opinion]]
 
 
 def prefer(folder: Path, cfg: PreferConfig, files: Sequence[str], seed: int, stop: Stop) -> Path:
-    """Compare samples of the prompts in these samples.jsonl and keep balanced pairs. Returns data.jsonl. Resumes.
+    """Compare samples of each prompt in these samples.jsonl files and keep balanced pairs. Returns data.jsonl. Resumes.
 
     Samples of one question in several files are compared with one another. Raises BadInput when no pair is left, and
     AhaError when the judge has no verdict on most pairs of a chunk, which is then not written.
@@ -122,7 +123,7 @@ def prefer(folder: Path, cfg: PreferConfig, files: Sequence[str], seed: int, sto
     path = folder / "compared.jsonl"
     if (old := folder / "judged.jsonl").exists():
         old.rename(path)  # an earlier version gave the file this name
-    mend(path)
+    cut_partial_line(path)
     done = {line["prompt_id"] for line in read_compared(path)}
     missing = [i for i in range(len(prompts)) if i not in done]
     if done:
@@ -138,7 +139,7 @@ def prefer(folder: Path, cfg: PreferConfig, files: Sequence[str], seed: int, sto
 
 
 def _merged(files: Sequence[str]) -> list[PromptLine]:
-    """The prompts of all files, in order; one question's samples together. Raises BadInput when there are none."""
+    """The prompts of all files in order, each question once with all its samples. Raises BadInput for no prompt."""
     found: dict[str, PromptLine] = {}
     for file in files:
         for line in sorted(read_samples(Path(file)), key=lambda line: line["prompt_id"]):
@@ -170,12 +171,12 @@ def _compare_chunk(
 
 
 def candidates(prompt_id: int, line: PromptLine, count: int, seed: int) -> list[Pair]:
-    """Pairs of the prompt's distinct samples, `count` of them (0: all) drawn by the seed, each in a random order.
+    """`count` pairs (0: all) of the prompt's distinct samples. The seed draws them and the order within each.
 
-    A request that failed is no sample.
+    Requests that failed are not samples.
     """
     answered = [s["text"] for s in line["samples"] if category(s.get("reason", "")) != NO_ANSWER]
-    texts = list({bare(text): text for text in answered}.values())
+    texts = list({without_spacing(text): text for text in answered}.values())
     dice = np.random.default_rng(sample_seed(seed, "prefer", prompt_id))
     pairs = list(itertools.combinations(texts, 2))
     order = dice.permutation(len(pairs))[: count or None]
@@ -192,7 +193,7 @@ def _opening(line: PromptLine) -> Row:
 
 
 def _rule(spec: str) -> Compare:
-    """The recipe's own function, asked in both orders."""
+    """The recipe's own function, called with both orders."""
     function = python_function(spec)
 
     def compare(pairs: Sequence[Pair]) -> list[Opinion]:
@@ -227,7 +228,7 @@ def _llm(cfg: PreferConfig) -> Compare:
 
 
 def _opinion(value: float, reason: str) -> Opinion:
-    """What llm_pairwise says: 1 and 0 in both orders, .5 a tie, else the two orders differ."""
+    """From llm_pairwise's score: 1 or 0 when both orders agree, 0.5 for a tie; a reason when the orders differ."""
     if math.isnan(value):
         return Opinion(0, f"{SILENT}: {reason}")
     if reason:
@@ -236,7 +237,7 @@ def _opinion(value: float, reason: str) -> Opinion:
 
 
 def agreed(in_order: int, swapped: int) -> Opinion:
-    """One opinion from the two orders, both told as 1 for the first sample. 1, 1 -> 1; 1, -1 and 1, 0 -> 0."""
+    """One opinion from the two orders, where 1 means the first sample in both. 1, 1 -> 1; 1, -1 and 1, 0 -> 0."""
     if in_order != swapped:
         return Opinion(0, ORDER)
     return Opinion(in_order, "" if in_order else TIE)
@@ -259,7 +260,7 @@ def read_compared(path: Path) -> Iterator[ComparedLine]:
 
 
 def write_pairs(folder: Path, cfg: PreferConfig, seed: int) -> Path:
-    """data.jsonl and yield.json from compared.jsonl. Raises BadInput when no pair is left."""
+    """Write data.jsonl and yield.json from compared.jsonl. Raises BadInput when no pair is left."""
     lines = sorted(read_compared(folder / "compared.jsonl"), key=lambda line: line["prompt_id"])
     fates: Counter[str] = Counter()
     rows: list[Row] = []
@@ -268,7 +269,7 @@ def write_pairs(folder: Path, cfg: PreferConfig, seed: int) -> Path:
         for pair in line["pairs"]:
             row = line["row"] | {"chosen": pair["chosen"], "rejected": pair["rejected"]}
             row |= {"domain": cfg.domain} if cfg.domain else {}
-            key = tuple(bare(str(row[name])) for name in ("prompt", "chosen", "rejected"))
+            key = tuple(without_spacing(str(row[name])) for name in ("prompt", "chosen", "rejected"))
             fate = pair["reason"].partition(":")[0] or ("duplicate" if key in seen else "")
             seen.add(key)
             if fate:
@@ -284,7 +285,7 @@ def write_pairs(folder: Path, cfg: PreferConfig, seed: int) -> Path:
             "before": _mean_words(rows, cfg.scores), "kept": _mean_words([rows[i] for i in kept], cfg.scores)
         },
     }  # fmt: skip
-    (folder / "yield.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "yield.json", report)
     log.info("%d pairs: %s", fates.total(), ", ".join(f"{count} {fate}" for fate, count in fates.items()))
     if not kept:
         raise BadInput(f"prefer: no pair is left ({', '.join(f'{n} {fate}' for fate, n in fates.items() if n)})")
@@ -293,10 +294,10 @@ def write_pairs(folder: Path, cfg: PreferConfig, seed: int) -> Path:
 
 
 def balanced(rows: Sequence[Row], seed: int, scores: str = "response") -> list[int]:
-    """Numbers of the rows kept: all of equal length, and as many with a longer chosen response as with a shorter one.
+    """Indices of the rows to keep: those of equal length, and equally many with a longer and with a shorter chosen one.
 
-    By characters of the part that is scored, in each domain. Differences +5, +1, -2, 0 -> one of the first two, and the
-    last two.
+    Lengths are characters of the scored part; each domain is balanced by itself. Example: differences of +5, +1, -2
+    and 0 keep one of the first two, and the last two.
     """
     kept: list[int] = []
     domains = list(dict.fromkeys(str(row.get("domain", "")) for row in rows))

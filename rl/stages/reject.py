@@ -1,11 +1,11 @@
-"""Rejection sampling: sample, reward, filter, keep. Every sample stays on disk with the reason for its fate.
+"""Rejection sampling: sample, reward, filter, keep. Every sample stays on disk with the reason why it was kept or not.
 
-    samples.jsonl   a line a prompt: its samples, each with text, verdicts, and why it was kept or dropped
-    data.jsonl      a row for each kept sample: the prompt's row, with the sample as "target"
-    yield.json      counts by reason; they add up to the samples. With a teacher, its tokens and what they cost
+    samples.jsonl   one line per prompt: its samples, each with text, verdicts, and why it was kept or dropped
+    data.jsonl      one row per kept sample: the prompt's row, with the sample as "target"
+    yield.json      counts by reason, which add up to the samples; with a teacher, its tokens and their price
     answers.jsonl   with a teacher: each answer as it came (rl/rollouts/teacher.py)
 
-A prompt's line is written whole; after a kill the prompts that have one are not sampled again.
+A line is written whole. After a kill, prompts that have a line are not sampled again.
 Axis suffixes: _P prompts, _G samples of a prompt.
 """
 
@@ -37,14 +37,14 @@ from rl.context import Context, Inputs, StageRun, sample_seed
 from rl.data import teacher_logprobs
 from rl.data.few_shot import shot_stop
 from rl.data.teacher_logprobs import vocabulary_hash
-from rl.records.whole_files import append_lines, mend
+from rl.records.whole_files import append_lines, cut_partial_line
 from rl.rollouts.queue import grade_arriving, sample_and_grade
 from rl.rollouts.step_metrics import RewardStats
 from rl.rollouts.teacher import Teacher, refuse_absent, spent
 from rl.scoring.scorer import Scorer
 from rl.stage import MAKES_DATA, MAKES_SAMPLES, Recipe, Stage
 from rl.stages.sample_files import PromptLine, SampleLine, read_samples, write_kept
-from rl.stages.selection import NO_ANSWER, bare, decide, is_kept
+from rl.stages.selection import NO_ANSWER, is_kept, sample_reasons, without_spacing
 from rl.types import AhaError, GradedGroup, Prompt, Stopped
 
 log = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ class Reject(Stage):
 
     @property
     def uses_machines(self) -> bool:
-        return not self.reject.teacher.url  # a teacher's endpoint samples in their place
+        return not self.reject.teacher.url  # else the teacher's endpoint samples
 
     @property
     def hashed_base(self) -> tuple[str, ...]:
@@ -107,7 +107,7 @@ class Reject(Stage):
                 "two"
             )
         if cfg.top_logprobs and (self.rollout.temperature, self.rollout.top_p) != (1, 1):
-            yield "reject.top_logprobs: what a student learns is the distribution at rollout.temperature=1 and top_p=1"
+            yield "reject.top_logprobs: students learn the distribution at rollout.temperature=1 and top_p=1; set both"
 
     def _teacher_faults(self) -> Iterator[str]:
         teacher = self.reject.teacher
@@ -116,12 +116,12 @@ class Reject(Stage):
         if not teacher.model:
             yield "reject.teacher.model: name the endpoint's model"
         if self.rollout.stop:
-            yield "rollout.stop: an endpoint leaves the stop text out of its answer; use none with a teacher"
+            yield "rollout.stop: an endpoint leaves the stop text out of its answer; set no stop text with a teacher"
         if self.reject.top_logprobs:
             yield "reject.top_logprobs: an endpoint's logprobs are not stored; sample a model of your own for them"
         models = [r.function for r in self.rewards if r.function.startswith(MODEL)]
         if models:
-            yield f"rewards: {models[0]}: a reward model needs machines, and a stage with a teacher starts none"
+            yield f"rewards: {models[0]}: a reward model needs machines, which a stage with a teacher does not start"
 
     def check(self, recipe: Recipe, inputs: Inputs | None, cfg: RunConfig) -> None:
         if not self.uses_machines:
@@ -138,24 +138,24 @@ class Reject(Stage):
             reject(at.ctx, inputs.model_path, inputs.prompts, inputs.scorer, self.reject, reward_workers)
 
 
-class Kept:
-    """The bare texts kept so far of questions that stand in several rows, so that no row gives one again."""
+class KeptTexts:
+    """What was kept so far of questions that stand in several rows, so that no text is kept for a question twice."""
 
     def __init__(self, questions_P: Iterable[str]) -> None:
-        counts = Counter(map(bare, questions_P))
+        counts = Counter(map(without_spacing, questions_P))
         self._texts: dict[str, set[str]] = {question: set() for question, count in counts.items() if count > 1}
 
     def of(self, question: str) -> Set[str]:
-        return self._texts.get(bare(question), frozenset())
+        return self._texts.get(without_spacing(question), frozenset())
 
     def add(self, line: PromptLine) -> None:
-        texts = self._texts.get(bare(str(line["row"]["prompt"])))
+        texts = self._texts.get(without_spacing(str(line["row"]["prompt"])))
         if texts is not None:
-            texts.update(bare(s["text"]) for s in line["samples"] if is_kept(s["reason"]))
+            texts.update(without_spacing(s["text"]) for s in line["samples"] if is_kept(s["reason"]))
 
 
 class Source(Protocol):
-    """Where samples come from: our samplers, or a teacher."""
+    """What samples: Aha's own samplers, or a teacher's endpoint."""
 
     def sample(
         self, prompts_P: Sequence[Prompt], seeds_PG: Sequence[list[int]], params: SampleParams, stats: RewardStats
@@ -163,11 +163,11 @@ class Source(Protocol):
         """A graded group for each prompt, in order."""
 
     def failures(self, prompt: Prompt) -> Sequence[str]:
-        """Why samples of the prompt are not in its group, one text each."""
+        """Why samples of the prompt are missing from its group, one text each."""
 
 
 class _Samplers:
-    """Our samplers, with the model at model_path. ends: texts that end a sample and are no part of it."""
+    """Aha's own samplers with the model at model_path. ends: texts that end a sample and are not part of it."""
 
     def __init__(self, ctx: Context, model_path: str, scorer: Scorer, ends: tuple[str, ...]) -> None:
         self._ctx, self._scorer, self._ends = ctx, scorer, ends
@@ -186,8 +186,8 @@ class _Samplers:
         return ()
 
 
-class _Taught:
-    """A teacher's endpoint, and the rewards without machines."""
+class _TeacherEndpoint:
+    """A teacher behind an endpoint, whose answers are rewarded on this machine."""
 
     def __init__(self, teacher: Teacher, reward_workers: RewardWorkers, scorer: Scorer) -> None:
         self._teacher, self._reward_workers, self._scorer = teacher, reward_workers, scorer
@@ -215,9 +215,9 @@ def reject(
     reward_workers: asks the rewards where cfg.teacher is sampled; no machine of ours is used then.
     """
     path = ctx.run_dir / "samples.jsonl"
-    mend(path)
+    cut_partial_line(path)
     done: set[int] = set()
-    kept = Kept(str(p.row[ctx.cfg.prompts.prompt_field]) for p in prompts_P)
+    kept = KeptTexts(str(p.row[ctx.cfg.prompts.prompt_field]) for p in prompts_P)
     for line in read_samples(path):
         done.add(line["prompt_id"])
         kept.add(line)
@@ -228,7 +228,7 @@ def reject(
         source: Source
         if cfg.teacher.url:
             assert reward_workers is not None
-            source = _Taught(Teacher(ctx, cfg.teacher, {p.id for p in missing_P}), reward_workers, scorer)
+            source = _TeacherEndpoint(Teacher(ctx, cfg.teacher, {p.id for p in missing_P}), reward_workers, scorer)
         else:
             source = _Samplers(ctx, model_path, scorer, shot_stop(cfg.ask))
         first = -(-len(done) // cfg.chunk_prompts)
@@ -246,7 +246,7 @@ def _sample_missing(
     source: Source,
     cfg: RejectConfig,
     path: Path,
-    kept: Kept,
+    kept: KeptTexts,
 ) -> None:
     roll, seed = ctx.cfg.rollout, ctx.cfg.seed
     params = ctx.sample_params(temperature=roll.temperature, top_p=roll.top_p, max_new_tokens=roll.max_new_tokens)
@@ -281,12 +281,12 @@ def _sample_missing(
 
 
 def _line(
-    graded: GradedGroup, scorer: Scorer, cfg: RejectConfig, prompt_field: str, failures: Sequence[str], kept: Kept
+    graded: GradedGroup, scorer: Scorer, cfg: RejectConfig, prompt_field: str, failures: Sequence[str], kept: KeptTexts
 ) -> PromptLine:
-    """The group's line; kept learns of it."""
+    """The group's line for samples.jsonl. Adds what is kept to `kept`."""
     prompt, rollouts_G = graded.group.prompt, graded.group.rollouts_G
     before = kept.of(str(prompt.row[prompt_field]))
-    reasons_G = decide(graded, next(iter(scorer.applying(prompt)), ""), cfg, before)
+    reasons_G = sample_reasons(graded, next(iter(scorer.applying(prompt)), ""), cfg, before)
     samples: list[SampleLine] = [
         {
             "text": rollout.text.encode("utf-8", "replace").decode("utf-8"),
@@ -320,14 +320,12 @@ def _line(
 
 
 def _add_cached(line: PromptLine, graded: GradedGroup, vocabulary: str) -> None:
-    """Give the kept samples what the sampler said of each token's alternatives: about 14 bytes a logprob as text."""
+    """Add each token's top logprobs to the kept samples; as text they take about 14 bytes each."""
     for sample, rollout in zip(line["samples"], graded.group.rollouts_G, strict=True):
         if not is_kept(sample["reason"]):
             continue
         if rollout.top is None:
-            raise AhaError(
-                f"prompt {line['prompt_id']}: the sampler sent no top logprobs, though it was asked for them"
-            )
+            raise AhaError(f"prompt {line['prompt_id']}: the sampler was asked for top logprobs and sent none")
         logprobs = [[round(float(x), 5) for x in row] for row in rollout.top.logprobs_NK]
         sample["cached"] = {
             teacher_logprobs.TARGET_IDS: rollout.token_ids_T.tolist(),

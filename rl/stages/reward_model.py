@@ -1,4 +1,4 @@
-"""Training of a reward model by the learners: the same engine, packing by rows or packed, checkpoints and resuming.
+"""Trains a reward model, with the learners, the packing and the checkpoints of GRPO.
 
 R1 (Nature 10.1038/s41586-025-09422-z, Methods): the helpful model on pairs, the safety model on labelled responses.
 
@@ -8,10 +8,8 @@ R1 (Nature 10.1038/s41586-025-09422-z, Methods): the helpful model on pairs, the
 
 from __future__ import annotations
 
-import json
 import logging
 import math
-import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -26,9 +24,10 @@ from rl.context import Context, Inputs, StageRun
 from rl.data.preference_pairs import EncodedPreferences, PreferenceStream, Unit, load_preferences, pack_preferences
 from rl.evaluation.metrics import mean_and_stderr
 from rl.records.tracker import stats_metrics
+from rl.records.whole_files import RUN_STAGE_AGAIN, read_json, write_json
 from rl.scoring.reward_model_text import Encoder, padding_token, token_limit
 from rl.stage import MAKES_NUMBERS, MAKES_REWARD_MODEL, Recipe, Reference, Stage
-from rl.types import AhaError, BadInput, Stopped
+from rl.types import AhaError, BadInput
 
 if TYPE_CHECKING:
     from transformers.tokenization_utils_base import PreTrainedTokenizerBase
@@ -91,15 +90,18 @@ class RewardTraining(Stage):
 
 
 def made_by_stages(cfg: RewardTrainConfig) -> bool:
-    """Whether a stage of the recipe makes its data, so that they are not there yet."""
+    """Whether a stage of the recipe makes the data, so that they may not be there yet."""
     return any(data.source.startswith("@") for data in (cfg.data, cfg.eval_data))
 
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """A reward model on held-out rows. accuracy: mean over questions of the share of pairs whose chosen response scores
-    higher (of labels that the score's sign gives), a tie half; stderr: its standard error, over questions, since pairs
-    of one question are alike. margin: mean lead, loss: mean, nats. rows: how many."""
+    """How good a reward model is on held-out rows.
+
+    accuracy: the share of pairs whose chosen response scores higher, a tie counting half (of labels: the share that the
+    score's sign gives), as a mean over questions. stderr: its standard error over questions, because pairs of one
+    question are alike. margin: the mean lead of the right side. loss: its mean, nats. rows: their number.
+    """
 
     accuracy: float
     stderr: float
@@ -113,23 +115,23 @@ class HeldOut:
         return out | {"rows": float(self.rows)}
 
     def write(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(self)) + "\n", encoding="utf-8")
+        write_json(path, asdict(self), indent=None)
 
     @staticmethod
     def read(path: Path) -> HeldOut:
-        return HeldOut(**json.loads(path.read_text(encoding="utf-8")))
+        """Raises BadInput for a damaged file."""
+        return read_json(path, lambda tree: HeldOut(**tree), RUN_STAGE_AGAIN)
 
 
 def held_out_path(run_dir: Path, step: int) -> Path:
-    """Where the accuracy after `step` updates is kept."""
+    """The file of the accuracy after `step` updates."""
     return run_dir / "held_out" / f"step_{step:06d}.json"
 
 
 def prepare_rows(
     cfg: RewardTrainConfig, tokenizer: PreTrainedTokenizerBase, model_path: str, seed: int
 ) -> tuple[PreferenceStream, EncodedPreferences]:
-    """(what is trained on, held-out rows), in the model's tokens. Raises BadInput for data that cannot be used."""
+    """(training rows, held-out rows) as tokens of the model. Raises BadInput for data that cannot be used."""
     from rl.model.pretrained import load_config  # loads torch, which a recipe's author need not wait for
 
     config = load_config(model_path)
@@ -143,24 +145,21 @@ def prepare_rows(
 
 
 def train_reward_model(ctx: Context, model_path: str, cfg: RewardTrainConfig) -> Path:
-    """Train from model_path and return the folder with the reward model. Resumes; done once.
+    """Train from model_path and return the reward model's folder.
 
-    Raises AhaError when a held-out score is not finite. An update with a gradient that is not finite is skipped and
-    counted, as in every stage.
+    Resumes from the newest checkpoint; does nothing when the folder is there. Raises AhaError when a held-out score is
+    not finite. As in every stage, an update whose gradient is not finite is skipped and counted.
     """
     out = ctx.run_dir / "model"
     if out.is_dir():
-        log.info("the reward model is trained: %s", out)
+        log.info("the reward model is trained already: %s", out)
         return out
     stream, held_out = prepare_rows(cfg, ctx.tokenizer, model_path, ctx.cfg.seed)
     total = cfg.total_steps(len(stream))
     log.info("%d rows to train on, %d held out, %d updates", len(stream), len(held_out.units), total)
     with ctx.timed("load"):
         fingerprint = ctx.backend.load(Task(model_path, cfg.optim, total, reward=cfg))
-    meta = ctx.resume("reward", fingerprint)
-    start = meta.step if meta else 0
-    if meta:
-        stream.restore(meta.cursor)
+    start = ctx.resume("reward", fingerprint, stream)
     ctx.tracker.resume({"reward": start, "eval": start + 1 if start else 0})
     if not start:
         _measure(ctx, 0, held_out, cfg)
@@ -170,7 +169,7 @@ def train_reward_model(ctx: Context, model_path: str, cfg: RewardTrainConfig) ->
         with ctx.timed("reward"):
             batch = pack_preferences(stream.take(cfg.rows_per_step), learner=ctx.cfg.learner, layout=ctx.backend.layout)
             metrics = stats_metrics(ctx.backend.step([batch]))
-        metrics.pop("learner/tokens")  # this loss counts rows
+        metrics.pop("learner/tokens")  # it counts loss tokens, and this loss is over rows
         metrics |= {
             "tokens": float(sum(mb.num_tokens for rank in batch.micro_batches_R for mb in rank)),
             "epoch": done * cfg.rows_per_step / len(stream),
@@ -178,15 +177,8 @@ def train_reward_model(ctx: Context, model_path: str, cfg: RewardTrainConfig) ->
         ctx.tracker.step("reward", step, metrics)
         if done == total or (cfg.eval_every and done % cfg.eval_every == 0):
             _measure(ctx, done, held_out, cfg)
-        if done % ctx.cfg.checkpoint.every == 0 or ctx.stop.requested or done == total:
-            ctx.save("reward", done, stream.state(), fingerprint)
-        if ctx.stop.requested and done < total:
-            raise Stopped(f"stopped after update {done} of {total}; the same command goes on from there")
-    partial = out.with_name("model.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    with ctx.timed("export"):
-        ctx.backend.export(partial)
-    partial.rename(out)
+        ctx.finish_step("reward", done, total, stream, fingerprint)
+    ctx.export(out)
     return out
 
 
@@ -203,7 +195,7 @@ def _measure(ctx: Context, step: int, held_out: EncodedPreferences, cfg: RewardT
 
 
 def held_out_accuracy(ctx: Context, held_out: EncodedPreferences, cfg: RewardTrainConfig) -> HeldOut:
-    """Measure with the learners' weights of now. Raises AhaError when a score is not finite."""
+    """Measure the learners' current weights. Raises AhaError when a score is not finite."""
     leads = _leads(ctx, held_out.units, cfg.kind)
     if not all(math.isfinite(lead) for lead in leads):
         raise AhaError("a held-out score of the reward model is not finite; lower reward.optim.lr")
@@ -216,7 +208,7 @@ def held_out_accuracy(ctx: Context, held_out: EncodedPreferences, cfg: RewardTra
 
 
 def _leads(ctx: Context, units: Sequence[Unit], kind: str) -> list[float]:
-    """By how much each unit is right, in their order. Packing sorts them: a unit is known again by its tokens."""
+    """By how much each unit is right, in their order. Packing reorders the units, so they are found by their tokens."""
     from rl.algorithms.reward_loss import margins
 
     found: dict[bytes, float] = {}

@@ -1,20 +1,14 @@
-"""What rejection sampling keeps on disk, and what is made of it when every prompt is sampled.
-
-samples.jsonl   a line a prompt: its samples, each with text, verdicts, and why it was kept or dropped
-data.jsonl      a row for each kept sample: the prompt's row, with the sample as "target"
-yield.json      counts by reason; they add up to the samples. With a teacher, its tokens and what they cost
-"""
+"""The files of rejection sampling (rl/stages/reject.py): samples.jsonl, and data.jsonl and yield.json made from it."""
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
-from rl.records.whole_files import whole_lines, write_rows
+from rl.records.whole_files import whole_lines, write_json, write_rows
 from rl.stages.selection import KEPT, category, is_kept
 from rl.types import Row
 
@@ -22,9 +16,9 @@ log = logging.getLogger(__name__)
 
 
 class SampleLine(TypedDict):
-    """One sample in samples.jsonl. reason: "kept: " and the policy, or another category, a colon, and what was found.
+    """One sample in samples.jsonl. reason: a category, a colon and the details, for example "kept: shortest".
 
-    cached: of a kept one with cfg.top_logprobs, the columns that rl/data/teacher_logprobs.py reads.
+    cached: the columns for rl/data/teacher_logprobs.py, of a kept sample with cfg.top_logprobs.
     """
 
     text: str
@@ -47,12 +41,12 @@ class PromptLine(TypedDict):
 
 
 def read_samples(path: Path) -> Iterator[PromptLine]:
-    """The whole lines of a samples.jsonl; one that a kill cut short is left out."""
+    """The whole lines of a samples.jsonl."""
     return whole_lines(path)
 
 
 def write_kept(folder: Path, teacher: Mapping[str, object] | None = None) -> Path:
-    """data.jsonl and yield.json from samples.jsonl, in the order of the prompts. teacher: what it was answered."""
+    """Write data.jsonl and yield.json from samples.jsonl, in the order of the prompts. teacher: for yield.json."""
     lines = sorted(read_samples(folder / "samples.jsonl"), key=lambda line: line["prompt_id"])
     reasons: Counter[str] = Counter()
     rows: list[Mapping[str, object]] = []
@@ -65,7 +59,7 @@ def write_kept(folder: Path, teacher: Mapping[str, object] | None = None) -> Pat
     solved = sum(any(is_kept(s["reason"]) for s in line["samples"]) for line in lines)
     report = {"prompts": len(lines), "prompts_with_a_sample": solved, "samples": reasons.total(), "by_reason": reasons}
     report |= {"teacher": teacher} if teacher is not None else {}
-    (folder / "yield.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "yield.json", report)
     log.info(
         "kept %d of %d samples, of %d of %d prompts; dropped: %s", reasons[KEPT], reasons.total(), solved, len(lines),
         ", ".join(f"{count} {why}" for why, count in reasons.most_common() if why != KEPT) or "none",
@@ -74,7 +68,7 @@ def write_kept(folder: Path, teacher: Mapping[str, object] | None = None) -> Pat
 
 
 def _kept_row(line: PromptLine, sample: SampleLine) -> Row:
-    """The row with the sample as target. A longer text that answer_after took the answer from stays too."""
+    """The row with the sample as target. original_answer keeps the text that answer_after cut the answer from."""
     row, answer = line["row"], line["answer"]
     longer = {"original_answer": row["answer"]} if row.get("answer", answer) != answer else {}
     return {**row, **longer, "answer": answer, "target": sample["text"], **sample.get("cached", {})}

@@ -1,4 +1,4 @@
-"""Which samples of a prompt are kept, and why; and why the others are not. Axis suffix: _G samples of a prompt."""
+"""Which samples of a prompt rejection sampling keeps, with a reason for each. Axis suffix: _G samples of a prompt."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ DIVERSE_NGRAM = 3
 KEPT, NO_ANSWER = "kept", "no answer"
 
 
-def decide(graded: GradedGroup, reward: str, cfg: RejectConfig, before: Set[str] = frozenset()) -> list[str]:
+def sample_reasons(graded: GradedGroup, reward: str, cfg: RejectConfig, before: Set[str] = frozenset()) -> list[str]:
     """For each sample of a group why it is kept ("kept: shortest") or dropped. reward: the reward that says correct.
 
-    before: the bare texts kept of the same question in earlier rows.
+    before: the texts kept of the same question in earlier rows, without their spacing.
     """
     rollouts_G = graded.group.rollouts_G
     verdicts_G = [parts[reward].verdict if reward in parts else None for parts in graded.parts_G]
@@ -35,7 +35,7 @@ def decide(graded: GradedGroup, reward: str, cfg: RejectConfig, before: Set[str]
     seen = set(before)
     for i, rollout in enumerate(rollouts_G):
         reason = _fault(graded, i, verdicts_G[i], cfg)
-        text = bare(rollout.text)
+        text = without_spacing(rollout.text)
         if not reason and text in seen:
             reason = "duplicate: of an earlier sample"
         if not reason:
@@ -49,13 +49,13 @@ def decide(graded: GradedGroup, reward: str, cfg: RejectConfig, before: Set[str]
     return reasons_G
 
 
-def bare(text: str) -> str:
-    """The text by which samples are duplicates: without regard to white space."""
+def without_spacing(text: str) -> str:
+    """The text with single spaces between its words. Texts that differ in white space alone count as duplicates."""
     return " ".join(text.split())
 
 
 def category(reason: str) -> str:
-    """What is before the colon: "kept: shortest" -> "kept". Files of before the policy was written say "" for kept."""
+    """The part before the colon: "kept: shortest" -> "kept". Older files have "" for a kept sample."""
     return reason.partition(":")[0] or KEPT
 
 
@@ -65,7 +65,7 @@ def is_kept(reason: str) -> bool:
 
 
 def _fault(graded: GradedGroup, i: int, verdict: Verdict | None, cfg: RejectConfig) -> str:
-    """What is wrong with one sample by itself."""
+    """Why one sample is dropped, looked at by itself; "" when it is good."""
     rollout, prompt = graded.group.rollouts_G[i], graded.group.prompt
     if not graded.valid_G[i]:
         return f"no verdict: {verdict or 'no reward applies'}"
@@ -110,7 +110,7 @@ def _chosen(good: list[int], texts_G: Sequence[str], graded: GradedGroup, cfg: R
 
 
 def _diverse(good: list[int], texts_G: Sequence[str], count: int) -> list[int]:
-    """The first, then again and again the one that shares the least with its nearest chosen one (trigrams, Jaccard)."""
+    """The first; then, one after the other, the sample least like any chosen one (Jaccard similarity of trigrams)."""
     grams = {i: word_ngrams(texts_G[i], DIVERSE_NGRAM) for i in good}
     chosen = good[:1]
     while len(chosen) < min(count, len(good)):

@@ -1,9 +1,8 @@
-"""Supervised fine-tuning: the same learner and packing, loss on the answer tokens and the stop token alone."""
+"""Supervised fine-tuning, with the learner and the packing of GRPO. The loss is on the answer and its stop token."""
 
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from rl.context import Context, StageRun
 from rl.data.sft_examples import MICRO_BATCH, ExampleStream, pack_examples
 from rl.records.tracker import stats_metrics
 from rl.stage import MAKES_MODEL, Recipe, Stage
-from rl.types import BadInput, Example, Stopped
+from rl.types import BadInput, Example
 
 log = logging.getLogger(__name__)
 EVAL_CHUNK = 512
@@ -62,23 +61,20 @@ def train_sft(
     *,
     out: Path | None = None,
 ) -> Path:
-    """Train from model_path and return the folder with the result in Hugging Face format. Resumes; done once.
+    """Train from model_path and return `out`, the folder of the resulting Hugging Face model; <run>/sft by default.
 
-    out: that folder; <run>/sft by default. held_out: examples for the evaluation loss, which is logged as eval/nll,
-    mean nats per learnt token; eval/dropped counts those that were too long.
+    Resumes from the newest checkpoint; does nothing when `out` is there. held_out: examples for the evaluation loss,
+    logged as eval/nll, the mean over learnt tokens in nats. eval/dropped counts those that were too long.
     """
     cfg, s, backend = ctx.cfg, ctx.cfg.sft, ctx.backend
     out = out or ctx.run_dir / "sft"
     if out.is_dir():
-        log.info("the SFT stage is done: %s", out)
+        log.info("SFT is done already: %s", out)
         return out
     total = s.total_steps(len(stream))
     with ctx.timed("load"):
         fingerprint = backend.load(Task(model_path, s.optim, total, teacher_path=s.distill.teacher, distill=s.distill))
-    meta = ctx.resume("sft", fingerprint)
-    start = meta.step if meta else 0
-    if meta:
-        stream.restore(meta.cursor)
+    start = ctx.resume("sft", fingerprint, stream)
     ctx.tracker.resume({"sft": start})
     _tell_of_lengths(stream)
     held_out_examples = held_out.all() if held_out else []
@@ -101,19 +97,13 @@ def train_sft(
         epoch = done * s.examples_per_step / len(stream)
         metrics |= {"tokens": float(batch.num_tokens), "epoch": epoch}
         ctx.tracker.step("sft", step, stats_metrics(stats) | metrics)
-        if done % cfg.checkpoint.every == 0 or ctx.stop.requested or done == total:
-            ctx.save("sft", done, stream.state(), fingerprint)
-        if ctx.stop.requested and done < total:
-            raise Stopped(f"stopped after SFT step {done} of {total}; the same command goes on from there")
-    partial = out.with_name(f"{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    backend.export(partial)
-    partial.rename(out)
+        ctx.finish_step("sft", done, total, stream, fingerprint)
+    ctx.export(out)
     return out
 
 
 def evaluation_loss(ctx: Context, held_out: Sequence[Example]) -> float:
-    """Mean negative log likelihood of the learnt tokens of all examples, nats."""
+    """The mean negative log-likelihood of all learnt tokens, nats."""
     total, tokens = 0.0, 0
     with ctx.timed("evaluate"):
         for at in range(0, len(held_out), EVAL_CHUNK):
@@ -121,7 +111,7 @@ def evaluation_loss(ctx: Context, held_out: Sequence[Example]) -> float:
             total += ctx.backend.mean_nll(batch.micro_batches_R) * batch.num_loss_tokens
             tokens += batch.num_loss_tokens
     if not tokens:
-        raise BadInput(f"{ctx.cfg.sft.eval_data.source}: no token of the held-out examples is learnt")
+        raise BadInput(f"{ctx.cfg.sft.eval_data.source}: the held-out examples have no token to learn")
     return total / tokens
 
 
@@ -129,7 +119,7 @@ def _tell_of_lengths(stream: ExampleStream, what: str = "examples") -> None:
     if stream.dropped:
         log.warning("%d %s are longer than %s and were dropped (sft.overlong=drop)", stream.dropped, what, stream.limit)
     if stream.split:
-        # In a context with room for more, the split is one that nobody asked for.
+        # Where the context has room for more, only the size of micro-batches splits, which nobody asked for.
         level = logging.WARNING if stream.limited_by == MICRO_BATCH else logging.INFO
         log.log(
             level, "%d documents are longer than %s and were split; %d pieces in all", stream.split, stream.limit,

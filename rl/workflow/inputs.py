@@ -1,6 +1,4 @@
-"""All that a run needs from outside, loaded and checked before any machine is started: model, tokenizer, data,
-rewards.
-"""
+"""Loads and checks what a run reads from outside, before any machine is started: model, tokenizer, data, rewards."""
 
 from __future__ import annotations
 
@@ -42,11 +40,11 @@ def prepare(
     ask: AskConfig | None = None,
     trained_on: Sequence[DataConfig] = (),
 ) -> Inputs:
-    """Check the config, the model, the tokenizer, the data and the rewards. Raises BadInput.
+    """Load and check the settings, the model, the tokenizer, the data and the rewards. Raises BadInput.
 
-    samples_here: False where another's machine samples, so that prompts and completions need not fit into ours.
-    ask: how the prompts are put where they are sampled without GRPO.
-    trained_on: what stages before trained the model on, to look for the evaluation's problems in.
+    samples_here: False when a teacher's endpoint samples, so that prompts and completions need not fit into our model.
+    ask: how the prompts are put to the model when they are sampled without GRPO.
+    trained_on: what earlier stages trained the model on; the evaluation's problems are looked for in it.
     """
     validate(cfg)
     model_path = with_tokens(resolve_model(cfg.model.path), cfg.model.add_tokens, lora_rank=cfg.model.lora.rank)
@@ -87,14 +85,15 @@ def prepare(
             sft_held_out = _examples(cfg, cfg.sft.eval_data, tokenizer, limit)
     check_run(cfg, trained_on)
     if cfg.sft.enabled or cfg.grpo.steps:
-        from rl.model.policy import refuse_model  # modelling code, which the driver needs for nothing else
+        # Imported here, because it loads modelling code that the driver needs for nothing else.
+        from rl.model.policy import refuse_model
 
         refuse_model(model_path, cfg.learner, gpu=cfg.cluster.device == "gpu")
     return Inputs(model_path, tokenizer, limit, stream, prompts, eval_prompts, sft_stream, sft_held_out, scorer)
 
 
 def _longest_prompt(cfg: RunConfig, limit: int) -> int:
-    """Tokens that a prompt may have so that a completion fits behind it, in the context and in a micro-batch."""
+    """The most tokens of a prompt that leave room for a completion, in the context and in a micro-batch."""
     new_tokens = {
         "rollout.max_new_tokens": cfg.rollout.max_new_tokens, "evaluation.max_new_tokens": cfg.evaluation.max_new_tokens
     }  # fmt: skip
@@ -139,16 +138,16 @@ def _rewardable_rows(cfg: RunConfig, data: DataConfig) -> list[Row]:
 
 
 def with_teachers(cfg: RunConfig, found: Callable[[str], str]) -> RunConfig:
-    """The run with found(name) for the name of each teacher."""
+    """The run with found(name) in place of the name of each teacher."""
     distill = dataclasses.replace(cfg.sft.distill, teacher=found(cfg.sft.distill.teacher))
     grpo = dataclasses.replace(cfg.grpo, teacher=found(cfg.grpo.teacher))
     return dataclasses.replace(cfg, sft=dataclasses.replace(cfg.sft, distill=distill), grpo=grpo)
 
 
 def resolve_model(path: str, key: str = "model.path") -> str:
-    """A model made in Python ('module:function', called without arguments) is made now; it returns its folder.
+    """The model's Hub id or folder. 'module:function' is called now, without arguments, and returns its folder.
 
-    Raises BadInput when there is none. key: the setting that names it.
+    Raises BadInput when there is no such folder or function. key: the setting that names the model, for the message.
     """
     if not TASK.fullmatch(path):
         if (("/" in path and path.count("/") > 1) or path.startswith((".", "/"))) and not Path(path).is_dir():

@@ -1,9 +1,9 @@
-"""A run, as a recipe of two stages in one folder: an SFT cold start, where it is set, then GRPO.
+"""A RunConfig as a recipe of two stages in one folder: an SFT cold start, if it is set, then GRPO.
 
-resolved.json                every setting, with which the folder can be run again
-sft/                         the model after SFT; its being there says that SFT is done
+resolved.json                every setting; `aha run resolved.json` runs the same again
+sft/                         the model after SFT; SFT is done once this folder exists
 model/, evals/, checkpoints/, rollouts/, metrics.jsonl
-summary.json, summary.txt    the result; its being there says that the run is done
+summary.txt, summary.json    the result; the run is done once summary.json exists
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from pathlib import Path
 
 from rl.config import RunConfig
 from rl.context import Inputs, StageRun
-from rl.evaluation.evaluate import EvalResult, eval_path
+from rl.evaluation.evaluate import EvalResult, read_evaluation
 from rl.evaluation.metrics import paired_difference
 from rl.records.summary import Measured, write_summary
-from rl.records.whole_files import write_whole
+from rl.records.whole_files import read_json, write_whole
 from rl.settings.overrides import from_json, to_json
 from rl.stage import Recipe
 from rl.stages.grpo import GRPO
@@ -29,8 +29,8 @@ from rl.workflow.inputs import prepare, resolve_model, with_teachers
 from rl.workflow.plan import DONE, NEW, RESUMES, Planned
 
 log = logging.getLogger(__name__)
-# Settings that may differ between a run and its resumption without making it another run.
 FREE_ON_RESUME = ("grpo.steps", "evaluation.every", "checkpoint", "track", "cluster", "scoring", "out")
+"""Settings that may change when a run resumes: it is the same run all the same."""
 COMPLETE = "complete"
 
 
@@ -49,12 +49,21 @@ class OneFolder:
         return prepare(self.cfg)
 
     def progress(self) -> str:
-        """What the folder holds of the run: new, begun or complete. Raises BadInput when it holds another run."""
+        """Whether the folder's run is new, begun or complete. Raises BadInput when it is a run with other settings."""
         refuse_other_run(self.cfg)
-        summary = self.cfg.run_dir / "summary.json"
-        if summary.exists() and json.loads(summary.read_text())["steps"] == self.cfg.grpo.steps:
+        if self._summary_steps() == self.cfg.grpo.steps:
             return COMPLETE
         return "begun" if (self.cfg.run_dir / "resolved.json").exists() else NEW
+
+    def _summary_steps(self) -> int | None:
+        """The GRPO steps that the summary is of; None where there is none or, with a warning, where it is damaged."""
+        try:
+            return read_json(self.cfg.run_dir / "summary.json", lambda tree: int(tree["steps"]), "it is made again")
+        except FileNotFoundError:
+            return None
+        except BadInput as error:
+            log.warning("%s", error)
+            return None
 
     def plan(self) -> list[Planned]:
         folder, state = self.cfg.run_dir, self.progress()
@@ -66,7 +75,7 @@ class OneFolder:
             planned.append(Planned(stage, folder, folder / ("sft" if is_sft else "model"), done))
         return planned
 
-    def told(self, planned: list[Planned]) -> str:
+    def describe(self, planned: list[Planned]) -> str:
         does = {
             NEW: "is new: nothing was run there",
             "begun": "was begun: the run goes on there",
@@ -78,21 +87,22 @@ class OneFolder:
     def check(self, planned: list[Planned]) -> None:
         assert self._prepared
 
-    def fine(self) -> str:
+    def check_passed(self) -> str:
         return f"settings, model, data and rewards are fine. {self.cfg.batch_arithmetic()}."
 
     def begin(self, planned: list[Planned]) -> bool:
         if any(p.state != DONE for p in planned):
             return True
         print(f"This run is complete: {self.cfg.run_dir / 'summary.json'}\n")
-        print((self.cfg.run_dir / "summary.txt").read_text())
+        table = self.cfg.run_dir / "summary.txt"
+        print(table.read_text(encoding="utf-8") if table.is_file() else "Its summary.txt is gone.")
         return False
 
     def announce(self, number: int, planned: list[Planned], seconds: float) -> None:
-        """The progress line of each stage says enough."""
+        """Say nothing: the progress line names the stage."""
 
     def open(self, p: Planned) -> None:
-        """The tracker makes the folder."""
+        """Do nothing: the tracker makes the folder."""
 
     def config(self, at: StageRun) -> RunConfig:
         return with_teachers(self.cfg, resolve_model)
@@ -134,21 +144,22 @@ class OneFolder:
 
 
 def _evaluated(cfg: RunConfig, step: int) -> EvalResult | None:
-    path = eval_path(cfg.run_dir, step)
-    return EvalResult.read(path) if cfg.evaluation.data.source and path.exists() else None
+    return read_evaluation(cfg.run_dir, step) if cfg.evaluation.data.source else None
 
 
 def refuse_other_run(cfg: RunConfig) -> None:
-    """Raise BadInput when the run's folder holds a run with other settings."""
+    """Raise BadInput when the folder holds a run with other settings, which resuming would mix up."""
     path = cfg.run_dir / "resolved.json"
     if not path.exists():
         return
     try:
         old, new = json.loads(to_json(from_json(path.read_text()))), json.loads(to_json(cfg))
     except BadInput as error:
-        raise BadInput(f"{path}: {error}; use another name=..., or delete the folder") from error
+        raise BadInput(
+            f"{path}: {error}; use another name=..., or, if the run's settings are still the same, delete this file"
+        ) from error
     for key, (was, now) in _differences(old, new, "").items():
-        if key == "model.dtype" and "auto" in (was, now):  # it becomes the one that the folder was begun in
+        if key == "model.dtype" and "auto" in (was, now):  # auto becomes the precision that the folder was begun in
             continue
         if not key.startswith(FREE_ON_RESUME):
             raise BadInput(

@@ -1,4 +1,4 @@
-"""What a run would do, stage by stage, and where on disk: what the two layouts of folders have in common."""
+"""What a run would do, stage by stage, and what a layout of folders on disk must provide."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DONE, RESUMES, NEW = "done", "resume", "new"
 
 @dataclass(frozen=True)
 class Planned:
-    """A stage with its place on disk. state: done, resume or new. because: what makes it run, one line each."""
+    """A stage with its place on disk. state: DONE, RESUMES or NEW. because: why it runs, one line each."""
 
     stage: Stage
     folder: Path
@@ -26,45 +26,45 @@ class Planned:
 
 
 class Layout(Protocol):
-    """How a recipe's stages lie on disk: in one folder (a RunConfig's two) or each in a folder of its own."""
+    """How the stages of a recipe lie on disk: together in one folder, or each in a folder of its own."""
 
     recipe: Recipe
 
     def plan(self) -> list[Planned]:
-        """What a run would do. Touches nothing. Raises BadInput for what is wrong with the recipe or its folder."""
+        """What a run would do. Changes nothing. Raises BadInput when the recipe or its folder is wrong."""
 
-    def told(self, planned: list[Planned]) -> str:
+    def describe(self, planned: list[Planned]) -> str:
         """The plan in words."""
 
     def check(self, planned: list[Planned]) -> None:
-        """Load and check what no stage has to make first: models, tokenizers, data, rewards. Raises BadInput."""
+        """Load and check the models, tokenizers, data and rewards that exist already. Raises BadInput."""
 
-    def fine(self) -> str:
-        """What to say when check found nothing."""
+    def check_passed(self) -> str:
+        """What to tell the user when check found no fault."""
 
     def begin(self, planned: list[Planned]) -> bool:
-        """Say what is to be done; returns whether there is anything."""
+        """Tell the user what will be done. Returns whether anything will."""
 
     def announce(self, number: int, planned: list[Planned], seconds: float) -> None:
-        """Say that the stage of this number (from 0) begins, so many seconds after the start."""
+        """Tell the user that stage `number`, from 0, begins. seconds: since the start of the run."""
 
     def open(self, p: Planned) -> None:
-        """Make ready for the stage's own files."""
+        """Prepare the folder for the stage's files."""
 
     def config(self, at: StageRun) -> RunConfig:
-        """A stage that runs a model, as a run in its folder, its references replaced by what they name."""
+        """The settings of a stage that runs a model, with paths in place of references."""
 
     def inputs(self, at: StageRun, cfg: RunConfig) -> Inputs:
-        """What its model, prompts and rewards are. Raises BadInput."""
+        """Load the stage's model settings, prompts and rewards. Raises BadInput."""
 
     def begun(self, p: Planned) -> dict[str, object]:
-        """The machines are there: write down what runs. Returns the settings that W&B shows."""
+        """Record what runs, once the machines are there. Returns the settings for W&B."""
 
     def tracker_name(self, p: Planned) -> str:
-        """What W&B calls the stage's run."""
+        """The name of the stage's run at W&B."""
 
     def finish(self, at: StageRun, held: Hardware, seconds: float) -> None:
-        """Write what says that the stage is done. held: the machines that it had; seconds: since it began here."""
+        """Write the file that marks the stage as done. held: its machines. seconds: since it began in this process."""
 
     def end(self, planned: list[Planned], seconds: float) -> Path:
-        """Everything is done, so many seconds after the start. Returns what a caller looks at first."""
+        """Tell the user that everything is done. Returns the path that a caller looks at first."""

@@ -1,6 +1,6 @@
-"""What a recipe needs from outside, checked before anything runs: models, tokenizers, files, functions, claims.
+"""Checks what a recipe reads from outside, before anything runs: models, tokenizers, files, functions, claims.
 
-What an earlier stage will make is not looked for; that its stage exists is the recipe's own check
+What earlier stages will make cannot be looked at yet. That those stages exist is checked with the settings
 (rl/settings/recipe_checks.py).
 """
 
@@ -18,9 +18,9 @@ from rl.workflow.inputs import prepare, resolve_model, with_teachers
 
 
 def check_inputs(recipe: Recipe, stages: Sequence[Stage]) -> None:
-    """Load and check all that can be before a stage makes it: models, tokenizers, data, rewards. Raises BadInput.
+    """Load and check the models, tokenizers, data and rewards that no stage has to make first. Raises BadInput.
 
-    stages: of the recipe, those that are not done.
+    stages: those of the recipe that are not done.
     """
     for stage in stages:
         try:
@@ -41,10 +41,12 @@ def check_inputs(recipe: Recipe, stages: Sequence[Stage]) -> None:
 
 
 def _known(recipe: Recipe, stage: Stage) -> RunConfig:
-    """The stage as a run without the data that earlier stages will make, on the models that theirs come from."""
+    """The stage as a run that can be checked now: without data that earlier stages will make, and with the outer model
+    that its own model will descend from.
+    """
     cfg = run_config(recipe, stage)
     cfg = dataclasses.replace(cfg, model=dataclasses.replace(cfg.model, path=_root_model(recipe, cfg.model.path)))
-    tokens = cfg.model.add_tokens  # a stage's model has them, whichever it comes from
+    tokens = cfg.model.add_tokens  # whichever stage makes the model, it has these tokens
     cfg = with_teachers(
         cfg,
         lambda name: with_tokens(resolve_model(_root_model(recipe, name)), tokens) if name.startswith("@") else name,
@@ -66,7 +68,7 @@ def _known(recipe: Recipe, stage: Stage) -> RunConfig:
 
 
 def _root_model(recipe: Recipe, model: str) -> str:
-    """The model outside the recipe that this one comes from: it has the same tokenizer and shape."""
+    """The model outside the recipe that this one descends from. It has the same tokenizer and shape."""
     while (ref := Reference.parse(model)) is not None:
         model = model_of(recipe[ref.stage])
     return model

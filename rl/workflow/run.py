@@ -1,8 +1,8 @@
-"""The runner: what is done stays, what is half done goes on, what changed is done again.
+"""The runner. It keeps stages that are done, resumes those that were begun, and runs again those that changed.
 
-A run (RunConfig) is a recipe of an SFT and a GRPO stage in one folder (rl/workflow/one_folder.py); the stages of a
-Recipe have a folder each (rl/workflow/stage_folders.py). Workers are kept from stage to stage while their model's shape
-and their settings stay the same.
+A RunConfig is a recipe of an SFT and a GRPO stage in one folder (rl/workflow/one_folder.py). The stages of a Recipe
+have a folder each (rl/workflow/stage_folders.py). The workers serve one stage after another while the model's shape and
+the workers' settings stay the same.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ log = logging.getLogger(__name__)
 MakeBackend = Callable[[RunConfig], Backend]
 MakeLocalRewards = Callable[[RunConfig], RewardWorkers]
 OF_ONE_FILE = ("_name_or_path", "dtype", "torch_dtype", "transformers_version")
-"""Settings of a model's config that are about its file: the workers choose their own precision."""
+"""Settings in a model's config.json that say something of its file only: the workers choose their own precision."""
 
 
 def layout_of(made: RunConfig | Recipe) -> Layout:
-    """Where the stages of a run or of a recipe lie."""
+    """How the stages of a run or of a recipe lie on disk."""
     return StageFolders(made) if isinstance(made, Recipe) else OneFolder(made)
 
 
@@ -50,7 +50,8 @@ def run(
 ) -> Path:
     """Run or resume every stage that is not done. Returns the run's summary.json, or the last stage's folder.
 
-    make_backend(cfg) starts a stage's machines; prepare_machines() what they share, once, when the first is needed.
+    make_backend(cfg) makes a stage's machines. prepare_machines() is called once, before the first of them: it starts
+    what they share.
     make_local_rewards(cfg) starts the rewards of a stage without machines.
     progressed(folder) is called after each stage and each evaluation; it must return at once.
     Raises BadInput for whatever is wrong before anything starts, and when another process is at work in the folder.
@@ -84,7 +85,7 @@ def _run(layout: Layout, machines: Machines, progressed: Callable[[Path], None])
 
 
 class Machines:
-    """The workers, kept while the next stage can use them."""
+    """The workers. They are kept as long as the next stage can use them too."""
 
     def __init__(self, make: MakeBackend, make_local_rewards: MakeLocalRewards, prepare: Callable[[], object]) -> None:
         self._make, self.make_local_rewards, self._prepare = make, make_local_rewards, prepare
@@ -92,7 +93,7 @@ class Machines:
         self._signature = ""
 
     def ready(self, cfg: RunConfig, inputs: Inputs) -> Backend:
-        """Workers for this stage: those of the stage before with new rewards, or new ones."""
+        """Workers for this stage: those of the stage before, given the new rewards, or new ones."""
         signature = _signature(cfg, inputs)
         if self._backend is not None and signature == self._signature:
             self._backend.adopt(cfg)
@@ -111,9 +112,9 @@ class Machines:
 
 
 def _signature(cfg: RunConfig, inputs: Inputs) -> str:
-    """What must be equal for workers to go on: the model's shape, the tokenizer, and the workers' settings.
+    """A hash of what must be equal to keep the workers: the model's shape, the tokenizer, and the workers' settings.
 
-    Compared as loaded: a file that a stage wrote says the same in other words (its version, where it came from).
+    Of the loaded config and tokenizer, because their files differ in what does not matter (versions, names of folders).
     """
     shape = load_config(inputs.model_path).to_dict()
     tokenizer = inputs.tokenizer
@@ -127,7 +128,7 @@ def _signature(cfg: RunConfig, inputs: Inputs) -> str:
 
 
 class _Folder(ExitStack):
-    """The stages that share a folder at work: with one tracker and, of those that run a model, one context."""
+    """Runs the stages that share a folder. They share one tracker, and those that run a model share one context."""
 
     def __init__(
         self, layout: Layout, planned: Iterable[Planned], machines: Machines, stop: Stop,
@@ -137,10 +138,10 @@ class _Folder(ExitStack):
         self._layout, self._machines, self._stop, self._progressed = layout, machines, stop, progressed
         self._folders = {p.stage.name: p.folder for p in planned}
         self._context: Context | None = None
-        self._held = Hardware(1, {})  # a stage without machines runs here
+        self._held = Hardware(1, {})  # a stage without machines runs on this node
 
     def run(self, p: Planned) -> None:
-        """Run or resume a stage; what says that it is done is written last."""
+        """Run or resume a stage. The file that marks it as done is written last."""
         started = time.perf_counter()
         self._layout.open(p)
         at = StageRun(

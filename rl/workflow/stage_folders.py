@@ -1,14 +1,13 @@
 """A recipe of several stages, each in a folder of its own: <out>/<recipe>/NN-name-KEY (rl/workflow/stage_keys.py).
 
-recipe.json                  in the recipe's folder: the whole recipe
+recipe.json                  the whole recipe, in the recipe's folder
 NN-name-KEY/stage.json       the stage's settings and inputs, as they were hashed
-NN-name-KEY/provenance.json  how it was made, back to the base model; its being there says that the stage is done
+NN-name-KEY/provenance.json  how the output was made, back to the base model; a stage is done once this file exists
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +17,7 @@ from rl.context import Inputs, StageRun
 from rl.records import provenance
 from rl.records.metrics_file import read_metrics
 from rl.records.terminal import duration
-from rl.records.whole_files import write_whole
+from rl.records.whole_files import read_json, write_json, write_whole
 from rl.scoring.routing import named
 from rl.settings.overrides import recipe_to_json
 from rl.settings.recipe_checks import check
@@ -38,7 +37,7 @@ class StageFolders:
 
     @cached_property
     def keys(self) -> dict[str, StageKey]:
-        """Of every stage, by name. Raises BadInput for an input that is not there."""
+        """The key of every stage, by its name. Raises BadInput when an input is missing."""
         return stage_keys(self.recipe)
 
     def plan(self) -> list[Planned]:
@@ -47,7 +46,7 @@ class StageFolders:
         for i, stage in enumerate(self.recipe.stages):
             key = self.keys[stage.name]
             past = past_keys(self.recipe, stage)
-            # Its place in the recipe may have been another when it was run.
+            # Found by key, because the stage may have had another number in the recipe when it was run.
             own = [folder for folder, older in past if older.key == key.key]
             folder = max(reversed(own), key=_is_done, default=self.recipe.folder / folder_name(i, stage, key))
             state, because = NEW, ["was never run"]
@@ -60,7 +59,7 @@ class StageFolders:
             planned.append(Planned(stage, folder, folder / "model", state, tuple(because)))
         return planned
 
-    def told(self, planned: list[Planned]) -> str:
+    def describe(self, planned: list[Planned]) -> str:
         """A line a stage."""
         width = max(len(p.stage.name) for p in planned)
         kinds = max(8, *(len(type(p.stage).__name__) for p in planned))
@@ -74,12 +73,12 @@ class StageFolders:
     def check(self, planned: list[Planned]) -> None:
         check_inputs(self.recipe, [p.stage for p in planned if p.state != DONE])
 
-    def fine(self) -> str:
+    def check_passed(self) -> str:
         return f"{len(self.recipe.stages)} stages; settings, models, data and rewards are fine."
 
     def begin(self, planned: list[Planned]) -> bool:
         write_whole(self.recipe.folder / "recipe.json", recipe_to_json(self.recipe))
-        print(self.told(planned), flush=True)
+        print(self.describe(planned), flush=True)
         return True
 
     def announce(self, number: int, planned: list[Planned], seconds: float) -> None:
@@ -89,7 +88,7 @@ class StageFolders:
 
     def open(self, p: Planned) -> None:
         p.folder.mkdir(parents=True, exist_ok=True)
-        write_whole(p.folder / "stage.json", json.dumps(self._record(p.stage.name), indent=2) + "\n")
+        write_json(p.folder / "stage.json", self._record(p.stage.name))
 
     def _record(self, name: str) -> dict[str, object]:
         key = self.keys[name]
@@ -131,7 +130,7 @@ class StageFolders:
         spent: dict[str, float] = {}
         if at.context is not None:
             at.context.tracker.close()
-            # The start of the machines is part of "stage", not work of its own.
+            # "stage" is the whole time, so the start of the machines need not be a phase.
             spent = {phase: s for phase, s in at.context.seconds.items() if phase != "start"}
         spent.setdefault("stage", seconds)
         details = {
@@ -140,7 +139,7 @@ class StageFolders:
         }  # fmt: skip
         before = [at.folders[name] for name in inputs_of(at.stage)]
         provenance.write(at.folder, self._record(at.stage.name) | details, before)
-        # Its work is done, so what would resume it is only a burden.
+        # A finished stage never resumes, and checkpoints are large.
         shutil.rmtree(at.folder / "checkpoints", ignore_errors=True)
 
     def end(self, planned: list[Planned], seconds: float) -> Path:
@@ -149,11 +148,13 @@ class StageFolders:
 
 
 def _is_done(folder: Path) -> bool:
-    return (folder / provenance.FILE).is_file()
+    """Raises BadInput when the file that says so is damaged."""
+    file = folder / provenance.FILE
+    return file.is_file() and read_json(file, lambda record: record.keys(), provenance.REMEDY) is not None
 
 
 def _found(at: StageRun, name: str, reward: RewardConfig) -> RewardConfig:
-    """A reward model of an earlier stage by its path, under the name that it has in the recipe."""
+    """The reward, with a path in place of a reference to an earlier stage's reward model. It keeps its name."""
     model = reward.function.removeprefix(MODEL)
     if Reference.parse(model) is None:
         return reward
@@ -161,7 +162,7 @@ def _found(at: StageRun, name: str, reward: RewardConfig) -> RewardConfig:
 
 
 def _counts(folder: Path) -> dict[str, object]:
-    """Steps and tokens of the stage, from what it wrote."""
+    """The stage's steps and tokens, from its metrics.jsonl."""
     counts: dict[str, object] = {}
     for record in read_metrics(folder):
         stage = str(record["stage"])

@@ -1,8 +1,8 @@
-"""Which work is done already: a stage's key is a hash of its config and of its inputs' content.
+"""Tells which work is done already. A stage's key is a hash of its settings and of the content of its inputs.
 
-An input that an earlier stage makes counts by that stage's key, so that all keys are known before anything runs, and a
-changed knob changes the keys of what depends on it and of nothing else. What only says where and how often (cluster,
-checkpoints, tracking) is left out.
+An input made by an earlier stage counts by that stage's key. So all keys are known before anything runs, and a changed
+setting changes the keys of the stages that depend on it, and no others. Settings that only say where or how often
+(cluster, checkpoints, tracking) are left out, and so are those that rl/config.py marks with keyed=False.
 """
 
 from __future__ import annotations
@@ -11,65 +11,43 @@ import dataclasses
 import functools
 import hashlib
 import json
+import logging
 import re
 import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from rl.config import MODEL, AskConfig, DataConfig, TeacherConfig
+from rl.config import MODEL, DataConfig, TeacherConfig
 from rl.data.content_hash import file_hash, path_hash
 from rl.data.rows import TASK, fingerprint, load_rows
+from rl.records import provenance
+from rl.records.whole_files import read_json
 from rl.settings.overrides import build
-from rl.stage import Recipe, Reference, Stage, references, run_config, stage_to_dict
+from rl.stage import Recipe, Reference, Stage, references, run_config
+from rl.types import BadInput
 
+log = logging.getLogger(__name__)
 ConfigT = TypeVar("ConfigT")
-
-
-def flat(node: object, prefix: str = "") -> dict[str, str]:
-    """A tree of settings as dotted name -> value, as text."""
-    if isinstance(node, dict):
-        return {k: v for name, item in node.items() for k, v in flat(item, f"{prefix}{name}.").items()}
-    if isinstance(node, list | tuple) and node and isinstance(node[0], dict):
-        return {k: v for i, item in enumerate(node) for k, v in flat(item, f"{prefix}{i}.").items()}
-    return {prefix.rstrip("."): str(node)}
-
-
-# Settings that change nothing that a stage puts out.
-FREE = (
-    "evaluation.every", "reject.chunk_prompts", "reward.eval_every", "prefer.chunk_prompts", "prefer.api_key_env",
-    "prefer.timeout_s", "prefer.retries", "prefer.cache", *(f"reject.teacher.{name}" for name in (
-        "url", "api_key_env", "concurrency", "timeout_s", "retries", "max_failed_share", "prompt_price",
-        "completion_price",
-    )),
-)  # fmt: skip
-# Settings that are younger than folders on disk, with the value that does what was done before them. At that value
-# they are no part of the hash, so that what was done stays done.
-LATER = {
-    "reject.teacher.model": "", "reject.teacher.send_seed": "True", "reject.top_logprobs": "0",
-    "sft.distill.cached": "False", "prefer.scores": "response", "grpo.uniform_by": "",
-    "base.learner.sequence_parallel": "1", "base.learner.dither": "False",
-    **{f"reject.ask.{name}": value for name, value in flat(dataclasses.asdict(AskConfig())).items()},
-}  # fmt: skip
-# The same of settings that many parts of a stage have.
-LATER_ANYWHERE = {"long_prompts": "error"}
-# A number of passes that is whole has no ".0" in the hash, so that what was done with such a one stays done.
-WHOLE = "sft.epochs"
 
 
 @dataclass(frozen=True, slots=True)
 class StageKey:
-    """key: 64 hex digits. config: dotted setting -> value, as text. inputs: what it reads -> a hash of that."""
+    """What identifies a stage's work. key: 64 hex digits. config: dotted setting -> value, as text. inputs: what the
+    stage reads -> a hash of that. before: the settings that younger versions added -> the value that changes nothing.
+    """
 
     key: str
     config: dict[str, str]
     inputs: dict[str, str]
+    before: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def changes_since(self, older: StageKey) -> list[str]:
-        """What differs, one line each: "zero.grpo.steps: 40 -> 60", "input @zero"."""
+        """The differences, one line each: "grpo.steps: 40 -> 60", "input @zero"."""
         lines = []
         for name in sorted(self.config.keys() | older.config.keys()):
-            absent = "unset" if (later := _later(name)) is None else later
+            absent = self.before.get(name, "unset")
             was, now = older.config.get(name, absent), self.config.get(name, absent)
             if was != now:
                 lines.append(f"{name}: {was} -> {now}")
@@ -80,38 +58,62 @@ class StageKey:
 
 
 def stage_keys(recipe: Recipe) -> dict[str, StageKey]:
-    """The key of every stage, by name. Raises BadInput for an input that is not there."""
+    """The key of every stage, by its name. Raises BadInput when an input is missing."""
     keys: dict[str, StageKey] = {}
     for stage in recipe.stages:
-        config = stage_config(recipe, stage)
+        config, before = _settings_of(recipe, stage)
         inputs = {text: keys[ref.stage].key for text in _texts(stage) if (ref := Reference.parse(text)) is not None}
         inputs |= _outer_inputs(stage)
-        hashed = {name: value for name, value in config.items() if _later(name) != value}
+        hashed = {name: value for name, value in config.items() if before.get(name) != value}
         digest = hashlib.sha256(json.dumps([hashed, inputs], sort_keys=True).encode()).hexdigest()
-        keys[stage.name] = StageKey(digest, config, inputs)
+        keys[stage.name] = StageKey(digest, config, inputs, before)
     return keys
 
 
-def _later(name: str) -> str | None:
-    """The value of a younger setting that changes nothing; None for others."""
-    return LATER.get(name, LATER_ANYWHERE.get(name.rpartition(".")[2]))
-
-
 def stage_config(recipe: Recipe, stage: Stage) -> dict[str, str]:
-    """Dotted setting -> value, as text, of all that changes what the stage puts out. Reads no file."""
-    config = flat(stage_to_dict(_pointed(stage)))
-    if config.get(WHOLE, "0.0") != "0.0":
-        config[WHOLE] = config[WHOLE].removesuffix(".0")
+    """Dotted setting -> value as text, of all settings that change the stage's output. Reads no file."""
+    return _settings_of(recipe, stage)[0]
+
+
+def _settings_of(recipe: Recipe, stage: Stage) -> tuple[dict[str, str], dict[str, str]]:
+    """(stage_config, StageKey.before)."""
+    config, before = {"kind": type(stage).__name__}, dict[str, str]()
+    parts = [("", stage, None)]
     if stage.hashed_base:
-        shared = dataclasses.asdict(_pointed(run_config(recipe, stage)))
-        config |= flat({name: shared[name] for name in stage.hashed_base}, "base.")
-        if config["base.model.dtype"] == "float32":  # nothing is dithered there
-            config |= {name: "False" for name in ("base.learner.dither",) if name in config}
-    return {name: value for name, value in config.items() if name not in FREE and name != "name"}
+        parts.append(("base.", run_config(recipe, stage), stage.hashed_base))
+    for prefix, node, names in parts:
+        for name, text, known in _leaves(_pointed(node), prefix, names):
+            config[name] = text
+            if known is not None:
+                before[name] = known
+    if config.get("base.model.dtype") == "float32" and "base.learner.dither" in config:
+        config["base.learner.dither"] = "False"  # in float32 nothing is dithered, whatever the setting says
+    return config, before
+
+
+def _leaves(
+    node: Any, prefix: str, names: Sequence[str] | None = None, before: object = None
+) -> Iterator[tuple[str, str, str | None]]:
+    """(dotted name, value as text, the value from before the setting existed or None) of all that changes the output.
+
+    names: of the node's fields, those that count; None: all. before: a node of the same class with such values.
+    """
+    for f in dataclasses.fields(node):
+        if not f.metadata["keyed"] or (names is not None and f.name not in names):
+            continue
+        value, name = vars(node)[f.name], prefix + f.name
+        known = f.metadata["before"] if before is None else vars(before)[f.name]
+        if dataclasses.is_dataclass(value):
+            yield from _leaves(value, f"{name}.", before=known)
+        elif isinstance(value, tuple) and value and dataclasses.is_dataclass(value[0]):
+            for i, item in enumerate(value):
+                yield from _leaves(item, f"{name}.{i}.")
+        else:
+            yield name, f.metadata["in_key"](value), None if known is None else str(known)
 
 
 def _pointed(node: ConfigT) -> ConfigT:
-    """The same settings, each number of a field for fractions as a float: Python says 2, JSON and overrides 2.0."""
+    """The same settings with floats in all float fields: a recipe in Python may say 2 where JSON says 2.0."""
     return build(type(node), dataclasses.asdict(cast(Any, node)))[0]
 
 
@@ -120,19 +122,19 @@ def _texts(stage: Stage) -> list[str]:
 
 
 def _outer_inputs(stage: Stage) -> dict[str, str]:
-    """What a stage reads from outside the recipe: models, data, Python functions."""
+    """What a stage reads from outside the recipe (models, data, Python functions) -> a hash of its content."""
     found: dict[str, str] = {}
     most: dict[str, DataConfig] = {}
 
     def read(data: DataConfig) -> None:
-        if Path(data.source).is_file():  # of a file that is read twice the longer part holds the other
+        if Path(data.source).is_file():  # when a file is read twice, the longer part contains the shorter one
             data = max(data, most.get(data.source, data), key=lambda d: d.limit or sys.maxsize)
         most[data.source] = data
         found[data.source] = _data_hash(data)
 
     def walk(node: object) -> None:
         if isinstance(node, TeacherConfig):
-            return  # its model is a name at its endpoint
+            return  # its model is a name that means something at the endpoint alone
         if isinstance(node, DataConfig):
             if node.source and not node.source.startswith("@"):
                 read(node)
@@ -146,7 +148,7 @@ def _outer_inputs(stage: Stage) -> dict[str, str]:
                     found.update({text: file_hash(Path(text)) for text in value if Path(text).is_file()})
                 elif f.name == "sources" and isinstance(value, tuple):
                     for text in value:
-                        if Path(text).is_file() or TASK.fullmatch(text):  # a Hub id says no more than the config
+                        if Path(text).is_file() or TASK.fullmatch(text):  # a Hub id is in the settings already
                             read(DataConfig(source=text))
                 else:
                     walk(value)
@@ -159,7 +161,7 @@ def _outer_inputs(stage: Stage) -> dict[str, str]:
 
 
 def _data_hash(data: DataConfig) -> str:
-    if TASK.fullmatch(data.source):  # called without need it might download a lot
+    if TASK.fullmatch(data.source):  # hash the function: to call it here might download a lot
         return path_hash(data.source)
     if Path(data.source).is_file():
         stat = Path(data.source).stat()
@@ -169,7 +171,7 @@ def _data_hash(data: DataConfig) -> str:
 
 @functools.lru_cache(maxsize=256)
 def _rows_hash(data: DataConfig, size: int, mtime_ns: int) -> str:
-    """Of a file's rows; size and time only tell whether it was read before."""
+    """A hash of a file's rows. size and mtime_ns serve the cache alone: a changed file is read anew."""
     return fingerprint(load_rows(data))
 
 
@@ -179,19 +181,30 @@ def folder_name(index: int, stage: Stage, key: StageKey) -> str:
 
 
 def stage_folders(folder: Path, name: str) -> list[Path]:
-    """The folders of stages with that name in a recipe's folder, of all keys and places, the newest last."""
+    """All folders of a stage with that name in a recipe's folder, whatever their keys and numbers, the newest last."""
     own = re.compile(rf"\d+-{re.escape(name)}-[0-9a-f]{{8}}")
     begun = [path for path in folder.glob(f"*-{name}-*/stage.json") if own.fullmatch(path.parent.name)]
     return [path.parent for path in sorted(begun, key=lambda path: path.stat().st_mtime)]
 
 
 def past_keys(recipe: Recipe, stage: Stage) -> list[tuple[Path, StageKey]]:
-    """The stage's folders of all keys, the newest last, with their keys; none whose file is broken."""
+    """The stage's folders of all keys, the newest last, with their keys.
+
+    provenance.json says the same of a stage that is done, so it stands in for a damaged stage.json. A folder where
+    neither can be read is left out with a warning; its stage still resumes there while its key is the folder's.
+    """
     found = []
     for folder in stage_folders(recipe.folder, stage.name):
-        try:
-            tree = json.loads((folder / "stage.json").read_text(encoding="utf-8"))
-            found.append((folder, StageKey(tree["key"], tree["config"], tree["inputs"])))
-        except (ValueError, KeyError, TypeError):
-            continue
+        for file in (folder / "stage.json", folder / provenance.FILE):
+            try:
+                found.append((folder, read_json(file, _key_of, "it is not read")))
+                break
+            except FileNotFoundError:
+                continue
+            except BadInput as error:
+                log.warning("%s", error)
     return found
+
+
+def _key_of(tree: dict[str, Any]) -> StageKey:
+    return StageKey(str(tree["key"]), dict(tree["config"]), dict(tree["inputs"]))

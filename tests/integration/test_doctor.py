@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 import ray
 
-from launch.doctor import lasting, nodes, numbers, reward_checks, texts
-from launch.doctor.check import Check, Outcome, go_round
-from launch.doctor.machines import ExaminedBackend
+from launch.doctor import durability, nodes, numbers, reward_checks, texts
+from launch.doctor.all_checks import AllChecks
+from launch.doctor.check import Check, Outcome, run_probes
+from launch.doctor.machines import RayDoctorBackend
 from launch.doctor.node_probe import versions
-from launch.doctor.rounds import Rounds
 from rl.config import RewardConfig, RunConfig
 from rl.scoring.routing import named
 
@@ -27,7 +27,7 @@ HEAD = "lm_head.weight"
 
 
 @pytest.fixture(scope="module")
-def rounds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rounds]:
+def rounds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AllChecks]:
     """The tiny recipe on started workers, its first round made."""
     from recipes.tiny import recipe
 
@@ -39,10 +39,10 @@ def rounds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rounds]:
         prompts=dataclasses.replace(tiny.prompts, limit=40),
         rollout=dataclasses.replace(tiny.rollout, max_new_tokens=24),
     )
-    found = Rounds(cfg, ExaminedBackend)
+    found = AllChecks(cfg, RayDoctorBackend)
     found.exam.folder.mkdir(parents=True)
     (found.exam.folder / found.exam.token).touch()
-    found.first = {check.name: check for check in go_round(found.probes())}  # type: ignore[attr-defined]
+    found.first = {check.name: check for check in run_probes(found.probes())}  # type: ignore[attr-defined]
     yield found
     found.exam.close()
 
@@ -51,7 +51,7 @@ def planted_rewards(name: str) -> bool:
     return name in ("reward always_zero", "reward raises")
 
 
-def test_the_tiny_recipe_passes_every_check_but_those_of_the_two_bad_rewards(rounds: Rounds) -> None:
+def test_the_tiny_recipe_passes_every_check_but_those_of_the_two_bad_rewards(rounds: AllChecks) -> None:
     first: dict[str, Check] = rounds.first  # type: ignore[attr-defined]
     bad = {n: c.measured for n, c in first.items() if c.outcome is Outcome.FAILED and not planted_rewards(n)}
     assert bad == {}
@@ -60,7 +60,9 @@ def test_the_tiny_recipe_passes_every_check_but_those_of_the_two_bad_rewards(rou
     assert "was started 1 time(s) again" in first["killed sampler returns"].measured
 
 
-def test_a_verifier_that_always_returns_0_and_one_that_raises_are_named_inside_the_real_workers(rounds: Rounds) -> None:
+def test_a_verifier_that_always_returns_0_and_one_that_raises_are_named_inside_the_real_workers(
+    rounds: AllChecks,
+) -> None:
     first: dict[str, Check] = rounds.first  # type: ignore[attr-defined]
     assert first["reward always_zero"].outcome is Outcome.FAILED
     assert "always returns 0" in first["reward always_zero"].cause
@@ -71,8 +73,8 @@ def test_a_verifier_that_always_returns_0_and_one_that_raises_are_named_inside_t
 # ------------------------------------------------------------------------------------------------ plants
 
 
-def backend(rounds: Rounds) -> ExaminedBackend:
-    assert isinstance(rounds.exam.backend, ExaminedBackend)
+def backend(rounds: AllChecks) -> RayDoctorBackend:
+    assert isinstance(rounds.exam.backend, RayDoctorBackend)
     return rounds.exam.backend
 
 
@@ -91,7 +93,7 @@ def failed(check: Check) -> Check:
     return check
 
 
-def test_a_stale_output_head_is_named(rounds: Rounds) -> None:
+def test_a_stale_output_head_is_named(rounds: AllChecks) -> None:
     def forget(host):  # type: ignore[no-untyped-def]
         host.learner.policy.tied_names = dict
 
@@ -108,7 +110,7 @@ def test_a_stale_output_head_is_named(rounds: Rounds) -> None:
     assert numbers.weights_arrive(rounds.exam).outcome is Outcome.PASSED
 
 
-def test_one_frozen_layer_is_named(rounds: Rounds) -> None:
+def test_one_frozen_layer_is_named(rounds: AllChecks) -> None:
     def freeze(host):  # type: ignore[no-untyped-def]
         layer = host.learner.policy.hf.model.layers[2]
         host.planted = [p.register_hook(lambda grad: grad * 0) for p in layer.parameters()]
@@ -125,7 +127,7 @@ def test_one_frozen_layer_is_named(rounds: Rounds) -> None:
     assert "in model.layers.2: 9" in check.measured
 
 
-def test_a_loss_divided_by_each_micro_batchs_own_count_is_named(rounds: Rounds) -> None:
+def test_a_loss_divided_by_each_micro_batchs_own_count_is_named(rounds: AllChecks) -> None:
     def divide(host):  # type: ignore[no-untyped-def]
         import dataclasses
 
@@ -167,7 +169,7 @@ def as_asked() -> Callable:  # type: ignore[type-arg]
     return take_out
 
 
-def test_a_wrong_stop_token_at_the_sampler_is_named(rounds: Rounds) -> None:
+def test_a_wrong_stop_token_at_the_sampler_is_named(rounds: AllChecks) -> None:
     def other_stop(prompt, sampling):  # type: ignore[no-untyped-def]
         sampling.stop_token_ids = [7]
         sampling._all_stop_token_ids = {7}
@@ -178,7 +180,7 @@ def test_a_wrong_stop_token_at_the_sampler_is_named(rounds: Rounds) -> None:
     assert texts.stops(rounds.exam).outcome is Outcome.PASSED
 
 
-def test_identical_samples_in_a_group_are_named(rounds: Rounds) -> None:
+def test_identical_samples_in_a_group_are_named(rounds: AllChecks) -> None:
     def one_seed(prompt, sampling):  # type: ignore[no-untyped-def]
         sampling.seed = 1
 
@@ -188,7 +190,9 @@ def test_identical_samples_in_a_group_are_named(rounds: Rounds) -> None:
     assert "one seed" in check.cause
 
 
-def test_a_template_that_reaches_the_sampler_otherwise_than_the_learner_shows_in_the_logprobs(rounds: Rounds) -> None:
+def test_a_template_that_reaches_the_sampler_otherwise_than_the_learner_shows_in_the_logprobs(
+    rounds: AllChecks,
+) -> None:
     def one_token_more(prompt, sampling):  # type: ignore[no-untyped-def]
         prompt["prompt_token_ids"] = [*prompt["prompt_token_ids"], 9]
 
@@ -199,7 +203,7 @@ def test_a_template_that_reaches_the_sampler_otherwise_than_the_learner_shows_in
     assert check.table[0] == ("position", "tokens", "mean", "max")
 
 
-def test_raw_instead_of_processed_logprobs_are_named(rounds: Rounds) -> None:
+def test_raw_instead_of_processed_logprobs_are_named(rounds: AllChecks) -> None:
     def set_mode(mode: str) -> Callable:  # type: ignore[type-arg]
         def plant(sampler):  # type: ignore[no-untyped-def]
             def change(worker):  # type: ignore[no-untyped-def]
@@ -218,30 +222,30 @@ def test_raw_instead_of_processed_logprobs_are_named(rounds: Rounds) -> None:
     assert numbers.logprobs(rounds.exam).outcome is Outcome.PASSED
 
 
-def test_a_version_mismatch_between_the_nodes_is_named(rounds: Rounds) -> None:
+def test_a_version_mismatch_between_the_nodes_is_named(rounds: AllChecks) -> None:
     one, other = rounds.reports
     odd = dataclasses.replace(other, versions=other.versions | {"torch": "2.12.0"})
     check = failed(nodes.same_versions([one, odd], versions()))
     assert "torch differ" in check.measured
 
 
-def test_a_checkpoint_of_the_run_with_a_flipped_byte_is_named(rounds: Rounds) -> None:
+def test_a_checkpoint_of_the_run_with_a_flipped_byte_is_named(rounds: AllChecks) -> None:
     cfg: RunConfig = rounds.cfg
-    path = lasting.save(rounds.exam).path
+    path = durability.save(rounds.exam).path
     target = cfg.run_dir / "checkpoints" / "grpo"
     target.mkdir(parents=True)
     path.rename(target / path.name)
-    whole = lasting.checkpoints_whole(cfg)
+    whole = durability.checkpoints_whole(cfg)
     assert whole.outcome is Outcome.PASSED, whole.measured
     file = next(Path(target).rglob("*.pt"))
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
-    check = failed(lasting.checkpoints_whole(cfg))
+    check = failed(durability.checkpoints_whole(cfg))
     assert file.name in check.measured
 
 
-def test_a_load_that_puts_nothing_back_is_named(rounds: Rounds) -> None:
+def test_a_load_that_puts_nothing_back_is_named(rounds: AllChecks) -> None:
     def forget(host):  # type: ignore[no-untyped-def]
         host.learner.restore = lambda folder: None
 
@@ -252,15 +256,15 @@ def test_a_load_that_puts_nothing_back_is_named(rounds: Rounds) -> None:
     rounds.exam.sync()
     rounds.exam.sample_groups()
     numbers.take_update(rounds.exam)
-    saved = lasting.save(rounds.exam)
+    saved = durability.save(rounds.exam)
     with planted(backend(rounds).learners, forget, remember):
-        check = failed(lasting.loads_equal(rounds.exam, saved))
+        check = failed(durability.loads_equal(rounds.exam, saved))
     assert "not those that were saved" in check.measured
-    again = lasting.loads_equal(rounds.exam, saved)
+    again = durability.loads_equal(rounds.exam, saved)
     assert again.outcome is Outcome.PASSED, again.measured
 
 
-def test_a_sound_reward_scores_its_golden_cases_inside_the_real_workers(rounds: Rounds) -> None:
+def test_a_sound_reward_scores_its_golden_cases_inside_the_real_workers(rounds: AllChecks) -> None:
     part = named(rounds.cfg.rewards)["accuracy"]
     check = reward_checks.reward(rounds.exam, "accuracy", part)
     assert "5 golden cases score as they must" in check.measured

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from launch.doctor.examined import NodeReport, Reached, SyncedTensors
+from launch.doctor.doctor_backend import NodeReport, Reached, SyncedTensors
 from launch.doctor.node_probe import NodeProbe
 from rl.algorithms.learning_rate import learning_rate
 from rl.algorithms.policy_loss import policy_loss
@@ -46,7 +46,7 @@ HEAD = "lm_head.weight"
 
 
 class PretendBackend:
-    """Implements launch.doctor.examined.Examined. Each plant is a fault, off by default.
+    """Implements launch.doctor.doctor_backend.DoctorBackend. Each plant is a fault, off by default.
 
     stale_head: the head never reaches the sampler. frozen: no gradient for parameters with this in their name.
     per_micro_batch: each micro-batch divides by its own tokens. loss_factor: the loss is multiplied by it.

@@ -81,3 +81,22 @@ def test_a_checkpoint_of_another_model_or_cut_is_refused(tmp_path: Path) -> None
 def test_the_manifest_lists_every_file(tmp_path: Path) -> None:
     path = save(CheckpointStore(tmp_path, keep=2), 3)
     assert set(json.loads((path / "manifest.json").read_text())) == {"engine/weights.bin", "meta.json"}
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"meta.json": 3}'])
+def test_a_damaged_manifest_is_damage(tmp_path: Path, text: str) -> None:
+    store = CheckpointStore(tmp_path, keep=3)
+    save(store, 10)
+    (save(store, 20) / "manifest.json").write_text(text)
+    with pytest.raises(BadInput, match=r"step_000020 is damaged: manifest.json: .*the last good one is .*step_000010"):
+        store.latest()
+
+
+def test_a_damaged_older_checkpoint_stops_no_save(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = CheckpointStore(tmp_path, keep=2)
+    save(store, 10, 0.9)
+    (save(store, 20, 0.5) / "meta.json").write_text('{"step"')
+    save(store, 30, 0.7)
+    save(store, 40, 0.6)
+    assert store.steps() == [10, 30, 40]
+    assert "step_000020/meta.json is damaged" in caplog.text

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from launch.doctor import nodes
-from launch.doctor.check import Check, Outcome, Probe, all_passed, as_json, failed, go_round, lines, passed, summary
-from launch.doctor.examined import NodeReport, Reached
-from launch.doctor.lasting import checkpoints_whole
+from launch.doctor.check import Check, Outcome, Probe, all_passed, as_json, failed, lines, passed, run_probes, summary
+from launch.doctor.doctor_backend import NodeReport, Reached
+from launch.doctor.durability import checkpoints_whole
 from launch.doctor.node_probe import NodeProbe, code_hash, versions
 from recipes.tiny import recipe
 from rl.records.checkpoint import CheckpointMeta, CheckpointStore
@@ -137,7 +137,7 @@ def test_one_failure_hides_only_what_needs_it_and_an_error_becomes_a_failure() -
         Probe("c", lambda: passed("fine"), needs=("b",)),
         Probe("d", lambda: passed("fine"), needs=("a",)),
     ]
-    checks = list(go_round(probes))
+    checks = list(run_probes(probes))
     assert [c.outcome for c in checks] == [Outcome.PASSED, Outcome.FAILED, Outcome.SKIPPED, Outcome.PASSED]
     assert checks[1].measured == "learner rank 0 died"
     assert checks[2].measured == "not made: it needs 'b'"
@@ -186,10 +186,10 @@ class OneFailure:
 
 def test_the_command_prints_lines_and_with_json_one_object_and_exits_with_1(monkeypatch, capfd) -> None:
     from launch import cli
-    from launch.doctor import rounds
+    from launch.doctor import all_checks
 
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(rounds, "Rounds", OneFailure)
+    monkeypatch.setattr(all_checks, "AllChecks", OneFailure)
     for extra in ([], ["--json"]):
         monkeypatch.setattr(sys, "argv", ["aha", "doctor", "recipes/tiny.py", *extra])
         with pytest.raises(SystemExit) as ended:
@@ -206,12 +206,13 @@ def test_the_command_prints_lines_and_with_json_one_object_and_exits_with_1(monk
 
 def test_run_with_doctor_runs_nothing_when_a_check_fails(monkeypatch, capfd) -> None:
     from launch import cli
-    from launch.doctor import rounds
     from rl.workflow import run
 
     ran = []
+    from launch.doctor import all_checks
+
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(rounds, "Rounds", OneFailure)
+    monkeypatch.setattr(all_checks, "AllChecks", OneFailure)
     monkeypatch.setattr(run, "run", lambda *args, **more: ran.append(args))
     monkeypatch.setattr(sys, "argv", ["aha", "run", "recipes/tiny.py", "--doctor"])
     with pytest.raises(SystemExit) as ended:

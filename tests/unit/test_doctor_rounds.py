@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from launch.doctor import exam
+from launch.doctor.all_checks import AllChecks
 from launch.doctor.check import Check, Outcome, all_passed, summary
-from launch.doctor.rounds import Rounds
 from recipes.tiny import recipe
 from rl.config import RewardConfig, RunConfig
 from tests.unit.pretend import HEAD, PretendBackend
@@ -34,7 +34,7 @@ def cfg(tmp_path: Path, monkeypatch) -> RunConfig:
 
 
 def examined(cfg: RunConfig, **plants: object) -> dict[str, Check]:
-    rounds = Rounds(cfg, lambda cfg: PretendBackend(cfg, **plants))  # type: ignore[arg-type, return-value]
+    rounds = AllChecks(cfg, lambda cfg: PretendBackend(cfg, **plants))  # type: ignore[arg-type, return-value]
     return {check.name: check for check in rounds.checks()}
 
 

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from launch.doctor.staged import examined_run
+from launch.doctor.recipe_run import examined_run
 from recipes.tiny import recipe as tiny
 from rl.config import RewardConfig
 from rl.recipe import GRPO, SFT, Recipe

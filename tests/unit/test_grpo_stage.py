@@ -98,8 +98,8 @@ def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
             resume=lambda *a: None, begin=lambda *a: None, step=lambda name, step, metrics, *a: logged.append(metrics)
         )
         ctx = SimpleNamespace(
-            cfg=cfg, backend=backend, tracker=quiet, run_dir=tmp_path, timed=timed, resume=lambda *a: None,
-            save=lambda *a: None, stop=SimpleNamespace(requested=False),
+            cfg=cfg, backend=backend, tracker=quiet, run_dir=tmp_path, timed=timed, resume=lambda *a: 0,
+            finish_step=lambda *a: None, stop=SimpleNamespace(requested=False),
         )  # fmt: skip
         monkeypatch.setattr(stage, "_sample_step", lambda ctx, queue, scorer, step: (scored_PS[step], scored_PS[step]))
         monkeypatch.setattr(stage, "Emergence", lambda *a: SimpleNamespace(step=lambda *a: {}))

@@ -54,7 +54,7 @@ def test_a_second_run_of_one_folder_is_refused_and_told_who_is_at_work(
         run(one, no_machines)  # type: ignore[arg-type]
     assert [p.state for p in StageFolders(staged).plan()] == ["new"]  # looking needs no lock
     StageFolders(staged).check(StageFolders(staged).plan())
-    assert "is new" in layout_of(one).told(layout_of(one).plan())
+    assert "is new" in layout_of(one).describe(layout_of(one).plan())
 
 
 def test_a_killed_process_holds_nothing(tmp_path: Path, holder: subprocess.Popen[str]) -> None:

@@ -98,7 +98,7 @@ def test_a_stage_records_its_gpus_and_their_hours_and_the_chain_adds_them_up(
     assert (mixed["hardware"]["nodes"], mixed["hardware"]["gpus"], mixed["gpu_hours"]) == (1, {}, 0)  # type: ignore[index]
     assert (taught["hardware"]["nodes"], taught["hardware"]["gpus"]) == (2, {"H100": 16.0})  # type: ignore[index]
     assert taught["gpu_hours"] == pytest.approx(8.0, rel=0.01)  # 16 GPUs for half an hour
-    told = provenance.told([mixed, taught, taught]).splitlines()
+    told = provenance.describe([mixed, taught, taught]).splitlines()
     assert [line for line in told if "on 2 nodes with 16 x H100: 8 GPU-hours; started from " in line]
     assert [line for line in told if "on 1 node without GPUs; started from " in line]
     assert told[-1] == "In all: 3600 s, 16 GPU-hours"
@@ -107,13 +107,13 @@ def test_a_stage_records_its_gpus_and_their_hours_and_the_chain_adds_them_up(
 def test_on_cpus_there_are_no_gpu_hours(tmp_path: Path, tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     records = run_two(tmp_path, tokenizer, Hardware(1, {}), monkeypatch)
     assert [record["gpu_hours"] for record in records] == [0, 0]
-    assert provenance.told(records).splitlines()[-1] == "In all: 1800 s, 0 GPU-hours"
+    assert provenance.describe(records).splitlines()[-1] == "In all: 1800 s, 0 GPU-hours"
 
 
 def test_a_record_that_does_not_say_its_gpus_is_not_taken_for_one_without() -> None:
     bare = {"name": "old", "kind": "SFT", "key": "ab", "seconds": {"stage": 10.0}, "hardware": {"cpu": "x"}}
-    assert provenance.told([bare]).splitlines()[-1] == "In all: 10 s, GPU-hours not known"
-    told = provenance.told([bare, bare | {"gpu_hours": 2.5}]).splitlines()
+    assert provenance.describe([bare]).splitlines()[-1] == "In all: 10 s, GPU-hours not known"
+    told = provenance.describe([bare, bare | {"gpu_hours": 2.5}]).splitlines()
     assert told[-1] == "In all: 20 s, 2.5 GPU-hours; not known of 1 of the 2 stages"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from dataclasses import replace
@@ -26,12 +25,12 @@ from rl.config import (
     RunConfig,
     SFTConfig,
 )
-from rl.recipe import GRPO, SFT, Build, Mix, Recipe, Reject, inputs_of, run_config
+from rl.recipe import GRPO, SFT, Build, Mix, Prefer, Recipe, Reject, inputs_of, run_config
 from rl.settings.overrides import apply_stage_overrides, recipe_from_json, recipe_to_json
 from rl.settings.recipe_checks import check
 from rl.types import BadInput
 from rl.workflow.stage_folders import StageFolders
-from rl.workflow.stage_keys import LATER, StageKey, flat, folder_name, stage_keys
+from rl.workflow.stage_keys import StageKey, folder_name, stage_keys
 
 
 def rows(path: Path, count: int = 4) -> str:
@@ -155,12 +154,29 @@ def test_where_and_how_often_change_no_key(four: Recipe) -> None:
     assert changed(four, apply_stage_overrides(four, [*free, "out=elsewhere"])) == []
 
 
+YOUNGER = {
+    "reject.teacher.model": "", "reject.teacher.send_seed": "True", "reject.top_logprobs": "0",
+    "sft.distill.cached": "False", "prefer.scores": "response", "grpo.uniform_by": "",
+    "base.learner.sequence_parallel": "1", "base.learner.dither": "False", "reject.ask.instruction": "",
+    "reject.ask.shots": "0", "reject.ask.shots_data.source": "", "reject.ask.shots_data.template": "r1_zero",
+    "reject.ask.shots_data.subset": "", "reject.ask.shots_data.split": "train", "reject.ask.shots_data.limit": "0",
+    "reject.ask.shots_data.prompt_field": "prompt", "reject.ask.shots_data.answer_field": "answer",
+    "reject.ask.shots_data.answer_after": "", "reject.ask.shots_data.target_field": "target",
+    "reject.ask.shots_data.messages_field": "", "reject.ask.shots_data.text_field": "",
+    "reject.ask.shots_data.system": "", "reject.ask.shots_data.shuffle": "True",
+    "reject.ask.shots_data.unjudgeable": "error", "reject.ask.shots_data.long_prompts": "error",
+    "reject.ask.shot": "Question: {prompt}\nAnswer: {target}", "reject.ask.form": "{prompt}",
+}  # fmt: skip
+"""Settings that folders on disk may lack, with the values at which a stage does what it did without them."""
+
+
 def test_a_younger_setting_at_its_default_is_no_part_of_a_key(four: Recipe) -> None:
     keys = stage_keys(four)
-    of_prefer = flat(dataclasses.asdict(PreferConfig()), "prefer.")
-    assert LATER.items() <= ({n: v for key in keys.values() for n, v in key.config.items()} | of_prefer).items()
+    prefer = replace(four, stages=(Prefer("pairs", PreferConfig(samples=("x.jsonl",))),))
+    known = {n: v for made in (keys, stage_keys(prefer)) for key in made.values() for n, v in key.config.items()}
+    assert YOUNGER.items() <= known.items()
     for key in keys.values():
-        older = {n: v for n, v in key.config.items() if n not in LATER and n.rpartition(".")[2] != "long_prompts"}
+        older = {n: v for n, v in key.config.items() if n not in YOUNGER and n.rpartition(".")[2] != "long_prompts"}
         assert key.changes_since(StageKey(key.key, older, key.inputs)) == []
         assert key.key == hashlib.sha256(json.dumps([older, key.inputs], sort_keys=True).encode()).hexdigest()
     assert any(name.endswith("prompts.long_prompts") for name in keys["picks"].config)
@@ -284,7 +300,7 @@ def test_the_plan_says_what_runs_and_why(four: Recipe) -> None:
             (folder / "provenance.json").write_text("{}")
     assert [p.state for p in StageFolders(four).plan()] == ["done", "done", "done", "done", "resume"]
     changed_one = StageFolders(apply_stage_overrides(four, ["picks.reject.samples=3"]))
-    text = changed_one.told(changed_one.plan()).splitlines()
+    text = changed_one.describe(changed_one.plan()).splitlines()
     assert text[1].endswith("done, kept")
     assert text[2].endswith("runs: reject.samples: 2 -> 3")
     assert text[3].endswith("runs: input @picks")

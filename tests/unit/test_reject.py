@@ -22,7 +22,7 @@ from rl.stages.build import build
 from rl.stages.mix import mix
 from rl.stages.reject import reject
 from rl.stages.sample_files import read_samples, write_kept
-from rl.stages.selection import decide
+from rl.stages.selection import sample_reasons
 from rl.types import (
     BadInput,
     GradedGroup,
@@ -55,7 +55,7 @@ def group(*samples: tuple[str, RewardPart], finish: str = "stop", valid: bool = 
 
 def fates(graded: GradedGroup, **settings: object) -> list[str]:
     """Each sample's fate, by category."""
-    return [r.partition(":")[0] for r in decide(graded, "accuracy", RejectConfig(**settings))]  # type: ignore[arg-type]
+    return [r.partition(":")[0] for r in sample_reasons(graded, "accuracy", RejectConfig(**settings))]  # type: ignore[arg-type]
 
 
 def test_wrong_samples_and_those_without_a_verdict_are_dropped() -> None:
@@ -83,10 +83,10 @@ def test_a_policy_keeps_its_own_of_the_good_samples(keep: str, count: int, kept:
 def test_every_sample_has_a_reason_and_a_kept_one_names_its_policy() -> None:
     good = group(("a b c", RIGHT), ("a b", RIGHT), ("a", WRONG))
     shortest, everything = RejectConfig(keep="shortest"), RejectConfig(keep="all")
-    assert decide(good, "accuracy", shortest) == [
+    assert sample_reasons(good, "accuracy", shortest) == [
         "surplus: keep=shortest, 1 of 2", "kept: shortest", f"not correct: {Verdict.WRONG}",
     ]  # fmt: skip
-    assert decide(good, "accuracy", everything)[:2] == ["kept: all"] * 2
+    assert sample_reasons(good, "accuracy", everything)[:2] == ["kept: all"] * 2
 
 
 def test_a_repeated_sample_is_a_duplicate_whatever_its_white_space() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from launch.report import write_report
-from launch.report.beside import Reports
+from launch.report.background import Reports
 from launch.report.html import MOST_BYTES
 from launch.report.reading import read_run
 from launch.report.recipe import read_recipe
@@ -90,13 +90,13 @@ def test_tokens_are_counted_once_evaluations_included(recipe: Recipe, page: Reci
     [({"load": 1, "work": 7, "stage": 10}, 10), ({"work": 50, "stage": 9}, 50), ({"stage": 3}, 3), ({}, 0)],
 )
 def test_a_stages_phases_and_its_whole_time_are_not_added_up(seconds: dict[str, float], whole: float) -> None:
-    assert provenance.spent(seconds) == whole
+    assert provenance.total_seconds(seconds) == whole
 
 
 def test_a_stages_time_is_that_of_its_provenance(recipe: Recipe, page: RecipePage) -> None:
     assert {s.seconds for s in page.chain} == {10.0}
     assert read_run(folders(recipe)["cold"]).seconds == {"load": 1.0, "work": 7.0, "rest": 2.0}
-    assert ", 10 s" in provenance.told(provenance.read(folders(recipe)["cold"])).splitlines()[0]
+    assert ", 10 s" in provenance.describe(provenance.read(folders(recipe)["cold"])).splitlines()[0]
 
 
 def test_all_evaluations_are_in_one_table_with_their_errors(recipe: Recipe, page: RecipePage) -> None:
@@ -300,10 +300,10 @@ def test_a_report_that_cannot_be_written_is_said_once_and_ends_no_run(
     recipe = two_builds(tmp_path)
     (recipe.folder / "report.html").mkdir(parents=True)
     reports = Reports()
-    with caplog.at_level(logging.WARNING, logger="launch.report.beside"):
+    with caplog.at_level(logging.WARNING, logger="launch.report.background"):
         run(recipe, no_machines, no_machines, progressed=reports)
         reports.finish(recipe.folder)
-    (said,) = [r.getMessage() for r in caplog.records if r.name == "launch.report.beside"]
+    (said,) = [r.getMessage() for r in caplog.records if r.name == "launch.report.background"]
     assert said.startswith(f"no report of {recipe.folder} was written (")
     assert "Is a directory" in said
     assert "The report" not in capsys.readouterr().out

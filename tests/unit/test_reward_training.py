@@ -342,7 +342,7 @@ def test_a_run_that_was_stopped_ends_like_one_left_alone(tmp_path: Path) -> None
         return real(updates_U)
 
     learners.step = step  # type: ignore[method-assign]
-    with pytest.raises(Stopped, match="after update 3 of 5"):
+    with pytest.raises(Stopped, match="after reward step 3 of 5"):
         train_reward_model(ctx, str(tmp_path / "b" / "model"), cfg)
     ctx.tracker.close()
     again = context(tmp_path / "b", TorchLearners())

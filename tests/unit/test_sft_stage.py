@@ -115,7 +115,7 @@ def test_the_evaluation_loss_is_a_mean_over_tokens_however_the_examples_are_sent
 
 
 def test_held_out_examples_that_teach_nothing_are_refused(tokenizer, tmp_path):
-    with pytest.raises(BadInput, match="no token of the held-out examples is learnt"):
+    with pytest.raises(BadInput, match="the held-out examples have no token to learn"):
         evaluation_loss(context(tmp_path, tokenizer, Learners()), [Example([1, 2], [0, 0])])
 
 
@@ -129,7 +129,7 @@ def test_a_stopped_stage_goes_on_where_it_stopped_and_measures_no_second_beginni
             return super().step(updates_U)
 
     stop, first = Stop(), StopAfter()
-    with pytest.raises(Stopped, match="after SFT step 3 of 5"):
+    with pytest.raises(Stopped, match="after sft step 3 of 5"):
         train_sft(context(tmp_path, tokenizer, first, stop, steps=5), "model", stream(tokenizer), held_out())
     second = Learners()
     ctx = context(tmp_path, tokenizer, second, steps=5)

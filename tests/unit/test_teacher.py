@@ -32,7 +32,7 @@ from rl.data.rows import load_rows
 from rl.data.streams import all_prompts
 from rl.recipe import Recipe, Reject
 from rl.records.tracker import Tracker
-from rl.records.whole_files import mend, whole_lines
+from rl.records.whole_files import cut_partial_line, whole_lines
 from rl.rollouts.teacher import joined, read_answers
 from rl.scoring.reward_functions import RewardFunctions
 from rl.scoring.scorer import Scorer
@@ -391,9 +391,9 @@ def test_a_line_that_was_cut_is_taken_off_whatever_its_length(tmp_path, monkeypa
         monkeypatch.setattr("rl.records.whole_files.BLOCK", block)
         for text, left in (("[1]\n[2", "[1]\n"), ("[1]\n", "[1]\n"), ("[1", ""), ("", ""), ("\n[12345", "\n")):
             path.write_text(text)
-            mend(path)
+            cut_partial_line(path)
             assert path.read_text() == left
-    mend(tmp_path / "absent")
+    cut_partial_line(tmp_path / "absent")
     assert not (tmp_path / "absent").exists()
 
 

@@ -30,7 +30,6 @@ from rl.records.rollout_files import rollouts_path, write_rollouts
 from rl.records.summary import Measured, write_summary
 from rl.records.terminal import Bar, duration, sparkline
 from rl.records.tracker import Tracker, stats_metrics
-from rl.records.wandb_run import offline_history
 from rl.types import (
     AhaError,
     BadInput,
@@ -44,6 +43,7 @@ from rl.types import (
     StepStats,
     Verdict,
 )
+from tests.unit.wandb_files import offline_files, offline_history
 
 OFF = TrackConfig(wandb="off")
 ROOT = Path(__file__).parents[2]
@@ -287,12 +287,10 @@ def test_a_strange_completion_does_not_stop_a_run(start, text):
 
 def test_rollouts_are_whole_or_absent(start, monkeypatch):
     track = start()
-    monkeypatch.setattr(
-        rl.records.rollout_files, "replace_file", lambda temporary, path: (_ for _ in ()).throw(KeyboardInterrupt)
-    )
+    monkeypatch.setattr(Path, "replace", lambda temporary, path: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         track.step("grpo", 0, {}, [scored_group()])
-    assert not rollouts_path(track.run_dir, "grpo", 0).exists()
+    assert list((track.run_dir / "rollouts").iterdir()) == []
     assert identities(track.run_dir) == []
 
 
@@ -480,21 +478,37 @@ def test_offline_records_longer_than_a_block_are_read_whole(start, size):
     assert second["other/a"] == 1.0
 
 
-def test_an_offline_file_cut_by_a_kill_is_read_up_to_the_cut(start):
-    track = start(TrackConfig(wandb="offline"))
+@pytest.mark.parametrize("damage", ["none", "files", "sent", "no sent"])
+def test_no_step_is_sent_twice_whatever_a_kill_left_of_the_files(start, damage):
+    cfg = TrackConfig(wandb="offline")
+    track = start(cfg)
     track.start({})
-    for step in range(4):
+    for step in range(5):
         track.step("grpo", step, {"a": 1.0})
     track.close()
-    (path,) = track.run_dir.glob("wandb/offline-run-*/run-*.wandb")
-    whole = path.read_bytes()
-    counts = set()
-    for cut in range(0, len(whole), 97):
-        path.write_bytes(whole[:cut])
-        steps = [step for _, step in logged_at_wandb(track.run_dir)]
-        assert steps == list(range(len(steps)))
-        counts.add(len(steps))
-    assert counts == {0, 1, 2, 3, 4}
+    (path,) = offline_files(track.run_dir)
+    sent = track.run_dir / "wandb_sent.json"
+    assert json.loads(sent.read_text()) == {"grpo": 4}
+    if damage == "files":
+        path.write_bytes(path.read_bytes()[:100])
+    elif damage == "sent":
+        sent.write_text("{")
+    elif damage == "no sent":  # a folder of a version without it
+        sent.unlink()
+    for _ in range(2):  # killed again before the steps that were sent are done again
+        track = start(cfg)
+        track.start({})
+        track.resume({"grpo": 2})
+        track.step("grpo", 2, {"a": 1.0})
+        track.close()
+    track = start(cfg)
+    track.start({})
+    for step in range(3, 7):
+        track.step("grpo", step, {"a": 1.0})
+    track.close()
+    if damage == "files":
+        path.unlink()
+    assert logged_at_wandb(track.run_dir) == [("grpo", step) for step in range(5 if damage == "files" else 0, 7)]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The checks in their order: first what needs no workers, then what changes nothing, last what is killed."""
+"""All checks in their order: those without workers, then those that change nothing, at last the killed sampler."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import shutil
 from collections.abc import Callable, Iterator
 from functools import cached_property
 
-from launch.doctor import lasting, nodes, numbers, reward_checks, texts
-from launch.doctor.check import Check, Probe, go_round, passed
+from launch.doctor import durability, nodes, numbers, reward_checks, texts
+from launch.doctor.check import Check, Probe, passed, run_probes
+from launch.doctor.doctor_backend import DoctorBackend, NodeReport
 from launch.doctor.exam import Exam
-from launch.doctor.examined import Examined, NodeReport
 from launch.doctor.node_probe import versions
 from rl.config import RunConfig
 from rl.scoring.routing import named
@@ -18,21 +18,21 @@ from rl.workflow.inputs import prepare
 START, LOAD, LOGPROBS, SAVE, MOVE = "workers start", "weights are sent", "logprobs", "checkpoint is saved", "update"
 
 
-class Rounds:
-    """One doctor's visit. exam: the patient."""
+class AllChecks:
+    """All checks of one recipe, which share an exam."""
 
-    def __init__(self, cfg: RunConfig, make_backend: Callable[[RunConfig], Examined]) -> None:
-        """Raises BadInput for what aha run --check refuses too."""
+    def __init__(self, cfg: RunConfig, make_backend: Callable[[RunConfig], DoctorBackend]) -> None:
+        """Raises BadInput for what `aha run --check` refuses too."""
         self.cfg = cfg
         self.exam = Exam(cfg, prepare(cfg), make_backend)
 
     def checks(self) -> Iterator[Check]:
-        """Make every check; yields each as it is made. The workers are stopped and the files removed at the end."""
+        """Run every check and yield each when it is done. At the end the workers are stopped and the files removed."""
         made = not self.cfg.run_dir.exists()
         self.exam.folder.mkdir(parents=True, exist_ok=True)
         (self.exam.folder / self.exam.token).touch()
         try:
-            yield from go_round(self.probes())
+            yield from run_probes(self.probes())
         finally:
             self.exam.close()
             shutil.rmtree(self.exam.folder, ignore_errors=True)
@@ -45,7 +45,7 @@ class Rounds:
         return [
             Probe("template", lambda: texts.template(exam)),
             Probe("end token", lambda: texts.end_token(exam)),
-            Probe("the run's checkpoints", lambda: lasting.checkpoints_whole(cfg)),
+            Probe("the run's checkpoints", lambda: durability.checkpoints_whole(cfg)),
             Probe(START, self.start),
             Probe("versions", lambda: nodes.same_versions(self.reports, versions()), running),
             Probe("ports", lambda: nodes.ports_open(exam.backend.ports()), running),
@@ -62,19 +62,19 @@ class Rounds:
             Probe("sampler stops", lambda: texts.stops(exam), loaded),
             Probe(MOVE, lambda: numbers.parameters_move(exam, self.update), loaded),
             Probe("weights move", lambda: numbers.weights_move(exam, self.update), moved),
-            # After an update: an optimiser that has never stepped has no state whose return could be seen.
+            # After an update, because an optimiser that never stepped has no state that could come back.
             Probe(SAVE, self.save, loaded),
             Probe("reference stays", lambda: numbers.reference_stays(exam, self.update), moved),
             Probe("loss", lambda: numbers.loss(exam, self.update), loaded),
             Probe("weights arrive", lambda: numbers.weights_arrive(exam), loaded),
             Probe("logprobs after the update", lambda: numbers.logprobs(exam), sampled),
-            Probe("checkpoint loads equal", lambda: lasting.loads_equal(exam, self.saved), (START, LOAD, SAVE)),
-            Probe("flipped byte is found", lambda: lasting.flipped_byte_found(exam), (START, LOAD, SAVE)),
+            Probe("checkpoint loads equal", lambda: durability.loads_equal(exam, self.saved), (START, LOAD, SAVE)),
+            Probe("flipped byte is found", lambda: durability.flipped_byte_found(exam), (START, LOAD, SAVE)),
             Probe("disks", lambda: nodes.disks(self.reports, cfg, self.saved.num_bytes), (START, LOAD, SAVE)),
             Probe("killed sampler returns", self.kill, loaded),
         ]
 
-    # -------------------------------------------------------------------------------------------- what several share
+    # -------------------------------------------------------------------------------------------- shared by checks
 
     def start(self) -> Check:
         self.exam.start()
@@ -87,20 +87,20 @@ class Rounds:
         return passed(f"model {self.cfg.model.path} ({fingerprint}) is loaded and sent")
 
     def save(self) -> Check:
-        return lasting.told(self.saved)
+        return durability.describe(self.saved)
 
     def kill(self) -> Check:
-        # The learners' weights may have moved since the last sync: the samplers must get what is there now.
+        # The learners' weights may have moved since the last sync, and the samplers must get the current ones.
         self.exam.sync()
-        return lasting.sampler_returns(self.exam)
+        return durability.sampler_returns(self.exam)
 
     @cached_property
     def reports(self) -> list[NodeReport]:
         return self.exam.backend.nodes(self.exam.folder, self.exam.token)
 
     @cached_property
-    def saved(self) -> lasting.Saved:
-        return lasting.save(self.exam)
+    def saved(self) -> durability.Saved:
+        return durability.save(self.exam)
 
     @cached_property
     def update(self) -> numbers.Update:

@@ -1,6 +1,6 @@
-"""Reports written beside a run that goes on: in a process of their own, one at a time, at low priority.
+"""Writes reports while a run goes on: in another process, one at a time, at low priority.
 
-A report that cannot be written takes nothing from the run: it is said once in the log, and the run goes on.
+A report that fails does not disturb the run: the log says so once, and the run goes on.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ LONGEST_S = 300.0
 
 
 class Reports:
-    """Writes the report of the folder that it is called with and returns at once. Call finish() when the run is over.
+    """Call it with a folder to write that folder's report; it returns at once. Call finish() when the run is over.
 
-    While one is written, later calls wait for it together and then become one more.
+    Calls made while a report is being written become one more report after it.
     """
 
     def __init__(self) -> None:
@@ -37,13 +37,13 @@ class Reports:
                 self._thread.start()
 
     def finish(self, folder: Path) -> None:
-        """Write the last report and print where it is, or that there is none."""
+        """Write the last report, and print where it is or that it failed."""
         self.wait()
         if self._write(folder):
             print(f"The report: {folder / 'report.html'}")
 
     def wait(self) -> None:
-        """Return when no report is being written any more: after 2 * LONGEST_S at most."""
+        """Wait until no report is being written; at most 2 * LONGEST_S."""
         thread = self._thread
         if thread is not None:
             thread.join(2 * LONGEST_S)
@@ -58,7 +58,7 @@ class Reports:
             self._write(folder)
 
     def _write(self, folder: Path) -> bool:
-        """Whether it could be written."""
+        """Write the report. Returns whether that worked."""
         command = [sys.executable, "-m", "launch.cli", "report", str(folder)]
         try:
             done = subprocess.run(

@@ -1,6 +1,4 @@
-"""What `aha doctor` asks of the machines beyond what a run asks. launch.doctor.machines.ExaminedBackend implements
-it.
-"""
+"""Backend calls that only `aha doctor` uses. launch.doctor.machines.RayDoctorBackend implements them."""
 
 from __future__ import annotations
 
@@ -16,11 +14,11 @@ from rl.types import MicroBatch
 
 @dataclass(frozen=True, slots=True)
 class NodeReport:
-    """One node of the cluster. Sizes in bytes.
+    """One node of the cluster. Sizes are in bytes.
 
-    roles: its workers ("learner rank 0", "sampler 1"). versions: package -> version, with "python" and "aha", a hash
-    of our own source. disk_free: where the run's folder lies. sees_folder: the file that the driver wrote there is
-    there. shm_total, shm_free: /dev/shm. object_store: Ray's.
+    roles: its workers ("learner rank 0", "sampler 1"). versions: package -> version; "aha" is a hash of Aha's source.
+    disk_free: on the disk of the run's folder. sees_folder: whether the node sees the file that the driver wrote there.
+    shm_total, shm_free: of /dev/shm. object_store: the size of Ray's.
     """
 
     address: str
@@ -35,7 +33,7 @@ class NodeReport:
 
 @dataclass(frozen=True, slots=True)
 class Reached:
-    """One TCP connection between two nodes. fault: why there was none, or ""."""
+    """An attempt at a TCP connection between two nodes. fault: why it failed; "" when it did not."""
 
     source: str
     target: str
@@ -45,10 +43,10 @@ class Reached:
 
 @dataclass(frozen=True, slots=True)
 class SyncedTensors:
-    """Checksums by Hugging Face name, in the dtype that travels.
+    """Checksums by Hugging Face name, in the dtype in which weights are sent.
 
-    learner: every parameter, a tied head under its own name too. received: what the sampler's last update brought.
-    resident: what stands in the sampler's model now, where it is kept under that name: embedding, head, norms.
+    learner: of every parameter, also of a tied head under its own name. received: of what the sampler received last.
+    resident: of what the sampler's model holds now, as far as it keeps those names (embedding, head, norms).
     """
 
     learner: dict[str, int]
@@ -56,23 +54,23 @@ class SyncedTensors:
     resident: dict[str, int]
 
 
-class Examined(Backend, Protocol):
-    """A backend that answers a doctor."""
+class DoctorBackend(Backend, Protocol):
+    """A backend with the calls of the doctor."""
 
     restarts: int
 
     @property
     def revives(self) -> bool:
-        """Whether a sampler that dies is started again; where it is not, the run stops and resumes."""
+        """Whether a sampler that dies is started again. If not, the run stops, and resumes with the same command."""
 
     def nodes(self, folder: Path, token: str) -> list[NodeReport]:
         """A report of every node. token: the text of the file `folder`/token that the driver wrote."""
 
     def ports(self) -> list[Reached]:
-        """TCP connections between nodes, each to the next and to the first, on free ports."""
+        """Try TCP connections on free ports, from each node to the next and to the first."""
 
     def score(self, micro_batches_R: list[list[MicroBatch]]) -> list[list[np.ndarray]]:
-        """The learners' logprobs of each micro-batch's masked-in tokens, by rank."""
+        """The learners' logprobs of the tokens in each micro-batch's loss mask, by rank."""
 
     def master_sums(self) -> dict[str, float]:
         """Name -> sum of the absolute values of each parameter's float32 master copy."""
@@ -81,7 +79,7 @@ class Examined(Backend, Protocol):
         """Name -> sum of the absolute values of each of the reference's parameters; empty without a reference."""
 
     def synced_tensors(self) -> list[SyncedTensors]:
-        """Of each sampler, after a weight sync."""
+        """The checksums of each sampler after a weight sync."""
 
     def kill_sampler(self, index: int) -> None:
-        """End a sampler's process at once."""
+        """Kill a sampler's process."""

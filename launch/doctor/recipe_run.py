@@ -1,4 +1,4 @@
-"""Which run the doctor examines: a recipe of one run as it is; of several stages, the first with GRPO."""
+"""Which run of a recipe with several stages the doctor checks: the first one with GRPO."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from rl.types import BadInput
 
 
 def examined_run(recipe: Recipe) -> RunConfig:
-    """The first GRPO stage whose prompts are there already, on the model that its chain of stages began with.
+    """The first GRPO stage whose prompts exist already, on the model with which its chain of stages began.
 
-    The SFT stage that it starts from, where its examples are there too, becomes the run's own: so their templates and
-    end tokens are compared. What only earlier stages will make (reward models, a teacher, evaluation data) is left out.
+    The SFT stage before it becomes the SFT of this run, if its examples exist too, so that templates and end tokens are
+    compared. What only earlier stages will make (reward models, a teacher, evaluation data) is left out.
     Raises BadInput when there is no such stage.
     """
     ready = [s for s in recipe.stages if isinstance(s, GRPO) and not _made_by_stages(s.prompts.source)]

@@ -1,4 +1,4 @@
-"""What must survive: checkpoints on disk, and a sampler that is killed."""
+"""What must survive: checkpoints on disk, and the work of a sampler that is killed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rl.types import BadInput
 
 
 def checkpoints_whole(cfg: RunConfig) -> Check:
-    """The checkpoints from which this run would resume hold the bytes that were saved."""
+    """The checkpoints from which this run would resume hold what was saved."""
     found = []
     for folder in sorted(p for p in (cfg.run_dir / "checkpoints").glob("*") if p.is_dir()):
         try:
@@ -63,12 +63,12 @@ def _save(exam: Exam, step: int) -> Path:
     return store.commit(partial, CheckpointMeta(step, {}, "", learner.ranks, learner.zero_stage, None, {}))
 
 
-def told(saved: Saved) -> Check:
+def describe(saved: Saved) -> Check:
     return passed(f"{saved.num_bytes / 1e6:.0f} MB in {saved.path.parent.parent.parent}")
 
 
 def loads_equal(exam: Exam, saved: Saved) -> Check:
-    """Learners set up anew, as by a resumed run, get the saved weights back; saved again, every file is the same."""
+    """New learners, as in a resumed run, get the saved weights back, and saving them again gives the same files."""
     exam.load()
     if exam.backend.master_sums() == saved.masters:
         return skipped("the update had moved nothing, so there is nothing to bring back")
@@ -82,7 +82,7 @@ def loads_equal(exam: Exam, saved: Saved) -> Check:
     again = _save(exam, 1)
     one, two = (json.loads((path / MANIFEST).read_text()) for path in (saved.path, again))
     other = sorted(n for n in one.keys() | two.keys() if n != "meta.json" and one.get(n) != two.get(n))
-    # The same values may be written as other bytes: what tensors shared before the load, they need not share after.
+    # Equal values may have other bytes: tensors that shared memory before loading need not share it after.
     other = [n for n in other if n not in one or n not in two or not _same_values(saved.path / n, again / n)]
     if other:
         return failed(
@@ -97,10 +97,10 @@ def loads_equal(exam: Exam, saved: Saved) -> Check:
 
 
 def _same_values(one: Path, two: Path) -> bool:
-    """Whether two files of torch.save hold the same; other files with other bytes differ."""
+    """Whether two files of torch.save hold the same values. Any other two files with different bytes differ."""
     if one.suffix != ".pt":
         return False
-    # DeepSpeed keeps objects of its own in them; the doctor wrote both files a moment ago.
+    # weights_only=False, for DeepSpeed's own objects. It is safe: the doctor wrote both files a moment ago.
     first, second = (torch.load(path, weights_only=False, map_location="cpu") for path in (one, two))
     return _equal(first, second)
 
@@ -125,7 +125,7 @@ def _has_fields(value: object) -> bool:
 
 
 def flipped_byte_found(exam: Exam) -> Check:
-    """One byte of the doctor's own checkpoint is changed: loading it must be refused, with the file's name."""
+    """When one byte of the doctor's checkpoint changes, loading must be refused, with the file's name."""
     store = CheckpointStore(exam.store, keep=2)
     path = store.path(store.steps()[-1])
     manifest = json.loads((path / MANIFEST).read_text())
