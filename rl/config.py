@@ -35,7 +35,7 @@ def knob(  # type: ignore[no-untyped-def]
     before: the value at which a stage does what it did before the setting existed; at that value no key holds it.
     in_key: how keys write the value.
     """
-    metadata = {"help": help, "lo": lo, "hi": hi, "choices": tuple(choices)}
+    metadata: dict[str, object] = {"help": help, "lo": lo, "hi": hi, "choices": tuple(choices)}
     metadata |= {"keyed": keyed, "before": before, "in_key": in_key}
     if callable(default):
         return field(default_factory=default, metadata=metadata)

@@ -144,11 +144,11 @@ def _measured(run: Path) -> list[str]:
     if path.is_file():
         summary = read_json(path, dict)
         before, after = summary.get("before"), summary.get("after")
-        gain, error = summary.get("gain"), summary.get("gain_stderr")
+        gain, error = float(summary.get("gain") or 0.0), summary.get("gain_stderr")
     else:  # a stage has evaluations but no summary
         found = [read_json(p, dict) for p in sorted((run / "evals").glob("step_*.json"))]
         before, after = ({"pass@1": e["pass_at_1"], **e} for e in (found[0], found[-1])) if len(found) > 1 else ({}, {})
-        gain, error = paired_difference(before["correct_P"], after["correct_P"]) if before else (None, None)
+        gain, error = paired_difference(before["correct_P"], after["correct_P"]) if before else (0.0, None)
     if not before or not after:
         return []
     rows = [("pass@1, sampled, ± standard error", *(_share(m["pass@1"], m["stderr"]) for m in (before, after)))]

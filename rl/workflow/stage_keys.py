@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from rl.config import MODEL, DataConfig, TeacherConfig
+from rl.config import MODEL, DataConfig, RunConfig, TeacherConfig
 from rl.data.content_hash import file_hash, path_hash
 from rl.data.rows import TASK, fingerprint, load_rows
 from rl.records import provenance
@@ -78,7 +78,7 @@ def stage_config(recipe: Recipe, stage: Stage) -> dict[str, str]:
 def _settings_of(recipe: Recipe, stage: Stage) -> tuple[dict[str, str], dict[str, str]]:
     """(stage_config, StageKey.before)."""
     config, before = {"kind": type(stage).__name__}, dict[str, str]()
-    parts = [("", stage, None)]
+    parts: list[tuple[str, Stage | RunConfig, tuple[str, ...] | None]] = [("", stage, None)]
     if stage.hashed_base:
         parts.append(("base.", run_config(recipe, stage), stage.hashed_base))
     for prefix, node, names in parts:

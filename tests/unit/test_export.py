@@ -131,7 +131,7 @@ def test_the_chat_template_renders_what_training_rendered(make_byte_tokenizer, t
 
 
 def test_what_cannot_be_exported_is_refused_before_anything_is_written(run: Path, exported: Path, tmp_path: Path):
-    with pytest.raises(BadInput, match="no model there"):
+    with pytest.raises(BadInput, match="holds no model"):
         export_folder(tmp_path, tmp_path / "out", ollama=False, sampling=Sampling())
     with pytest.raises(BadInput, match="is not empty"):
         export_folder(run, exported, ollama=False, sampling=Sampling())
