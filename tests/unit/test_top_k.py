@@ -305,7 +305,9 @@ def test_logprobs_are_stored_of_a_model_of_ones_own_at_temperature_one(tmp_path)
         "picks", "org/m", DataConfig(source=str(rows)), (RewardConfig("accuracy"),), reject=RejectConfig(top_logprobs=4)
     )
     check(Recipe("r", RunConfig(), (stage,)))
-    with pytest.raises(BadInput, match=r"picks\.reject\.top_logprobs: what a student learns"):
+    with pytest.raises(
+        BadInput, match=r"picks\.reject\.top_logprobs: students learn the distribution at rollout.temperature=1"
+    ):
         check(Recipe("r", RunConfig(), (replace(stage, rollout=replace(stage.rollout, temperature=0.7)),)))
 
 
@@ -347,7 +349,7 @@ def test_what_a_rejection_stage_stores_is_what_sft_learns(tokenizer, tmp_path: P
 
 
 def test_a_sampler_that_sends_no_logprobs_is_named(tokenizer):
-    with pytest.raises(AhaError, match="prompt 0: the sampler sent no top logprobs"):
+    with pytest.raises(AhaError, match="prompt 0: the sampler was asked for top logprobs and sent none"):
         _add_cached(line(("ab", "")), graded(tokenizer, "ab", top=False), "hash")
 
 
