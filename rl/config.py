@@ -69,7 +69,9 @@ class ModelConfig:
         choices=("auto", "bfloat16", "float16", "float32"),
     )  # fmt: skip
     context_length: int = knob(0, "Prompt plus completion limit, tokens; 0 takes the model's own.", lo=0)
-    add_tokens: tuple[str, ...] = knob((), "New tokens, as <think>, without LoRA; they begin as the mean of others.")
+    add_tokens: tuple[str, ...] = knob(
+        (), "Tokens to add, for example <think>; not with LoRA. Their embeddings start as the mean of all others."
+    )
     lora: LoraConfig = knob(LoraConfig, "Low-rank adapters.")
 
 
@@ -447,7 +449,9 @@ class PreferConfig:
         "runs/llm_judge.sqlite", "SQLite file of the judge's answers: nothing is asked twice.", keyed=False
     )
     pairs_per_prompt: int = knob(1, "Pairs of a prompt's samples to compare, drawn by the seed; 0 takes all.", lo=0)
-    balance_lengths: bool = knob(True, "As many pairs whose chosen response is longer as pairs whose it is shorter.")
+    balance_lengths: bool = knob(
+        True, "Keep equally many pairs whose chosen response is the longer and the shorter one."
+    )
     scores: str = knob(
         "response", "Whose length: of the whole response, or of what follows the thinking; as the reward model reads.",
         choices=("response", "summary"), before="response",

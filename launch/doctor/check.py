@@ -110,10 +110,10 @@ def summary(checks: Sequence[Check]) -> str:
     """ "18 checks: 16 passed, 1 failed (template), 1 skipped"."""
     count = {outcome: [c.name for c in checks if c.outcome is outcome] for outcome in Outcome}
     bad = count[Outcome.FAILED]
-    told = f"{len(bad)} failed" + (f" ({', '.join(bad)})" if bad else "")
+    counts = f"{len(bad)} failed" + (f" ({', '.join(bad)})" if bad else "")
     doubtful = count[Outcome.WARNED]
-    told = f"{len(doubtful)} warned ({', '.join(doubtful)}), {told}" if doubtful else told
-    return f"{len(checks)} checks: {len(count[Outcome.PASSED])} passed, {told}, {len(count[Outcome.SKIPPED])} skipped"
+    counts = f"{len(doubtful)} warned ({', '.join(doubtful)}), {counts}" if doubtful else counts
+    return f"{len(checks)} checks: {len(count[Outcome.PASSED])} passed, {counts}, {len(count[Outcome.SKIPPED])} skipped"
 
 
 def as_json(recipe: str, checks: Sequence[Check]) -> dict[str, object]:

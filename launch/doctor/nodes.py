@@ -17,9 +17,9 @@ def same_versions(reports: Sequence[NodeReport], here: dict[str, str]) -> Check:
     names = ["driver", *(_place(r) for r in reports)]
     columns = [here, *(r.versions for r in reports)]
     differ = [package for package in here if len({column[package] for column in columns}) > 1]
-    told = ", ".join(f"{package} {version}" for package, version in here.items())
+    measured = ", ".join(f"{package} {version}" for package, version in here.items())
     if not differ:
-        return passed(f"{len(reports)} node(s) and the driver: {told}")
+        return passed(f"{len(reports)} node(s) and the driver: {measured}")
     table: Table = (("", *differ), *((n, *(c[p] for p in differ)) for n, c in zip(names, columns, strict=True)))
     odd = [name for name, column in zip(names[1:], columns[1:], strict=True) if column != here]
     return failed(
@@ -93,17 +93,17 @@ def disks(reports: Sequence[NodeReport], cfg: RunConfig, checkpoint_bytes: int) 
         there = there.parent
     free["driver"] = shutil.disk_usage(there).free
     least = min(free, key=free.__getitem__)
-    told = (
+    measured = (
         f"a checkpoint has {checkpoint_bytes / 1e6:.0f} MB; {cfg.checkpoint.keep} last, the best and one being written "
         f"need {need / 1e9:.1f} GB; {least} has {free[least] / 1e9:.1f} GB free"
     )
     if free[least] < need:
         return failed(
-            told,
+            measured,
             "the disk would fill up in the middle of the run",
             "free some space, lower checkpoint.keep, or set out= to a larger disk",
         )
-    return passed(told)
+    return passed(measured)
 
 
 def _gib(num_bytes: int) -> str:

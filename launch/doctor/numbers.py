@@ -71,7 +71,7 @@ def logprobs(exam: Exam) -> Check:
     micro_batches_R = exam.micro_batches(groups)
     found = measure_gaps(exam, micro_batches_R)
     mean, largest, limit = float(found.gap_M.mean()), float(found.gap_M.max()), exam.cfg.gap_limit
-    told = (
+    measured = (
         f"|sampler - learner| is {mean:.1e} nats on average over {len(found.gap_M)} tokens at temperature "
         f"{exam.temperature:g}, {largest:.1e} at most; the limit of the mean is {limit:g}"
     )
@@ -79,15 +79,15 @@ def logprobs(exam: Exam) -> Check:
         for label, chosen_M in found.rows():
             if found.gap_M[chosen_M].mean() > LOCAL_FACTOR * limit:
                 return failed(
-                    f"{told}; but {found.gap_M[chosen_M].mean():.1e} at position {label}",
+                    f"{measured}; but {found.gap_M[chosen_M].mean():.1e} at position {label}",
                     "the two agree but for one place: its token is scored with another context, or the end token is "
                     "treated apart",
                     "compare what the sampler is given and what the packer lays out (rl/data/packing.py) at that place",
                     found.table(),
                 )
-        return passed(told, found.table())
+        return passed(measured, found.table())
     cause, remedy = _why_they_differ(exam, micro_batches_R, found)
-    return failed(told, cause, remedy, found.table())
+    return failed(measured, cause, remedy, found.table())
 
 
 def _why_they_differ(exam: Exam, micro_batches_R: list[list[MicroBatch]], found: Gaps) -> tuple[str, str]:
@@ -206,11 +206,11 @@ def parameters_move(exam: Exam, update: Update) -> Check:
         )
     trained = [name for name in update.before if not exam.cfg.model.lora.rank or ".lora_B." in name]
     still = [name for name in trained if update.before[name] == update.after[name]]
-    told = f"of {len(trained)} trained parameters, {len(trained) - len(still)} moved in one update"
+    measured = f"of {len(trained)} trained parameters, {len(trained) - len(still)} moved in one update"
     if still:
         layers = Counter(_layer(name) for name in still)
         return failed(
-            f"{told}; still: {shorten(still)} (in {shorten([f'{k}: {n}' for k, n in layers.items()])})",
+            f"{measured}; still: {shorten(still)} (in {shorten([f'{k}: {n}' for k, n in layers.items()])})",
             "no gradient reaches them: frozen (requires_grad off), left out of the optimiser, or not in the graph",
             "look for requires_grad_(False), a detach(), or names that the optimiser was not given",
         )
@@ -218,25 +218,25 @@ def parameters_move(exam: Exam, update: Update) -> Check:
     moved = [name for name in moved if ".lora_A." not in name]
     if moved:
         return failed(
-            f"{told}; but so did frozen weights: {shorten(moved)}",
+            f"{measured}; but so did frozen weights: {shorten(moved)}",
             "the base under the adapters is trained too",
             "freeze all but the adapters (rl/model/lora.py)",
         )
-    return passed(f"{told} (gradient norm {update.stats.grad_norm:.3g})")
+    return passed(f"{measured} (gradient norm {update.stats.grad_norm:.3g})")
 
 
 def weights_move(exam: Exam, update: Update) -> Check:
     """An update changes enough of the weights that compute. Weights that round back to their old value do not learn."""
     share = update.stats.metrics["policy/weights_moved"]
     cfg = exam.cfg
-    told = (
+    measured = (
         f"{100 * share:.3g} % of the {cfg.model.dtype} weights changed in one update at learning rate "
         f"{update.stats.learning_rate:.3g}"
     )
     if share >= FEW_MOVED:
-        return passed(told)
+        return passed(measured)
     return warned(
-        f"{told}: almost nothing moves",
+        f"{measured}: almost nothing moves",
         f"steps this small round back to the old {cfg.model.dtype} weights"
         + ("" if cfg.learner.dither or cfg.model.dtype == "float32" else ", and learner.dither=false"),
         "use learner.dither=true, model.dtype=float32, or a higher learning rate",
@@ -301,27 +301,27 @@ def loss(exam: Exam, update: Update) -> Check:
     """
     tolerance = 1e-3 if exam.cfg.model.dtype == "float32" else 0.05
     stats, n = update.stats, update.rollouts
-    told = f"{exam.cfg.grpo.loss} loss of {n} rollouts {stats.loss:.5f}, by hand {update.expected:.5f}"
+    measured = f"{exam.cfg.grpo.loss} loss of {n} rollouts {stats.loss:.5f}, by hand {update.expected:.5f}"
     divided = (
         "the loss is divided by the wrong count: of sequences, tokens, micro-batches or ranks",
         "the denominator belongs into loss_weight_T (rl/data/packing.py), once; nothing after it may average again",
     )
     if not math.isclose(stats.loss, update.expected, rel_tol=tolerance, abs_tol=1e-5):
-        return failed(f"{told}: {stats.loss / update.expected:.3g} times as large", *divided)
+        return failed(f"{measured}: {stats.loss / update.expected:.3g} times as large", *divided)
     groups = _that_fit(exam)
     cuts = _cuts(exam, groups)
     if cuts is None:
-        return passed(f"{told}; a micro-batch holds too few sequences to cut it")
+        return passed(f"{measured}; a micro-batch holds too few sequences to cut it")
     one, many = (exam.backend.step([cut]) for cut in cuts)
     pieces = len(cuts[1].micro_batches_R[0])
-    told += (
+    measured += (
         f"; in 1 and in {pieces} micro-batches {one.loss:.5f} and {many.loss:.5f}, gradient norm {one.grad_norm:.4g} "
         f"and {many.grad_norm:.4g}"
     )
     same = math.isclose(one.loss, many.loss, rel_tol=tolerance, abs_tol=1e-5)
     if not same or not math.isclose(one.grad_norm, many.grad_norm, rel_tol=tolerance):
-        return failed(told, *divided)
-    return passed(told)
+        return failed(measured, *divided)
+    return passed(measured)
 
 
 def _cuts(exam: Exam, groups: Sequence[RolloutGroup]) -> tuple[PackedBatch, PackedBatch] | None:

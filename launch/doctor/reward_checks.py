@@ -44,10 +44,10 @@ def _golden(exam: Exam, name: str, cases: Sequence[Golden]) -> Check | None:
         prompt = Prompt(0, 0, [0], "", case.answer, case.row)
         part = _ask(exam, name, prompt, [(case.completion, case.tokens)])[0]
         scores.append(part.score if part is not None else math.nan)
-        told = f"{part.score:g} {part.verdict} {part.reason}" if part is not None else "does not apply"
+        measured = f"{part.score:g} {part.verdict} {part.reason}" if part is not None else "does not apply"
         right = part is not None and math.isclose(part.score, case.score, abs_tol=1e-6)
         if not right or (case.verdict and part is not None and part.verdict != case.verdict):
-            wrong.append((excerpt(case.completion), f"{case.score:g} {case.verdict}", " ".join(told.split())[:80]))
+            wrong.append((excerpt(case.completion), f"{case.score:g} {case.verdict}", " ".join(measured.split())[:80]))
     if not wrong:
         return None
     table: Table = (("completion", "must be", "is"), *wrong)
@@ -62,8 +62,8 @@ def _golden(exam: Exam, name: str, cases: Sequence[Golden]) -> Check | None:
     )
 
 
-def _cause(told: str, name: str) -> str:
-    if Verdict.FAILED in told or Verdict.TIMED_OUT in told:
+def _cause(measured: str, name: str) -> str:
+    if Verdict.FAILED in measured or Verdict.TIMED_OUT in measured:
         return f"{name} raises or hangs inside the reward workers: a library is missing there, or a setting is wrong"
     return f"{name}, or a library that it stands on, is not the version that was tested"
 
@@ -92,7 +92,7 @@ def _own_rows(exam: Exam, name: str, cfg: RewardConfig) -> Check | str:
         return failed(
             f"no verdict on {len(silent)} of {len(parts)} completions: {excerpt(text)} {part.verdict}, {part.reason}",
             f"{name} raises or hangs on such a completion" if part.verdict is Verdict.FAILED else f"{name} is too slow",
-            "mend the reward: samples without a verdict are not trained on",
+            "repair the reward: samples without a verdict are not trained on",
         )
     if not parts:
         return failed(
@@ -101,14 +101,14 @@ def _own_rows(exam: Exam, name: str, cfg: RewardConfig) -> Check | str:
             "give the reward its own rows (domains=...), or take it out",
         )
     scores = sorted({part.score for _, part in parts})
-    told = f"on {len(parts)} completions of the recipe's own rows it says {_span(scores)}"
+    measured = f"on {len(parts)} completions of the recipe's own rows it says {_span(scores)}"
     if len(scores) == 1 and cfg.function not in REWARDS:
         return failed(
-            f"{told} to right answers and to nonsense alike",
+            f"{measured} to right answers and to nonsense alike",
             f"{name} always returns {scores[0]:g}: it looks for another form of answer, or at another column",
             f"call {name} by hand on {excerpt(parts[0][0])}; a reward that is the same for all trains nothing",
         )
-    return told
+    return measured
 
 
 def right_answers(exam: Exam, prompt: Prompt) -> list[str]:

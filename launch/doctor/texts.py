@@ -42,8 +42,8 @@ def template(exam: Exam) -> Check:
         got = _shown(question, data, tokenizer)
         if got != want:
             return _template_differs(exam, name, data, want, got)
-    told = ", ".join(["prompts", *others])
-    return passed(f"{told}: the same {len(want)} tokens for the first question ({cfg.prompts.template[:40]!r})")
+    measured = ", ".join(["prompts", *others])
+    return passed(f"{measured}: the same {len(want)} tokens for the first question ({cfg.prompts.template[:40]!r})")
 
 
 def _other_sources(cfg: RunConfig) -> dict[str, DataConfig]:
@@ -79,29 +79,29 @@ def _template_differs(exam: Exam, name: str, data: DataConfig, want: list[int], 
 def end_token(exam: Exam) -> Check:
     """Sampling stops at the token that ends SFT examples, and that the model and its chat template end with."""
     tokenizer, stops = exam.inputs.tokenizer, exam.stop_token_ids
-    told = f"sampling stops at {_named(stops, tokenizer)}"
+    measured = f"sampling stops at {_named(stops, tokenizer)}"
     wrong = _chat_ends_otherwise(exam) or _model_ends_otherwise(exam)
     if wrong:
         return failed(
-            f"{told}, but {wrong}",
+            f"{measured}, but {wrong}",
             "the tokenizer's end token (eos_token) is not the one that this model ends with: completions would run on "
             "to the limit",
             "set eos_token in the model's tokenizer_config.json to the token that ends an answer, or name it in "
             "rollout.stop",
         )
     if exam.inputs.sft_stream is None or exam.cfg.sft.data.text_field:
-        return passed(f"{told}; no SFT stage teaches another")
+        return passed(f"{measured}; no SFT stage teaches another")
     examples = exam.inputs.sft_stream.take(min(EXAMPLES, len(exam.inputs.sft_stream)))
     for i, example in enumerate(examples):
         fault = mask_fault(example, stops, tokenizer)
         if fault:
             return failed(
-                f"{told}, but SFT example {i + 1}: {fault}",
+                f"{measured}, but SFT example {i + 1}: {fault}",
                 "SFT does not teach the end that sampling waits for: completions would run on to the limit",
                 "compare the end of rl/data/sft_examples.py's sequences and their masks with rl/data/templates.py's "
                 "end_token_ids",
             )
-    return passed(f"{told}; each answer of {len(examples)} SFT examples ends in it, inside the loss mask")
+    return passed(f"{measured}; each answer of {len(examples)} SFT examples ends in it, inside the loss mask")
 
 
 def mask_fault(example: Example, stops: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> str:
@@ -199,16 +199,18 @@ def samples_differ(exam: Exam) -> Check:
         return skipped("grpo.group_size=1: a group has one sample")
     distinct = [len({r.token_ids_T.tobytes() for r in g.rollouts_G}) for g in groups]
     size = len(groups[0].rollouts_G)
-    told = f"{sum(distinct)} of {size * len(groups)} samples differ ({', '.join(map(str, distinct))} of {size} a group)"
+    measured = (
+        f"{sum(distinct)} of {size * len(groups)} samples differ ({', '.join(map(str, distinct))} of {size} a group)"
+    )
     if max(distinct) == 1:
         return failed(
-            f"{told}: every group holds {size} times one sample",
+            f"{measured}: every group holds {size} times one sample",
             f"all samples of a group are drawn with one seed, or greedily (temperature here {exam.temperature:g}), or "
             "the model is so sure that nothing can be learnt",
             "look at the seeds and the temperature that reach vLLM (rl/workers/sampler/sampler.py); else raise "
             "rollout.temperature",
         )
-    return passed(told)
+    return passed(measured)
 
 
 def same_text(exam: Exam) -> Check:

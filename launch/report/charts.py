@@ -176,7 +176,7 @@ REWARD_MODEL: list[Spec] = [
     ("Reward model", "Learning rate (reward model)", "number", "", [("rate", "lr")]),
 ]
 REWARD_ACCURACY = Chart(
-    "Accuracy", "Pairs or rows told right. Dots are held-out ones, with one standard error.", "share",
+    "Accuracy", "Share of pairs or rows scored right. Dots are held-out rows, with one standard error.", "share",
     [Curve("training", "reward:accuracy"), Curve("held-out", "eval:accuracy", "eval:accuracy/stderr")],
 )  # fmt: skip
 ACCURACY = Chart(

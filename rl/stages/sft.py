@@ -76,11 +76,11 @@ def train_sft(
         fingerprint = backend.load(Task(model_path, s.optim, total, teacher_path=s.distill.teacher, distill=s.distill))
     start = ctx.resume("sft", fingerprint, stream)
     ctx.tracker.resume({"sft": start})
-    _tell_of_lengths(stream)
+    _warn_of_lengths(stream)
     held_out_examples = held_out.all() if held_out else []
     dropped = {"examples/dropped": stream.dropped}
     if held_out:
-        _tell_of_lengths(held_out, "held-out examples")
+        _warn_of_lengths(held_out, "held-out examples")
         dropped["eval/dropped"] = held_out.dropped
     ctx.tracker.begin("sft", total, start)
     for step in range(start, total):
@@ -115,7 +115,7 @@ def evaluation_loss(ctx: Context, held_out: Sequence[Example]) -> float:
     return total / tokens
 
 
-def _tell_of_lengths(stream: ExampleStream, what: str = "examples") -> None:
+def _warn_of_lengths(stream: ExampleStream, what: str = "examples") -> None:
     if stream.dropped:
         log.warning("%d %s are longer than %s and were dropped (sft.overlong=drop)", stream.dropped, what, stream.limit)
     if stream.split:

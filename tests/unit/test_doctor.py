@@ -120,7 +120,7 @@ def test_a_checkpoint_of_the_run_with_a_flipped_byte_is_found_and_named(tmp_path
     damaged.write_bytes(bytes(500) + b"\1" + bytes(499))
     check = checkpoints_whole(cfg)
     assert check.outcome is Outcome.FAILED
-    assert "step_000010 is damaged: rank_0.pt has another content" in check.measured
+    assert "step_000010 is damaged: rank_0.pt is not what was saved" in check.measured
     assert "the last good one is" in check.measured
 
 
@@ -140,7 +140,7 @@ def test_one_failure_hides_only_what_needs_it_and_an_error_becomes_a_failure() -
     checks = list(run_probes(probes))
     assert [c.outcome for c in checks] == [Outcome.PASSED, Outcome.FAILED, Outcome.SKIPPED, Outcome.PASSED]
     assert checks[1].measured == "learner rank 0 died"
-    assert checks[2].measured == "not made: it needs 'b'"
+    assert checks[2].measured == "not run: it needs 'b'"
     assert not all_passed(checks)
     assert summary(checks) == "4 checks: 2 passed, 1 failed (b), 1 skipped"
     assert as_json("r.py", checks)["passed"] is False

@@ -162,6 +162,6 @@ def test_a_checkpoint_of_the_run_with_a_flipped_byte_is_named_and_the_run_is_not
     (path / "rank_0.pt").write_bytes(bytes(99) + b"\1")
     check = only_failure(examined(cfg))
     assert check.name == "the run's checkpoints"
-    assert "rank_0.pt has another content" in check.measured
+    assert "rank_0.pt is not what was saved" in check.measured
     assert json.loads((path / "meta.json").read_text())["step"] == 5
     assert [p.name for p in cfg.run_dir.iterdir()] == ["checkpoints"]

@@ -13,7 +13,7 @@ from recipes.tiny import recipe
 from rl.algorithms.learning_rate import learning_rate
 from rl.config import DataConfig, EvalConfig, OptimConfig, RewardConfig, RunConfig, SFTConfig
 from rl.settings.overrides import apply_overrides, from_json, to_json
-from rl.stages.sft import _tell_of_lengths
+from rl.stages.sft import _warn_of_lengths
 from rl.types import BadInput
 from rl.workflow.inputs import _rewardable_rows, prepare
 from rl.workflow.one_folder import refuse_other_run
@@ -136,7 +136,7 @@ def test_the_limit_that_an_example_is_over_is_named_and_held_out_ones_are_counte
     assert inputs.sft_stream is not None
     assert inputs.sft_held_out is not None
     assert (inputs.sft_stream.dropped, inputs.sft_held_out.dropped) == (2, 2)
-    _tell_of_lengths(inputs.sft_held_out, "held-out examples")
+    _warn_of_lengths(inputs.sft_held_out, "held-out examples")
     assert f"2 held-out examples are longer than {min(budget, 128)} tokens ({knob}) and were dropped" in caplog.text
 
 
@@ -151,7 +151,7 @@ def test_a_document_that_the_context_would_hold_is_split_with_a_warning(
     stream = prepare(dataclasses.replace(cfg, sft=SFTConfig(steps=1, data=data), evaluation=EvalConfig())).sft_stream
     assert stream is not None
     with caplog.at_level(logging.INFO):
-        _tell_of_lengths(stream)
+        _warn_of_lengths(stream)
     (record,) = caplog.records
     assert record.levelname == ("WARNING" if budget == 64 else "INFO")
     assert f"longer than {min(budget, 128)} tokens" in record.message
