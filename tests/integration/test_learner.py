@@ -191,18 +191,6 @@ def test_sampler_logprobs_far_from_the_learners_stop_the_step_before_any_weight_
         assert backend.weights_hash() == clean
 
 
-def test_a_teachers_folder_is_told_to_workers_in_full(
-    tiny: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    backend, told = RayBackend(tiny), list[Task]()
-    monkeypatch.setattr(backend, "_on_learners", lambda method, what, task: told.append(task) or ["hash"])
-    monkeypatch.chdir(tmp_path)
-    Path("teacher").mkdir()
-    backend.load(Task("teacher", OPTIM, 1, GRPO, "teacher", "teacher"))
-    (task,) = told
-    assert {task.model_path, task.reference_path, task.teacher_path} == {str(tmp_path / "teacher")}
-
-
 def test_several_updates_use_old_logprobs_from_before_the_first(tiny: RunConfig) -> None:
     cfg = with_learner(tiny, layout="rows")
     grpo = dataclasses.replace(GRPO, updates_per_step=4)

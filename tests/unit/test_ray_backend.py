@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
 
 from rl.backend import SampleParams, Task
-from rl.config import OptimConfig, RunConfig
+from rl.config import GRPOConfig, OptimConfig, RunConfig
 from rl.types import AhaError, Rollout, SampleRequest, SamplerReport, SyncReport
 from rl.workers.sampler.sampler import Sampler
 from tests.unit import pretend_ray
@@ -25,6 +26,7 @@ class Learner:
     """Sends a number as its weights: the version that is sent."""
 
     def load(self, task: Task) -> str:
+        self.task = task
         return "fingerprint"
 
     def connect(self, address: str, port: int) -> None: ...
@@ -107,6 +109,14 @@ def backend(monkeypatch) -> Iterator:
 def versions(backend) -> dict[int, int]:
     """Group -> the version that sampled it."""
     return {group: rollouts[0].policy_version for group, rollouts in backend.rollouts(REQUESTS, PARAMS)}
+
+
+def test_learners_get_the_absolute_paths_of_all_model_folders(backend, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("teacher").mkdir()
+    backend.load(Task("teacher", OptimConfig(), 1, GRPOConfig(), "teacher", "teacher"))
+    task = backend.learners[0].actor.learner.task
+    assert {task.model_path, task.reference_path, task.teacher_path} == {str(tmp_path / "teacher")}
 
 
 def test_an_error_while_work_is_handed_to_a_sampler_is_heard_with_its_next_answer(backend):
