@@ -119,7 +119,7 @@ def test_a_claim_of_what_no_stage_will_measure_is_told_before_anything_runs(
 
 
 @pytest.mark.parametrize(("left", "said"), [
-    ("@e", "claims.claims.0.left=@e: name what that stage measures, as @e:pass@1"),
+    ("@e", "claims.claims.0.left=@e: name something that stage measures, for example @e:pass@1"),
     ("pass@1", "claims.claims.0.left=pass@1: is neither a number nor @stage:metric"),
 ])  # fmt: skip
 def test_a_claim_without_a_measure_is_refused_when_the_recipe_is_read(recipe: Recipe, left: str, said: str) -> None:

@@ -32,7 +32,7 @@ def no_machines(*arguments: object) -> object:
 
 @pytest.fixture
 def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """Another process that is at work in tmp_path / "runs" / "r"."""
+    """Another process that is working in tmp_path / "runs" / "r"."""
     command = [sys.executable, "-c", HOLD, str(tmp_path / "runs" / "r")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -45,7 +45,7 @@ def test_a_second_run_of_one_folder_is_refused_and_told_who_is_at_work(
     tmp_path: Path, holder: subprocess.Popen[str]
 ) -> None:
     folder = tmp_path / "runs" / "r"
-    said = rf"another aha run \(pid {holder.pid} on {socket.gethostname()}\) is at work in {folder}"
+    said = rf"another aha run \(pid {holder.pid} on {socket.gethostname()}\) is working in {folder}"
     staged = Recipe("r", RunConfig(), (Build("made", "recipes.r1_preferences:greetings"),), str(tmp_path / "runs"))
     with pytest.raises(BadInput, match=said):
         run(staged, no_machines, no_machines)  # type: ignore[arg-type]

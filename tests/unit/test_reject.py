@@ -214,7 +214,7 @@ def test_an_evaluation_set_without_the_questions_column_is_an_error(tmp_path: Pa
 
 def test_a_part_too_small_for_its_quota_is_an_error_unless_short_is_take(tmp_path: Path) -> None:
     part = MixPart(dataset(tmp_path / "a.jsonl", ("a", "t"), ("a", "t")), 2)
-    with pytest.raises(BadInput, match=r"gives 1 rows \(1 duplicates .* but its quota is 2"):
+    with pytest.raises(BadInput, match=r"gives 1 rows \(of 2, 1 duplicates .* but its quota is 2"):
         mix(tmp_path, MixConfig(parts=(part,)), 1)
     assert len(mixed(tmp_path, MixConfig(parts=(part,), short="take"))[0]) == 1
 
