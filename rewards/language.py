@@ -87,11 +87,15 @@ def language_consistency(
     wanted = wanted or next((found for text in asked if text and (found := main_language(text, languages))), "")
     chain = chain_of_thought(completion)
     counts = word_counts(chain, languages, target=wanted)
+    judged = chain
     if not counts and chain != completion:
-        counts = word_counts(completion, languages, target=wanted)
+        judged = completion
+        counts = word_counts(judged, languages, target=wanted)
     total = sum(counts.values())
     if not total:
         return Score(1.0, CORRECT, NO_WORDS)
+    if not wanted and (wanted := main_language(judged, languages)):
+        counts = word_counts(judged, languages, target=wanted)
     found = wanted or max(sorted(counts), key=counts.__getitem__)
     value = min(1.0, counts.get(found, 0.0) / total)
     others = sorted((name for name in counts if name != found), key=counts.__getitem__, reverse=True)
@@ -154,8 +158,9 @@ def _by_language(parts: list[list[str]], candidates: tuple[str, ...], target: st
         words = " ".join(part)
         if words not in known:
             known[words] = _ranking(words, candidates)
-        (best, score), (_, other), *_ = ranking = known[words]
-        if score - other <= (_DOUBT if len(part) <= _SHORT_RUN else 0.0):
+        ranking = known[words]
+        best, score = ranking[0]
+        if score - ranking[1][1] <= (_DOUBT if len(part) <= _SHORT_RUN else 0.0):
             undecided += part
         elif not target or best == target:
             found[best] += len(part)
@@ -208,7 +213,7 @@ def _runs(text: str, *, formulas: bool) -> tuple[list[tuple[str, list[str]]], di
         elif length == 1 and kind in ONE_LETTER_IS_A_SYMBOL:
             if not _in_a_word(kind, text, token.start()):
                 continue
-        elif kind == "latin" and (formulas or length == 2) and in_a_formula(word, text, token.start(), formulas):
+        elif (formulas or length == 2) and kind == "latin" and in_a_formula(word, text, token.start(), formulas):
             continue
         if kind != script:
             runs.extend((script, part) for part in _parts(run, ends))

@@ -6,8 +6,8 @@ import re
 from functools import cache
 
 LANGUAGES = (
-    "ar", "bn", "da", "de", "el", "en", "es", "fa", "fr", "he", "hi", "id", "it", "ja", "ko", "nl", "no", "pl", "pt",
-    "ru", "sv", "sw", "ta", "te", "th", "tr", "uk", "vi", "zh",
+    "ar", "bn", "de", "el", "en", "es", "fa", "fr", "he", "hi", "id", "it", "ja", "ko", "nl", "pl", "pt", "ru", "sv",
+    "sw", "ta", "te", "th", "tr", "uk", "vi", "zh",
 )  # fmt: skip
 """What a text is told apart into by default; the target and its relatives are always added."""
 

@@ -345,6 +345,7 @@ def test_a_question_in_a_close_language_is_not_taken_for_its_neighbour():
         assert main_language(text) == code
         assert language_consistency(text, question=text).value >= CONSISTENT
     assert language_consistency(DANISH, question=SWEDISH).value < 0.1
+    assert language_consistency(DANISH, prompt="5 + 6 =").reason == "da 1.00 of 58 words"
 
 
 def test_a_sentence_of_a_close_language_among_many_of_the_target_is_found():
