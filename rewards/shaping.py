@@ -18,8 +18,8 @@ NGRAM = 3
 """Words of an n-gram in the repetition penalty (arXiv 2502.03373, as TRL gives it: 3-grams, down to -1)."""
 
 # A character of a script without spaces is a unit, so that repetition in Chinese or Thai is seen too.
-_UNSPACED = "\u0e00-\u0edf\u1000-\u109f\u1780-\u17d3\u3040-\u30ff㐀-䶿一-鿿\U00020000-\U0003ffff"
-_UNITS = re.compile(rf"[{_UNSPACED}]|[^\s{_UNSPACED}]+")
+UNSPACED = "\u0e00-\u0edf\u1000-\u109f\u1780-\u17d3\u3040-\u30ff㐀-䶿一-鿿\U00020000-\U0003ffff"
+_UNITS = re.compile(rf"[{UNSPACED}]|[^\s{UNSPACED}]+")
 
 
 def soft_overlong(
