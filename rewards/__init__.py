@@ -59,7 +59,7 @@ ROW_CHECKS: dict[str, str] = {"code_accuracy": "rewards.code_tests:check_row"}
 """Short name -> "module:function" that takes a row, and the reward's settings by name, and returns why no completion
 could be right there, or None."""
 
-TIMEOUTS_S: dict[str, float] = {"code_accuracy": 60.0, "llm_judge": 120.0, "llm_pairwise": 240.0}
+TIMEOUTS_S: dict[str, float] = {"code_accuracy": 60.0, "llm_judge": 600.0, "llm_pairwise": 1200.0}
 """Short name -> seconds that one sample may take, where DEFAULT_TIMEOUT_S is too short."""
 
 DEFAULT_TIMEOUT_S = 10.0
