@@ -112,7 +112,13 @@ def test_a_chat_goes_in_as_the_prompts_of_training_did(exported: Path):
     assert tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) == "reverse 1234:"
 
 
-@pytest.mark.parametrize("template", ["r1_zero", "plain", "{prompt}\n", "Q: {prompt} \"\\n\"\n'A':<think>\n"])
+@pytest.mark.parametrize(
+    "template",
+    [
+        "r1_zero", "plain", "{prompt}\n", "Q: {prompt} \"\\n\"\n'A':<think>\n", "🙂 {prompt} 👩‍🔬→ Ä: 数学", "{prompt}\u200d\t\\U0001F600 \\ud83d",
+        "{% if %} {# {{ }} {prompt} {{ x }} \\", "\x1b[1m{prompt}\x7f\u2028\x85é", "'\\'' \\\" {prompt} \\N{DASH} \\x41",
+    ],
+)  # fmt: skip
 @pytest.mark.parametrize("begin", [False, True])
 def test_the_chat_template_renders_what_training_rendered(make_byte_tokenizer, template: str, begin: bool):
     tokenizer, data = make_byte_tokenizer(begin=begin), DataConfig(template=template)
@@ -266,7 +272,113 @@ def test_an_export_stage_makes_the_folder_and_is_done_again_when_it_was_cut_shor
     assert (run_stages(recipe, no_machines, no_machines) / "model" / "README.md").exists()
 
 
+def exported_from(run: Path, tmp_path: Path, **config: object) -> Path:
+    """The export of a stage whose model has these settings in its tokenizer_config.json."""
+    folder = shutil.copytree(run / "model", tmp_path / "model")
+    path = folder / "tokenizer_config.json"
+    settings = json.loads(path.read_text()) | config
+    path.write_text(json.dumps({key: value for key, value in settings.items() if value is not None}))
+    template = "{{ bos_token }}{% for m in messages %}{{ m['content'] }}{% endfor %}:"
+    (folder / "chat_template.jinja").write_text(template)
+    return export_folder(folder, tmp_path / "out", ollama=True, sampling=Sampling())
+
+
+@pytest.mark.parametrize(("adds", "opening"), [(None, "<|end|>"), (False, "<|end|>"), (True, "")])
+def test_a_modelfile_keeps_the_first_special_token_unless_ollama_adds_it(run: Path, tmp_path: Path, adds, opening):
+    out = exported_from(run, tmp_path, bos_token="<|end|>", add_bos_token=adds)
+    assert f'{{{{ $open := "{opening}" }}}}' in (out / "Modelfile").read_text()
+
+
+@pytest.mark.parametrize("begin", [False, True])
+@pytest.mark.parametrize("adds", [False, True, None])
+def test_a_prompt_begins_in_ollama_as_in_training_once(make_byte_tokenizer, begin: bool, adds: bool | None):
+    """begin: whether the tokenizer puts the begin token before any text; adds: whether Ollama will."""
+    tokenizer = make_byte_tokenizer(begin=begin)
+    runtime = "<s>" if (begin if adds is None else adds) else ""
+
+    def opening(data: DataConfig | None) -> str:
+        text = modelfile(data, tokenizer, (), 1.0, 1.0, 8, adds_begin=adds)
+        return runtime + json.loads(re.search(r"\$open := (\".*?\") ", text)[1])
+
+    assert opening(None) == "<s>user\n"
+    own = opening(DataConfig(template="Q: {prompt}"))
+    assert own == ("<s>Q: " if begin or runtime else "Q: ")
+    tokenizer.chat_template = tokenizer.chat_template.replace("'<s>'", "'<u>'")
+    assert opening(None) == runtime + "<u>user\n"
+    told = modelfile(None, make_byte_tokenizer(begin=begin), (), 1.0, 1.0, 8, adds_begin=adds)
+    before = re.search(r'if eq .Role "system" }}(.*?){{ .Content', told, re.DOTALL)[1]
+    assert runtime + before == "<s>system\n"
+
+
+def with_stops(run: Path, tmp_path: Path, stops: tuple[str, ...]) -> Path:
+    source = shutil.copytree(run, tmp_path / "run")
+    cfg = recipe()
+    cfg = dataclasses.replace(cfg, rollout=dataclasses.replace(cfg.rollout, stop=stops))
+    (source / "resolved.json").write_text(to_json(cfg))
+    return export_folder(source, tmp_path / "out", ollama=True, sampling=Sampling())
+
+
+def test_stop_texts_of_one_token_end_generation_everywhere(run: Path, tmp_path: Path):
+    from transformers import AutoTokenizer, GenerationConfig
+
+    out = with_stops(run, tmp_path, (":", "12", "<|end|>", "7"))
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    ids = [tokenizer.eos_token_id, *tokenizer.convert_tokens_to_ids([":", "7"])]
+    assert tokenizer.encode("12", add_special_tokens=False) != ids[:1]
+    assert GenerationConfig.from_pretrained(out).eos_token_id == ids
+    assert (out / "Modelfile").read_text().count("PARAMETER stop") == 4
+
+
+def test_a_stages_stop_texts_are_read_from_its_record(run: Path, tmp_path: Path):
+    from rl import provenance
+
+    stage = tmp_path / "zero"
+    shutil.copytree(run / "model", stage / "model")
+    config = {"prompts.template": "{prompt}", "rollout.stop": str((":", "a b"))}
+    provenance.write(stage, {"name": "zero", "kind": "GRPO", "key": "ab", "config": config}, [])
+    out = export_folder(stage, tmp_path / "out", ollama=True, sampling=Sampling())
+    colon = load_tokenizer(str(out)).convert_tokens_to_ids(":")
+    assert json.loads((out / "generation_config.json").read_text())["eos_token_id"][-1] == colon
+    assert 'PARAMETER stop "a b"' in (out / "Modelfile").read_text()
+
+
 # ------------------------------------------------------------------------------------------------ Ollama
+
+
+def unquoted(text: str) -> str:
+    """A value as Ollama's parser reads it: quotes go, nothing is an escape."""
+    quotes = '"""' if text.startswith('"""') else '"'
+    assert text.startswith(quotes)
+    assert text.endswith(quotes)
+    return text[len(quotes) : -len(quotes)]
+
+
+@pytest.mark.parametrize(
+    "stop", ["</answer>", "\n", "\n\nUser:", 'say "so"', "back\\slash", "\\n", "🙂", " a ", 'ends in "']
+)
+def test_a_stop_text_is_written_as_ollama_reads_it(make_byte_tokenizer, stop: str):
+    text = modelfile(DataConfig(template="plain"), make_byte_tokenizer(), (stop,), 1.0, 1.0, 8)
+    (value,) = re.findall(r"PARAMETER stop (.*?)\nPARAMETER temperature", text, re.DOTALL)
+    assert unquoted(value) == stop
+
+
+@pytest.mark.parametrize("stop", ['a """ b', "\x1b", "\u200d"])
+def test_a_stop_text_that_a_modelfile_cannot_hold_is_refused(make_byte_tokenizer, stop: str):
+    with pytest.raises(BadInput, match="cannot hold"):
+        modelfile(DataConfig(template="plain"), make_byte_tokenizer(), (stop,), 1.0, 1.0, 8)
+
+
+@pytest.mark.parametrize("template", ["🙂 {prompt} 👩‍🔬\n", "\x1b{prompt}\u200d\xa0", 'Q "{prompt}"\\n\t'])
+def test_emoji_and_escapes_reach_ollama_whole(make_byte_tokenizer, template: str):
+    tokenizer, data = make_byte_tokenizer(), DataConfig(template=template)
+    text = modelfile(data, tokenizer, (), 1.0, 1.0, 8)
+    seen = "".join(c for c in text if c.isprintable() or c in "\n\t")  # Ollama's parser drops the others
+    assert seen == text
+    found = re.search(r'TEMPLATE """(.*?)"""\n', text, re.DOTALL)[1]
+    quoted = r'("(?:[^"\\]|\\.)*") '
+    parts = (re.search(start + quoted, found)[1] for start in (r"\$open := ", r'"user" .*?\$turn = '))
+    opened, after = (json.loads(re.sub(r"\\U0000(....)", r"\\u\1", part)) for part in parts)
+    assert opened + "Why?" + after == render("Why?", data, tokenizer)
 
 
 def go(template: str, messages: list[dict[str, str]]) -> str:
