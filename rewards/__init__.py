@@ -53,7 +53,7 @@ STYLE = frozenset((
 """Short names of the rewards that say nothing of what is right."""
 
 REFERENCE_CHECKS: dict[str, str] = {"accuracy": "rewards.accuracy:check_reference"}
-"""Short name -> "module:function" that takes a row's answer and returns why it cannot be judged by, or None."""
+"""Short name -> "module:function" that takes a row's answer and returns why nothing compares with it, or None."""
 
 ROW_CHECKS: dict[str, str] = {"code_accuracy": "rewards.code_tests:check_row"}
 """Short name -> "module:function" that takes a row, and the reward's settings by name, and returns why no completion

@@ -1,6 +1,6 @@
 """Code: does the program in the answer pass the hidden tests, run in a sandbox (rewards/sandbox.py)?
 
-R1's rule for code: a compiler and a set of test cases judge it (Nature 10.1038/s41586-025-09422-z, Methods).
+R1's rule for code: a compiler and a set of test cases decide (Nature 10.1038/s41586-025-09422-z, Methods).
 
 Three forms of tests, as a list or as JSON text:
 
@@ -34,7 +34,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from rewards.code_compare import TOLERANCE, same_lines, same_output, same_value
-from rewards.code_run import Harness, Judge, Outcome, Program
+from rewards.code_run import Comparison, Harness, Outcome, Program
 from rewards.code_tests import TAGS, language_of, read_json, read_tests, shown
 from rewards.extract import after_thinking, last_answer_part, opens_thinking
 from rewards.sandbox import Limits, run
@@ -89,7 +89,7 @@ def code_accuracy(
     if kind != "io" and (language != "python" or not entry_point):
         raise ValueError("tests that call a function need an entry_point and language='python'")
     if kind != "io" and checker:
-        raise ValueError("checker: it judges what programs print, but these tests are of a function")
+        raise ValueError("checker: it is for what programs print, but these tests are of a function")
     text = after_thinking(completion, opened=opens_thinking(prompt))
     if text is None:
         return unparseable("the thinking never ends")
@@ -109,7 +109,7 @@ def code_accuracy(
     if checker:
         outcomes = _checked(checker, cases, harness.run(program, cases, lambda case, output: ""), harness)
     else:
-        outcomes = harness.run(program, cases, _judge_of(kind, tolerance if numbers else None))
+        outcomes = harness.run(program, cases, _comparison_of(kind, tolerance if numbers else None))
     failures = [outcome.failure for outcome in outcomes]
     passed = failures.count("")
     if passed == len(cases):
@@ -139,8 +139,10 @@ def last_code(text: str, language: str) -> str | None:
     return found.get(True, found.get(False))
 
 
-def _judge_of(kind: str, tolerance: float | None) -> Judge:
-    """How the outcomes of these tests are judged. tolerance: of numbers in printed lines; None: they are text."""
+def _comparison_of(kind: str, tolerance: float | None) -> Comparison:
+    """What compares the outputs of these tests with the expected ones. tolerance: of numbers in
+    printed lines; None: they are text.
+    """
 
     def printed(case: tuple[str, str], output: str) -> str:
         given, expected = case

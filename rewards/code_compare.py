@@ -1,6 +1,6 @@
 """Whether what a program gave is what a test expects: printed text, and values as JSON.
 
-Numbers in printed text compare as numbers, as the judges of programming contests do it:
+Numbers in printed text compare as numbers, as programming contests compare them:
 
     "3.0" is "3", "0.1666666667" is "0.16666666666666666", "2e-05" is "0.00002"
     "1000000008" is not "1000000007", "1e+18" is not "1000000000000000001": whole numbers are exact
@@ -15,7 +15,7 @@ from decimal import Decimal
 from fractions import Fraction
 
 TOLERANCE = 1e-6
-"""Relative: of the contests' judges the usual one."""
+"""Relative: the usual one of programming contests."""
 
 _WHOLE = re.compile(r"[+-]?(?:0|[1-9]\d*)")
 # A sign in the exponent, as all languages print it, since 1e5 may be hexadecimal; no zero before other digits, since

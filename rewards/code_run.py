@@ -18,7 +18,7 @@ from rewards.code_tests import OUTPUT_BYTES
 from rewards.sandbox import ENOUGH, Limits, run
 from rewards.sandbox_view import PACKAGES, SandboxError, package_paths, python
 
-Judge = Callable[[Any, str], str]
+Comparison = Callable[[Any, str], str]
 """(case, output) -> why the output is wrong, or ""."""
 
 _START_S = 5.0
@@ -58,7 +58,7 @@ class Harness:
     stop: bool
     unsafe: bool
 
-    def run(self, program: Program, cases: Sequence[Any], judge: Judge) -> list[Outcome]:
+    def run(self, program: Program, cases: Sequence[Any], compare: Comparison) -> list[Outcome]:
         """One outcome a test; those that the run did not come to failed too. Raises SandboxError when none began."""
         found: list[Outcome] = []
         started, position = False, 0
@@ -68,7 +68,7 @@ class Harness:
             pairs, position = next_results(results, position)
             for failure, output in pairs if started else pairs[1:]:
                 if len(found) < len(cases):
-                    found.append(Outcome(failure or judge(cases[len(found)], output), output))
+                    found.append(Outcome(failure or compare(cases[len(found)], output), output))
             started = started or bool(pairs)
             return self.stop and any(outcome.failure for outcome in found)
 

@@ -115,7 +115,7 @@ def check_row(row: Mapping[str, object], *, packages: Collection[str] = (), **se
     if kind != "io" and language != "python":
         return f"language: the tests call a function, which only Python programs can be asked for, not {language}"
     if checker and kind != "io":
-        return "checker: it judges what programs print; a check program judges what functions return"
+        return "checker: it is for what programs print; a check program looks at what functions return"
     programs = {"checker": checker} | ({"setup": setup} if language == "python" else {})
     programs |= {"tests": cases[0]} if kind == "check" else {}
     for name, program in programs.items():

@@ -40,7 +40,7 @@ from rewards.types import CORRECT, WRONG, Score
 CONSISTENT = 0.95
 """From this share on the verdict is "correct": on text mixed inside sentences the method errs by about .045."""
 
-NO_WORDS = "no words left to judge"
+NO_WORDS = "no words left to count"
 """The reason where a text without words scores 1: count it, since a run full of such texts learns nothing here."""
 
 _RUN = 8  # words that are classified together; up to 2 left over join them
@@ -77,7 +77,7 @@ def language_consistency(
     code_accuracy reads there, does not count. Raises ValueError for a target that is none of KNOWN.
 
     The chain is all before the last </think>, or the whole completion. A chain without words does not excuse the
-    answer: then the whole completion is judged. No words at all: 1, with the reason NO_WORDS.
+    answer: then the whole completion counts. No words at all: 1, with the reason NO_WORDS.
 
         "So 我们 add the numbers", target "en" -> 4 of 5 words, 0.8
     """
@@ -87,15 +87,15 @@ def language_consistency(
     wanted = wanted or next((found for text in asked if text and (found := main_language(text, languages))), "")
     chain = chain_of_thought(completion)
     counts = word_counts(chain, languages, target=wanted)
-    judged = chain
+    text = chain
     if not counts and chain != completion:
-        judged = completion
-        counts = word_counts(judged, languages, target=wanted)
+        text = completion
+        counts = word_counts(text, languages, target=wanted)
     total = sum(counts.values())
     if not total:
         return Score(1.0, CORRECT, NO_WORDS)
-    if not wanted and (wanted := main_language(judged, languages)):
-        counts = word_counts(judged, languages, target=wanted)
+    if not wanted and (wanted := main_language(text, languages)):
+        counts = word_counts(text, languages, target=wanted)
     found = wanted or max(sorted(counts), key=counts.__getitem__)
     value = min(1.0, counts.get(found, 0.0) / total)
     others = sorted((name for name in counts if name != found), key=counts.__getitem__, reverse=True)
@@ -153,7 +153,7 @@ def _by_language(parts: list[list[str]], candidates: tuple[str, ...], target: st
         float
     )  # of each other language over the target, where one of the two is the likeliest
     has_relatives = len(relatives(target)) > 1
-    known: dict[str, list[tuple[str, float]]] = {}  # a text that repeats itself is judged once
+    known: dict[str, list[tuple[str, float]]] = {}  # a text that repeats itself is classified once
     for part in parts:
         words = " ".join(part)
         if words not in known:

@@ -88,9 +88,9 @@ def cosine_length(
     length = length_of(completion, completion_tokens)
     if length >= max_tokens:
         return Score(exceeded, WRONG, f"{length} long, {max_tokens} allowed")
-    judged = accuracy(completion, prompt=prompt, answer=answer)
-    short, long = (correct_short, correct_long) if judged.verdict == CORRECT else (wrong_short, wrong_long)
-    return Score(cosine(length, max_tokens, short, long), judged.verdict, judged.reason)
+    score = accuracy(completion, prompt=prompt, answer=answer)
+    short, long = (correct_short, correct_long) if score.verdict == CORRECT else (wrong_short, wrong_long)
+    return Score(cosine(length, max_tokens, short, long), score.verdict, score.reason)
 
 
 def cosine(length: float, limit: float, short: float, long: float) -> float:
@@ -119,9 +119,9 @@ def length_budget(
     """
     _positive(budget, "budget")
     _positive(slope, "slope")
-    judged = accuracy(completion, prompt=prompt, answer=answer)
-    if judged.verdict != CORRECT:
-        return judged
+    score = accuracy(completion, prompt=prompt, answer=answer)
+    if score.verdict != CORRECT:
+        return score
     length = length_of(completion, completion_tokens)
     value = min(1.0, max(0.0, slope * (budget - length) + at_budget))
     return Score(value, CORRECT if value else WRONG, f"{length} long, budget {budget}")

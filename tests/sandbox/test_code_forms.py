@@ -20,7 +20,7 @@ def _ray_cluster():
     """In place of the other integration tests' cluster: none is needed here."""
 
 
-def judged(code: str, tests: object, entry_point: str = "f", **row: object):
+def score_of(code: str, tests: object, entry_point: str = "f", **row: object):
     tag = "cpp" if row.get("language") == "c++" else "python"
     return code_accuracy(f"```{tag}\n{code}\n```", tests=tests, entry_point=entry_point, **row)
 
@@ -46,7 +46,7 @@ MAIN = "\nif __name__ == '__main__': print(f(int(input())))"
     ],
 )
 def test_what_the_candidate_does_not_define_is_no_answer(form, setup, entry_point):
-    score = judged("x = 1", FORMS[form], entry_point, setup=setup)
+    score = score_of("x = 1", FORMS[form], entry_point, setup=setup)
     assert (score.value, score.verdict) == (0.0, WRONG)
 
 
@@ -54,7 +54,7 @@ def test_what_the_candidate_does_not_define_is_no_answer(form, setup, entry_poin
 def test_an_object_equal_to_all_does_not_reach_the_check_program_by_the_name_of_a_node(result):
     code = f"class Any:\n  val = next = 5\n  def __eq__(self, other): return True\ndef f(x): return {result}"
     tests = "def check(candidate):\n    assert candidate(4) == ListNode(5)\n"
-    assert judged(code, tests).verdict == WRONG
+    assert score_of(code, tests).verdict == WRONG
 
 
 @pytest.mark.parametrize(
@@ -70,28 +70,28 @@ def f(x):
     return x
 """
     tests = [{"call": [i], "expected": i} for i in (3, 4)]
-    assert judged(code, tests, test_s=1).verdict == WRONG
-    assert judged(code.replace("range(3, 64)", "()"), tests).verdict == CORRECT
+    assert score_of(code, tests, test_s=1).verdict == WRONG
+    assert score_of(code.replace("range(3, 64)", "()"), tests).verdict == CORRECT
 
 
 @pytest.mark.parametrize("output", ["x", "", "7 " * 1000, "1 6 0", "__import__('os')._exit(0)"])
 def test_a_checker_that_cannot_read_an_output_refuses_it(output):
     checker = "def check(input, output, expected):\n    a, b = map(int, output.split())\n    return a + b == int(input)"
     tests = [{"input": "7", "output": "1 6"}]
-    score = judged(f"print({output!r})", tests, "", checker=checker)
+    score = score_of(f"print({output!r})", tests, "", checker=checker)
     assert (score.value, score.verdict) == (0.0, WRONG)
     assert "the checker" in score.reason
-    assert judged("print(3, 4)", tests, "", checker=checker).verdict == CORRECT
-    assert judged("print(3, 5)", tests, "", checker=checker).verdict == WRONG
+    assert score_of("print(3, 4)", tests, "", checker=checker).verdict == CORRECT
+    assert score_of("print(3, 5)", tests, "", checker=checker).verdict == WRONG
 
 
 def test_a_checker_decides_each_test_by_itself_and_is_never_in_the_candidates_sandbox():
     checker = "def check(input, output, expected):\n    hidden = 'a mark of the checker'\n    return output.strip() in expected.split('|')"
     tests = [{"input": str(i), "output": f"{i}|{i + 1}"} for i in range(4)]
     code = "i = int(input())\nprint(i + (i == 1) + 5 * (i == 2))"
-    assert judged(code, tests, "", checker=checker, score="share").value == 0.75
+    assert score_of(code, tests, "", checker=checker, score="share").value == 0.75
     look = "import gc, sys\nprint(''.join(['mark of', ' the checker']) in repr(gc.get_objects()) + repr(sys._getframe().f_globals))"
-    assert judged(look, [{"input": "", "output": "False"}], "", checker=checker).verdict == CORRECT
+    assert score_of(look, [{"input": "", "output": "False"}], "", checker=checker).verdict == CORRECT
 
 
 # ------------------------------------------------------------------------------------------------ names
@@ -109,26 +109,26 @@ STARTERS = [
 def test_starter_names_reach_the_candidate(form):
     uses = "\n    ".join(STARTERS)
     code = f"def f(x: Union[int, str]) -> Any:\n    {uses}\n    return x + 1" + MAIN
-    assert judged(code, FORMS[form]).reason == ""
+    assert score_of(code, FORMS[form]).reason == ""
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_the_rows_setup_reaches_the_candidate(form):
     setup = "import string\nLIMIT = 1\ndef helper(x):\n    return x + LIMIT\n"
     code = "def f(x):\n    string.digits\n    return helper(x)" + MAIN
-    assert judged(code, FORMS[form], setup=setup).reason == ""
-    assert judged(code, FORMS[form]).verdict == WRONG
+    assert score_of(code, FORMS[form], setup=setup).reason == ""
+    assert score_of(code, FORMS[form]).verdict == WRONG
 
 
 def test_a_setup_comes_before_a_cpp_program():
     setup = "#include <iostream>\nint helper(int x) { return x + 1; }"
     code = "int main() { int x; std::cin >> x; std::cout << helper(x); }"
-    assert judged(code, FORMS["io"], "", setup=setup, language="c++").reason == ""
+    assert score_of(code, FORMS["io"], "", setup=setup, language="c++").reason == ""
 
 
 def test_a_candidates_own_definitions_go_before_starters_and_setup():
     code = "def helper(x): return x + 1\ndef gcd(a, b): return 0\ndef f(x): return helper(x) + gcd(4, 6)"
-    assert judged(code, FORMS["call"], setup="def helper(x): return 0").reason == ""
+    assert score_of(code, FORMS["call"], setup="def helper(x): return 0").reason == ""
 
 
 LISTS = """
@@ -157,8 +157,8 @@ SAME = "def check(candidate):\n    for n in (0, 1, 5, 3000):\n        assert sam
 
 @pytest.mark.parametrize("entry_point", ["Solution().reverse", "Solution.reverse"])
 def test_linked_lists_go_to_the_candidate_of_a_check_program_and_back(entry_point):
-    assert judged(REVERSE, SAME, entry_point, setup=LISTS).reason == ""
-    assert judged(REVERSE.replace("return last", "return head"), SAME, entry_point, setup=LISTS).verdict == WRONG
+    assert score_of(REVERSE, SAME, entry_point, setup=LISTS).reason == ""
+    assert score_of(REVERSE.replace("return last", "return head"), SAME, entry_point, setup=LISTS).verdict == WRONG
 
 
 def test_a_graph_with_circles_goes_to_the_candidate_and_back():
@@ -170,8 +170,8 @@ def check(candidate):
     assert type(found) is Graph and found.neighbors[0].neighbors[0] is found
     assert [n.val for n in found.neighbors[0].neighbors] == [1, 2]
 """
-    assert judged("def f(node): return node", tests, setup=LISTS).reason == ""
-    assert judged("def f(node): return None", tests, setup=LISTS).verdict == WRONG
+    assert score_of("def f(node): return node", tests, setup=LISTS).reason == ""
+    assert score_of("def f(node): return None", tests, setup=LISTS).verdict == WRONG
 
 
 @pytest.mark.parametrize(
@@ -188,9 +188,9 @@ def check(candidate):
 )  # fmt: skip
 def test_lists_become_linked_lists_and_trees_where_a_function_asks_for_them(code, call, expected):
     entry_point = "Solution.reverse" if "reverse" in code else "Solution.f"
-    assert judged(code, [{"call": call, "expected": expected}], entry_point).reason == ""
+    assert score_of(code, [{"call": call, "expected": expected}], entry_point).reason == ""
     assert (
-        judged(
+        score_of(
             code, [{"call": call, "expected": [*expected, 9] if isinstance(expected, list) else 7}], entry_point
         ).verdict
         == WRONG
@@ -199,7 +199,7 @@ def test_lists_become_linked_lists_and_trees_where_a_function_asks_for_them(code
 
 def test_a_linked_list_in_a_circle_is_a_wrong_answer():
     code = "def f(head: ListNode) -> ListNode:\n    head.next = head\n    return head"
-    assert "goes in a circle" in judged(code, [{"call": [[1]], "expected": [1]}]).reason
+    assert "goes in a circle" in score_of(code, [{"call": [[1]], "expected": [1]}]).reason
 
 
 # ------------------------------------------------------------------------------------------------ depth, numbers
@@ -217,36 +217,36 @@ DEEP = {
 @pytest.mark.parametrize("kind", DEEP)
 def test_the_stack_goes_as_deep_as_the_memory(kind):
     language, code = DEEP[kind]
-    assert judged(code, [{"input": "", "output": "200000"}], "", language=language).reason == ""
+    assert score_of(code, [{"input": "", "output": "200000"}], "", language=language).reason == ""
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_recursion_without_end_is_a_wrong_answer_and_soon(form):
     start = time.monotonic()
-    score = judged("def f(x): return f(x + 1)" + MAIN, FORMS[form])
+    score = score_of("def f(x): return f(x + 1)" + MAIN, FORMS[form])
     assert score.verdict == WRONG
     assert time.monotonic() - start < 8
 
 
 def test_whole_numbers_of_five_thousand_digits_are_printed_returned_and_compared():
     long, longer = "7" * 5000, "7" * 5001
-    assert judged("print(int(input()) * 10 + 7)", [{"input": long, "output": longer}], "").reason == ""
+    assert score_of("print(int(input()) * 10 + 7)", [{"input": long, "output": longer}], "").reason == ""
     code = "def f(x): return x * 10 + 7"
     tests = f'[{{"call": [{long}], "expected": {longer}}}]'
-    assert judged(code, tests).reason == ""
-    assert judged(code.replace("+ 7", "+ 8"), tests).verdict == WRONG
+    assert score_of(code, tests).reason == ""
+    assert score_of(code.replace("+ 7", "+ 8"), tests).verdict == WRONG
     check = "def check(candidate):\n    assert candidate(10**5000) == 10**5001 + 7\n    str(candidate(10**5000))"
-    assert judged(code, check).reason == ""
-    assert judged(code.replace("+ 7", "+ 8"), check).verdict == WRONG
+    assert score_of(code, check).reason == ""
+    assert score_of(code.replace("+ 7", "+ 8"), check).verdict == WRONG
 
 
 def test_numbers_in_printed_output_compare_as_numbers_unless_the_setting_says_text():
     tests = [{"input": "3", "output": "1.5"}]
     code = "print('%.9f' % (int(input()) / 2))"
-    assert judged(code, tests, "").verdict == CORRECT
-    assert judged(code, tests, "", numbers=False).verdict == WRONG
-    assert judged(code.replace("/ 2", "/ 2.001"), tests, "").verdict == WRONG
-    assert judged(code.replace("/ 2", "/ 2.001"), tests, "", tolerance=0.01).verdict == CORRECT
+    assert score_of(code, tests, "").verdict == CORRECT
+    assert score_of(code, tests, "", numbers=False).verdict == WRONG
+    assert score_of(code.replace("/ 2", "/ 2.001"), tests, "").verdict == WRONG
+    assert score_of(code.replace("/ 2", "/ 2.001"), tests, "", tolerance=0.01).verdict == CORRECT
 
 
 NUMPY = "import numpy as np\ndef f(x): return np.arange(x + 1).sum() - 5" + MAIN
@@ -254,8 +254,8 @@ NUMPY = "import numpy as np\ndef f(x): return np.arange(x + 1).sum() - 5" + MAIN
 
 @pytest.mark.parametrize("form", FORMS)
 def test_numpy_is_there_by_request_alone(form):
-    assert judged(NUMPY, FORMS[form], packages=["numpy"]).reason == ""
-    assert "numpy" in judged(NUMPY, FORMS[form]).reason
+    assert score_of(NUMPY, FORMS[form], packages=["numpy"]).reason == ""
+    assert "numpy" in score_of(NUMPY, FORMS[form]).reason
 
 
 def test_a_package_in_a_folder_that_only_its_owner_may_enter_is_shown(tmp_path, monkeypatch):
@@ -264,13 +264,13 @@ def test_a_package_in_a_folder_that_only_its_owner_may_enter_is_shown(tmp_path, 
     monkeypatch.syspath_prepend(str(tmp_path))
     code = "import aha_private\ndef f(x): return aha_private.VALUE" + MAIN
     for form in FORMS.values():
-        assert judged(code, form, packages=["aha_private", "numpy"]).reason == ""
-    assert "aha_private" in judged(code, FORMS["io"]).reason
+        assert score_of(code, form, packages=["aha_private", "numpy"]).reason == ""
+    assert "aha_private" in score_of(code, FORMS["io"]).reason
 
 
 def test_a_package_that_is_not_installed_is_named():
     with pytest.raises(SandboxError, match="'no_such_package' is not installed"):
-        judged(NUMPY, FORMS["io"], packages=["no_such_package"])
+        score_of(NUMPY, FORMS["io"], packages=["no_such_package"])
 
 
 # ------------------------------------------------------------------------------------------------ time
@@ -285,10 +285,10 @@ def test_a_run_ends_at_the_first_wrong_value(form):
         for i, value in enumerate(expected)
     ]
     start = time.monotonic()
-    score = judged(code, tests)
+    score = score_of(code, tests)
     assert score.reason.startswith("test 2: ")
     assert time.monotonic() - start < 5
-    share = judged(code.replace("0.4", "0"), tests, score="share")
+    share = score_of(code.replace("0.4", "0"), tests, score="share")
     assert share.value == pytest.approx(39 / 40)
 
 
@@ -301,7 +301,7 @@ def test_calls_are_as_fast_as_a_check_program():
         times = []
         for _ in range(5):
             start = time.perf_counter()
-            assert judged(code, tests).verdict == CORRECT
+            assert score_of(code, tests).verdict == CORRECT
             times.append(time.perf_counter() - start)
         return min(times)
 
@@ -320,11 +320,11 @@ def f(x):
     return x
 """
     tests = [{"call": [i], "expected": i} for i in range(8)]
-    score = judged(code, json.dumps(tests), score="share", test_s=1)
+    score = score_of(code, json.dumps(tests), score="share", test_s=1)
     assert score.value == 0.5
     assert score.reason == "test 2: OSError: gone"
 
 
 def test_the_cpu_time_of_many_calls_is_that_of_them_all():
     code = "import time\ndef f(x):\n    end = time.process_time() + 0.4\n    while time.process_time() < end: pass\n    return x"
-    assert judged(code, [{"call": [i], "expected": i} for i in range(8)], test_s=1).reason == ""
+    assert score_of(code, [{"call": [i], "expected": i} for i in range(8)], test_s=1).reason == ""

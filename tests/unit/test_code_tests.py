@@ -203,7 +203,7 @@ REFUSED = {
     "a setup that is none": ({"tests": IO, "setup": "def f(x)"}, "setup: it does not compile"),
     "a setup's packages": ({"tests": IO, "setup": "from scipy.special import comb"}, "it imports scipy"),
     "a checker that is none": ({"tests": IO, "checker": "print(1)"}, "checker: it defines no check()"),
-    "a checker of functions": ({"tests": CALL, "entry_point": "f", "checker": CHECK}, "checker: it judges what programs print"),
+    "a checker of functions": ({"tests": CALL, "entry_point": "f", "checker": CHECK}, "checker: it is for what programs print"),
 }  # fmt: skip
 
 
