@@ -118,12 +118,15 @@ def _is_term(token: str) -> bool:
 
 def words_of(text: str) -> list[str]:
     r"""The bare words of a text. "Find $x + 1$. Why?" -> find, x+1, why"""
-    return _bare(_plain(text))
+    return _bare(_tokens(_plain(text)))
 
 
-def _bare(plain: str) -> list[str]:
+def _tokens(plain: str) -> list[str]:
     spaced = plain.isascii() or not _UNSPACED.search(plain)
-    tokens = plain.split() if spaced else [token for token in _TOKENS.findall(plain) if token != "\n"]
+    return plain.split() if spaced else [token for token in _TOKENS.findall(plain) if token != "\n"]
+
+
+def _bare(tokens: list[str]) -> list[str]:
     if operators := list(compress(count(), map(_OPERATORS.__contains__, tokens))):
         tokens = _joined(tokens, operators)
     words = list(map(str.strip, tokens, repeat(_EDGES)))
@@ -132,12 +135,19 @@ def _bare(plain: str) -> list[str]:
 
 def sentences_of(text: str) -> list[list[str]]:
     """The bare words of each sentence or line; "Q1: Find x." has two."""
+    return _sentences(_plain(text))
+
+
+def _sentences(plain: str) -> list[list[str]]:
     found = []
-    for line in _plain(text).split("\n"):
-        start, tokens = 0, line.split() if not _UNSPACED.search(line) else _TOKENS.findall(line)
+    for line in plain.split("\n"):
+        start, tokens = 0, _tokens(line)
         for place, token in enumerate(tokens, start=1):
-            if place == len(tokens) or token[-1] in _ENDS or token.rstrip(_CLOSING)[-1:] in _ENDS:
-                if words := _bare(" ".join(tokens[start:place])):
+            last = token[-1]
+            if last in _CLOSING:
+                last = token.rstrip(_CLOSING)[-1:]
+            if place == len(tokens) or last in _ENDS:
+                if words := _bare(tokens[start:place]):
                     found.append(words)
                 start = place
     return found
@@ -161,7 +171,9 @@ class Finder:
     def __init__(self, ngrams: Set[Ngram], ngram: int) -> None:
         self._ngram = ngram
         self._short = {found for found in ngrams if len(found) != ngram or not is_telling(found)}
-        self._longest = max(map(len, self._short), default=0)
+        self._longest: dict[str, int] = {}  # first word -> words of the longest short problem that begins with it
+        for found in self._short:
+            self._longest[found[0]] = max(len(found), self._longest.get(found[0], 0))
         counts = Counter(word for found in ngrams for word in found)
         self._short_words = {min(found, key=lambda word: (counts[word], -len(word), word)) for found in self._short}
         self._by_key: dict[Ngram, dict[int, set[Ngram]]] = {}
@@ -172,7 +184,8 @@ class Finder:
 
     def find(self, text: str) -> Iterator[Ngram]:
         """The n-grams that the text repeats: those of full length, then short ones."""
-        words = words_of(text)
+        plain = _plain(text)
+        words = _bare(_tokens(plain))
         if not words:
             return
         by_key, size = self._by_key, self._ngram
@@ -183,22 +196,24 @@ class Finder:
                 if start >= 0 and (seen := tuple(words[start : start + size])) in found:
                     yield seen
         if not self._short_words.isdisjoint(words):
-            yield from self._find_short(words, text)
+            yield from self._find_short(words, plain)
 
-    def _find_short(self, words: list[str], text: str) -> Iterator[Ngram]:
+    def _find_short(self, words: list[str], plain: str) -> Iterator[Ngram]:
         """Short problems that are the whole text, or sentences of it."""
         if tuple(words) in self._short:
             yield tuple(words)
             return
-        sentences = sentences_of(text)
-        for first in range(len(sentences)):
-            run: list[str] = []
-            for sentence in sentences[first:]:
-                run += sentence
-                if len(run) > self._longest:
-                    break
-                if (found := tuple(run)) in self._short and _stands_alone(found):
+        sentences = _sentences(plain)
+        for first, sentence in enumerate(sentences):
+            longest = self._longest.get(sentence[0], 0)
+            found, following = tuple(sentence), first + 1
+            while len(found) <= longest:
+                if found in self._short and _stands_alone(found):
                     yield found
+                if following == len(sentences):
+                    break
+                found += tuple(sentences[following])
+                following += 1
 
 
 def _stands_alone(words: Ngram) -> bool:
