@@ -13,7 +13,10 @@ arccos arccot arcsin arctan arg ceil cos cosh cot csc deg det dim div exp floor 
 mod rank round Rt sec sgn sign sin sinh sqrt sup inf tan tanh tr var
 """
 _FUNCTIONS = frozenset(_FUNCTION_NAMES.split())
+NAMES = frozenset(name.lower() for name in _UNITS | _FUNCTIONS)
+"""In lower case, the words of more than 3 letters that in_a_formula can be true of, and shorter ones."""
 _DIGITS = "0123456789"
+_DIGITS_AND_INDEX = _DIGITS + "_"
 _OPERATORS = "=+*^<>≤≥≠≈×÷·∙⋅−±∝→⇒|"
 _MEASURED = _DIGITS + "/·⋅*^²³}-°"
 _ARGUMENT = _DIGITS + "([{_^\\|△∠αβθπ°"
@@ -26,17 +29,21 @@ def in_a_formula(word: str, text: str, place: int, every: bool = True) -> bool:
     every: look for all of it, not for names of two letters glued to a digit alone.
     """
     end = place + len(word)
-    if len(word) == 2 and place and text[place - 1] in _DIGITS + "_":
-        return True  # "5km", "x_ab"
+    left, right = text[place - 1 : place], text[end : end + 1]  # "" at the start and the end
+    if len(word) == 2:
+        if left and left in _DIGITS_AND_INDEX:
+            return True  # "5km", "x_ab"
+        if every and ((left and left in "([{") or (right and right in ")]}_")):
+            return True  # "f(ab, cd)"
     if not every:
         return False
-    before, after = text[max(0, place - 2) : place], text[end : end + 3]
-    if len(word) == 2 and ((before and before[-1] in "([{") or (after and after[0] in ")]}_")):
-        return True  # "f(ab, cd)"
-    left, right = before.rstrip(" ")[-1:], after.lstrip(" ")[:1]
+    if left == " ":
+        left = text[place - 2 : place - 1]
+    if right == " ":
+        right = text[end : end + 3].lstrip(" ")[:1]
     if left and left in _MEASURED and (word in _UNITS or word.lower() in _UNITS):
         return True
-    if right and word in _FUNCTIONS and (right in _ARGUMENT or _is_symbol(after.lstrip(" "))):
+    if right and word in _FUNCTIONS and (right in _ARGUMENT or _is_symbol(text[end : end + 3].lstrip(" "))):
         return True
     return len(word) <= 3 and bool((left and left in _OPERATORS) or (right and right in _OPERATORS))
 

@@ -22,7 +22,7 @@ from itertools import groupby
 from typing import Any
 
 from rewards.extract import chain_of_thought
-from rewards.formulas import in_a_formula
+from rewards.formulas import NAMES, in_a_formula
 from rewards.prose import plain_text
 from rewards.scripts import (
     KNOWN,
@@ -213,7 +213,11 @@ def _runs(text: str, *, formulas: bool) -> tuple[list[tuple[str, list[str]]], di
         elif length == 1 and kind in ONE_LETTER_IS_A_SYMBOL:
             if not _in_a_word(kind, text, token.start()):
                 continue
-        elif (formulas or length == 2) and kind == "latin" and in_a_formula(word, text, token.start(), formulas):
+        elif (
+            kind == "latin"
+            and (length == 2 or (formulas and (length == 3 or word.lower() in NAMES)))
+            and in_a_formula(word, text, token.start(), formulas)
+        ):
             continue
         if kind != script:
             runs.extend((script, part) for part in _parts(run, ends))

@@ -9,7 +9,7 @@ import re
 import unicodedata
 from functools import lru_cache
 
-from rewards.spans import spans
+from rewards.spans import MARK, spans
 
 _INVISIBLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f\xad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff"
@@ -19,7 +19,6 @@ _FANCY_RANGES = ((0xFF21, 0xFF5B), (0x24B6, 0x24EA), (0x1D400, 0x1D800))
 _FANCY = re.compile("[" + "".join(f"{chr(first)}-{chr(end - 1)}" for first, end in _FANCY_RANGES) + "]")
 _MARKS = re.compile(r"</?(?:think|answer)>|<\|[^|<>\s]{1,40}\|>(?:system|user|assistant)?|\|special_token\|")
 _COMMAND = re.compile(r"\\(?:begin|end)\{[A-Za-z]+\*?\}|\\[A-Za-z]+")
-_MARK = re.compile(r"[`~$\\]")
 _SPACED_LETTERS = re.compile(r"(?<![^\W_])[^\W\d_](?:[^\w\n][^\W\d_]){5,}(?![^\W_])")
 _NOT_A_LETTER = re.compile(r"[\W\d_]+")
 _SYMBOL = r"[^\x00-@\[-`{-\x7f]"
@@ -81,7 +80,7 @@ def plain_text(text: str) -> str:
     if _FANCY.search(text):
         text = text.translate(_plain_letters())
     text = _MARKS.sub(" ", _INVISIBLE.sub("", text))
-    if not _MARK.search(text):
+    if not MARK.search(text):
         return _SPACED_LETTERS.sub(lambda found: _NOT_A_LETTER.sub("", found.group()), text)
     kept: list[str] = []
     hidden = _Hidden()
@@ -127,7 +126,7 @@ class _Hidden:
                 short = whole
             number = sum(_number_of_words(run) for run in short)
             few, share = (_FEW_IN_BLOCKS, _SHARE_OF_BLOCKS) if is_block else (_FEW, _SHARE)
-            if number and (number > few or number > share * _number_of_words(visible)):
+            if number and (number > few or _exceeds(number, share, visible)):
                 found += short
         return found
 
@@ -145,8 +144,14 @@ def _held_together(contents: list[str]) -> list[str]:
     return [" ".join(words), *(run for content in contents for run in _OTHER_LETTERS.findall(content))]
 
 
+def _exceeds(number: float, share: float, text: str) -> bool:
+    """Whether number is more than this share of the text's words."""
+    start = text[:1000]  # mostly has words enough, and costs less to count
+    return number > share * _number_of_words(start) and number > share * _number_of_words(text)
+
+
 def _number_of_words(text: str) -> float:
-    return len(_NARROW.findall(text)) + len(_WIDE.findall(text)) / 2
+    return len(_NARROW.findall(text)) + (0 if text.isascii() else len(_WIDE.findall(text)) / 2)
 
 
 @lru_cache(maxsize=1)

@@ -21,7 +21,9 @@ _OPENING = re.compile(
 )
 _CLOSING = {"\\[": "\\]", "\\(": "\\)"}
 _RUN = re.compile(r"`+|~~~+")
-_LINE_START = re.compile(r"^[ \t>]{0,8}", re.MULTILINE)
+_INDENT = 8  # characters of white space and ">" that may stand before a fence in its line
+MARK = re.compile(r"[`~$\\]")
+"""What every span begins with."""
 
 
 class Span(NamedTuple):
@@ -37,9 +39,12 @@ def spans(text: str) -> Iterator[Span]:
     ticks = _Runs(text)
     dead: set[str] = set()  # delimiters that do not occur again: looking for them each time would be quadratic
     position = 0
-    while match := _OPENING.search(text, position):
+    while mark := MARK.search(text, position):  # a search for _OPENING itself tries each form at each character
+        start, position = mark.span()
+        match = _OPENING.match(text, start)
+        if match is None:
+            continue
         position = match.end()
-        start = match.start()
         if match["inline"]:
             yield Span(start, position, "mathematics")
         elif match["open"]:
@@ -61,8 +66,8 @@ class _Runs:
 
     def __init__(self, text: str) -> None:
         self._text = text
-        starts = {match.end() for match in _LINE_START.finditer(text)} if "`" in text or "~" in text else set()
-        self._runs = [(run.start(), run.end(), run.start() in starts) for run in _RUN.finditer(text)]
+        found = _RUN.finditer(text) if "`" in text or "~~~" in text else ()
+        self._runs = [(run.start(), run.end(), _begins_a_line(text, run.start())) for run in found]
         self._places = {start: place for place, (start, _, _) in enumerate(self._runs)}
         self._dead: set[tuple[str, int, bool, int]] = set()
 
@@ -89,3 +94,9 @@ class _Runs:
 
     def _after(self, place: int) -> Iterator[tuple[int, int, bool]]:
         return (self._runs[i] for i in range(place + 1, len(self._runs)))
+
+
+def _begins_a_line(text: str, place: int) -> bool:
+    before = text[max(0, place - _INDENT - 1) : place]
+    _, line_end, indent = before.rpartition("\n")
+    return bool(line_end or place <= _INDENT) and not indent.strip(" \t>")
