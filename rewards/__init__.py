@@ -32,7 +32,7 @@ REWARDS: dict[str, str] = {
 """Short name -> "module:function". Strings, so that naming a reward imports nothing."""
 
 COLUMNS: dict[str, tuple[str, ...]] = {
-    "code_accuracy": ("tests", "entry_point", "setup", "language"),
+    "code_accuracy": ("tests", "entry_point", "setup", "checker", "language"),
     "countdown": ("numbers", "target"),
     "language_consistency": ("language", "question", "problem"),
     "length_budget": ("budget",),
@@ -53,9 +53,13 @@ STYLE = frozenset((
 """Short names of the rewards that say nothing of what is right."""
 
 REFERENCE_CHECKS: dict[str, str] = {"accuracy": "rewards.accuracy:check_reference"}
-"""Short name -> "module:function" that takes a row's answer and returns why it cannot be judged by, or None."""
+"""Short name -> "module:function" that takes a row's answer and returns why nothing compares with it, or None."""
 
-TIMEOUTS_S: dict[str, float] = {"code_accuracy": 60.0, "llm_judge": 120.0, "llm_pairwise": 240.0}
+ROW_CHECKS: dict[str, str] = {"code_accuracy": "rewards.code_tests:check_row"}
+"""Short name -> "module:function" that takes a row, and the reward's settings by name, and returns why no completion
+could be right there, or None."""
+
+TIMEOUTS_S: dict[str, float] = {"code_accuracy": 60.0, "llm_judge": 600.0, "llm_pairwise": 1200.0}
 """Short name -> seconds that one sample may take, where DEFAULT_TIMEOUT_S is too short."""
 
 DEFAULT_TIMEOUT_S = 10.0

@@ -1,6 +1,6 @@
 """Code: does the program in the answer pass the hidden tests, run in a sandbox (rewards/sandbox.py)?
 
-R1's rule for code: a compiler and a set of test cases judge it (Nature 10.1038/s41586-025-09422-z, Methods).
+R1's rule for code: a compiler and a set of test cases decide (Nature 10.1038/s41586-025-09422-z, Methods).
 
 Three forms of tests, as a list or as JSON text:
 
@@ -8,44 +8,42 @@ Three forms of tests, as a list or as JSON text:
     [{"call": [1, 2], "expected": 3}, ...]        a function (entry_point) and its arguments; a dict is by keyword
     "def check(candidate): assert ..."            HumanEval's form: a program with check(candidate)
 
-Nothing that the candidate can reach decides. Expected outputs never enter the sandbox: the candidate's process only
+Numbers in printed lines compare as numbers (rewards/code_compare.py). Where several outputs are right, the row's
+checker decides: a program with check(input, output, expected), which returns whether the output is right.
+
+Starter names (List, defaultdict, ListNode, ...: rewards/code_starters.py) and the row's setup come before the
+candidate's own code in every form. Linked lists and trees are written as LeetCode writes them where the function's
+parameters ask for a ListNode or a TreeNode: [1, 2, 3], and level by level with null for none.
+
+Nothing that the candidate can reach decides. Expected outputs never enter its sandbox: the candidate's process only
 gives values, as text, and this process compares them. check() runs inside, but in another process than the candidate,
-which cannot read or write it: it gets plain values, so no object of the candidate's own with an == of its own.
+which cannot read or write it: it gets plain values, so no object of the candidate's own with an == of its own. (Objects
+of a class that setup defines arrive as objects of the check program's own class.) A checker runs in another sandbox.
 
 What remains: arguments and results go by value (no generators, no changing an argument in place), and a name that the
-check program uses but nobody defines (3 of HumanEval's 164) is taken from the candidate, unless `setup` defines it.
-Without a sandbox none of this holds.
+check program uses but nobody defines (3 of HumanEval's 164) is taken from the candidate, unless `setup` defines it. The
+candidate can read setup: it is no place for a solution. Without a sandbox none of this holds.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
-import math
 import os
 import re
 import subprocess
-from typing import Any, Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Any, Literal
 
-from rewards.code_agent import AGENT, START, frame, read_results
+from rewards.code_compare import TOLERANCE, same_lines, same_output, same_value
+from rewards.code_run import Comparison, Harness, Outcome, Program
+from rewards.code_tests import TAGS, language_of, read_json, read_tests, shown
 from rewards.extract import after_thinking, last_answer_part, opens_thinking
-from rewards.sandbox import Limits, Ran, run
-from rewards.sandbox_view import SandboxError, python
+from rewards.sandbox import Limits, run
+from rewards.sandbox_view import SandboxError
 from rewards.types import WRONG, Score, correct, excerpt, unparseable, wrong
 
 _FENCE = re.compile(r" {0,3}(`{3,})[ \t]*([^`\s]*)[^`]*")
-_TAGS = {"python": ("python", "py", "python3"), "c++": ("c++", "cpp", "cc", "cxx")}
-_START_S = 5.0
-_OUTPUT_PER_TEST = 1 << 20
 _COMPILE = "g++ -O2 -std=c++17 -static -x c++ -o program /dev/fd/$0 1>&2 && cat program"
 _COMPILE_LIMITS = Limits(wall_s=60, cpu_s=30, memory_mb=2048, file_mb=64, folder_mb=256, output_bytes=64 << 20)
-
-
-class Outcome(NamedTuple):
-    """What the sandbox says of one test. failure: why there is no output, or "". output: text on stdout, or JSON."""
-
-    failure: str
-    output: str
 
 
 def code_accuracy(
@@ -54,10 +52,14 @@ def code_accuracy(
     prompt: str = "",
     answer: str = "",
     tests: object,
-    entry_point: str = "",
-    setup: str = "",
-    language: str = "python",
+    entry_point: str | None = "",
+    setup: str | None = "",
+    checker: str | None = "",
+    language: str | None = "python",
     score: Literal["first_failure", "share"] = "first_failure",
+    numbers: bool = True,
+    tolerance: float = TOLERANCE,
+    packages: Sequence[str] = (),
     test_s: float = 5.0,
     total_s: float = 30.0,
     memory_mb: int = 512,
@@ -67,9 +69,12 @@ def code_accuracy(
     """1 when the code in the completion passes all `tests`, else 0, or with score="share" the share that it passes.
 
     The code is the last fenced block of the answer (last_code).
-    From the row: tests, entry_point, see above; language, "python", or "c++" for programs from stdin to stdout; setup,
-    code that a check program may use, HumanEval's `prompt` for example.
-    Settings: score; test_s, total_s, seconds for one test and for all; memory_mb, the address space of a process;
+    From the row: tests, entry_point ("f", "Solution.f"), checker, see above; language, "python", or "c++" for programs
+    from stdin to stdout; setup, code that runs before the candidate's and the check program's, HumanEval's `prompt` for
+    example.
+    Settings: score; numbers, whether numbers in printed lines compare as numbers, those with a fraction to the relative
+    tolerance; packages, installed ones that programs may import, as ["numpy"]; test_s, total_s, seconds for one test
+    and for all; memory_mb, the address space of a process, its stack included;
     run_untrusted_code_without_sandbox, which lets the code do to this machine whatever it likes.
 
         code_accuracy("```python\\nprint(int(input()) + 1)\\n```", tests=[{"input": "1", "output": "2"}])  ->  1.0
@@ -77,13 +82,14 @@ def code_accuracy(
     Unparseable: no code. Wrong: a failed test, a limit exceeded included; the reason names the first one.
     Raises SandboxError when the code cannot be run safely, ValueError for tests of another form.
     """
-    if language not in _TAGS:
-        raise ValueError(f"language: {language!r} is none of {', '.join(_TAGS)}")
+    language = language_of(language)
     if score not in ("first_failure", "share"):
         raise ValueError(f"score: {score!r} is neither 'first_failure' nor 'share'")
     kind, cases = read_tests(tests)
     if kind != "io" and (language != "python" or not entry_point):
         raise ValueError("tests that call a function need an entry_point and language='python'")
+    if kind != "io" and checker:
+        raise ValueError("checker: it is for what programs print, but these tests are of a function")
     text = after_thinking(completion, opened=opens_thinking(prompt))
     if text is None:
         return unparseable("the thinking never ends")
@@ -91,55 +97,25 @@ def code_accuracy(
     code = last_code(text if part is None else part, language)
     if code is None:
         return unparseable("no closed ``` block with code in it after the thinking")
-    unsafe = run_untrusted_code_without_sandbox
 
-    job: dict[str, object] = {"kind": kind, "entry_point": entry_point, "code": code, "binary": b""}
+    program = Program(kind, code, entry_point or "", setup or "")
     if language == "c++":
-        compiled = _compile(code, unsafe)
+        compiled = _compile(f"{setup or ''}\n{code}", run_untrusted_code_without_sandbox)
         if isinstance(compiled, str):
             return wrong(compiled)
-        job |= {"binary": compiled, "code": ""}
-    job |= {"count": len(cases), "stop": score == "first_failure", "test_s": test_s, "memory_mb": memory_mb}
-    job |= {"output": _OUTPUT_PER_TEST, "host_pids": os.readlink("/proc/self/ns/pid")}
-    inputs = [{"program": case, "setup": setup} if kind == "check" else case[0] for case in cases]
-    limits = Limits(
-        wall_s=_START_S + min(total_s, test_s * len(cases)),
-        cpu_s=math.ceil(test_s) + 1,
-        memory_mb=memory_mb,
-        output_bytes=(len(cases) + 1) * 8 * _OUTPUT_PER_TEST,
-    )
-    argv = [python(), "-I", "-S", "-B", "-X", "utf8", "-c", START]
-    payload = AGENT + b"".join(frame(part) for part in (job, *inputs))
-    ran = run(argv, job=payload, limits=limits, run_untrusted_code_without_sandbox=unsafe)
-    failures = [_judge(kind, case, outcome) for case, outcome in zip(cases, _outcomes(ran, len(cases)), strict=True)]
+        program = Program(kind, "", binary=compiled)
+    stop, unsafe = score == "first_failure", run_untrusted_code_without_sandbox
+    harness = Harness(test_s, total_s, memory_mb, tuple(packages), stop, unsafe)
+    if checker:
+        outcomes = _checked(checker, cases, harness.run(program, cases, lambda case, output: ""), harness)
+    else:
+        outcomes = harness.run(program, cases, _comparison_of(kind, tolerance if numbers else None))
+    failures = [outcome.failure for outcome in outcomes]
     passed = failures.count("")
     if passed == len(cases):
         return correct()
     first = next(i for i, failure in enumerate(failures) if failure)
     return Score(passed / len(cases) if score == "share" else 0.0, WRONG, f"test {first + 1}: {failures[first]}")
-
-
-def read_tests(tests: object) -> tuple[str, list[Any]]:
-    """The form ("io", "call" or "check") and the cases: (input, output), (arguments, expected), or check programs.
-
-    '[{"input": "1", "output": "2"}]' -> ("io", [("1", "2")]). Raises ValueError.
-    """
-    if isinstance(tests, str):
-        with contextlib.suppress(ValueError):  # a program, not JSON: looked at next
-            tests = json.loads(tests)
-    if isinstance(tests, str) and "def check(" in tests:
-        return "check", [tests]
-    if isinstance(tests, list) and tests and all(isinstance(test, dict) for test in tests):
-        if all({"input", "output"} <= test.keys() for test in tests):
-            return "io", [(str(test["input"]), str(test["output"])) for test in tests]
-        if all({"call", "expected"} <= test.keys() for test in tests):
-            calls = [json.loads(test["call"]) if isinstance(test["call"], str) else test["call"] for test in tests]
-            if all(isinstance(call, list | dict) for call in calls):
-                return "call", [(call, test["expected"]) for call, test in zip(calls, tests, strict=True)]
-    raise ValueError(
-        'tests: neither a list of {"input", "output"}, nor one of {"call": [...], "expected"}, nor a program with '
-        f"check(candidate): {excerpt(str(tests))}"
-    )
 
 
 def last_code(text: str, language: str) -> str | None:
@@ -155,7 +131,7 @@ def last_code(text: str, language: str) -> str | None:
             if match:
                 ticks, tag, lines = match[1], match[2].lower(), []
         elif match and match[1].startswith(ticks) and not match[2]:
-            if (tag in _TAGS[language] or not tag) and "".join(lines).strip():
+            if (tag in TAGS[language] or not tag) and "".join(lines).strip():
                 found[bool(tag)] = "".join(lines)
             ticks = ""
         else:
@@ -163,58 +139,46 @@ def last_code(text: str, language: str) -> str | None:
     return found.get(True, found.get(False))
 
 
-def same_lines(one: str, other: str) -> bool:
-    """Whether two outputs are the same but for spaces inside and around lines, and blank lines at the end."""
-    lines, others = ([" ".join(line.split()) for line in text.strip().splitlines()] for text in (one, other))
-    return lines == others
+def _comparison_of(kind: str, tolerance: float | None) -> Comparison:
+    """What compares the outputs of these tests with the expected ones. tolerance: of numbers in
+    printed lines; None: they are text.
+    """
 
+    def printed(case: tuple[str, str], output: str) -> str:
+        given, expected = case
+        same = same_lines(output, expected) if tolerance is None else same_output(output, expected, tolerance)
+        return "" if same else f"{excerpt(output)} is not {excerpt(expected)} for {excerpt(given)}"
 
-def same_value(value: object, expected: object) -> bool:
-    """Whether two decoded JSON values are equal. Numbers by value, floats to 1e-9 relative; true is not 1."""
-    if isinstance(value, list) and isinstance(expected, list):
-        return len(value) == len(expected) and all(map(same_value, value, expected))
-    if isinstance(value, dict) and isinstance(expected, dict):
-        return value.keys() == expected.keys() and all(same_value(value[key], expected[key]) for key in expected)
-    if isinstance(value, bool) or isinstance(expected, bool):
-        return value is expected
-    if isinstance(value, int | float) and isinstance(expected, int | float) and float in (type(value), type(expected)):
-        return _close(value, expected)
-    return type(value) is type(expected) and value == expected
-
-
-def _close(value: float, expected: float) -> bool:
-    try:
-        return math.isclose(value, expected, rel_tol=1e-9, abs_tol=1e-12)
-    except OverflowError:  # an int beyond the floats
-        return value == expected
-
-
-def _judge(kind: str, case: Any, outcome: Outcome) -> str:
-    """Why the test failed, or ""."""
-    if outcome.failure or kind == "check":
-        return outcome.failure
-    given, expected = case
-    if kind == "io":
-        same, shown = same_lines(outcome.output, expected), outcome.output
-    else:
+    def returned(case: tuple[Any, Any], output: str) -> str:
+        given, expected = case
         try:
-            same, shown = same_value(json.loads(outcome.output), expected), outcome.output
+            same = same_value(read_json(output), expected)
         except (ValueError, RecursionError) as error:  # the candidate can write to this pipe whatever it likes
             return f"the result is not JSON that can be read: {error}"
-    wanted = expected if kind == "io" else json.dumps(expected)
-    return "" if same else f"{excerpt(shown)} is not {excerpt(wanted)} for {excerpt(str(given))}"
+        return "" if same else f"{excerpt(output)} is not {excerpt(shown(expected))} for {excerpt(shown(given))}"
+
+    return {"io": printed, "call": returned, "check": lambda case, output: ""}[kind]
 
 
-def _outcomes(ran: Ran, count: int) -> list[Outcome]:
-    """One outcome a test; those that the run did not come to failed too. Raises SandboxError when it never began."""
-    pairs = read_results(ran.results)
-    if not pairs:
-        raise SandboxError(
-            f"the harness did not start: {ran.stderr.decode(errors='replace')[-500:]} (limit: {ran.limit})"
+def _checked(checker: str, cases: list[Any], outcomes: list[Outcome], harness: Harness) -> list[Outcome]:
+    """The outcomes with the checker's verdicts on what was printed. It runs as a function does, in a new sandbox."""
+    asked = [i for i, outcome in enumerate(outcomes) if not outcome.failure]
+    questions = [([cases[i][0], outcomes[i].output, cases[i][1]], True) for i in asked]
+
+    def verdict(case: Any, output: str) -> str:
+        (given, printed, _), _ = case
+        right = output in ("true", "1", "1.0")
+        return (
+            "" if right else f"the checker refuses {excerpt(printed)} for {excerpt(given)}: it says {excerpt(output)}"
         )
-    found = [Outcome(*pair) for pair in pairs[1 : count + 1]]
-    why = f"the limit of {ran.limit} for all tests" if ran.limit else "not run, or the program ended its harness"
-    return found + [Outcome(why, "")] * (count - len(found))
+
+    found = list(outcomes)
+    if questions:
+        answers = harness.run(Program("call", checker, "check"), questions, verdict)
+        for i, outcome in zip(asked, answers, strict=True):
+            why = outcome.failure
+            found[i] = Outcome(why if not why or why.startswith("the checker") else f"the checker: {why}", "")
+    return found
 
 
 def _compile(code: str, unsafe: bool) -> bytes | str:

@@ -1,15 +1,15 @@
 """The agent: the program that the code reward runs in its sandbox.
 
-It is the functions below, sent as source, so that nothing of ours needs to be seen inside. It forks a child a test, and
-hands on what the child gives. No child can read or write the agent, nor open its descriptors in /proc: the agent is not
-dumpable (prctl(2), ptrace(2)). What it means for a program to pass is not decided here: see rewards/code.py.
+It is the functions below and those of its children (rewards/code_child.py), sent as source, so that nothing of ours
+needs to be seen inside. It forks a child a test, or one for all calls of a function, and hands on what the child gives.
+No child can read or write the agent, nor open its descriptors in /proc: the agent is not dumpable (prctl(2),
+ptrace(2)). What it means for a program to pass is not decided here: see rewards/code.py.
 """
 
 from __future__ import annotations
 
 import _ctypes
 import _signal  # type: ignore[import-not-found]
-import builtins
 import gc
 import inspect
 import marshal
@@ -21,6 +21,28 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from rewards.code_child import (
+    _as_nodes,
+    _call,
+    _callee,
+    _checker,
+    _classes,
+    _load,
+    _node_class,
+    _pack,
+    _packed,
+    _plain,
+    _program,
+    _report,
+    _said,
+    _send,
+    _serve,
+    _take,
+    _unpack,
+    _unpacked,
+    _write,
+)
+
 
 def frame(value: Any) -> bytes:
     """A plain value as the agent reads it: 12 digits with its length, then marshal (only of what is ours)."""
@@ -30,7 +52,12 @@ def frame(value: Any) -> bytes:
 
 def read_results(data: bytes) -> list[tuple[str, str]]:
     """What the agent sent, whole pairs only: ("ready", ""), then (failure, output) for each test that was run."""
-    found, start = [], 0
+    return next_results(data, 0)[0]
+
+
+def next_results(data: bytes | bytearray, start: int) -> tuple[list[tuple[str, str]], int]:
+    """The whole pairs from `start` on, and where the next one will begin."""
+    found = []
     while data[start : start + 24].isdigit() and len(data) >= start + 24:
         middle = start + 24 + int(data[start : start + 12])
         end = middle + int(data[start + 12 : start + 24])
@@ -38,7 +65,7 @@ def read_results(data: bytes) -> list[tuple[str, str]]:
             break
         found.append((data[start + 24 : middle].decode(errors="replace"), data[middle:end].decode(errors="replace")))
         start = end
-    return found
+    return found, start
 
 
 def _agent() -> bytes:
@@ -47,38 +74,13 @@ def _agent() -> bytes:
     It starts for every answer, so it comes compiled and imports little: json, signal, types and re each bring enum, and
     take longer than a test.
     """
-    agent = (_take, _write, _report, _send, _run_tests, _set_dumpable, _check, _fork, _watch, _memory_mb, _clear)
-    parts = (*agent, _candidate, _load, _serve, _checker, _pack, _unpack)
+    agent = (_run_tests, _prepare, _set_dumpable, _run_calls, _check, _fork, _watch, _why_ended, _memory_mb, _clear)
+    common = (_take, _write, _report, _send, _said)
+    candidate = (_load, _program, _callee, _call, _node_class, _as_nodes, _plain, _serve)
+    parts = (*agent, *common, *candidate, _classes, _checker, _pack, _packed, _unpack, _unpacked)
     header = "from __future__ import annotations\nimport _ctypes, _signal, builtins, gc, os, select, site, time\n"
     body = "\n\n".join(inspect.getsource(part) for part in parts)
     return frame(compile(f"{header}\n{body}\n\n_run_tests(*map(int, sys.argv[1:]))\n", "<agent>", "exec"))
-
-
-def _take(fd: int) -> Any:
-    """The next frame. Not a byte more is read: a candidate is forked before the check program is in this memory."""
-    size = int(os.read(fd, 12))
-    data = b""
-    while len(data) < size:
-        data += os.read(fd, size - len(data))
-    return marshal.loads(data)
-
-
-def _write(fd: int, data: bytes) -> None:
-    while data:
-        data = data[os.write(fd, data) :]
-
-
-def _report(fd: int, failure: str, output: bytes) -> None:
-    """One pair for read_results."""
-    why = failure.encode(errors="replace")
-    _write(fd, b"%012d%012d" % (len(why), len(output)) + why + output)
-
-
-def _send(fd: int, *values: Any) -> None:
-    """One line of JSON."""
-    import json
-
-    _write(fd, json.dumps(values).encode() + b"\n")
 
 
 def _run_tests(job_fd: int, results_fd: int) -> None:
@@ -91,20 +93,16 @@ def _run_tests(job_fd: int, results_fd: int) -> None:
     # Only in a process namespace of its own may it kill all that there is.
     job |= {"contained": os.readlink("/proc/self/ns/pid") != job["host_pids"], "children": []}
     _set_dumpable(0)
-    if job["binary"]:
-        with open("program", "wb") as file:
-            file.write(job.pop("binary"))
-        os.chmod("program", 0o700)
-    if job["kind"] != "io":
-        import json  # noqa: F401  # once, for every child
-    gc.freeze()  # a child that ends need not look through, and so copy, what it has from here
-    site.setquit()  # exit() and quit(), which programs call; python -S starts without them, and much sooner
+    _prepare(job)
     _report(results_fd, "ready", b"")
+    if job["kind"] == "call":
+        _run_calls(job, job_fd, results_fd)
+        os._exit(0)
     for _ in range(job["count"]):
         if job["kind"] == "check":
             failure, output = _check(job, job_fd)
         else:
-            failure, output = _watch(job, *_fork(job, _candidate, (_take(job_fd),)))
+            failure, output = _watch(job, *_fork(job, _program, (_take(job_fd),)))
         _clear(job)
         _report(results_fd, failure, output)
         if failure and job["stop"]:
@@ -112,11 +110,59 @@ def _run_tests(job_fd: int, results_fd: int) -> None:
     os._exit(0)
 
 
+def _prepare(job: dict[str, Any]) -> None:
+    """What every child shares: the program, or the modules that it will import, loaded once."""
+    if job["binary"]:
+        with open("program", "wb") as file:
+            file.write(job.pop("binary"))
+        os.chmod("program", 0o700)
+    if job["kind"] != "io":
+        import json  # noqa: F401
+    sys.path += job["path"]
+    for name in job["packages"]:
+        try:
+            __import__(name)
+        except Exception:  # the candidate's own import says why
+            continue
+    job["starters"] = compile(job["starters"], "starters.py", "exec", dont_inherit=True)
+    exec(job["starters"], {})
+    gc.freeze()  # a child that ends need not look through, and so copy, what it has from here
+    site.setquit()  # exit() and quit(), which programs call; python -S starts without them, and much sooner
+
+
 def _set_dumpable(value: int) -> None:
     """prctl(PR_SET_DUMPABLE), by what ctypes stands on: importing ctypes itself takes as long as a test."""
     prctl = _ctypes.dlsym(_ctypes.dlopen(None, os.RTLD_NOW), "prctl")  # type: ignore[arg-type]  # None: this process
     if _ctypes.call_function(prctl, (4, value, 0, 0, 0)):
         raise OSError("prctl(PR_SET_DUMPABLE) failed")
+
+
+def _run_calls(job: dict[str, Any], job_fd: int, results_fd: int) -> None:
+    """Tests of a function: one child makes all the calls; when it dies or hangs, a new one goes on behind that test."""
+    tests = [_take(job_fd) for _ in range(job["count"])]
+    found = {"tests": 0, "failures": 0}
+
+    def pass_on(data: bytes) -> int:
+        """Report what is whole in the child's output, and return how much that is."""
+        if not data[:24].isdigit() or len(data) < 24 or found["tests"] == job["count"]:
+            return 0
+        middle = 24 + int(data[:12])
+        end = middle + int(data[12:24])
+        if len(data) < end:
+            return 0
+        _write(results_fd, data[:end])
+        found["tests"] += 1
+        found["failures"] += middle > 24
+        return end
+
+    while found["tests"] < job["count"] and not (found["failures"] and job["stop"]):
+        before = found["tests"]
+        failure, _ = _watch(job, *_fork(job, _callee, (tests[before:],)), pass_on, job["count"] - before)
+        _clear(job)
+        if failure and found["tests"] < job["count"]:
+            _report(results_fd, failure, b"")
+            found["tests"] += 1
+            found["failures"] += 1
 
 
 def _check(job: dict[str, Any], job_fd: int) -> tuple[str, bytes]:
@@ -174,11 +220,22 @@ def _fork(
     sys.exit(0)  # the interpreter ends as any does: it waits for threads, and flushes
 
 
-def _watch(job: dict[str, Any], pid: int, out: int, error: int) -> tuple[str, bytes]:
-    """Read a child until it ends or exceeds a limit: why it failed, or "", and what it gave."""
+def _watch(
+    job: dict[str, Any],
+    pid: int,
+    out: int,
+    error: int,
+    pass_on: Callable[[bytes], int] | None = None,
+    parts: int = 0,
+) -> tuple[str, bytes]:
+    """Read a child until it ends or exceeds a limit: why it failed, or "", and what it gave.
+
+    pass_on: takes what it can of the output so far, in `parts` parts, and says how much; the time begins anew at each.
+    """
     deadline = time.monotonic() + job["test_s"]
     ended, status, failure = os.pidfd_open(pid), None, ""
     found, pipes = {out: b"", error: b""}, {out, error}
+    taken = 0
     while not failure:
         waiting = [*pipes, ended] if status is None else [*pipes]
         ready = select.select(waiting, [], [], 0.05 if status is None else 0)[0]
@@ -187,6 +244,12 @@ def _watch(job: dict[str, Any], pid: int, out: int, error: int) -> tuple[str, by
             found[fd] = (found[fd] + chunk)[-4000:] if fd == error else found[fd] + chunk
             if not chunk:
                 pipes.remove(fd)
+        while pass_on and taken < parts and (size := pass_on(found[out])):
+            found[out] = found[out][size:]
+            taken += 1
+            deadline = time.monotonic() + job["test_s"]
+        if pass_on and taken == parts:
+            break  # what it does after that is nobody's
         if len(found[out]) > job["output"]:
             failure = f"more than {job['output']} bytes of output"
         elif time.monotonic() > deadline:
@@ -199,14 +262,19 @@ def _watch(job: dict[str, Any], pid: int, out: int, error: int) -> tuple[str, by
             failure = f"the memory limit of {job['memory_mb']} MB"
     for fd in (out, error, ended):
         os.close(fd)
-    if status and not failure:
-        said = found[error].decode(errors="replace").strip().splitlines()
-        failure = said[-1][:300] if said and status > 0 else f"it ended with status {status}"
-        if status == -_signal.SIGXCPU:
-            failure = "the limit of CPU time"
-    elif not failure and job["kind"] == "call" and not found[out]:
-        failure = "it ended before the function returned"
-    return failure, found[out]
+    if not failure and taken < parts:
+        failure = _why_ended(status, found[error]) or "it ended before the function returned"
+    return failure or _why_ended(status, found[error]), found[out]
+
+
+def _why_ended(status: int | None, said: bytes) -> str:
+    """What a child's end means, "" for a good one."""
+    if not status:
+        return ""
+    if status == -_signal.SIGXCPU:
+        return "the limit of CPU time"
+    lines = said.decode(errors="replace").strip().splitlines()
+    return lines[-1][:300] if lines and status > 0 else f"it ended with status {status}"
 
 
 def _memory_mb() -> int:
@@ -240,123 +308,6 @@ def _clear(job: dict[str, Any]) -> None:
             os.waitpid(-1, 0)
     except ChildProcessError:
         return
-
-
-def _candidate(job: dict[str, Any], out: int, test: Any) -> None:
-    """A test of a program, or of a function."""
-    if "binary" not in job:
-        os.execv("./program", ["program"])
-    if job["kind"] == "io":
-        _load(job, "__main__")
-        return
-    function = _load(job, "solution")(job["entry_point"])
-    given = function(**test) if isinstance(test, dict) else function(*test)
-    import json
-
-    _write(out, json.dumps(given).encode())
-
-
-def _load(job: dict[str, Any], name: str) -> Callable[[str], Any]:
-    """Run the candidate's code as a module: what finds its functions, "f" or "Solution.f"."""
-    module = type(sys)(name)
-    sys.modules[name] = module
-    sys.argv = ["main.py"]
-    exec(compile(job["code"], "main.py", "exec", dont_inherit=True), module.__dict__)
-
-    def find(path: str) -> Any:
-        found: Any = module
-        for part in path.split("."):
-            found = getattr(found() if isinstance(found, type) else found, part)
-        return found
-
-    return find
-
-
-def _serve(job: dict[str, Any], out: int, ask_read: int, reply_write: int) -> None:
-    """The candidate, for a check program: answer [name, args, kwargs] with [error, value], line by line."""
-    import json
-
-    os.dup2(1, 2)
-    os.close(out)
-    find, broken = None, ""
-    try:
-        find = _load(job, "solution")
-    except BaseException as error:  # SystemExit too: whatever it is, the check program is told
-        broken = f"{type(error).__name__}: {error}"
-    with os.fdopen(ask_read, "rb") as questions:
-        for line in questions:
-            name, args, kwargs = json.loads(line)
-            reply = [broken, "null"]
-            if find is not None:
-                try:
-                    reply = ["", json.dumps(_pack(find(name)(*_unpack(args), **_unpack(kwargs))))]
-                except BaseException as error:
-                    reply = [f"{type(error).__name__}: {error}"[:1000], "null"]
-            _send(reply_write, *reply)
-
-
-def _checker(job: dict[str, Any], out: int, test: Any, ask_write: int, reply_read: int) -> None:
-    """Run the check program on a stand-in for the candidate; write "passed" when check() returns."""
-    import json
-
-    replies = os.fdopen(reply_read, "rb")
-
-    def remote(name: str) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            _send(ask_write, name, _pack(list(args)), _pack(kwargs))
-            line = replies.readline()
-            if not line:
-                raise RuntimeError("the program ended")
-            error, value = json.loads(line)
-            if error:
-                raise RuntimeError(str(error))
-            return _unpack(json.loads(value))
-
-        return call
-
-    scope = type(sys)("tests").__dict__
-    exec(compile(test["setup"], "<setup>", "exec", dont_inherit=True), scope)
-    candidate = scope[job["entry_point"]] = remote(job["entry_point"])
-    codes = [compile(test["program"], "<tests>", "exec", dont_inherit=True)]
-    program = codes[0]
-    while codes:  # a name that nobody else defines is the candidate's
-        code = codes.pop()
-        codes += [constant for constant in code.co_consts if isinstance(constant, type(program))]
-        for name in code.co_names:
-            if name not in scope and name not in dir(builtins):
-                scope[name] = remote(name)
-    exec(program, scope)
-    scope["check"](candidate)
-    os.write(out, b"passed")
-
-
-def _pack(value: Any) -> Any:
-    """A plain value as JSON that keeps its type; TypeError for others. (1, {2}) -> {"t": [1, {"s": [2]}]}."""
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, list):
-        return [_pack(item) for item in value]
-    if isinstance(value, dict):
-        return {"d": [[_pack(key), _pack(item)] for key, item in value.items()]}
-    for tag, kind in (("t", tuple), ("s", set), ("f", frozenset), ("b", bytes)):
-        if isinstance(value, kind):
-            return {tag: [_pack(item) for item in value]}
-    if isinstance(value, complex):
-        return {"c": [value.real, value.imag]}
-    raise TypeError(f"a {type(value).__name__} cannot be handed to the check program")
-
-
-def _unpack(value: Any) -> Any:
-    """The value that _pack was given. Whatever the JSON holds, only plain values can come of it."""
-    if isinstance(value, list):
-        return [_unpack(item) for item in value]
-    if not isinstance(value, dict):
-        return value
-    ((tag, items),) = value.items()
-    items = _unpack(items)
-    if tag == "c":
-        return complex(*items)
-    return {"d": dict, "t": tuple, "s": set, "f": frozenset, "b": bytes}[tag](items)
 
 
 AGENT = _agent()

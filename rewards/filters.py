@@ -15,6 +15,7 @@ from typing import NamedTuple
 from rewards.accuracy import accuracy
 from rewards.extract import chain_of_thought
 from rewards.language import language_consistency
+from rewards.overlap import Finder, is_telling, problem_ngrams
 from rewards.scripts import LANGUAGES
 from rewards.shaping import length_of, repeated_share, units
 from rewards.types import CORRECT, excerpt
@@ -106,9 +107,10 @@ def has_length(
 class EvaluationIndex:
     """The n-grams of evaluation texts, to keep training data free of them (R1, V2 D.1: n = 10).
 
-    Words are compared without case and outer punctuation; in scripts without spaces a word is a character. A question
-    shorter than n words has no n-gram, and is found only as a whole; a solution so short ("yes") is nobody's own, and
-    is not looked for. The wording that many texts share does not count (telling_ngrams).
+    Words are compared without case and outer punctuation, formulas however they are written (rewards/overlap.py); in
+    scripts without spaces a word is a character. A question shorter than n words has no n-gram, and is found where it
+    stands by itself; a solution so short ("yes") is nobody's own, and is not looked for. The wording that many texts
+    share does not count (telling_ngrams).
 
         index = EvaluationIndex(["Janet's ducks lay 16 eggs per day. She eats three"])
         is_uncontaminated("... ducks lay 16 eggs per day she eats three ...", index) -> dropped
@@ -119,10 +121,13 @@ class EvaluationIndex:
     ) -> None:
         if ngram < 1:
             raise ValueError(f"ngram is {ngram}; it is a number of words, at least 1")
-        self._ngram = ngram
-        found_Q = [word_ngrams(text, ngram) for text in questions]
-        found_S = [set(_ngrams(_bare_words(text), ngram)) for text in solutions]
+        found_Q = [problem_ngrams(text, ngram) for text in questions]
+        found_S = [
+            {found for found in problem_ngrams(text, ngram) if len(found) == ngram and is_telling(found)}
+            for text in solutions
+        ]
         self._seen = telling_ngrams([*found_Q, *found_S])
+        self._finder = Finder(self._seen, ngram)
 
     def __len__(self) -> int:
         """n-grams in the index, short questions included."""
@@ -130,10 +135,7 @@ class EvaluationIndex:
 
     def overlap(self, text: str) -> str:
         """The first n-gram that the text shares with an evaluation text, "" when there is none."""
-        words = _bare_words(text)
-        if words and len(words) < self._ngram:
-            return " ".join(words) if tuple(words) in self._seen else ""
-        return next((" ".join(found) for found in _ngrams(words, self._ngram) if found in self._seen), "")
+        return next((" ".join(found) for found in self._finder.find(text)), "")
 
 
 def is_uncontaminated(text: str, index: EvaluationIndex) -> Check:
@@ -143,7 +145,7 @@ def is_uncontaminated(text: str, index: EvaluationIndex) -> Check:
 
 
 def word_ngrams(text: str, ngram: int = CONTAMINATION_NGRAM) -> set[tuple[str, ...]]:
-    """The n-grams that EvaluationIndex compares: of bare lower-case words; of a shorter text itself, as a whole.
+    """The n-grams of bare lower-case words; of a shorter text itself, as a whole.
 
     "What is 1 + 2?" -> {("what", "is", "1", "2")}
     """

@@ -4,6 +4,10 @@ R1's reward (V2 eq. 7): words in the target language / words, over the chain of 
 language detector. Here scripts decide where they can; among languages of one script py3langid decides, for runs of at
 most 10 words. Mathematics and code are taken out first, prose that hides in them is not.
 
+A language is told apart from its relatives too (Swedish from Danish and Norwegian, Spanish from Catalan), whose texts
+would else pass for it. Bokmål and Nynorsk count as one, Norwegian. Units behind a number, functions before their
+argument and short names beside = or + belong to formulas, not to a language.
+
 A script without spaces has no words to count: two characters of Chinese or Japanese, or four of Thai, Lao, Khmer or
 Burmese, count as one. Japanese inside Chinese sentences stays hard: Han characters follow the kana of their sentence.
 """
@@ -18,6 +22,7 @@ from itertools import groupby
 from typing import Any
 
 from rewards.extract import chain_of_thought
+from rewards.formulas import NAMES, in_a_formula
 from rewards.prose import plain_text
 from rewards.scripts import (
     KNOWN,
@@ -27,6 +32,7 @@ from rewards.scripts import (
     SCRIPTS,
     WORDS_A_CHARACTER,
     language_code,
+    relatives,
     row_language,
 )
 from rewards.types import CORRECT, WRONG, Score
@@ -34,7 +40,7 @@ from rewards.types import CORRECT, WRONG, Score
 CONSISTENT = 0.95
 """From this share on the verdict is "correct": on text mixed inside sentences the method errs by about .045."""
 
-NO_WORDS = "no words left to judge"
+NO_WORDS = "no words left to count"
 """The reason where a text without words scores 1: count it, since a run full of such texts learns nothing here."""
 
 _RUN = 8  # words that are classified together; up to 2 left over join them
@@ -64,13 +70,14 @@ def language_consistency(
 ) -> Score:
     r"""The share of the chain of thought's words that are in the target language, 0 to 1 (R1, V2 eq. 7).
 
-    Settings: target, one language for all rows; languages, those told apart. From the row: language; else it is the
+    Settings: target, one language for all rows; languages, those told apart (the target and its relatives are, too).
+    From the row: language; else it is the
     language of the question or problem, else of the prompt, else (where none has words) the one that the chain itself
     uses most. Codes ("zh", "zh-CN") or English names ("Chinese"); what else a row's column says, as "python", which
     code_accuracy reads there, does not count. Raises ValueError for a target that is none of KNOWN.
 
     The chain is all before the last </think>, or the whole completion. A chain without words does not excuse the
-    answer: then the whole completion is judged. No words at all: 1, with the reason NO_WORDS.
+    answer: then the whole completion counts. No words at all: 1, with the reason NO_WORDS.
 
         "So 我们 add the numbers", target "en" -> 4 of 5 words, 0.8
     """
@@ -80,11 +87,15 @@ def language_consistency(
     wanted = wanted or next((found for text in asked if text and (found := main_language(text, languages))), "")
     chain = chain_of_thought(completion)
     counts = word_counts(chain, languages, target=wanted)
+    text = chain
     if not counts and chain != completion:
-        counts = word_counts(completion, languages, target=wanted)
+        text = completion
+        counts = word_counts(text, languages, target=wanted)
     total = sum(counts.values())
     if not total:
         return Score(1.0, CORRECT, NO_WORDS)
+    if not wanted and (wanted := main_language(text, languages)):
+        counts = word_counts(text, languages, target=wanted)
     found = wanted or max(sorted(counts), key=counts.__getitem__)
     value = min(1.0, counts.get(found, 0.0) / total)
     others = sorted((name for name in counts if name != found), key=counts.__getitem__, reverse=True)
@@ -95,9 +106,14 @@ def language_consistency(
 
 @lru_cache(maxsize=256)  # the samples of a group share their prompt
 def main_language(text: str, languages: tuple[str, ...] = LANGUAGES) -> str:
-    """The language of most of the text's words, "" when none can be told."""
-    counts = {name: count for name, count in word_counts(text, languages).items() if name in KNOWN}
-    return max(sorted(counts), key=counts.__getitem__, default="")
+    """The language of most of the text's words, "" when none can be told. It may be a relative of `languages`."""
+    found = _most(word_counts(text, languages))
+    return _most(word_counts(text, languages, target=found)) if len(relatives(found)) > 1 else found
+
+
+def _most(counts: dict[str, float]) -> str:
+    known = {name: count for name, count in counts.items() if name in KNOWN}
+    return max(sorted(known), key=known.__getitem__, default="")
 
 
 def word_counts(text: str, languages: tuple[str, ...] = LANGUAGES, *, target: str = "") -> dict[str, float]:
@@ -110,8 +126,8 @@ def word_counts(text: str, languages: tuple[str, ...] = LANGUAGES, *, target: st
     unknown = set(languages) - KNOWN
     if unknown:
         raise ValueError(f"no known languages: {', '.join(sorted(unknown))}; there are {', '.join(sorted(KNOWN))}")
-    allowed = frozenset(languages) | ({target} if target else frozenset())
-    runs, counts = _runs(plain_text(text))
+    allowed = frozenset(languages) | (relatives(target) if target else frozenset())
+    runs, counts = _runs(plain_text(text), formulas=bool(target) and target not in LANGUAGES_OF["latin"])
     by_script: dict[str, list[list[str]]] = {}
     for script, run in runs:
         by_script.setdefault(script, []).append(run)
@@ -132,27 +148,45 @@ def _by_language(parts: list[list[str]], candidates: tuple[str, ...], target: st
     """Words of one script by language. What tells none goes with the rest; where nothing tells one, with the target."""
     found: Counter[str] = Counter()
     undecided: list[str] = []
-    known: dict[str, str] = {}  # a text that repeats itself is judged once
+    doubted: Counter[str] = Counter()  # words that the target has by the benefit of the doubt, by their likeliest
+    leads: defaultdict[str, float] = defaultdict(
+        float
+    )  # of each other language over the target, where one of the two is the likeliest
+    has_relatives = len(relatives(target)) > 1
+    known: dict[str, list[tuple[str, float]]] = {}  # a text that repeats itself is classified once
     for part in parts:
         words = " ".join(part)
         if words not in known:
-            known[words] = _classify(words, candidates, _DOUBT if len(part) <= _SHORT_RUN else 0.0, target)
-        label = known[words]
-        if label:
-            found[label] += len(part)
-        else:
+            known[words] = _ranking(words, candidates)
+        ranking = known[words]
+        best, score = ranking[0]
+        if score - ranking[1][1] <= (_DOUBT if len(part) <= _SHORT_RUN else 0.0):
             undecided += part
+        elif not target or best == target:
+            found[best] += len(part)
+            if has_relatives:
+                for name, rest in ranking:
+                    leads[name] -= min(2 * _DOUBT, score - rest)
+        else:
+            lead = score - dict(ranking)[target]
+            leads[best] += min(2 * _DOUBT, lead)
+            if lead <= _DOUBT:
+                doubted[best] += len(part)
+            else:
+                found[best] += len(part)
+    for rival, number in doubted.items():
+        found[rival if leads[rival] > _DOUBT else target] += number
     if undecided:
-        rest = max(sorted(found), key=found.__getitem__) if found else target
-        rest = rest or _classify(" ".join(undecided[:_RUN]), candidates, 0.0, "")
-        if rest:
-            found[rest] += len(undecided)
+        most = max(sorted(found), key=found.__getitem__) if found else target
+        found[most or _ranking(" ".join(undecided[:_RUN]), candidates)[0][0]] += len(undecided)
     return found
 
 
-def _runs(text: str) -> tuple[list[tuple[str, list[str]]], dict[str, float]]:
+def _runs(text: str, *, formulas: bool) -> tuple[list[tuple[str, list[str]]], dict[str, float]]:
     """Runs of words of one script, and the words of scripts without spaces, already counted (characters of Han and
-    kana by language, sentence by sentence)."""
+    kana by language, sentence by sentence). formulas: leave out the Latin words that belong to them, which are of no
+    account in a text of Latin words.
+    """
     runs: list[tuple[str, list[str]]] = []
     counts: defaultdict[str, float] = defaultdict(float)
     sentences: list[tuple[int, int]] = []  # characters of Han and of kana
@@ -176,10 +210,15 @@ def _runs(text: str) -> tuple[list[tuple[str, list[str]]], dict[str, float]]:
             han += length
         elif kind == "kana":
             kana += length
-        elif length == 1 and kind in ONE_LETTER_IS_A_SYMBOL and not _in_a_word(kind, text, token.start()):
+        elif length == 1 and kind in ONE_LETTER_IS_A_SYMBOL:
+            if not _in_a_word(kind, text, token.start()):
+                continue
+        elif (
+            kind == "latin"
+            and (length == 2 or (formulas and (length == 3 or word.lower() in NAMES)))
+            and in_a_formula(word, text, token.start(), formulas)
+        ):
             continue
-        elif length == 2 and kind == "latin" and token.start() and text[token.start() - 1] in "0123456789_":
-            continue  # "5km", "x_ab"
         if kind != script:
             runs.extend((script, part) for part in _parts(run, ends))
             script, run, ends = kind, [], set()
@@ -238,14 +277,15 @@ def _parts(run: list[str], ends: set[int]) -> list[list[str]]:
     return parts
 
 
-def _classify(text: str, candidates: tuple[str, ...], lead: float, target: str) -> str:
-    """The likeliest of at least two languages, "" when it leads the next by no more than `lead` (in log likelihood).
-    The target is doubted by no more than _DOUBT: Russian has sentences that are a little likelier in Ukrainian."""
-    ranking = _identifier(candidates).rank(text)
-    (best, score), (_, second) = ranking[:2]
-    if score - second <= lead:
-        return ""
-    return target if target and score - dict(ranking)[target] <= _DOUBT else str(best)
+def _ranking(text: str, candidates: tuple[str, ...]) -> list[tuple[str, float]]:
+    """At least two languages with their log likelihoods, the likeliest first. Both forms of Norwegian are one."""
+    found: list[tuple[str, float]] = _identifier(candidates).rank(text)
+    if "no" not in candidates:
+        return found
+    ranking: dict[str, float] = {}
+    for name, score in found:
+        ranking.setdefault("no" if name == "nn" else name, score)
+    return list(ranking.items())
 
 
 @lru_cache(maxsize=1)
@@ -259,5 +299,5 @@ def _model() -> Any:  # py3langid has no types
 def _identifier(languages: tuple[str, ...]) -> Any:
     """The classifier restricted to these languages. Copies share the model's tables, and none changes another."""
     restricted = copy.copy(_model())
-    restricted.set_languages(languages)
+    restricted.set_languages((*languages, "nn") if "no" in languages else languages)
     return restricted

@@ -1,15 +1,15 @@
 """The prose of a text: what is left without tags, mathematics, code and letters in disguise.
 
-Prose that hides in mathematics or code stays: it would be a way round a language reward. Six words in a row are prose
-wherever they stand, also when each has a formula of its own; fewer at a time are, when they come to six different ones.
+Prose that hides in mathematics or code stays, even a few words at a time: it would be a way round a language reward.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator
 from functools import lru_cache
+
+from rewards.spans import MARK, spans
 
 _INVISIBLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f\xad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff"
@@ -18,105 +18,140 @@ _INVISIBLE = re.compile(
 _FANCY_RANGES = ((0xFF21, 0xFF5B), (0x24B6, 0x24EA), (0x1D400, 0x1D800))
 _FANCY = re.compile("[" + "".join(f"{chr(first)}-{chr(end - 1)}" for first, end in _FANCY_RANGES) + "]")
 _MARKS = re.compile(r"</?(?:think|answer)>|<\|[^|<>\s]{1,40}\|>(?:system|user|assistant)?|\|special_token\|")
-_COMMAND = re.compile(r"\\[A-Za-z]+")
+_COMMAND = re.compile(r"\\(?:begin|end)\{[A-Za-z]+\*?\}|\\[A-Za-z]+")
 _SPACED_LETTERS = re.compile(r"(?<![^\W_])[^\W\d_](?:[^\w\n][^\W\d_]){5,}(?![^\W_])")
 _NOT_A_LETTER = re.compile(r"[\W\d_]+")
-# Each alternative runs to the next delimiter and no further, so one pass over a text is linear in its length. A single
-# backtick beside a fence is neither: it would make the code prose, and the prose code.
-_OPENING = re.compile(
-    r"(?P<open>`{3,}+|~{3,}+|\$\$|\\\[|\\\(|"
-    r"\\begin\{(?P<name>equation|align|aligned|gather|cases|array|[pbv]?matrix)\*?\})"
-    r"|(?<!`)(?P<code>`)(?!`)[^`\n]++`(?!`)"
-    r"|(?<!\\)\$(?![\s$])[^$\n]*+(?<!\s)\$(?!\d)"
-)
-_CLOSING = {"\\[": "\\]", "\\(": "\\)"}
 _SYMBOL = r"[^\x00-@\[-`{-\x7f]"
-_WORD = rf"{_SYMBOL}{{2,30}}+"
-_PROSE = re.compile(rf"(?<!{_SYMBOL})(?:{_WORD}[ ,]{{1,3}}+){{5,}}+{_WORD}|[^\x00-\x7f]{{8,}}+")
-_DELIMITERS = re.compile(
-    r"\$\$?|`+|~~~+|\\[\[\]()]|\\(?:begin|end)\{[a-z]+\*?\}|\\(?:text|mathrm|mbox|textbf|textit)\b|[{}]"
-)
-_LETTERS_BETWEEN = re.compile(r"[^\W\d_]")
-_FOREIGN = r"(?:(?![\x00-\x7f\u0370-\u03ff])[^\W\d_]){2,}+"  # Greek letters are mathematics
-# Few words at a time: two in a row in a formula, or one alone in it; three in a row in inline code; a line of a code
-# block that has nothing but words.
-_FEW_IN_FORMULA = re.compile(
-    rf"(?<![\\A-Za-z]){_WORD}(?:[ ,]{{1,3}}+{_WORD})++|^\s*+[A-Za-z]?[a-z]{{2,30}}+\s*+$|{_FOREIGN}"
-)
-_FEW_IN_CODE = re.compile(rf"(?<![\\A-Za-z_.]){_WORD}(?:[ ,]{{1,3}}+{_WORD}){{2,}}+(?![_(.=])|{_FOREIGN}")
-_FEW_IN_BLOCK = re.compile(
-    rf"^[ \t]*+{_WORD}(?:[ ,]{{1,3}}+{_WORD}){{2,}}+[ \t]*+[.,;:!?]?[ \t]*+$|{_FOREIGN}", re.MULTILINE
-)
-_KEYWORDS = {
-    *("and", "as", "assert", "break", "class", "const", "continue", "def", "del", "elif", "else", "except", "false"),
-    *("final", "finally", "for", "from", "function", "global", "if", "import", "in", "int", "is", "lambda", "let"),
-    *("none", "not", "null", "or", "pass", "print", "public", "raise", "return", "static", "str", "true", "try", "var"),
-    *("void", "while", "with", "yield", "sin", "cos", "tan", "log", "ln", "exp", "sqrt", "max", "min", "gcd", "lcm"),
-    *("mod", "det", "dim", "ker", "lim", "sup", "inf", "arg", "deg", "new", ""),
-}  # fmt: skip
-"""Words of programming languages and of mathematics: they are no sign of prose."""
-_FEW = 6
-"""Different words, hidden a few at a time, from which on they are prose."""
+_PROSE = re.compile(rf"(?<!{_SYMBOL})(?:{_SYMBOL}{{2,30}}+[ ,]{{1,3}}+){{5,}}+{_SYMBOL}{{2,30}}+|[^\x00-\x7f]{{8,}}+")
+
+# ------------------------------------------------------------------------------------------------ what hides in spans
+
+_APART = re.compile(r"[^\s,.;:]")
+_SPACES = re.compile(r"\\q?quad|\\[ ,;:!]|~|[ \t\n]+")
+_LATIN = "A-Za-zªºÀ-ÖØ-öø-ʯ\u1e00-\u1eff"
+_LATIN_WORD = rf"[{_LATIN}]{{1,40}}+(?:['’][{_LATIN}]{{1,3}})?"
+_WORDS = re.compile(rf"(?<![{_LATIN}\d_]){_LATIN_WORD}(?: {_LATIN_WORD})*+")
+_WORD = re.compile(rf"[{_LATIN}]{{2,40}}")
+_OTHER_LETTERS = re.compile(r"[\u0400-\u1cff\u2e80-\uffef\U00020000-\U0003ffff]{2,}")
+_WIDE = re.compile(r"[\u0e00-\u0eff\u2e80-\uffef\U00020000-\U0003ffff]")
+_NARROW = re.compile(r"[^\W\d_\u0e00-\u0eff\u2e80-\uffef\U00020000-\U0003ffff]+")
+
+_PROGRAMS = """
+and as auto bool break by char cin class const continue cout def dict double elif else endl except false finally float
+for from function group if import in include insert int into is join lambda len let limit list long main namespace new
+none not null on or order pass print printf private public raise range return scanf select self set static std str
+string this true try tuple unsigned update using values var void where while with
+"""
+_FORMULAS = """
+all arccos arcsin arctan cos cot det dim even exp gcd lcm lim ln log max min mod odd otherwise prime sin sqrt sum tan
+undefined
+"""
+_UNITS = """
+cent cents centimeter centimeters cm cubic day days degree degrees dollar dollars feet foot gallon gallons gram grams
+hour hours inch inches kg kilogram kilograms kilometer kilometers km liter liters meter meters metre metres mile miles
+minute minutes ml mm month months mph ounce ounces per percent pound pounds radian radians second seconds square unit
+units week weeks yard yards year years
+"""
+_NO_PROSE = frozenset(f"{_PROGRAMS} {_FORMULAS} {_UNITS}".split())
+"""Words that stand in rows in programs and formulas, whatever the language around them."""
+
+# English; German; Spanish and French; Italian and Portuguese; Dutch and Scandinavian.
+_SMALL_WORDS = """
+are because been have here how must our should that the their them then there therefore these they this thus was we were
+what when which will would you
+das dem der die ein eine einen ist mit nicht und wir wird
+del los las para por que una est dans des les nous pour avec une
+che della nel sono uma dos com mais
+het een van wij och att det ett som ikke har og vi
+"""
+_FUNCTION_WORDS = frozenset(_SMALL_WORDS.split())
+"""Words that hold sentences together, and that neither formulas nor the names in programs are made of."""
+
+_FEW, _SHARE = 5, 0.1  # so many hidden words, and no more than this share of what is visible, are a label
+_FEW_IN_BLOCKS, _SHARE_OF_BLOCKS = 20, 0.5  # comments in a program
 
 
 def plain_text(text: str) -> str:
     """The text without tags, invisible characters, mathematics and code. Letters in disguise become plain letters.
 
-    "It is $x+1$ or `f(x)`" -> "It is   or  ". "$5 and then $10" stays: no closing $ stands before a digit. Prose
-    inside mathematics or code stays too; see the top of the file.
+    "It is $x+1$ or `f(x)`" -> "It is   or  ". "$5 and then $10" stays: no closing $ stands before a digit. A run of
+    6 words inside mathematics or code is prose and stays too, as do shorter ones where they are more than labels.
     """
     if _FANCY.search(text):
         text = text.translate(_plain_letters())
     text = _MARKS.sub(" ", _INVISIBLE.sub("", text))
+    if not MARK.search(text):
+        return _SPACED_LETTERS.sub(lambda found: _NOT_A_LETTER.sub("", found.group()), text)
     kept: list[str] = []
-    region: list[tuple[str, re.Pattern[str]]] = []  # formulas and code with no letter between them
-    few: list[str] = []
+    hidden = _Hidden()
     position = 0
-    for start, end, kind in _spans(text):
-        between = text[position:start]
-        if _LETTERS_BETWEEN.search(between):
-            kept.extend(_prose_of(region, few))
-            region = []
+    for span in spans(text):
+        between = text[position : span.start]
         kept.append(between)
-        region.append((text[start:end], kind))
-        position = end
-    kept.extend(_prose_of(region, few))
-    different = {word for run in few for word in re.split(r"[\s,.;:!?]+", run) if word.lower() not in _KEYWORDS}
-    if sum(1 if word.isascii() else len(word) / 2 for word in different) >= _FEW:
-        kept.extend(few)
+        hidden.add(text[span.start : span.end], span.kind, joined=not kept or not _APART.search(between))
+        position = span.end
     kept.append(text[position:])
-    text = _COMMAND.sub(" ", " ".join(kept))
+    visible = " ".join(kept)
+    text = _COMMAND.sub(" ", " ".join([visible, *hidden.prose(visible)]))
     return _SPACED_LETTERS.sub(lambda found: _NOT_A_LETTER.sub("", found.group()), text)
 
 
-def _spans(text: str) -> Iterator[tuple[int, int, re.Pattern[str]]]:
-    """Where mathematics and code start and end, and what tells a few words in them."""
-    position = 0
-    dead: set[str] = set()  # delimiters that do not occur again: looking for them each time would be quadratic
-    while match := _OPENING.search(text, position):
-        position = match.end()
-        opening = match["open"]
-        if not opening:
-            yield match.start(), position, _FEW_IN_CODE if match["code"] else _FEW_IN_FORMULA
-            continue
-        closing = f"\\end{{{match['name']}" if match["name"] else _CLOSING.get(opening, opening)
-        close = -1 if closing in dead else text.find(closing, position)
-        if close < 0:
-            dead.add(closing)
-            continue
-        position = close + len(closing)
-        yield match.start(), position, _FEW_IN_BLOCK if opening[0] in "`~" else _FEW_IN_FORMULA
+class _Hidden:
+    """The contents of a text's spans. Neighbours with nothing between them count as one: `we` `add` `the` `sums`."""
+
+    def __init__(self) -> None:
+        self._groups: dict[bool, list[list[str]]] = {False: [], True: []}
+
+    def add(self, content: str, kind: str, *, joined: bool) -> None:
+        groups = self._groups[kind == "block"]
+        if joined and groups and kind != "block":
+            groups[-1].append(content.strip("`$"))
+        else:
+            groups.append([content.strip("`$")])
+
+    def prose(self, visible: str) -> list[str]:
+        """What of it is prose: long runs of words always, short ones where there are too many for labels."""
+        found: list[str] = []
+        for is_block, groups in self._groups.items():
+            short: list[str] = []
+            rest: list[str] = []
+            for group in groups:
+                content = " ".join(group)
+                found += _PROSE.findall(content)
+                content = _COMMAND.sub("|", _SPACES.sub(" ", _PROSE.sub("|", content)))
+                rest.append(content)
+                short += [run for run in _WORDS.findall(content) if len(_content_words(run)) >= 3]
+                short += _OTHER_LETTERS.findall(content)
+            if not is_block and (whole := _held_together(rest)):
+                short = whole
+            number = sum(_number_of_words(run) for run in short)
+            few, share = (_FEW_IN_BLOCKS, _SHARE_OF_BLOCKS) if is_block else (_FEW, _SHARE)
+            if number and (number > few or _exceeds(number, share, visible)):
+                found += short
+        return found
 
 
-def _prose_of(region: list[tuple[str, re.Pattern[str]]], few: list[str]) -> list[str]:
-    """Six words in a row in one formula or piece of code, or in several together; fewer in a row go to `few`."""
-    found = [run for inside, _ in region for run in _PROSE.findall(inside)]
-    if len(region) > 1 and not found:
-        found = _PROSE.findall(" ".join(" ".join(_DELIMITERS.sub(" ", inside).split()) for inside, _ in region))
-    if not found:
-        for inside, kind in region:
-            few += kind.findall(inside if kind is _FEW_IN_BLOCK else _DELIMITERS.sub(" ", inside))
-    return found
+def _content_words(run: str) -> list[str]:
+    return [word for word in _WORD.findall(run) if word.lower() not in _NO_PROSE]
+
+
+def _held_together(contents: list[str]) -> list[str]:
+    """All words of the contents where they are sentences in pieces: as many words hold them together as in prose."""
+    words = [word for content in contents for word in _content_words(content)]
+    number = sum(word.lower() in _FUNCTION_WORDS for word in words)
+    if number < 2 or number < 0.15 * len(words):
+        return []
+    return [" ".join(words), *(run for content in contents for run in _OTHER_LETTERS.findall(content))]
+
+
+def _exceeds(number: float, share: float, text: str) -> bool:
+    """Whether number is more than this share of the text's words."""
+    start = text[:1000]  # mostly has words enough, and costs less to count
+    return number > share * _number_of_words(start) and number > share * _number_of_words(text)
+
+
+def _number_of_words(text: str) -> float:
+    return len(_NARROW.findall(text)) + (0 if text.isascii() else len(_WIDE.findall(text)) / 2)
 
 
 @lru_cache(maxsize=1)

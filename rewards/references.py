@@ -1,4 +1,4 @@
-r"""The reference of a row: which part of it is the answer, and whether completions can be judged by it at all."""
+r"""The reference of a row: which part of it is the answer, and whether completions can be compared with it at all."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def no_answer(gold: str) -> str | None:
 
 
 def check_reference(answer: str) -> str | None:
-    r"""None when completions can be judged against this reference, else the reason why not.
+    r"""None when completions can be compared with this reference, else the reason why not.
 
     "\frac{1}{2}", "(C)", "#### 42" -> None; "" -> "the row has no reference answer: ''"; "see the figure!" -> why.
     """

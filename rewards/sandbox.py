@@ -7,6 +7,8 @@ the like, and one writable folder, /tmp, in memory and of a capped size. It runs
 capabilities or user namespaces; a seccomp filter refuses the calls that would get round a limit. When its first process
 ends, or we do, the kernel ends all of its processes with their namespace.
 
+The stack has no limit of its own: it may grow as far as the memory does, for deep recursion in C and Python.
+
 What remains: the kernel itself (a sandbox is not a virtual machine); RLIMIT_AS counts each process, so `processes` x
 `memory_mb` bounds the whole; names of folders on the way to the interpreter can be seen.
 
@@ -17,19 +19,22 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import resource
 import selectors
 import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import IO, Literal
 
-from rewards.sandbox_view import ENVIRONMENT, SandboxError, View, tool, view_of
+from rewards.sandbox_view import ENVIRONMENT, SandboxError, View, places_of, tool, view_of
 from rewards.seccomp import seccomp_filter
 
 NOBODY = 65534
 """Who runs bwrap when the caller is root: RLIMIT_NPROC does not bind root."""
+
+ENOUGH = "enough was seen"
 
 _MB = 1 << 20
 _AFTER_EXIT_S = 2.0
@@ -58,7 +63,8 @@ class Ran:
     """How a program ended. status: its exit status, -n for signal n, None when we ended it.
 
     results: what it wrote to the results pipe, when it was given a job. limit: "", "wall time", "CPU time",
-    "file size" or "output": the limit that ended it. (Too much memory fails inside: a MemoryError, a null pointer.)
+    "file size" or "output": the limit that ended it; ENOUGH where the caller had seen enough. (Too much memory fails
+    inside: a MemoryError, a null pointer.)
     """
 
     status: int | None
@@ -75,6 +81,8 @@ def run(
     job: bytes | None = None,
     limits: Limits | None = None,
     show: Literal["python", "compiler"] = "python",
+    packages: tuple[str, ...] = (),
+    enough: Callable[[bytearray], bool] | None = None,
     run_untrusted_code_without_sandbox: bool = False,
 ) -> Ran:
     """Run argv in a new sandbox and wait for it, at most limits.wall_s and a little.
@@ -83,7 +91,8 @@ def run(
 
     job: bytes for the program to read. It comes on a descriptor of its own, as the results go by one: argv gets both
     numbers at its end. Never on 0, 1 and 2: bwrap's own process keeps those, and any program inside could open them in
-    /proc/1/fd. show: what the program may see of the host.
+    /proc/1/fd. show: what the program may see of the host. packages: installed ones that a Python program may see too.
+    enough: given all results so far whenever there are more; the run ends when it says so.
 
     run_untrusted_code_without_sandbox: run it as a plain process of this user in a temporary folder, with the same
     limits but `processes` and `folder_mb`: it can read, write and send all that this user can.
@@ -106,15 +115,17 @@ def run(
         if run_untrusted_code_without_sandbox:
             with tempfile.TemporaryDirectory(prefix="aha-code-", ignore_cleanup_errors=True) as folder:
                 env = ENVIRONMENT | {"HOME": folder}
-                status, streams, limit = _execute(argv, given, pipes, limits, cwd=folder, env=env)
+                status, streams, limit = _execute(argv, given, pipes, limits, enough, cwd=folder, env=env)
         else:
             pipes["status"], status_fd = os.pipe()
             given.append(status_fd)
-            command = _bwrap(limits, view_of(show), status_fd)
+            view = view_of(show, packages) if packages else view_of(show)
+            command = _bwrap(limits, view, status_fd)
             if machine_filter := seccomp_filter():
                 given.append(_memory_file("seccomp", machine_filter))
                 command += ["--seccomp", str(given[-1])]
-            status, streams, limit = _execute([*command, "--", *argv], given, pipes, limits, cwd="/", env=ENVIRONMENT)
+            command += ["--", *argv]
+            status, streams, limit = _execute(command, given, pipes, limits, enough, cwd="/", env=ENVIRONMENT)
             if not limit and b'"exit-code"' not in streams["status"]:
                 said = streams["stderr"].decode(errors="replace").strip()[-500:]
                 raise SandboxError(f"bubblewrap could not start the program: {said or f'status {status}'}")
@@ -138,6 +149,10 @@ def _rlimits(limits: Limits, *, sandboxed: bool) -> list[str]:
     """
     out = [f"--cpu={limits.cpu_s}:{limits.cpu_s + 1}", f"--as={limits.memory_mb * _MB}", "--core=0"]
     out += [f"--fsize={limits.file_mb * _MB}", f"--nofile={limits.open_files}"]
+    # "unlimited" where the host allows it: a number would also become the size of every thread's stack.
+    highest = resource.getrlimit(resource.RLIMIT_STACK)[1]
+    bounded = highest != resource.RLIM_INFINITY
+    out += [f"--stack={min(highest, limits.memory_mb * _MB // 4)}" if bounded else "--stack=unlimited"]
     return [*out, f"--nproc={limits.processes}"] if sandboxed else out
 
 
@@ -155,11 +170,11 @@ def _bwrap(limits: Limits, view: View, status_fd: int) -> list[str]:
     return [*command, "--remount-ro", "/"]
 
 
-def _as_ordinary_user(private: str) -> list[str]:
+def _as_ordinary_user(private: tuple[str, ...]) -> list[str]:
     """What goes before bwrap: die with the caller from now on (bwrap asks for it late), and, as root, become NOBODY.
 
-    private: a folder that NOBODY cannot enter, but that bwrap is to show. It is first put on /mnt, in a mount
-    namespace that ends with the run, so that nothing is copied and the host sees nothing of it.
+    private: folders and files that NOBODY cannot reach, but that bwrap is to show. They are first put on /mnt
+    (places_of), in a mount namespace that ends with the run, so that nothing is copied and the host sees nothing of it.
     """
     dying = [tool("setpriv"), "--pdeathsig", "KILL"]
     if os.geteuid() != 0:
@@ -167,8 +182,15 @@ def _as_ordinary_user(private: str) -> list[str]:
     drop = [*dying, f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
     if not private:
         return drop
-    script = 'mount --bind "$1" /mnt && shift && exec "$@"'
-    return [tool("unshare"), "--mount", "--propagation", "private", "/bin/sh", "-c", script, "sh", private, *drop]
+    places = places_of(private)
+    script = ""
+    if len(places) > 1:
+        make = ("mkdir" if os.path.isdir(path) else "touch" for path in private)
+        script = "mount -t tmpfs -o size=64k,mode=755 aha /mnt && "
+        script += "".join(f"{how} {place} && " for how, place in zip(make, places, strict=True))
+    script += "".join(f'mount --bind "$1" {place} && shift && ' for place in places)
+    command = [tool("unshare"), "--mount", "--propagation", "private", "/bin/sh", "-c", script + 'exec "$@"', "sh"]
+    return [*command, *private, *drop]
 
 
 # ------------------------------------------------------------------------------------------------ the process
@@ -183,7 +205,14 @@ def _memory_file(name: str, content: bytes) -> int:
 
 
 def _execute(
-    argv: Sequence[str], given: list[int], pipes: dict[str, int], limits: Limits, *, cwd: str, env: dict[str, str]
+    argv: Sequence[str],
+    given: list[int],
+    pipes: dict[str, int],
+    limits: Limits,
+    enough: Callable[[bytearray], bool] | None,
+    *,
+    cwd: str,
+    env: dict[str, str],
 ) -> tuple[int | None, dict[str, bytes], str]:
     """Start argv and read its stdout, stderr and the pipes until it ends: its status, what they gave, the limit.
 
@@ -206,14 +235,17 @@ def _execute(
             assert process.stdout is not None
             assert process.stderr is not None
             sources: dict[str, IO[bytes] | int] = {"stdout": process.stdout, "stderr": process.stderr, **pipes}
-            streams, limit = _drain(process, sources, limits)
+            streams, limit = _drain(process, sources, limits, enough)
         finally:
             _end(process)
     return (None if limit else process.returncode), streams, limit
 
 
 def _drain(
-    process: subprocess.Popen[bytes], sources: dict[str, IO[bytes] | int], limits: Limits
+    process: subprocess.Popen[bytes],
+    sources: dict[str, IO[bytes] | int],
+    limits: Limits,
+    enough: Callable[[bytearray], bool] | None,
 ) -> tuple[dict[str, bytes], str]:
     found = {name: bytearray() for name in sources}
     deadline, exited = time.monotonic() + limits.wall_s, False
@@ -237,6 +269,8 @@ def _drain(
                         found[key.data] += chunk
                         if len(found[key.data]) > limits.output_bytes:
                             return _bytes(found), "output"
+                        if enough and key.data == "results" and enough(found["results"]):
+                            return _bytes(found), ENOUGH
                     else:
                         selector.unregister(key.fileobj)
             try:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 
 LANGUAGES = (
     "ar", "bn", "de", "el", "en", "es", "fa", "fr", "he", "hi", "id", "it", "ja", "ko", "nl", "pl", "pt", "ru", "sv",
     "sw", "ta", "te", "th", "tr", "uk", "vi", "zh",
 )  # fmt: skip
-"""What a text is told apart into by default; the target is always added."""
+"""What a text is told apart into by default; the target and its relatives are always added."""
 
 SCRIPTS = {
     "latin": (
@@ -51,13 +52,46 @@ WORDS_A_CHARACTER = {"han": 0.5, "kana": 0.5, "thai": 0.25, "lao": 0.25, "khmer"
 ONE_LETTER_IS_A_SYMBOL = frozenset(("latin", "greek", "cyrillic", "arabic", "hebrew"))
 """Where a single letter is a name in a formula, not a word."""
 
+_RELATED = (
+    "da is no sv", "af nl", "ca es gl pt", "id ms", "cs sk", "hr sl", "be bg mk ru uk", "hi mr ne", "ar fa ps ug ur",
+    "as bn", "et fi", "lt lv", "az tr uz", "xh zu", "kk ky tt",
+)  # fmt: skip
+"""Languages so close that a text in one passes for the other where that is not among those told apart."""
+
 _NAMES = {
-    "arabic": "ar", "bengali": "bn", "chinese": "zh", "dutch": "nl", "english": "en", "french": "fr", "german": "de",
-    "greek": "el", "hebrew": "he", "hindi": "hi", "indonesian": "id", "italian": "it", "japanese": "ja", "korean": "ko",
-    "persian": "fa", "polish": "pl", "portuguese": "pt", "russian": "ru", "spanish": "es", "swahili": "sw",
-    "swedish": "sv", "tamil": "ta", "telugu": "te", "thai": "th", "turkish": "tr", "ukrainian": "uk",
-    "vietnamese": "vi",
+    "afrikaans": "af", "albanian": "sq", "amharic": "am", "arabic": "ar", "armenian": "hy", "assamese": "as",
+    "azerbaijani": "az", "basque": "eu", "belarusian": "be", "bengali": "bn", "bangla": "bn", "bokmal": "no",
+    "bokmål": "no", "bulgarian": "bg", "burmese": "my", "castilian": "es", "catalan": "ca", "chinese": "zh",
+    "croatian": "hr", "czech": "cs", "danish": "da", "dutch": "nl", "english": "en", "esperanto": "eo",
+    "estonian": "et", "farsi": "fa", "filipino": "tl", "finnish": "fi", "flemish": "nl", "french": "fr",
+    "galician": "gl", "georgian": "ka", "german": "de", "greek": "el", "gujarati": "gu", "hausa": "ha", "hebrew": "he",
+    "hindi": "hi", "hungarian": "hu", "icelandic": "is", "indonesian": "id", "irish": "ga", "italian": "it",
+    "japanese": "ja", "kannada": "kn", "kazakh": "kk", "khmer": "km", "korean": "ko", "kyrgyz": "ky", "lao": "lo",
+    "latin": "la", "latvian": "lv", "lithuanian": "lt", "macedonian": "mk", "malay": "ms", "malayalam": "ml",
+    "maltese": "mt", "mandarin": "zh", "marathi": "mr", "mongolian": "mn", "nepali": "ne", "norwegian": "no",
+    "nynorsk": "no", "odia": "or", "oriya": "or", "pashto": "ps", "persian": "fa", "polish": "pl", "portuguese": "pt",
+    "punjabi": "pa", "romanian": "ro", "russian": "ru", "sanskrit": "sa", "serbian": "sr", "sinhala": "si",
+    "slovak": "sk", "slovenian": "sl", "slovene": "sl", "somali": "so", "spanish": "es", "swahili": "sw",
+    "swedish": "sv", "tagalog": "tl", "tajik": "tg", "tamil": "ta", "tatar": "tt", "telugu": "te", "thai": "th",
+    "turkish": "tr", "uighur": "ug", "uyghur": "ug", "ukrainian": "uk", "urdu": "ur", "uzbek": "uz",
+    "vietnamese": "vi", "welsh": "cy", "xhosa": "xh", "yoruba": "yo", "zulu": "zu",
 }  # fmt: skip
+
+_CODES = {
+    "nb": "no", "nn": "no", "nob": "no", "nno": "no", "nor": "no", "cmn": "zh", "in": "id", "iw": "he", "fil": "tl",
+    "ara": "ar", "ben": "bn", "ces": "cs", "dan": "da", "deu": "de", "ell": "el", "eng": "en", "fas": "fa", "fin": "fi",
+    "fra": "fr", "heb": "he", "hin": "hi", "hun": "hu", "ind": "id", "ita": "it", "jpn": "ja", "kor": "ko", "nld": "nl",
+    "pol": "pl", "por": "pt", "ron": "ro", "rus": "ru", "spa": "es", "swa": "sw", "swe": "sv", "tam": "ta", "tel": "te",
+    "tha": "th", "tur": "tr", "ukr": "uk", "urd": "ur", "vie": "vi", "zho": "zh",
+}  # fmt: skip
+"""Other codes of the languages: of three letters, former ones, and both written forms of Norwegian, which count as one.
+"""
+
+
+@cache
+def relatives(language: str) -> frozenset[str]:
+    """The language with those that it must be told apart from."""
+    return frozenset((language,)).union(*(group.split() for group in _RELATED if language in group.split()))
 
 
 def row_language(value: object) -> str:
@@ -69,9 +103,16 @@ def row_language(value: object) -> str:
 
 
 def language_code(name: str) -> str:
-    """ "German", "de", "de-AT" and "DE_de" -> "de". Raises ValueError for what is no known language."""
-    code = re.split(r"[-_]", name.strip().lower(), maxsplit=1)[0]
-    code = _NAMES.get(code, code)
-    if code not in KNOWN:
+    """ "German", "de", "de-AT", "deu" and "DE_de" -> "de"; "nb" and "Norwegian (Bokmål)" -> "no"; "Mandarin Chinese" ->
+    "zh". Raises ValueError for what is no known language, or several.
+    """
+    text = name.strip().lower()
+    found = {_NAMES[word] for word in re.findall(r"[^\W_]+", text) if word in _NAMES}
+    if len(found) > 1:
+        found.discard("la")  # Serbian (Latin): a script
+    if not found:
+        code = re.split(r"[-_.]", text, maxsplit=1)[0]
+        found = {_CODES.get(code, code)} & KNOWN
+    if len(found) != 1:
         raise ValueError(f"{name!r} is no known language; there are {', '.join(sorted(KNOWN))}")
-    return code
+    return found.pop()

@@ -18,8 +18,8 @@ NGRAM = 3
 """Words of an n-gram in the repetition penalty (arXiv 2502.03373, as TRL gives it: 3-grams, down to -1)."""
 
 # A character of a script without spaces is a unit, so that repetition in Chinese or Thai is seen too.
-_UNSPACED = "\u0e00-\u0edf\u1000-\u109f\u1780-\u17d3\u3040-\u30ff㐀-䶿一-鿿\U00020000-\U0003ffff"
-_UNITS = re.compile(rf"[{_UNSPACED}]|[^\s{_UNSPACED}]+")
+UNSPACED = "\u0e00-\u0edf\u1000-\u109f\u1780-\u17d3\u3040-\u30ff㐀-䶿一-鿿\U00020000-\U0003ffff"
+_UNITS = re.compile(rf"[{UNSPACED}]|[^\s{UNSPACED}]+")
 
 
 def soft_overlong(
@@ -88,9 +88,9 @@ def cosine_length(
     length = length_of(completion, completion_tokens)
     if length >= max_tokens:
         return Score(exceeded, WRONG, f"{length} long, {max_tokens} allowed")
-    judged = accuracy(completion, prompt=prompt, answer=answer)
-    short, long = (correct_short, correct_long) if judged.verdict == CORRECT else (wrong_short, wrong_long)
-    return Score(cosine(length, max_tokens, short, long), judged.verdict, judged.reason)
+    score = accuracy(completion, prompt=prompt, answer=answer)
+    short, long = (correct_short, correct_long) if score.verdict == CORRECT else (wrong_short, wrong_long)
+    return Score(cosine(length, max_tokens, short, long), score.verdict, score.reason)
 
 
 def cosine(length: float, limit: float, short: float, long: float) -> float:
@@ -119,9 +119,9 @@ def length_budget(
     """
     _positive(budget, "budget")
     _positive(slope, "slope")
-    judged = accuracy(completion, prompt=prompt, answer=answer)
-    if judged.verdict != CORRECT:
-        return judged
+    score = accuracy(completion, prompt=prompt, answer=answer)
+    if score.verdict != CORRECT:
+        return score
     length = length_of(completion, completion_tokens)
     value = min(1.0, max(0.0, slope * (budget - length) + at_budget))
     return Score(value, CORRECT if value else WRONG, f"{length} long, budget {budget}")

@@ -10,7 +10,7 @@ UNPARSEABLE = "unparseable"
 
 
 class Score(NamedTuple):
-    """A reward's judgement of one completion.
+    """What a reward says of one completion.
 
     value: the reward, before any weight. verdict: "correct", "wrong" or "unparseable" (no answer could be read).
     reason: a few words for whoever reads the rollouts; "" where there is nothing to add.

@@ -342,6 +342,10 @@ class TeacherConfig:
         0.1, "The run stops when more than this share of a chunk's samples have no answer.", lo=0, hi=1, keyed=False
     )
     send_seed: bool = knob(True, "Send each sample's seed; false for endpoints that refuse the field.", before=True)
+    without_thought: str = knob(
+        "keep", "Answers that come without a thought: keep (yield.json counts them) or drop.",
+        choices=("keep", "drop"), before="keep",
+    )  # fmt: skip
     prompt_price: float = knob(0.0, "USD per million prompt tokens, for yield.json; 0: not given.", lo=0, keyed=False)
     completion_price: float = knob(
         0.0, "USD per million completion tokens, the reasoning's included.", lo=0, keyed=False

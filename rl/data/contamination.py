@@ -1,4 +1,5 @@
-"""Finds evaluation problems that the training rows contain, by R1's match of 10-grams (V2 D.1). It misses paraphrases.
+"""Finds evaluation problems that the training rows contain, by R1's match of 10-grams (V2 D.1). A formula counts as one
+word, and a short problem is found where it is a sentence of its own (rewards/overlap.py). It misses paraphrases.
 
 Only the n-grams of the problems, which are few, are kept in memory. The training rows, which are many, are read once.
 """
@@ -11,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from rewards.filters import CONTAMINATION_NGRAM, telling_ngrams, word_ngrams
+from rewards.overlap import Finder, problem_ngrams
 from rl.config import DataConfig, RunConfig
 from rl.data.rows import load_rows
 from rl.types import BadInput, Row
@@ -23,28 +25,36 @@ class Contamination:
     """problems: index of a problem that was found -> the words that it shares with a training text.
 
     training_rows: training texts that share words with a problem. num_problems, num_rows: how many were compared.
+    unseen: problems that cannot be found, because none of their words are their own.
     """
 
     problems: dict[int, str]
     training_rows: int
     num_problems: int
     num_rows: int
+    unseen: int = 0
 
     @property
     def share(self) -> float:
         return len(self.problems) / self.num_problems if self.num_problems else 0.0
 
     def report(self) -> str:
-        """One line: how many problems were found, and up to three of them with the words that they share."""
+        """One line: how many problems were found, up to three of them with the words that they share, and what a match
+        of words cannot find.
+        """
+        unseen = "paraphrases, translations, other numbers or names are not found"
+        if self.unseen:
+            unseen += f", nor are {self.unseen} problems that have no words of their own"
         if not self.problems:
             return (
                 f"none of {self.num_problems} evaluation problems shares {CONTAMINATION_NGRAM} words in a row with the "
-                f"{self.num_rows} training texts"
+                f"{self.num_rows} training texts ({unseen})"
             )
         shown = "; ".join(f"problem {i + 1}: {words[:100]!r}" for i, words in list(self.problems.items())[:3])
         return (
             f"{len(self.problems)} of {self.num_problems} evaluation problems share {CONTAMINATION_NGRAM} words in a "
-            f"row (or all, where they are shorter) with {self.training_rows} of {self.num_rows} training texts: {shown}"
+            f"row (or all, where they are shorter) with {self.training_rows} of {self.num_rows} training texts: "
+            f"{shown} ({unseen})"
         )
 
 
@@ -55,17 +65,25 @@ def find_contamination(problems: Sequence[str], training: Iterable[str]) -> Cont
 
     ["What is 1 + 2?"], ["what is 1 + 2"] -> problem 0
     """
-    ngrams_P = [word_ngrams(problem) for problem in problems]
+    ngrams_P = [problem_ngrams(problem, CONTAMINATION_NGRAM) for problem in problems]
     telling = telling_ngrams(ngrams_P)
+    finder = Finder(telling, CONTAMINATION_NGRAM)
     shared: set[tuple[str, ...]] = set()
     num_rows = hits = 0
     for text in training:
         num_rows += 1
-        found = telling & word_ngrams(text)
+        found = set(finder.find(text))
         hits += bool(found)
         shared |= found
-    found_P = {i: " ".join(min(ngrams & shared)) for i, ngrams in enumerate(ngrams_P) if ngrams & shared}
-    return Contamination(found_P, hits, len(problems), num_rows)
+    found_P = {i: _shown(ngrams & shared, problems[i]) for i, ngrams in enumerate(ngrams_P) if ngrams & shared}
+    unseen = sum(telling.isdisjoint(ngrams) for ngrams in ngrams_P)
+    return Contamination(found_P, hits, len(problems), num_rows, unseen)
+
+
+def _shown(shared: set[tuple[str, ...]], problem: str) -> str:
+    """The first n-gram that it shares; of a short problem, its words."""
+    first = min(shared)
+    return " ".join(first if len(first) == CONTAMINATION_NGRAM else min(word_ngrams(problem)))
 
 
 def check_contamination(problems: Sequence[str], training: Iterable[str], policy: str, where: str) -> Contamination:

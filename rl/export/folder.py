@@ -5,6 +5,7 @@ Weights and tokenizer files are copied byte for byte.
 
 from __future__ import annotations
 
+import ast
 import json
 import shutil
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, cast
 from rl.config import DataConfig, RunConfig
 from rl.data.templates import CHAT, ENDS_A_SENTENCE, TEMPLATES, check_template, end_token_ids, prompt_prefix
 from rl.export.model_card import model_card
-from rl.export.ollama import modelfile
+from rl.export.ollama import adds_begin_token, modelfile
 from rl.model.pretrained import load_config, load_tokenizer, positions
 from rl.records import provenance
 from rl.records.provenance import FILE
@@ -40,7 +41,8 @@ class Sampling:
 class Source:
     """What is exported. folder: the model's. run: the folder of its run or stage, or else the model's. cfg: the run's
     settings; None for a stage or a model. template: the prompt template of the training; "" when it is not known.
-    bare: whether it was trained on text without a template.
+    bare: whether it was trained on text without a template. stop: texts that ended its samples, beside
+    the end tokens.
     """
 
     folder: Path
@@ -48,6 +50,7 @@ class Source:
     cfg: RunConfig | None
     template: str
     bare: bool = False
+    stop: tuple[str, ...] = ()
 
 
 def export_folder(source: Path, out: Path, *, ollama: bool, sampling: Sampling, template: str = "") -> Path:
@@ -87,8 +90,10 @@ def export_folder(source: Path, out: Path, *, ollama: bool, sampling: Sampling, 
     if ollama:
         context = positions(load_config(str(found.folder)))
         ends = (tokenizer.decode([end]) for end in end_token_ids(tokenizer))
-        stops = (*ends, *(found.cfg.rollout.stop if found.cfg else ()))
-        text = modelfile(data, tokenizer, stops, sampling.temperature, sampling.top_p, context)
+        text = modelfile(
+            data, tokenizer, (*ends, *found.stop), sampling.temperature, sampling.top_p, context,
+            adds_begin=adds_begin_token(partial),
+        )  # fmt: skip
         (partial / "Modelfile").write_text(text, encoding="utf-8")
     if out.exists():
         out.rmdir()
@@ -107,13 +112,22 @@ def find_source(source: Path) -> Source:
     run = next((p for p in (source, folder.parent) if any((p / name).is_file() for name in known)), source)
     if (run / "resolved.json").is_file():
         cfg = from_json((run / "resolved.json").read_text(encoding="utf-8"))
-        return Source(folder, run, cfg, cfg.prompts.template)
+        return Source(folder, run, cfg, cfg.prompts.template, stop=cfg.rollout.stop)
     config = provenance.read(run)[-1].get("config") if (run / FILE).is_file() else None
     settings = config if isinstance(config, dict) else {}
     if settings.get("sft.data.text_field"):
         return Source(folder, run, None, "", bare=True)
     template = str(settings.get("prompts.template") or settings.get("sft.data.template") or "")
-    return Source(folder, run, None, template)
+    return Source(folder, run, None, template, stop=_texts(settings.get("rollout.stop")))
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    """A tuple of texts from a setting as a stage's record has it: "('</answer>',)"."""
+    try:
+        found = ast.literal_eval(str(value or "()"))
+    except (ValueError, SyntaxError):
+        return ()
+    return tuple(text for text in found if isinstance(text, str)) if isinstance(found, tuple | list) else ()
 
 
 def chat_template(data: DataConfig, tokenizer: PreTrainedTokenizerBase) -> str:
@@ -127,8 +141,8 @@ def chat_template(data: DataConfig, tokenizer: PreTrainedTokenizerBase) -> str:
         # Like rl.data.templates.render: no full stop after a question that ends in punctuation.
         text = text.replace("{prompt}.", "{prompt}")
         question = "message['content'].rstrip()"
-        stop = f"{{{{ '' if {question}[-1:] in {json.dumps(''.join(ENDS_A_SENTENCE))} else '.' }}}}"
-    pieces = [f"{{{{ {json.dumps(piece)} }}}}" if piece else "" for piece in text.split("{prompt}")]
+        stop = f"{{{{ '' if {question}[-1:] in {_literal(''.join(ENDS_A_SENTENCE))} else '.' }}}}"
+    pieces = [f"{{{{ {_literal(piece)} }}}}" if piece else "" for piece in text.split("{prompt}")]
     prompt = (f"{{{{ {question} }}}}" + stop).join(pieces)
     begin = "{{ bos_token }}" if prompt_prefix(data, tokenizer) else ""
     return (
@@ -139,6 +153,13 @@ def chat_template(data: DataConfig, tokenizer: PreTrainedTokenizerBase) -> str:
         + "{% else %}{{ raise_exception('this model was trained without ' + message['role'] + ' messages') }}"
         + "{% endif %}{% endfor %}"
     )
+
+
+def _literal(text: str) -> str:
+    """A text as Jinja writes it in quotes. Beyond ASCII it stays as it is: Jinja makes two halves of a character of the
+    two escapes that JSON has for an emoji.
+    """
+    return json.dumps(text, ensure_ascii=False)
 
 
 def _write_chat_template(folder: Path, template: str) -> None:
@@ -156,7 +177,9 @@ def _write_generation_config(
     path = source.folder / "generation_config.json"
     config: dict[str, object] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     config |= {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p}
-    config["eos_token_id"] = end_token_ids(tokenizer)
+    # A stop text of one token ends generation everywhere, not only where texts are looked for.
+    stops = (cast("list[int]", tokenizer.encode(text, add_special_tokens=False)) for text in source.stop)
+    config["eos_token_id"] = list(dict.fromkeys([*end_token_ids(tokenizer), *(s[0] for s in stops if len(s) == 1)]))
     if tokenizer.pad_token_id is not None:
         config["pad_token_id"] = tokenizer.pad_token_id
     if source.cfg:

@@ -1,5 +1,8 @@
 """A Modelfile, with which `ollama create NAME -f Modelfile` imports a Hugging Face folder.
 
+A value in quotes is taken as it stands, without escapes, and of characters that cannot be seen only white space is
+kept (Ollama's parser.go), so those go into strings of the template, which have escapes.
+
 TEMPLATE is in Go's template language, derived from the prompt template by rendering marked messages. Its loop over the
 messages has {{ .Thinking }} between think tags, from which Ollama learns that the model thinks, and with which tags.
 """
@@ -8,10 +11,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from rl.config import DataConfig
-from rl.data.templates import TEMPLATES
+from rl.data.templates import TEMPLATES, prompt_prefix
 from rl.types import BadInput
 
 if TYPE_CHECKING:
@@ -44,22 +48,40 @@ def modelfile(
     temperature: float,
     top_p: float,
     context: int,
+    *,
+    adds_begin: bool | None = None,
 ) -> str:
     """The Modelfile. data: the prompt template; None: the tokenizer's chat template. context: tokens.
 
-    Raises BadInput for a template that a Modelfile cannot express.
+    adds_begin: whether Ollama will put the begin token before a prompt itself (adds_begin_token); None: where the
+    tokenizer does. Raises BadInput for a template that a Modelfile cannot express.
     """
     turns = text_turns(data, cast(str, tokenizer.eos_token)) if data else chat_turns(tokenizer)
-    begin = cast("str | None", tokenizer.bos_token)
-    if begin:  # Ollama adds the begin token itself
-        turns = replace(turns, first=turns.first.removeprefix(begin))
+    begin = cast("str | None", tokenizer.bos_token) or ""
+    tokenizer_adds = bool(begin) and bool(prompt_prefix(DataConfig(template="plain"), tokenizer))
+    adds_begin = tokenizer_adds if adds_begin is None else adds_begin
+    first = turns.first.removeprefix(begin)
+    if not adds_begin and (first != turns.first or (data is not None and tokenizer_adds)):
+        first = begin + first  # as in training, and nobody else does
+    turns = replace(turns, first=first)
+    if adds_begin and turns.system:
+        turns = replace(turns, system=(turns.system[0].removeprefix(begin), turns.system[1]))
     lines = ["# Import with: ollama create NAME -f Modelfile (smaller with --quantize q4_K_M)", "FROM ."]
     if turns.system is None:
         lines.append("# System messages are left out: the model was trained without.")
     lines.append(f'TEMPLATE """{go_template(turns)}"""')
-    lines += [f"PARAMETER stop {json.dumps(stop, ensure_ascii=False)}" for stop in dict.fromkeys(stops)]
+    lines += [f"PARAMETER stop {_quoted(stop)}" for stop in dict.fromkeys(stops)]
     lines += [f"PARAMETER temperature {temperature:g}", f"PARAMETER top_p {top_p:g}", f"PARAMETER num_ctx {context}"]
     return "\n".join(lines) + "\n"
+
+
+def adds_begin_token(folder: Path) -> bool:
+    """Whether Ollama puts the begin token before every prompt of a model in this folder: its converter asks
+    tokenizer_config.json, not the tokenizer.
+    """
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return bool(config.get("add_bos_token"))
 
 
 def go_template(turns: Turns) -> str:
@@ -73,12 +95,13 @@ def go_template(turns: Turns) -> str:
     system = ""
     if turns.system:
         before, behind = turns.system
-        system = f'{{{{ if eq .Role "system" }}}}{before}{{{{ .Content }}}}{{{{ $open = {_go(behind)} }}}}{{{{ end }}}}'
+        content = f"{_raw(before)}{{{{ .Content }}}}{{{{ $open = {_go(behind)} }}}}"
+        system = f'{{{{ if eq .Role "system" }}}}{content}{{{{ end }}}}'
     return (
         f'{{{{ $open := {_go(turns.first)} }}}}{{{{ $turn := "" }}}}{{{{ range .Messages }}}}{system}'
         '{{ if eq .Role "user" }}{{ $open }}{{ .Content }}'
         f"{{{{ $turn = {_go(turns.after)} }}}}{{{{ end }}}}"
-        f'{{{{ if eq .Role "assistant" }}}}{turns.past}{{{{ if {".Thinking" if turns.thoughts else "false"} }}}}'
+        f'{{{{ if eq .Role "assistant" }}}}{_raw(turns.past)}{{{{ if {".Thinking" if turns.thoughts else "false"} }}}}'
         '<think>{{ .Thinking }}</think>{{ end }}{{ .Content }}{{ $turn = "" }}'
         f"{{{{ $open = {_go(turns.between)} }}}}{{{{ end }}}}{{{{ end }}}}{{{{ $turn }}}}"
     )
@@ -130,5 +153,19 @@ def _split(text: str, mark: str) -> tuple[str, str]:
 
 
 def _go(text: str) -> str:
-    """The text as a quoted Go string."""
-    return json.dumps(text, ensure_ascii=False)
+    """The text as a quoted Go string. Characters that cannot be seen are escaped, others beyond ASCII stay."""
+    quoted = json.dumps(text, ensure_ascii=False)
+    return "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in quoted)
+
+
+def _raw(text: str) -> str:
+    """A text between the template's actions: as it is where that can be seen, else as a string."""
+    return text if all(c.isprintable() or c == "\n" for c in text) else f"{{{{ {_go(text)} }}}}"
+
+
+def _quoted(text: str) -> str:
+    """A value of the Modelfile in quotes, which have no escapes. Raises BadInput for one that it cannot hold."""
+    if '"""' in text or not all(c.isprintable() or c in "\n\r\t" for c in text):
+        raise BadInput(f"the stop text {text!r} has characters in it that a Modelfile cannot hold")
+    quotes = '"""' if '"' in text or "\n" in text or "\r" in text else '"'
+    return f"{quotes}{text}{quotes}"

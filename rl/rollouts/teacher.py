@@ -6,7 +6,9 @@ A line is on the disk before the next answer is looked at, so a kill loses only 
 a resumed stage asks for nothing that was answered. With template=chat the teacher gets the system message and the
 question; with any other template, the rendered prompt as the user's message.
 
-A thinking that the endpoint returns apart is put before the answer as R1 writes it: <think> .. </think>.
+A thinking that the endpoint returns apart is put before the answer as R1 writes it: <think> .. </think>, one pair of
+tags whatever the server made of them (rl/rollouts/thoughts.py). An answer without one is counted, or dropped where
+reject.teacher.without_thought=drop says so.
 Axis suffixes: _P prompts, _G samples of a prompt.
 """
 
@@ -24,17 +26,20 @@ from typing import Any, TypedDict
 
 import numpy as np
 
-from rewards.endpoint import Answer, Endpoint, NoAnswer, chat, client, models
+from rewards.endpoint import Answer, Endpoint, NoAnswer, chat, client, length_field, models
 from rl.backend import SampleParams
 from rl.config import TeacherConfig
 from rl.context import Context, Stop
 from rl.data.templates import CHAT
 from rl.records.whole_files import append_lines, cut_partial_line, whole_lines
+from rl.rollouts.thoughts import CLOSE, OPEN, parts_of
 from rl.types import AhaError, BadInput, Prompt, Rollout, Stopped
 
 log = logging.getLogger(__name__)
 
-OPEN, CLOSE = "<think>", "</think>"
+NO_ANSWER, NO_THOUGHT = "no answer", "no thought"
+"""Why a sample is left out: its request failed, or reject.teacher.without_thought=drop dropped it."""
+
 CHECK_S = 30.0
 FEW = 4
 """So few failures in a chunk stop nothing, unless they are all its samples."""
@@ -88,30 +93,39 @@ def refuse_absent(cfg: TeacherConfig) -> None:
         raise BadInput(f"reject.teacher.model={cfg.model}: {cfg.url} does not serve it; it serves {shown or 'nothing'}")
 
 
-def joined(answer: AnswerLine, *, opened: bool) -> str:
-    """The completion as one text. opened: the prompt's template wrote <think> already, so the text begins after it.
+def joined(answer: AnswerLine, *, opened: bool, ends: Sequence[str] = ()) -> str:
+    """The completion as one text with one pair of think tags. opened: the prompt's template wrote <think> already, so
+    the text begins after it. ends: end tokens of the student, which are no part of a text (rl/rollouts/thoughts.py).
 
     Reasoning "a", content "b" -> "<think>\\na\\n</think>\\n\\nb"; cut inside the reasoning -> "<think>\\na".
-    Content with its own tags stays as it is; one whose server opened the thinking ("a</think>b") gets its <think>.
+    Content with its own tags keeps its white space; one without a thought gets no tags, but where one was opened.
     """
-    content, reasoning = answer["content"], answer["reasoning"]
-    if reasoning.strip():
-        text = f"{OPEN}\n{reasoning.strip()}"
-        if content.strip() or answer["finish_reason"] == "stop":
-            text += f"\n{CLOSE}\n\n{content.strip()}"
+    found = parts_of(answer["content"], answer["reasoning"], ends)
+    if not found.own:
+        text = f"{OPEN}\n{found.thought}"
+        if found.closed or answer["finish_reason"] == "stop":
+            text += f"\n{CLOSE}\n\n{found.answer.strip()}"
+    elif found.tagged:
+        text = OPEN + found.thought + (CLOSE + found.answer if found.closed else "")
     else:
-        text = OPEN + content if CLOSE in content and OPEN not in content else content
+        text = f"{OPEN}{CLOSE}\n\n{found.answer.strip()}" if opened else found.answer
     return text.removeprefix(OPEN).lstrip("\n") if opened else text
+
+
+def has_thought(answer: AnswerLine, ends: Sequence[str] = ()) -> bool:
+    """Whether the answer came with a thought, in its tags or apart."""
+    return bool(parts_of(answer["content"], answer["reasoning"], ends).thought.strip())
 
 
 class Teacher:
     """What a stage has been answered, and the asking for the rest. wanted: ids of the prompts that have no line yet.
 
-    failures: prompt id -> why its samples have no answer.
+    failures: prompt id -> why samples of it are left out, as the reasons of their lines.
     """
 
     def __init__(self, ctx: Context, cfg: TeacherConfig, wanted: Iterable[int]) -> None:
         self._ctx, self._cfg, self._where = ctx, cfg, endpoint(cfg)
+        self._ends = tuple(str(token) for token in ctx.tokenizer.all_special_tokens)
         client(self._where)  # made here: the first request's time is not for loading a library
         self._path = ctx.run_dir / "answers.jsonl"
         self.failures: defaultdict[int, list[str]] = defaultdict(list)
@@ -163,11 +177,14 @@ class Teacher:
         settings: dict[str, Any] = {"seed": job.seed} if self._cfg.send_seed else {}
         try:
             answer = chat(
-                self._where, self._messages(job.prompt), temperature=params.temperature, top_p=params.top_p,
-                max_tokens=params.max_new_tokens, **settings,
+                self._where, self._messages(job.prompt), [length_field(params.max_new_tokens)],
+                temperature=params.temperature, top_p=params.top_p, **settings,
             )  # fmt: skip
         except NoAnswer as error:
             return _line(job, error=str(error))
+        if not answer.finish_reason:  # a server that does not say
+            cut = answer.completion_tokens >= params.max_new_tokens
+            answer = answer._replace(finish_reason="length" if cut else "stop")
         ended = answer.finish_reason in FINISHED
         return _line(job, answer, "" if ended else f"it ended for the reason {answer.finish_reason!r}")
 
@@ -193,9 +210,12 @@ class Teacher:
         self.failures.pop(prompt.id, None)
         for _, line in sorted(lines.items()):
             if line["error"]:
-                self.failures[prompt.id].append(line["error"])
+                self.failures[prompt.id].append(f"{NO_ANSWER}: {line['error']}")
                 continue
-            text = joined(line, opened=opened)
+            if self._cfg.without_thought == "drop" and not has_thought(line, self._ends):
+                self.failures[prompt.id].append(NO_THOUGHT)
+                continue
+            text = joined(line, opened=opened, ends=self._ends)
             ids: Any = self._ctx.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
             unknown_T = np.full(len(ids), np.nan, np.float32)
             rollouts.append(
@@ -254,6 +274,11 @@ def _side_by_side(
 def read_answers(path: Path) -> Iterator[AnswerLine]:
     """The whole lines of an answers.jsonl."""
     yield from whole_lines(path)
+
+
+def without_thought(folder: Path) -> int:
+    """How many answers came without a thought."""
+    return sum(not line["error"] and not has_thought(line) for line in read_answers(folder / "answers.jsonl"))
 
 
 def spent(cfg: TeacherConfig, folder: Path) -> dict[str, object]:

@@ -12,11 +12,22 @@ import inspect
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import SupportsFloat
 
 import numpy as np
 
-from rewards import COLUMNS, DEFAULT_TIMEOUT_S, GUARDS, REFERENCE_CHECKS, REWARDS, STYLE, TIMEOUTS_S, short_name
+from rewards import (
+    COLUMNS,
+    DEFAULT_TIMEOUT_S,
+    GUARDS,
+    REFERENCE_CHECKS,
+    REWARDS,
+    ROW_CHECKS,
+    STYLE,
+    TIMEOUTS_S,
+    short_name,
+)
 from rewards.types import Score
 from rewards.watch import hacking_watch
 from rl.config import RewardConfig
@@ -108,7 +119,7 @@ def refuse_style_alone(parts: Mapping[str, RewardConfig], rows: Sequence[Row], s
 def unrewardable_rows(
     rewards: Sequence[RewardConfig], rows: Sequence[Row], answers: Sequence[str], steps: int = 0
 ) -> dict[int, str]:
-    """Number of the row -> why it gets no verdict: a reward cannot go by its answer, or it gets no reward.
+    """Number of the row -> why it gets no verdict: a reward cannot go by its answer or its row, or it gets no reward.
 
     A verifier would call every sample wrong there. answers: the rows' references. steps: see
     rl.scoring.routing.unrewarded.
@@ -117,12 +128,19 @@ def unrewardable_rows(
         return {}
     parts = named(rewards)
     named_checks = [(r, REFERENCE_CHECKS.get(short_name(r.function))) for r in parts.values()]
-    checks = [(r, resolve(check)) for r, check in named_checks if check]
+    of_answers = [(r, resolve(check)) for r, check in named_checks if check]
+    of_rows = [
+        (r, partial(resolve(ROW_CHECKS[name]), **options_of(r, resolve(r.function))))
+        for r in parts.values()
+        if (name := short_name(r.function)) in ROW_CHECKS
+    ]
     found = unrewarded(parts, rows, steps)
     for i, (row, answer) in enumerate(zip(rows, answers, strict=True)):
-        reasons = [reason for r, check in checks if applies_to(r, row) and (reason := check(answer)) is not None]
-        if reasons:
-            found[i] = str(reasons[0])
+        reasons = [check(answer) for r, check in of_answers if applies_to(r, row)]
+        reasons += [check(row) for r, check in of_rows if applies_to(r, row)]
+        first = next((reason for reason in reasons if reason is not None), None)
+        if first is not None:
+            found[i] = str(first)
     return dict(sorted(found.items()))
 
 

@@ -35,10 +35,11 @@ from rl.context import StageRun, Stop, sample_seed
 from rl.data.preference_pairs import OPENED
 from rl.data.rows import python_function
 from rl.records.whole_files import append_lines, cut_partial_line, whole_lines, write_json, write_rows
+from rl.rollouts.teacher import NO_ANSWER, NO_THOUGHT
 from rl.scoring.reward_model_text import read_part
 from rl.stage import MAKES_DATA, Recipe, Stage
 from rl.stages.sample_files import PromptLine, read_samples
-from rl.stages.selection import NO_ANSWER, category, without_spacing
+from rl.stages.selection import category, without_spacing
 from rl.types import AhaError, BadInput, Row, Stopped
 
 log = logging.getLogger(__name__)
@@ -175,7 +176,7 @@ def candidates(prompt_id: int, line: PromptLine, count: int, seed: int) -> list[
 
     Requests that failed are not samples.
     """
-    answered = [s["text"] for s in line["samples"] if category(s.get("reason", "")) != NO_ANSWER]
+    answered = [s["text"] for s in line["samples"] if category(s.get("reason", "")) not in (NO_ANSWER, NO_THOUGHT)]
     texts = list({without_spacing(text): text for text in answered}.values())
     dice = np.random.default_rng(sample_seed(seed, "prefer", prompt_id))
     pairs = list(itertools.combinations(texts, 2))

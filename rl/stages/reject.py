@@ -40,11 +40,11 @@ from rl.data.teacher_logprobs import vocabulary_hash
 from rl.records.whole_files import append_lines, cut_partial_line
 from rl.rollouts.queue import grade_arriving, sample_and_grade
 from rl.rollouts.step_metrics import RewardStats
-from rl.rollouts.teacher import Teacher, refuse_absent, spent
+from rl.rollouts.teacher import Teacher, refuse_absent, spent, without_thought
 from rl.scoring.scorer import Scorer
 from rl.stage import MAKES_DATA, MAKES_SAMPLES, Recipe, Stage
 from rl.stages.sample_files import PromptLine, SampleLine, read_samples, write_kept
-from rl.stages.selection import NO_ANSWER, is_kept, sample_reasons, without_spacing
+from rl.stages.selection import is_kept, sample_reasons, without_spacing
 from rl.types import AhaError, GradedGroup, Prompt, Stopped
 
 log = logging.getLogger(__name__)
@@ -163,7 +163,7 @@ class Source(Protocol):
         """A graded group for each prompt, in order."""
 
     def failures(self, prompt: Prompt) -> Sequence[str]:
-        """Why samples of the prompt are missing from its group, one text each."""
+        """The reasons why samples of the prompt are missing from its group, one text each."""
 
 
 class _Samplers:
@@ -235,7 +235,9 @@ def reject(
         ctx.tracker.resume({"reject": first})
         ctx.tracker.begin("reject", first + -(-len(missing_P) // cfg.chunk_prompts), first)
         _sample_missing(ctx, missing_P, len(prompts_P), scorer, source, cfg, path, kept)
-    return write_kept(ctx.run_dir, spent(cfg.teacher, ctx.run_dir) if cfg.teacher.url else None)
+    if not cfg.teacher.url:
+        return write_kept(ctx.run_dir)
+    return write_kept(ctx.run_dir, spent(cfg.teacher, ctx.run_dir), without_thought(ctx.run_dir))
 
 
 def _sample_missing(
@@ -307,7 +309,7 @@ def _line(
             "finish_reason": "error",
             "reward": None,
             "verdicts": {},
-            "reason": f"{NO_ANSWER}: {why}",
+            "reason": why,
         }
         for why in failures
     ]

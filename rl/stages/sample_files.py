@@ -45,8 +45,10 @@ def read_samples(path: Path) -> Iterator[PromptLine]:
     return whole_lines(path)
 
 
-def write_kept(folder: Path, teacher: Mapping[str, object] | None = None) -> Path:
-    """Write data.jsonl and yield.json from samples.jsonl, in the order of the prompts. teacher: for yield.json."""
+def write_kept(folder: Path, teacher: Mapping[str, object] | None = None, without_thought: int = 0) -> Path:
+    """Write data.jsonl and yield.json from samples.jsonl, in the order of the prompts. teacher, without_thought (how
+    many of its answers have no thought): for yield.json.
+    """
     lines = sorted(read_samples(folder / "samples.jsonl"), key=lambda line: line["prompt_id"])
     reasons: Counter[str] = Counter()
     rows: list[Mapping[str, object]] = []
@@ -58,7 +60,7 @@ def write_kept(folder: Path, teacher: Mapping[str, object] | None = None) -> Pat
     write_rows(folder / "data.jsonl", rows)
     solved = sum(any(is_kept(s["reason"]) for s in line["samples"]) for line in lines)
     report = {"prompts": len(lines), "prompts_with_a_sample": solved, "samples": reasons.total(), "by_reason": reasons}
-    report |= {"teacher": teacher} if teacher is not None else {}
+    report |= {"teacher": teacher, "without_thought": without_thought} if teacher is not None else {}
     write_json(folder / "yield.json", report)
     log.info(
         "kept %d of %d samples, of %d of %d prompts; dropped: %s", reasons[KEPT], reasons.total(), solved, len(lines),

@@ -18,7 +18,7 @@ from rl.config import RejectConfig
 from rl.types import GradedGroup, Verdict
 
 DIVERSE_NGRAM = 3
-KEPT, NO_ANSWER = "kept", "no answer"
+KEPT = "kept"
 
 
 def sample_reasons(graded: GradedGroup, reward: str, cfg: RejectConfig, before: Set[str] = frozenset()) -> list[str]:

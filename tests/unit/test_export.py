@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 import shutil
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from recipes.tiny_model import make
 from rl.config import DataConfig
 from rl.data.templates import prompt_prefix, render
 from rl.export.folder import Sampling, chat_template, export_folder
-from rl.export.ollama import chat_turns, go_template, modelfile, text_turns
 from rl.model.pretrained import load_tokenizer
 from rl.settings.overrides import to_json
 from rl.types import BadInput
@@ -112,7 +110,13 @@ def test_a_chat_goes_in_as_the_prompts_of_training_did(exported: Path):
     assert tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) == "reverse 1234:"
 
 
-@pytest.mark.parametrize("template", ["r1_zero", "plain", "{prompt}\n", "Q: {prompt} \"\\n\"\n'A':<think>\n"])
+@pytest.mark.parametrize(
+    "template",
+    [
+        "r1_zero", "plain", "{prompt}\n", "Q: {prompt} \"\\n\"\n'A':<think>\n", "🙂 {prompt} 👩‍🔬→ Ä: 数学", "{prompt}\u200d\t\\U0001F600 \\ud83d",
+        "{% if %} {# {{ }} {prompt} {{ x }} \\", "\x1b[1m{prompt}\x7f\u2028\x85é", "'\\'' \\\" {prompt} \\N{DASH} \\x41",
+    ],
+)  # fmt: skip
 @pytest.mark.parametrize("begin", [False, True])
 def test_the_chat_template_renders_what_training_rendered(make_byte_tokenizer, template: str, begin: bool):
     tokenizer, data = make_byte_tokenizer(begin=begin), DataConfig(template=template)
@@ -266,104 +270,33 @@ def test_an_export_stage_makes_the_folder_and_is_done_again_when_it_was_cut_shor
     assert (run_stages(recipe, no_machines, no_machines) / "model" / "README.md").exists()
 
 
-# ------------------------------------------------------------------------------------------------ Ollama
+def with_stops(run: Path, tmp_path: Path, stops: tuple[str, ...]) -> Path:
+    source = shutil.copytree(run, tmp_path / "run")
+    cfg = recipe()
+    cfg = dataclasses.replace(cfg, rollout=dataclasses.replace(cfg.rollout, stop=stops))
+    (source / "resolved.json").write_text(to_json(cfg))
+    return export_folder(source, tmp_path / "out", ollama=True, sampling=Sampling())
 
 
-def go(template: str, messages: list[dict[str, str]]) -> str:
-    """A reader of the few forms of Go's template language that a Modelfile of ours uses."""
-    from jinja2 import Environment
+def test_stop_texts_of_one_token_end_generation_everywhere(run: Path, tmp_path: Path):
+    from transformers import AutoTokenizer, GenerationConfig
 
-    forms = [
-        (r'\{\{ \$open := (.*?) \}\}\{\{ \$turn := "" \}\}', r'{% set ns = namespace(open=\1, turn="") %}'),
-        (r"\{\{ range \.Messages \}\}", "{% for m in messages %}"),
-        (r'\{\{ if eq \.Role ("\w+") \}\}', r"{% if m.role == \1 %}"),
-        (r"\{\{ \$(open|turn) = (.*?) \}\}", r"{% set ns.\1 = \2 %}"),
-        (r"\{\{ \$(open|turn) \}\}", r"{{ ns.\1 }}"),
-        (r"\{\{ if \.Thinking \}\}", "{% if m.thinking %}"),
-        (r"\{\{ if false \}\}", "{% if false %}"),
-        (r"\{\{ \.Thinking \}\}", "{{ m.thinking }}"),
-        (r"\{\{ \.Content \}\}", "{{ m.content }}"),
-    ]  # fmt: skip
-    assert template.endswith("{{ end }}{{ $turn }}")
-    text = template.removesuffix("{{ end }}{{ $turn }}") + "{% endfor %}{{ $turn }}"
-    for pattern, replacement in forms:
-        text = re.sub(pattern, replacement, text)
-    text = text.replace("{{ end }}", "{% endif %}")
-    assert not re.search(r"\{\{ (?!ns\.(open|turn)|m\.)", text), text
-    return Environment(keep_trailing_newline=True).from_string(text).render(messages=messages)
+    out = with_stops(run, tmp_path, (":", "12", "<|end|>", "7"))
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    ids = [tokenizer.eos_token_id, *tokenizer.convert_tokens_to_ids([":", "7"])]
+    assert tokenizer.encode("12", add_special_tokens=False) != ids[:1]
+    assert GenerationConfig.from_pretrained(out).eos_token_id == ids
+    assert (out / "Modelfile").read_text().count("PARAMETER stop") == 4
 
 
-def test_ollama_sees_the_prompts_of_training(make_byte_tokenizer):
-    tokenizer = make_byte_tokenizer()
-    for template in ("plain", "{prompt}\n", "r1_zero"):
-        data = DataConfig(template=template)
-        text = go_template(text_turns(data, "</s>"))
-        for question in ("What is 1 + 2?", "Count to 3."):
-            assert go(text, [{"role": "user", "content": question}]) == render(question, data, tokenizer)
+def test_a_stages_stop_texts_are_read_from_its_record(run: Path, tmp_path: Path):
+    from rl.records import provenance
 
-
-def test_ollama_sees_what_the_chat_template_renders(tokenizer):
-    question, again = {"role": "user", "content": "Why?"}, {"role": "user", "content": "How?"}
-    answer, system = {"role": "assistant", "content": "So."}, {"role": "system", "content": "Be brief."}
-    text = go_template(chat_turns(tokenizer))
-    for chat in ([question], [system, question], [question, answer, again], [system, question, answer, again]):
-        wanted = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-        assert go(text, chat) == wanted
-    thought = {**answer, "thinking": "hm"}
-    assert "<think>hm</think>So." in go(text, [question, thought, again])
-
-
-THINKS = {
-    "no end of line": (
-        "{% for m in messages %}{% if m['role'] == 'user' %}{{ '<|U|>' + m['content'] }}"
-        "{% else %}{{ '<|A|>' + m['content'].split('</think>')[-1] + '</s>' }}{% endif %}{% endfor %}"
-        "{% if add_generation_prompt %}{{ '<|A|><think>\n' }}{% endif %}"
-    ),
-    "marked turns": (
-        "{% for m in messages %}{{ '<s>' + m['role'] + '\n' + m['content'].split('</think>')[-1].lstrip() + '</s>\n' }}"
-        "{% endfor %}{% if add_generation_prompt %}{{ '<s>assistant\n<think>\n' }}{% endif %}"
-    ),
-    "none": (
-        "{% for m in messages %}{{ '<s>' + m['role'] + '\n' + m['content'] + '</s>\n' }}{% endfor %}"
-        "{% if add_generation_prompt %}{{ '<s>assistant\n' }}{% endif %}"
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("kind", THINKS)
-def test_a_thought_is_opened_for_the_next_answer_and_kept_of_past_ones_only_as_the_chat_template_does(
-    make_byte_tokenizer, kind: str
-):
-    tokenizer = make_byte_tokenizer(chat=THINKS[kind])
-    text = go_template(chat_turns(tokenizer))
-    thoughts, said = ["Hm.", "", "Ah."], ["One", "Two", "Three"]
-    full, split = [], []  # as transformers and as Ollama keep a chat
-    for number, (thought, answer) in enumerate(zip(thoughts, said, strict=True)):
-        question = {"role": "user", "content": f"Question {number}?"}
-        full, split = [*full, question], [*split, question]
-        assert go(text, split) == tokenizer.apply_chat_template(full, tokenize=False, add_generation_prompt=True)
-        full.append({"role": "assistant", "content": (f"<think>{thought}</think>" if thought else "") + answer})
-        split.append({"role": "assistant", "content": answer, "thinking": thought})
-    assert "<think>{{ .Thinking }}</think>" in text  # by this Ollama knows that the model thinks
-
-
-def test_ollama_goes_on_with_an_answer_that_was_begun(tokenizer):
-    begun = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Because"}]
-    assert go(go_template(chat_turns(tokenizer)), begun) == "<s>user\nWhy?</s>\n<s>assistant\nBecause"
-
-
-def test_a_modelfile_names_the_folder_the_stops_and_the_sampling(exported: Path, make_byte_tokenizer):
-    lines = (exported / "Modelfile").read_text().splitlines()
-    assert "FROM ." in lines
-    assert 'PARAMETER stop "<|end|>"' in lines
-    assert "PARAMETER temperature 0.6" in lines
-    assert "PARAMETER num_ctx 256" in lines
-    assert any("<think>{{ .Thinking }}</think>" in line for line in lines)
-    begins = make_byte_tokenizer(begin=True)
-    begins.chat_template = "{{ bos_token }}" + begins.chat_template
-    text = modelfile(None, begins, ("</s>", "</s>", "x"), 1.0, 1.0, 8)
-    assert text.count("PARAMETER stop") == 2
-    assert '{{ $open := "<s>user\\n" }}' in text  # not begun twice
-    for template in ("{prompt} {{x}}", "{prompt} {prompt}"):
-        with pytest.raises(BadInput, match="Modelfile"):
-            modelfile(DataConfig(template=template), begins, (), 1.0, 1.0, 8)
+    stage = tmp_path / "zero"
+    shutil.copytree(run / "model", stage / "model")
+    config = {"prompts.template": "{prompt}", "rollout.stop": str((":", "a b"))}
+    provenance.write(stage, {"name": "zero", "kind": "GRPO", "key": "ab", "config": config}, [])
+    out = export_folder(stage, tmp_path / "out", ollama=True, sampling=Sampling())
+    colon = load_tokenizer(str(out)).convert_tokens_to_ids(":")
+    assert json.loads((out / "generation_config.json").read_text())["eos_token_id"][-1] == colon
+    assert 'PARAMETER stop "a b"' in (out / "Modelfile").read_text()

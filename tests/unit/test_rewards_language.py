@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import ast
-import subprocess
-import sys
-import time
-from functools import lru_cache
-from pathlib import Path
-
 import pytest
 
 from rewards.extract import chain_of_thought
 from rewards.language import CONSISTENT, NO_WORDS, language_consistency, main_language, word_counts
 from rewards.prose import plain_text
-from rewards.scripts import language_code
+from rewards.scripts import _NAMES, KNOWN, language_code
 from rewards.types import CORRECT, WRONG
 
 ENGLISH = "First we add the number of apples in both baskets and then we divide the sum by two to get the answer."
@@ -22,6 +15,26 @@ GERMAN = "Zuerst addieren wir die Zahl der Äpfel in beiden Körben, dann teilen
 CHINESE = "首先我们把两个篮子里的苹果数量加起来，然后除以二，就得到了答案。"
 JAPANESE = "まず二つの籠にあるリンゴの数を足して、それから二で割ると答えになります。"
 RUSSIAN = "Сначала сложим число яблок в обеих корзинах, а затем разделим сумму на два и получим ответ."
+DANISH = (
+    "Først lægger vi antallet af æbler i begge kurve sammen, og derefter dividerer vi summen med to. Hun spiser tre æg "
+    "hver morgen og bager boller til sine venner. Vi skal finde ud af, hvor mange penge han har tilbage. Hvis hun "
+    "sælger resten på markedet, får hun to kroner for hvert æg. Nu ganger vi prisen med antallet."
+)
+NORWEGIAN = (
+    "Først legger vi sammen antall epler i begge kurvene, og deretter deler vi summen på to. Hun spiser tre egg hver "
+    "morgen til frokost og baker boller til vennene sine. Vi må finne ut hvor mye penger han har igjen. Hvis hun selger "
+    "resten på markedet, får hun to kroner for hvert egg. Nå ganger vi prisen med antallet."
+)
+NYNORSK = (
+    "Først legg vi saman talet på eple i begge korgene, og så deler vi summen på to. Ho et tre egg kvar morgon til "
+    "frukost og bakar bollar til venene sine. Vi må finne ut kor mykje pengar han har att. Dersom ho sel resten på "
+    "marknaden, får ho to kroner for kvart egg. No gongar vi prisen med talet."
+)
+SWEDISH = (
+    "Först lägger vi ihop antalet äpplen i båda korgarna och sedan delar vi summan med två. Hon äter tre ägg varje "
+    "morgon till frukost och bakar bullar till sina vänner. Vi måste ta reda på hur mycket pengar han har kvar. Om hon "
+    "säljer resten på marknaden får hon två kronor för varje ägg. Nu multiplicerar vi priset med antalet."
+)
 WORDS = ENGLISH.rstrip(".").split()
 
 
@@ -32,6 +45,12 @@ def between(separator: str, text: str = ENGLISH) -> str:
 def letters_from(first: int, text: str = "".join(WORDS).lower()) -> str:
     """The text in one of Unicode's other Latin alphabets."""
     return "".join(chr(first + ord(letter) - ord("a")) for letter in text)
+
+
+def pieces(form: str, size: int, between: str = " ", text: str = ENGLISH) -> str:
+    """The text a few words at a time, each piece in the form."""
+    words = text.rstrip(".").split()
+    return between.join(form.format(" ".join(words[i : i + size])) for i in range(0, len(words), size))
 
 
 # Chains in a language that is not the target, or hidden from view: (target, completion). None may pass as consistent.
@@ -112,6 +131,45 @@ HOSTILE = {
     "Ukrainian for Russian": ("ru", "Спочатку додамо кількість яблук в обох кошиках, а потім поділимо суму на два."),
     "Persian for Arabic": ("ar", "ابتدا تعداد سیب‌های هر دو سبد را جمع می‌کنیم و سپس بر دو تقسیم می‌کنیم."),
     "a hundred thousand digits and English": ("zh", "9" * 100_000 + " " + ENGLISH),
+    "English in short formulas": ("zh", pieces("${}$", 5)),
+    "English in short inline code": ("zh", pieces("`{}`", 5)),
+    "English in short formulas of all kinds": ("zh", pieces("\\({}\\)", 4)),
+    "English in double backticks": ("zh", pieces("``{}``", 3)),
+    "English in one word a formula": ("zh", pieces("${}$", 1)),
+    "English in one word a piece of code": ("zh", pieces("`{}`", 1)),
+    "English in short formulas between Chinese words": ("zh", pieces("${}$", 5, "，好的，")),
+    "English in short code between Chinese words": ("zh", pieces("`{}`", 2, "，好的，")),
+    "English in texts in formulas": ("zh", pieces("$\\text{{{}}}$", 3)),
+    "English in formulas with spaces of LaTeX": ("zh", "$" + ENGLISH.replace(" ", "\\ ") + "$"),
+    "English in formulas with sums for spaces": ("zh", pieces("${}$", 4).replace(" ", "+")),
+    "English in names of variables": ("zh", "`" + ENGLISH.rstrip(".").replace(" ", "_") + "`"),
+    "English in display formulas, two words each": ("zh", pieces("$${}$$\n", 2)),
+    "English comments of a few words": ("zh", "```python\n" + pieces("# {}\nx = 1\n", 4) * 2 + "```"),
+    "German in short formulas": ("zh", pieces("${}$", 5, text=GERMAN)),
+    "German for English, in short code": ("en", pieces("`{}`", 4, text=GERMAN)),
+    "Chinese in short formulas": ("en", " ".join(f"${CHINESE[i : i + 5]}$" for i in range(0, 30, 5))),
+    "Russian in short code": ("en", pieces("`{}`", 3, text=RUSSIAN)),
+    "a stray backtick before a fence": ("zh", f"看 `\n```python\nx = 1\n```\n{ENGLISH}\n```python\ny = 2\n```"),
+    "a stray backtick in a line with a fence": ("zh", f"看 ` ```python\nx = 1\n```\n{ENGLISH}\n```python\ny = 2\n```"),
+    "a stray backtick behind a fence": ("zh", f"```python\nx = 1\n``` ` {ENGLISH} ` `y`"),
+    "two stray backticks": ("zh", f"`` 看 ```\nx\n``` {ENGLISH} ```\ny\n```"),
+    "a fence of tildes with a fence in it": ("zh", f"~~~\n```\n~~~\n{ENGLISH}\n~~~\n```\n~~~"),
+    "Danish for Swedish": ("sv", DANISH),
+    "Norwegian for Swedish": ("sv", NORWEGIAN),
+    "Nynorsk for Swedish": ("sv", NYNORSK),
+    "Swedish for Danish": ("da", SWEDISH),
+    "Norwegian for Danish": ("da", NORWEGIAN),
+    "Danish for Norwegian": ("no", DANISH),
+    "Swedish for Norwegian": ("no", SWEDISH),
+    "Swedish for Icelandic": ("is", SWEDISH),
+    "Afrikaans for Dutch": ("nl", "Eers tel ons die aantal appels in albei mandjies bymekaar en dan deel ons die som deur twee."),
+    "Catalan for Spanish": ("es", "Primer sumem el nombre de pomes dels dos cistells i després dividim la suma per dos."),
+    "Galician for Portuguese": ("pt", "Primeiro sumamos o número de mazás das dúas cestas e despois dividimos a suma entre dous."),
+    "Slovak for Czech": ("cs", "Najprv spočítame počet jabĺk v oboch košoch a potom súčet vydelíme dvoma."),
+    "Bulgarian for Russian": ("ru", "Първо събираме броя на ябълките в двете кошници и след това разделяме сбора на две."),
+    "Belarusian for Russian": ("ru", "Спачатку мы складаем колькасць яблыкаў у абодвух кошыках, а потым дзелім суму на два."),
+    "Marathi for Hindi": ("hi", "प्रथम आपण दोन्ही टोपल्यांमधील सफरचंदांची संख्या जोडतो आणि मग बेरजेला दोनने भागतो."),
+    "Urdu for Arabic": ("ar", "پہلے ہم دونوں ٹوکریوں میں سیبوں کی تعداد جمع کرتے ہیں اور پھر مجموعے کو دو سے تقسیم کرتے ہیں۔"),
     "lone surrogates": ("zh", "\ud800 " + ENGLISH + "\udfff"),
 }  # fmt: skip
 
@@ -140,6 +198,44 @@ HONEST = {
     "LaTeX without its marks": ("zh", rf"因此答案是 \boxed{{\frac{{1}}{{2}}}}，{CHINESE}"),
     "code": ("zh", f"{CHINESE}\n```python\nimport math\nfor i in range(10):\n    print(i)\n```\n{CHINESE}"),
     "points, units and variables": ("zh", f"三角形 ABC 中 x + y = 5，长 5cm，GCD 是 3。{CHINESE}"),
+    "formulas with names and units": (
+        "zh",
+        rf"{CHINESE} $\text{{speed}} = \frac{{\text{{distance}}}}{{\text{{time}}}} = 60 \text{{ km/h}}$，{CHINESE} $v = 5 \text{{ miles per hour}}$",
+    ),
+    "a label in a formula": ("zh", rf"{CHINESE * 3} $n = \text{{number of apples}}$"),
+    "functions and units without marks": (
+        "zh",
+        "速度是 60 km/h，长 5 cm，宽 2.5 mm，重 10 kg，sin(30°) = 0.5，log 2 + ln x，gcd(4, 6) = 2，max(ab, cd)，5 mod 3，Rt△ABC，加速度 9.8 m/s^2，功率 5 kW·h，共 3 min。",
+    ),
+    "short names beside operators": ("zh", "设 ab = 6，bc + cd = 10，xy ≤ 4，所以 dx × dy = 2。"),
+    "LaTeX with environments and no marks": (
+        "zh",
+        rf"{CHINESE} \begin{{bmatrix}} ab & cd \end{{bmatrix}} \left( \frac{{1}}{{2}} \text{{km}} \right) {CHINESE}",
+    ),
+    "inline code": (
+        "zh",
+        "用 `print(total_sum)` 输出，再用 `for i in range(n)` 循环，`import numpy as np` 引入，`list` 的 `append` 方法加入元素，`public static void main` 是入口。"
+        + CHINESE,
+    ),
+    "code with a few comments": (
+        "zh",
+        f"{CHINESE * 3}\n```python\n# read the input\nn = int(input())\n# print the sum\nprint(n)\n```\n{CHINESE}",
+    ),
+    "code with backticks in it": ("zh", f"{CHINESE}\n````markdown\n```python\nx = 1\n```\n````\n{CHINESE}"),
+    "a stray backtick": ("zh", f"看 ` 这里 {CHINESE}\n```python\nfor item in items: print(item)\n```\n{CHINESE}"),
+    "Danish": ("da", DANISH),
+    "Norwegian": ("no", NORWEGIAN),
+    "Bokmål": ("nb", NORWEGIAN),
+    "Nynorsk": ("nn", NYNORSK),
+    "Nynorsk as Norwegian": ("Norwegian", NYNORSK),
+    "Swedish": ("sv", SWEDISH),
+    "Spanish": ("es", "Primero sumamos el número de manzanas de las dos cestas y después dividimos la suma entre dos."),
+    "Catalan": ("ca", "Primer sumem el nombre de pomes dels dos cistells i després dividim la suma per dos."),
+    "Portuguese": ("pt", "Primeiro somamos o número de maçãs das duas cestas e depois dividimos a soma por dois."),
+    "Indonesian": (
+        "id",
+        "Pertama kita menjumlahkan banyaknya apel di kedua keranjang, lalu membagi jumlahnya dengan dua.",
+    ),
     "the answer in another language": ("zh", f"<think>{CHINESE}</think> {ENGLISH}"),
     "thinking that the prompt has opened": ("en", f"{ENGLISH}</think>{CHINESE}"),
     "bold marks": ("en", "**First** we *add* the __numbers__ of apples, and then: divide!"),
@@ -212,6 +308,65 @@ def test_languages_go_by_code_or_name_and_an_unknown_one_is_an_error():
             language_consistency(ENGLISH, **{"target": "en", **given} if "languages" in given else given)
 
 
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("nb", "no"), ("nn", "no"), ("nb-NO", "no"), ("Norwegian", "no"), ("Norwegian Bokmål", "no"), ("nynorsk", "no"),
+        ("nob", "no"), ("Danish", "da"), ("Icelandic", "is"), ("Finnish", "fi"), ("Czech", "cs"), ("Hungarian", "hu"),
+        ("Mandarin Chinese", "zh"), ("Chinese (Simplified)", "zh"), ("zh-Hans", "zh"), ("cmn", "zh"),
+        ("Brazilian Portuguese", "pt"), ("Farsi", "fa"), ("Serbian (Latin)", "sr"), ("Latin", "la"), ("eng", "en"),
+        ("swe", "sv"), ("dan", "da"), ("Tagalog", "tl"),
+    ],
+)  # fmt: skip
+def test_languages_are_known_by_their_english_names_and_other_codes(name, code):
+    assert language_code(name) == code
+
+
+@pytest.mark.parametrize("name", ["", "python", "c++", "en route", "English or German", "Klingon", "x", "12"])
+def test_what_names_no_language_or_two_is_no_language(name):
+    with pytest.raises(ValueError, match="no known language"):
+        language_code(name)
+
+
+def test_every_known_language_has_a_name():
+    assert {language_code(name) for name in _NAMES} == KNOWN
+
+
+def test_a_question_in_a_close_language_is_not_taken_for_its_neighbour():
+    asked = {"da": DANISH, "no": NORWEGIAN, "sv": SWEDISH, "ca": "Primer sumem el nombre de pomes dels dos cistells."}
+    for code, text in asked.items():
+        assert main_language(text) == code
+        assert language_consistency(text, question=text).value >= CONSISTENT
+    assert language_consistency(DANISH, question=SWEDISH).value < 0.1
+    assert language_consistency(DANISH, prompt="5 + 6 =").reason == "da 1.00 of 58 words"
+
+
+def test_a_sentence_of_a_close_language_among_many_of_the_target_is_found():
+    mixed = f"{DANISH} {SWEDISH}"
+    for target in ("da", "sv"):
+        assert language_consistency(mixed, target=target).value == pytest.approx(0.5, abs=0.08)
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("a `b` c", "a c"),
+        ("a ``b ` c`` d", "a d"),
+        ("a ` b ``c`` d", "a ` b d"),
+        ("a ` b\n```\nc\n```\nd ` e", "a ` b d ` e"),
+        ("a `b\nc` d", "a `b c` d"),  # not over lines: a stray one would swallow a paragraph
+        ("```\na\n````\nb", "b"),
+        ("````\na\n```\nb", "```` a ``` b"),
+        ("> ```\n> a\n> ```\nb", "> b"),
+        ("x ```a``` y", "x y"),
+        ("~~~\n```\n~~~\nb", "b"),
+        ("```\na ``` b\n```\nc", "c"),
+    ],
+)
+def test_backticks_pair_as_in_markdown(text, left):
+    assert plain_text(text).split() == left.split()
+
+
 def test_a_row_whose_language_is_a_programming_one_is_judged_by_its_question():
     for column in ("python", "c++", None, 3, ""):
         assert language_consistency(GERMAN, prompt=ENGLISH, question=GERMAN, language=column).value > 0.9
@@ -263,78 +418,3 @@ def test_mathematics_and_code_go_and_money_stays():
 def test_the_chain_is_all_before_the_last_closing_tag():
     assert chain_of_thought("<think>a</think>b</think>c") == "<think>a</think>b"
     assert chain_of_thought("<think>a") == "<think>a"
-
-
-# ------------------------------------------------------------------------------------------------ MGSM
-
-MGSM = Path(__file__).parents[3] / "shared" / "data" / "mgsm" / "exemplars.py"
-MGSM_LANGUAGES = ("bn", "de", "en", "es", "fr", "ja", "ru", "sw", "te", "th", "zh")
-
-
-@lru_cache(maxsize=1)
-def exemplars() -> dict[str, dict[str, dict[str, str]]]:
-    """MGSM's worked exemplars: language -> number -> question (q) and worked answer (a)."""
-    if not MGSM.exists():
-        pytest.skip(f"no {MGSM}")
-    for node in ast.parse(MGSM.read_text()).body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "MGSM_EXEMPLARS":
-            return ast.literal_eval(node.value)
-    raise AssertionError(f"no MGSM_EXEMPLARS in {MGSM}")
-
-
-@pytest.mark.parametrize("language", MGSM_LANGUAGES)
-def test_worked_exemplars_are_in_their_own_language_and_in_no_other(language):
-    for example in exemplars()[language].values():
-        assert language_consistency(example["a"], target=language).value >= 0.97
-        assert language_consistency(example["a"], prompt=example["q"]).value >= 0.97
-        for other in set(MGSM_LANGUAGES) - {language}:
-            assert language_consistency(example["a"], target=other).value <= 0.05, (other, example["a"])
-
-
-# ------------------------------------------------------------------------------------------------ cost
-
-FLOODS = {
-    "one word": "a",
-    "English": ENGLISH + " ",
-    "short words": "ab ",
-    "capitals": "AB ",
-    "single letters": "a ",
-    "accents": "\u0301\u0315",
-    "Chinese": "们",
-    "emoji": "🙂",
-    "an unlisted script": "Ꮳ",
-    "dollars": "$",
-    "dollars and letters": "$a ",
-    "backticks": "`",
-    "fences": "```a",
-    "brackets that never close": r"\[",
-    "equations that never close": r"\begin{align}",
-    "backslashes": "\\",
-    "thinking tags": "<think>",
-    "special tokens": "<|",
-    "apostrophes": "a'",
-    "zero-width spaces": "\u200b",
-    "digits": "9",
-}
-
-
-@pytest.mark.parametrize("flood", FLOODS)
-def test_a_megabyte_of_anything_is_judged_in_two_seconds(flood):
-    text = FLOODS[flood] * (1_000_000 // len(FLOODS[flood].encode()))
-    language_consistency(ENGLISH, target="en")  # loads the classifier
-    for _ in range(3):  # other processes can slow one try
-        start = time.process_time()
-        language_consistency(text, target="en")
-        took = time.process_time() - start
-        if took < 2:
-            break
-    assert took < 2
-
-
-def test_importing_the_rewards_of_this_kind_loads_nothing_heavy():
-    code = (
-        "import sys, rewards.language, rewards.filters, rewards.shaping, rewards.watch\n"
-        "print(*sorted({m.partition('.')[0] for m in sys.modules} & {'rl', 'numpy', 'torch', 'py3langid'}))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
-    assert done.stdout.strip() == ""

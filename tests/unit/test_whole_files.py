@@ -66,7 +66,7 @@ NO_RESULTS = {
     "launch/plan/trial_rank.py:main",
     "launch/plan/trial_rank.py:write_model",
     "rewards/code_agent.py:_fork",
-    "rewards/code_agent.py:_run_tests",
+    "rewards/code_agent.py:_prepare",
     "rewards/sandbox.py:_memory_file",
 }
 

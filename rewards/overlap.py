@@ -1,0 +1,221 @@
+r"""Where a text repeats a problem: ten words in a row, or a short problem as sentences of its own.
+
+A formula is one word, however it is written: "$x^2 + 1$", "\(x^{2}+1\)" and "x^2 + 1" are alike. What formulas alone
+share is nobody's own, so at least half of ten words are words indeed. A problem of fewer words is found where its text
+stands by itself, from the start of a sentence or a line to the end of one: behind "Problem 3:", before "Answer in
+\boxed{}", but not in the middle of another sentence.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Set
+from itertools import compress, count, pairwise, repeat
+
+from rewards.shaping import UNSPACED
+
+Ngram = tuple[str, ...]
+
+_EDGES = "-–—=+/|~#&%@^.,;:!?\"'`()[]{}<>*_$\\，。、；：！？「」『』（）“”‘’"
+_ENDS = frozenset(".?!:;。？！：；")
+_CLOSING = "\"'`)]}*_$”’」』）"
+_UNSPACED = re.compile(f"[{UNSPACED}]")
+_TOKENS = re.compile(rf"\n|[{UNSPACED}]|[^\s{UNSPACED}]+")
+_LEAST_LETTERS = 8
+"""Of a short problem within a longer text: "find x" stands in many."""
+
+# ------------------------------------------------------------------------------------------------ formulas
+
+_DELIMITED = re.compile(
+    r"\$\$([^$]*+)\$\$"
+    r"|\\\(([^$\\]*+(?:\\(?![()])[^$\\]*+)*+)\\\)"
+    r"|\\\[([^$\\]*+(?:\\(?![\[\]])[^$\\]*+)*+)\\\]"
+    r"|(?<!\\)\$(?![\s$])([^$\n]*+)(?<!\s)\$(?!\d)"
+    r"|(?<!\\)\$ ([^$\n]*+)(?<= )\$"
+)
+_SIGN = re.compile(r"[\\^_=+*/<>]")
+_SPECIAL = re.compile(r"<\|[^|<>\s]{1,40}\|>")
+_PROSE = re.compile(r"(?<![a-z\\])[a-z]{3,}[ ,]+[a-z]{2,}")
+_MEANS = {
+    "times": "*", "cdot": "*", "div": "/", "leq": "<=", "le": "<=", "geq": ">=", "ge": ">=", "neq": "!=", "ne": "!=",
+    "pi": "π", "theta": "θ", "ldots": "...", "dots": "...", "degree": "°", "dfrac": "\\frac",
+    "tfrac": "\\frac", "dbinom": "\\binom", "tbinom": "\\binom",
+}  # fmt: skip
+_SILENT = "text|mathrm|operatorname|left|right|q?quad|displaystyle"
+_WRITTEN = re.compile(rf"\\(?:({'|'.join(_MEANS)}|{_SILENT})(?![a-z])|[,;!:$ ])")
+"""Ways to write one thing in LaTeX, and what says nothing."""
+_SIGNS = str.maketrans({"×": "*", "·": "*", "⋅": "*", "÷": "/", "−": "-", "≤": "<=", "≥": ">=", "≠": "!=", "，": " "})
+_LONGEST = 200  # characters that are joined to a formula
+_OPERATORS = frozenset(("=", "+", "-", "*", "/", "^", "<", ">", "<=", ">=", "!="))
+
+
+def _compact(match: re.Match[str]) -> str:
+    """A formula between its marks without them and without spaces; prose between dollars of money stays as it is."""
+    if match[5] is not None and not _SIGN.search(match[5]):
+        return match.group()
+    inline = match[4] or match[2] or match[5]
+    content = inline or match[1] or match[3] or ""
+    if " " in content or "\n" in content:
+        if _PROSE.search(content):
+            return match.group()
+        content = "".join(content.split())
+    return content if inline else f" {content} "
+
+
+def _without_marks(text: str) -> str:
+    """The text with _compact formulas. Most texts' dollars pair up, which needs no regular expression."""
+    if "\\(" not in text and "\\[" not in text:
+        parts = text.split("$")
+        if len(parts) % 2:  # an even number of marks
+            for place in range(1, len(parts), 2):
+                content = parts[place]
+                if not content or content[0].isspace() or _PROSE.search(content):
+                    break  # display formulas, or money
+                if " " in content:
+                    parts[place] = "".join(content.split())
+            else:
+                return "".join(parts)
+    return _DELIMITED.sub(_compact, text)
+
+
+def _plain(text: str) -> str:
+    """Lower case, formulas in one form, and spaces for commas."""
+    text = text.lower()
+    if not text.isascii():
+        text = text.translate(_SIGNS)
+    if "$" in text or "\\" in text:
+        if "\\" in text:
+            text = _WRITTEN.sub(lambda found: _MEANS.get(found[1], ""), text).replace("^\\circ", "°")
+        text = _without_marks(text.replace("~", " ")).replace("{", "").replace("}", "")
+    if "<|" in text:
+        text = _SPECIAL.sub("\n", text)
+    return text.replace(",", " ")
+
+
+def _joined(tokens: list[str], operators: list[int]) -> list[str]:
+    """["x^2", "+", "1", "-", "so"] -> ["x^2+1", "-", "so"]: the operators that stand between numbers and letters."""
+    found: list[str] = []
+    done = 0
+    for place in operators:
+        if place < done or place + 1 == len(tokens):
+            continue
+        found += tokens[done:place]
+        done = place
+        if found and len(found[-1]) < _LONGEST and _is_term(found[-1]) and _is_term(tokens[place + 1]):
+            found[-1] += tokens[place] + tokens[place + 1]
+            done = place + 2
+    return found + tokens[done:]
+
+
+def _is_term(token: str) -> bool:
+    """Whether a token may be part of a formula: it is no word of prose."""
+    return not (bare := token.strip(_EDGES)).isalpha() or len(bare) == 1
+
+
+# ------------------------------------------------------------------------------------------------ words
+
+
+def words_of(text: str) -> list[str]:
+    r"""The bare words of a text. "Find $x + 1$. Why?" -> find, x+1, why"""
+    return _bare(_tokens(_plain(text)))
+
+
+def _tokens(plain: str) -> list[str]:
+    spaced = plain.isascii() or not _UNSPACED.search(plain)
+    return plain.split() if spaced else [token for token in _TOKENS.findall(plain) if token != "\n"]
+
+
+def _bare(tokens: list[str]) -> list[str]:
+    if operators := list(compress(count(), map(_OPERATORS.__contains__, tokens))):
+        tokens = _joined(tokens, operators)
+    words = list(map(str.strip, tokens, repeat(_EDGES)))
+    return [word for word in words if word] if "" in words else words
+
+
+def sentences_of(text: str) -> list[list[str]]:
+    """The bare words of each sentence or line; "Q1: Find x." has two."""
+    return _sentences(_plain(text))
+
+
+def _sentences(plain: str) -> list[list[str]]:
+    found = []
+    for line in plain.split("\n"):
+        start, tokens = 0, _tokens(line)
+        for place, token in enumerate(tokens, start=1):
+            last = token[-1]
+            if last in _CLOSING:
+                last = token.rstrip(_CLOSING)[-1:]
+            if place == len(tokens) or last in _ENDS:
+                if words := _bare(tokens[start:place]):
+                    found.append(words)
+                start = place
+    return found
+
+
+def problem_ngrams(text: str, ngram: int) -> set[Ngram]:
+    """What a problem is found by: its n-grams that are mostly words; without one, all its words, as a whole."""
+    words = words_of(text)
+    found = {found for found in zip(*(words[i:] for i in range(ngram)), strict=False) if is_telling(found)}
+    return found or ({tuple(words)} if words else set())
+
+
+def is_telling(ngram: Ngram) -> bool:
+    """Whether at least half are words: what formulas and lists of numbers share is nobody's own."""
+    return 2 * sum(word.isalpha() for word in ngram) >= len(ngram)
+
+
+class Finder:
+    """Finds n-grams in texts, by the rarest word of each and the one behind it: most words then cost one look."""
+
+    def __init__(self, ngrams: Set[Ngram], ngram: int) -> None:
+        self._ngram = ngram
+        self._short = {found for found in ngrams if len(found) != ngram or not is_telling(found)}
+        self._longest: dict[str, int] = {}  # first word -> words of the longest short problem that begins with it
+        for found in self._short:
+            self._longest[found[0]] = max(len(found), self._longest.get(found[0], 0))
+        counts = Counter(word for found in ngrams for word in found)
+        self._short_words = {min(found, key=lambda word: (counts[word], -len(word), word)) for found in self._short}
+        self._by_key: dict[Ngram, dict[int, set[Ngram]]] = {}
+        for found in ngrams - self._short:
+            _, place = min(zip(map(counts.__getitem__, found), range(max(1, ngram - 1)), strict=False))
+            by_place = self._by_key.setdefault(found[place : place + 2], {})
+            by_place.setdefault(place, set()).add(found)
+
+    def find(self, text: str) -> Iterator[Ngram]:
+        """The n-grams that the text repeats: those of full length, then short ones."""
+        plain = _plain(text)
+        words = _bare(_tokens(plain))
+        if not words:
+            return
+        by_key, size = self._by_key, self._ngram
+        keys = pairwise(words) if size > 1 else zip(words, strict=True)
+        for i in compress(count(), map(by_key.__contains__, keys)):
+            for place, found in by_key[tuple(words[i : i + min(2, size)])].items():
+                start = i - place
+                if start >= 0 and (seen := tuple(words[start : start + size])) in found:
+                    yield seen
+        if not self._short_words.isdisjoint(words):
+            yield from self._find_short(words, plain)
+
+    def _find_short(self, words: list[str], plain: str) -> Iterator[Ngram]:
+        """Short problems that are the whole text, or sentences of it."""
+        if tuple(words) in self._short:
+            yield tuple(words)
+            return
+        sentences = _sentences(plain)
+        for first, sentence in enumerate(sentences):
+            longest = self._longest.get(sentence[0], 0)
+            found, following = tuple(sentence), first + 1
+            while len(found) <= longest:
+                if found in self._short and _stands_alone(found):
+                    yield found
+                if following == len(sentences):
+                    break
+                found += tuple(sentences[following])
+                following += 1
+
+
+def _stands_alone(words: Ngram) -> bool:
+    """Whether so few words tell a problem within a longer text: enough letters, and not a formula alone."""
+    return sum(map(len, words)) >= _LEAST_LETTERS and sum(len(word) for word in words if word.isalpha()) > 2
