@@ -12,12 +12,9 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import Any, ClassVar
 
 from rl.config import MODEL, AskConfig, DataConfig, GRPOConfig, RewardConfig, RunConfig, TeacherConfig, knob
-
-if TYPE_CHECKING:
-    from rl.context import Inputs, StageRun
 
 MAKES_MODEL, MAKES_DATA, MAKES_SAMPLES, MAKES_REWARD_MODEL, MAKES_NUMBERS = (
     "model", "data", "samples", "reward model", "numbers",
@@ -131,18 +128,22 @@ class Stage:
         """The part of a response by whose length its preference pairs are balanced; "" when none are."""
         return ""
 
-    def check(self, recipe: Recipe, inputs: Inputs | None, cfg: RunConfig) -> None:
+    def check(self, recipe: Recipe, inputs: Any, cfg: RunConfig) -> None:
         """Check, before anything starts, what only this kind needs from outside. Raises BadInput.
 
-        inputs: its model, prompts and rewards, as far as they exist yet; None for a stage that runs no model.
+        inputs: its model, prompts and rewards (rl.context.Inputs), as far as they exist yet; None for a stage that runs
+        no model.
         """
 
     def measures(self) -> set[str]:
         """The metrics that "@stage:metric" may name."""
         return set()
 
-    def run(self, at: StageRun) -> None:
-        """Do the work, or what is left of it. Raises Stopped once a stop that the user asked for is safe."""
+    def run(self, at: Any) -> None:
+        """Do the work, or what is left of it. Raises Stopped once a stop that the user asked for is safe.
+
+        at: an rl.context.StageRun. Its class knows what a stage is, so it is not named here: imports only go down.
+        """
         raise NotImplementedError
 
 

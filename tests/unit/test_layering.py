@@ -29,8 +29,6 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("rl.workflow",),
 )
 """The rooms of rl/, the ground first. A room imports itself and the floors below, nothing on its own floor or above."""
-TYPE_ALONE = {"rl/stage.py": {"rl.context"}}
-"""Arrows upward that a type checker alone follows: Stage.run is given a StageRun, whose class knows what a stage is."""
 ASKS_REWARDS = ("rl.scoring", "rl.data", "rl.rollouts", "rl.evaluation", "rl.stages")
 """The rooms that may import rewards/, which itself imports nothing of ours."""
 NOT_FOR_WORKERS = ("rl.data", "rl.context", "rl.rollouts", "rl.evaluation", "rl.export", "rl.stages", "rl.workflow")
@@ -64,11 +62,6 @@ ONLY_IN = {
 
 
 # ------------------------------------------------------------------------------------------------ what is imported
-
-
-def imported_by(path: str, source: str) -> set[str]:
-    """imports_of without the listed arrows for a type checker."""
-    return imports_of(source, module_of(path)) - TYPE_ALONE.get(path, set())
 
 
 def imports_of(source: str, module: str, *, module_level: bool = False) -> set[str]:
@@ -148,7 +141,7 @@ def allowed(module: str) -> tuple[str, ...]:
 def faults_of(path: str, source: str) -> list[str]:
     """What the file at path imports and must not."""
     module = module_of(path)
-    imported = imported_by(path, source)
+    imported = imports_of(source, module)
     ours = imports_of(source, module, module_level=True) if path.startswith("recipes/") else imported
     faults = [name for name in ours if is_in(name, OURS) and name != "rl" and not is_in(name, allowed(module))]
     for library, homes in ONLY_IN.items():
@@ -176,7 +169,7 @@ def test_every_file_of_rl_is_in_a_room():
         ("rl/config.py", "import rl.data.rows", ["rl.data"]),
         ("rl/stage.py", "from rl.settings.overrides import build", ["rl.settings.overrides"]),
         ("rl/stage.py", "import rl.backend", ["rl.backend"]),
-        ("rl/stage.py", "import rl.context", []),  # for a type checker alone: the next test
+        ("rl/stage.py", "import rl.context", ["rl.context"]),
         ("rl/recipe.py", "from rl.workflow import run", ["rl.workflow.run"]),
         ("rl/algorithms/advantage.py", "import rl.records.metrics_file", ["rl.records"]),
         ("rl/algorithms/policy_loss.py", "from rl import workflow", ["rl.workflow"]),
@@ -223,16 +216,6 @@ def test_the_check_of_the_floors_finds_what_it_should(path, source, faults):
     assert all(is_in(name, (fault,)) for name, fault in zip(found, faults, strict=True)), found
 
 
-def test_the_listed_arrows_upward_are_for_a_type_checker_alone():
-    for path, names in TYPE_ALONE.items():
-        tree = ast.parse((ROOT / path).read_text())
-        guarded = [n for n in tree.body if isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING"]
-        assert guarded
-        for node in guarded:
-            tree.body.remove(node)
-        assert names.isdisjoint(imports_of(ast.unparse(tree), module_of(path)))
-
-
 # ------------------------------------------------------------------------------------------------ circles
 
 
@@ -243,7 +226,7 @@ def circle(sources: dict[str, str]) -> list[str]:
     """
     paths = {module_of(path).removesuffix(".__init__"): path for path in sources}
     arrows = {
-        path: sorted({paths[name] for name in imported_by(path, text) if name in paths} - {path})
+        path: sorted({paths[name] for name in imports_of(text, module_of(path)) if name in paths} - {path})
         for path, text in sources.items()
     }
     finished: set[str] = set()
