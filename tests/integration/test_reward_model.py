@@ -53,7 +53,7 @@ def test_an_actor_scores_like_the_model_called_directly_and_killing_it_changes_n
     backend = RayBackend(cfg)
     try:
         backend.reward_actors.start()
-        model = backend.scorers.models["helpful"]
+        model = backend.reward_actors.models["helpful"]
         assert model.pid != os.getpid()
 
         def parts_and_restarts(kill: bool) -> tuple[list[list[float]], int]:
@@ -89,7 +89,7 @@ def test_an_actor_that_hangs_costs_only_the_group_it_hangs_on(tiny: RunConfig, t
     groups = [group("general", "12ab", "x" * n) for n in range(1, 4)]
     try:
         backend.reward_actors.start()
-        model = backend.scorers.models["helpful"]
+        model = backend.reward_actors.models["helpful"]
         want = [backend.ask_rewards(g)().parts_G for g in groups]
         model.handle.__ray_call__.remote(stall)
         begin = time.monotonic()
