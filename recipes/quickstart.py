@@ -30,7 +30,7 @@ def recipe() -> RunConfig:
         rewards=(RewardConfig("accuracy"), RewardConfig("format", weight=0.2)),
         rollout=RolloutConfig(max_new_tokens=40),
         sft=SFTConfig(
-            steps=6,
+            steps=4,
             examples_per_step=16,
             data=DataConfig(source="recipes.tasks:addition_train", template=TEMPLATE, limit=96),
             optim=OptimConfig(lr=1e-4, schedule="cosine", warmup_steps=1),
@@ -42,7 +42,7 @@ def recipe() -> RunConfig:
             clip_high=0.28,
             kl_coef=0.0,
             uniform_groups="drop",
-            optim=OptimConfig(lr=3e-5),
+            optim=OptimConfig(lr=1e-5),
         ),
         evaluation=EvalConfig(
             data=DataConfig(source="recipes.tasks:addition_eval", template=TEMPLATE, limit=60), every=0, samples=4
