@@ -98,6 +98,7 @@ def test_a_stage_records_its_gpus_and_their_hours_and_the_chain_adds_them_up(
     assert (mixed["hardware"]["nodes"], mixed["hardware"]["gpus"], mixed["gpu_hours"]) == (1, {}, 0)  # type: ignore[index]
     assert (taught["hardware"]["nodes"], taught["hardware"]["gpus"]) == (2, {"H100": 16.0})  # type: ignore[index]
     assert taught["gpu_hours"] == pytest.approx(8.0, rel=0.01)  # 16 GPUs for half an hour
+    assert taught["seconds"].keys() == {"sft", "stage"}  # type: ignore[union-attr]  # "stage" has the machines' start in it
     told = provenance.describe([mixed, taught, taught]).splitlines()
     assert [line for line in told if "on 2 nodes with 16 x H100: 8 GPU-hours; started from " in line]
     assert [line for line in told if "on 1 node without GPUs; started from " in line]
