@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,19 @@ class Measured:
         return {"pass@1": self.pass_at_1, "stderr": self.stderr, "greedy": self.greedy}
 
 
+@dataclass(frozen=True, slots=True)
+class Gain:
+    """A share of problems before and after, from 0 to 1, and after - before; each with its standard error."""
+
+    label: str
+    before: float
+    before_stderr: float
+    after: float
+    after_stderr: float
+    difference: float
+    stderr: float
+
+
 def write_summary(
     run_dir: Path,
     *,
@@ -36,18 +49,14 @@ def write_summary(
     after: Measured | None,
     steps: int,
     seconds: Mapping[str, float],
-    gain_stderr: float | None = None,
+    gains: Sequence[Gain] = (),
     console: Console | None = None,
 ) -> Path:
     """Write summary.txt and summary.json into run_dir and print the table. Returns the path of summary.json.
 
-    seconds: phase -> seconds. before, after: None when held-out accuracy was not measured. gain_stderr: the standard
-    error of after - before, computed from pairs of the same problems. None treats the two as independent, which gives a
-    larger error and so is on the safe side.
+    seconds: phase -> seconds. before, after: None when held-out accuracy was not measured. gains: of the measures that
+    both evaluations have, pass@1 first.
     """
-    gain = after.pass_at_1 - before.pass_at_1 if before and after else None
-    if before and after and gain_stderr is None:
-        gain_stderr = math.hypot(before.stderr, after.stderr)
     summary = {
         "before": before.as_json() if before else None,
         "after": after.as_json() if after else None,
@@ -56,10 +65,10 @@ def write_summary(
         "name": name,
         "model": model,
         "seed": seed,
-        "gain": gain,
-        "gain_stderr": gain_stderr,
+        "gain": gains[0].difference if gains else None,
+        "gain_stderr": gains[0].stderr if gains else None,
     }
-    table = _table(f"{name}: {model}, seed {seed}, {steps} GRPO steps", before, after, gain, gain_stderr)
+    table = _table(f"{name}: {model}, seed {seed}, {steps} GRPO steps", before, after, gains)
     lines = [_phases(seconds), f"Everything is in {run_dir}"]
     text = io.StringIO()
     for out in (Console(file=text, width=100), console or Console()):
@@ -73,30 +82,23 @@ def write_summary(
     return path
 
 
-def _table(
-    title: str, before: Measured | None, after: Measured | None, gain: float | None, gain_stderr: float | None
-) -> Table:
-    def cell(value: float | None, stderr: float | None, form: str = ".1f") -> str:
-        if value is None:
-            return "–"
-        return f"{100 * value:{form}}" + (f" ± {100 * stderr:.1f}" if stderr is not None else "")
-
+def _table(title: str, before: Measured | None, after: Measured | None, gains: Sequence[Gain]) -> Table:
     table = Table(title=title, title_justify="left", caption="± one standard error", caption_justify="left")
     table.add_column("held-out accuracy, %")
     for column in ("before", "after", "gain, points"):
         table.add_column(column, justify="right")
-    first, last = before or Measured(math.nan, math.nan), after or Measured(math.nan, math.nan)
-    table.add_row(
-        "pass@1, sampled",
-        cell(first.pass_at_1 if before else None, first.stderr),
-        cell(last.pass_at_1 if after else None, last.stderr),
-        cell(gain, gain_stderr, "+.1f"),
-    )
-    if first.greedy is not None or last.greedy is not None:
-        both = first.greedy is not None and last.greedy is not None
-        greedy_gain = (last.greedy or 0.0) - (first.greedy or 0.0) if both else None
-        table.add_row("greedy", cell(first.greedy, None), cell(last.greedy, None), cell(greedy_gain, None, "+.1f"))
+    if not gains:  # one evaluation, or none
+        shown = [percent(m.pass_at_1, m.stderr) if m else "–" for m in (before, after)]
+        table.add_row("pass@1, sampled", *shown, "–")
+    for g in gains:
+        sides = percent(g.before, g.before_stderr), percent(g.after, g.after_stderr)
+        table.add_row(g.label, *sides, percent(g.difference, g.stderr, "+"))
     return table
+
+
+def percent(share: float, stderr: float = math.nan, sign: str = "") -> str:
+    """Share 0.75 with standard error 0.0348 -> "75.0 ± 3.5"; an unknown error is left out."""
+    return f"{100 * share:{sign}.1f}" + ("" if math.isnan(stderr) else f" ± {100 * stderr:.1f}")
 
 
 def _phases(seconds: Mapping[str, float]) -> str:

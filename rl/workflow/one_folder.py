@@ -17,7 +17,7 @@ from pathlib import Path
 from rl.config import RunConfig
 from rl.context import Inputs, StageRun
 from rl.evaluation.evaluate import EvalResult, read_evaluation
-from rl.evaluation.metrics import paired_difference
+from rl.evaluation.gains import gains
 from rl.records.summary import Measured, write_summary
 from rl.records.whole_files import read_json, write_whole
 from rl.settings.overrides import from_json, to_json
@@ -136,7 +136,7 @@ class OneFolder:
             after=Measured(after.pass_at_1, after.stderr, after.greedy) if after else None,
             steps=cfg.grpo.steps,
             seconds=at.ctx.seconds,
-            gain_stderr=paired_difference(before.correct_P, after.correct_P)[1] if before and after else None,
+            gains=gains(before, after) if before and after else (),
         )
 
     def end(self, planned: list[Planned], seconds: float) -> Path:

@@ -14,6 +14,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from rl.config import GRPOConfig, ModelConfig, RewardConfig, RunConfig, TrackConfig
 from rl.evaluation.evaluate import EvalResult
+from rl.evaluation.gains import gains
 from rl.records.summary import Measured, write_summary
 from rl.records.tracker import Tracker
 from rl.settings.overrides import to_json
@@ -121,7 +122,7 @@ def write_run(
         write_summary(
             folder, name=cfg.name, model=cfg.model.path, seed=seed, steps=steps, seconds={"rollout": 30.0, "update": 9.0},
             before=Measured(first.pass_at_1, first.stderr, first.greedy),
-            after=Measured(last.pass_at_1, last.stderr, last.greedy), console=Console(file=io.StringIO()),
+            after=Measured(last.pass_at_1, last.stderr, last.greedy), gains=gains(first, last), console=Console(file=io.StringIO()),
         )  # fmt: skip
     return folder
 
