@@ -63,12 +63,19 @@ def run(
 ) -> None:
     """Run a recipe, or resume it with the same command. Ctrl-C finishes the step, saves a checkpoint and stops.
 
-    aha run RECIPE --help lists the recipe's settings too.
+    aha run RECIPE --help lists the recipe's settings too. seed=1,2,3 runs it once for each seed and ends with a table
+    over the seeds.
     """
     from launch.machine import settled
     from launch.recipes import load
+    from launch.seeds import first_seed, run_each, several_seeds
 
-    cfg = load(recipe, overrides or [])
+    given = overrides or []
+    cfg = load(recipe, first_seed(given))
+    if (several := several_seeds(given)) and not settings:
+        options = {"--check": check, "--dry-run": dry_run, "--doctor": doctor_first}
+        run_each(recipe, given, cfg, several, [option for option, wanted in options.items() if wanted])
+        return
     if settings:
         print_settings(recipe, cfg)
         return
@@ -154,7 +161,9 @@ def submit(
     elif recipe is None:
         raise BadInput("aha submit: name a recipe, for example recipes/quickstart.py; see aha submit --help")
     else:
-        cfg = load_recipe(recipe, overrides or [])
+        from launch.seeds import first_seed
+
+        cfg = load_recipe(recipe, first_seed(overrides or []))
         job.submit(recipe, cfg, overrides or [], address, env or [], python, wait=not no_wait)
 
 

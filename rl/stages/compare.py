@@ -21,7 +21,7 @@ from rl.context import Inputs, StageRun
 from rl.evaluation.evaluate import EvalResult
 from rl.evaluation.metrics import mean_and_stderr
 from rl.records.renamed_metrics import NEW_NAMES
-from rl.records.whole_files import write_json, write_whole
+from rl.records.whole_files import RUN_STAGE_AGAIN, read_json, write_json, write_whole
 from rl.stage import Recipe, Reference, Stage, references
 from rl.stages.reward_model import HeldOut
 from rl.types import BadInput
@@ -209,6 +209,26 @@ def compare(folder: Path, claims: Sequence[Claim], folders: Mapping[str, Path]) 
     return folder / "claims.json"
 
 
+def read_findings(path: Path) -> list[Finding]:
+    """What compare wrote into claims.json. Raises BadInput for a damaged file."""
+    return read_json(path, lambda tree: [_finding(item) for item in tree], RUN_STAGE_AGAIN)
+
+
+def _finding(item: Mapping[str, object]) -> Finding:
+    def number(value: object) -> float:
+        return math.nan if value is None else float(str(value))
+
+    def side(name: str) -> tuple[str, Measurement]:
+        tree = item[name]
+        if not isinstance(tree, dict):
+            raise TypeError(name)
+        return str(tree["name"]), Measurement(number(tree["value"]), number(tree["stderr"]))
+
+    (left_name, left), (right_name, right) = side("left"), side("right")
+    claim = Claim(str(item["claim"]), left_name, right_name, number(item["at_least"]), number(item["z"]))
+    return Finding(claim, left, right, number(item["difference"]), number(item["stderr"]))
+
+
 def _evaluations(claims: Sequence[Claim], folders: Mapping[str, Path]) -> dict[str, EvalResult]:
     """Every evaluation that a claim reads, in the order of the stages."""
     refs = [ref for c in claims for text in (c.left, c.right) if (ref := Reference.parse(text))]
@@ -246,19 +266,19 @@ def claims_table(findings: Sequence[Finding]) -> Table:
     for f in findings:
         own = "" if _wanted(f.claim) == _wanted(usual) else f"\n(wanted: {_wanted(f.claim)})"
         held = "yes" if f.holds else "not known: no standard error" if math.isnan(f.stderr) else "NO"
-        scale = _scale(f.claim)
+        scale = scale_of(f.claim)
         difference = _shown(Measurement(f.difference, f.stderr), scale, "+")
         table.add_row(f.claim.text + own, _shown(f.left, scale), _shown(f.right, scale), difference, held)
     return table
 
 
-def _scale(claim: Claim) -> int:
+def scale_of(claim: Claim) -> int:
     """100 for shares, which are shown in percent; 1 for lengths, which are tokens."""
     return 1 if claim.left.endswith("length_mean") else 100
 
 
 def _wanted(claim: Claim) -> str:
-    return f"more than {_scale(claim) * claim.at_least:g} by {claim.z:g} standard errors"
+    return f"more than {scale_of(claim) * claim.at_least:g} by {claim.z:g} standard errors"
 
 
 def _shown(m: Measurement, scale: int, sign: str = "") -> str:
