@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from launch.completion import SCRIPTS, Shell, complete_recipe, complete_setting
+from launch.exit_codes import run_and_exit
 from launch.recipe_help import RecipeCommand, print_settings
-from rl.types import AhaError, BadInput, Stopped
+from rl.types import AhaError, BadInput
 
 if TYPE_CHECKING:
     from rl.config import RunConfig
@@ -81,8 +82,7 @@ def run(
         return
     cfg, precision = settled(cfg, ask_cluster=not (check or dry_run))
     print(precision, flush=True)
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    quiet_libraries()
     if doctor_first and not (check or dry_run):
         from launch.doctor.command import doctor as examine
 
@@ -161,10 +161,11 @@ def submit(
     elif recipe is None:
         raise BadInput("aha submit: name a recipe, for example recipes/quickstart.py; see aha submit --help")
     else:
+        from launch.recipes import load_run
         from launch.seeds import first_seed
 
-        cfg = load_recipe(recipe, first_seed(overrides or []))
-        job.submit(recipe, cfg, overrides or [], address, env or [], python, wait=not no_wait)
+        given = overrides or []
+        job.submit(recipe, load_run(recipe, first_seed(given)), given, address, env or [], python, wait=not no_wait)
 
 
 @app.command()
@@ -342,32 +343,9 @@ def completion(shell: Annotated[Shell, typer.Argument(help="Which shell's script
     print(SCRIPTS[shell], end="")
 
 
-def load_recipe(path: str, overrides: list[str]) -> RunConfig:
-    """Load a recipe of one run, with the overrides applied and checked. Raises BadInput."""
-    from launch.recipes import load_run
-
-    return load_run(path, overrides)
-
-
 def main() -> None:
     """Entry point: 0 done, 1 failed, 2 bad input, 130 stopped by the user."""
-    try:
-        app()
-    except BadInput as error:
-        sys.exit(_say(error, 2))
-    except Stopped as stopped:
-        sys.exit(_say(stopped, 130))
-    except AhaError as error:
-        sys.exit(_say(error, 1))
-    except KeyboardInterrupt:
-        print("stopped at once; the same command goes on from the last checkpoint", file=sys.stderr)
-        sys.exit(130)
-
-
-def _say(error: Exception, code: int) -> int:
-    for line in str(error).splitlines():
-        print(f"aha: {line}", file=sys.stderr)
-    return code
+    run_and_exit(app)
 
 
 if __name__ == "__main__":

@@ -8,20 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from launch.report.charts import (
-    ACCURACY,
-    Chart,
-    DeadGroups,
-    Points,
-    Section,
-    Steady,
-    Times,
-    dead_groups,
-    points,
-    sections,
-    steady,
-    times,
-)
+from launch.report.chart_catalogue import ACCURACY, Chart
+from launch.report.charts import Points, Section, Steady, points, sections, steady
 from launch.report.html import Shown, write_page
 from launch.report.reading import Json, Run, Setting, read_run
 from launch.report.results import (
@@ -37,6 +25,7 @@ from launch.report.results import (
     shift,
 )
 from launch.report.rollouts import Rollouts, read_rollouts
+from launch.report.step_columns import DeadGroups, Times, dead_groups, times
 from rl.types import BadInput
 
 ROLLOUT_BYTES = 5_500_000

@@ -9,18 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from launch.report.charts import (
-    ACCURACY,
-    MOST_POINTS,
-    REWARD_ACCURACY,
-    Chart,
-    Points,
-    Section,
-    Steady,
-    points,
-    sections,
-    steady,
-)
+from launch.report.chart_catalogue import ACCURACY, REWARD_ACCURACY, Chart
+from launch.report.charts import MOST_POINTS, Points, Section, Steady, points, sections, steady
 from launch.report.html import Shown, write_page
 from launch.report.reading import Json, Run
 from launch.report.recipe import Claims, Input, RecipeRun, StageRun, claims_of, evaluated_on, read_recipe

@@ -16,10 +16,11 @@ from pathlib import Path
 import pytest
 
 from launch.report import write_report
-from launch.report.charts import MOST_POINTS, dead_groups, points, sections, steady, times
+from launch.report.charts import MOST_POINTS, points, sections, steady
 from launch.report.html import MOST_BYTES, inert_json
 from launch.report.reading import read_run
 from launch.report.results import differences, results
+from launch.report.step_columns import dead_groups, times
 from rl.settings.overrides import from_json
 from rl.types import AhaError, BadInput
 from tests.unit.report_runs import HOSTILE, with_settings, write_run
