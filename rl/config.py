@@ -570,13 +570,20 @@ class ClusterConfig:
         choices=("auto", "bucket", "nccl", "ipc"),
     )  # fmt: skip
     bucket_mib: int = knob(64, "Weights travel in buckets of at most this, MiB.", lo=1)
-    start_timeout_s: float = knob(300, "Bound on starting the cluster or one worker, seconds.", lo=1)
-    rollout_timeout_s: float = knob(600, "Bound on a sampler finishing nothing while it has work, seconds.", lo=1)
+    start_timeout_s: float = knob(
+        0, "Bound on starting the cluster or one worker, seconds; 0: 300 on CPUs, 1800 on GPUs, where a first start "
+        "compiles kernels and graphs.", lo=0,
+    )  # fmt: skip
+    rollout_timeout_s: float = knob(600, "Bound on a sampler decoding nothing while it has work, seconds.", lo=1)
     reward_timeout_s: float = knob(
         3600, "Bound on the rewards of one group, waiting for a free worker included, seconds.", lo=1
     )
     step_timeout_s: float = knob(3600, "Bound on one learner call, seconds.", lo=1)
     sync_timeout_s: float = knob(600, "Bound on one weight sync, seconds.", lo=1)
+
+    def start_bound_s(self, device: str) -> float:
+        """start_timeout_s, or the default of the device, "cpu" or "gpu"."""
+        return self.start_timeout_s or {"cpu": 300.0, "gpu": 1800.0}[device]
 
 
 @dataclass(frozen=True)

@@ -317,9 +317,12 @@ class Queue:
 
 @dataclass(frozen=True, slots=True)
 class SamplerReport:
-    """A sampler's answer to poll: finished groups (address -> rollouts) and how it stands."""
+    """A sampler's answer to poll: finished groups (address -> rollouts) and how it stands.
+
+    decode_steps: how many it has made since it started. Each adds a token to every sequence that is being sampled.
+    """
 
     finished: dict[int, list[Rollout]]
     running: int
-    tokens_generated: int
+    decode_steps: int
     policy_version: int

@@ -32,20 +32,42 @@ class RayTaskError(Exception):
 
 
 class Ref:
-    """What a call returned or raised."""
+    """What a call returned or raised. run: makes the call, where that is still to be done. hangs: it never ends."""
 
-    def __init__(self, value: object = None, error: Exception | None = None) -> None:
-        self.value, self.error = value, error
+    def __init__(
+        self,
+        value: object = None,
+        error: Exception | None = None,
+        run: Callable[[], Ref] | None = None,
+        *,
+        hangs: bool = False,
+    ) -> None:
+        self.value, self.error, self.run, self.hangs = value, error, run, hangs
+
+    def settle(self) -> None:
+        if self.run is not None:
+            done = self.run()
+            self.value, self.error, self.run = done.value, done.error, None
 
 
 class Handle:
-    """An actor. dies_at: the name of the method in which it dies when that is called next; "": it lives on."""
+    """An actor.
+
+    dies_at: the name of the method in which it dies when that is called next; "": it lives on. hangs_at: of one that
+    does its work but never answers. late: calls are made only when somebody waits for them.
+    """
 
     def __init__(self, actor: object) -> None:
-        self.actor, self.alive, self.dies_at = actor, True, ""
+        self.actor, self.alive, self.dies_at, self.hangs_at, self.late = actor, True, "", "", False
 
     def __getattr__(self, method: str) -> SimpleNamespace:
-        return SimpleNamespace(remote=lambda *args: self._called(method, args))
+        def call(*args: object) -> Ref:
+            if self.late:
+                return Ref(run=lambda: self._called(method, args))
+            done = self._called(method, args)
+            return Ref(hangs=True) if method == self.hangs_at else done
+
+        return SimpleNamespace(remote=call)
 
     def _called(self, method: str, args: tuple[object, ...]) -> Ref:
         self.alive = self.alive and method != self.dies_at
@@ -57,7 +79,15 @@ class Handle:
             return Ref(error=RayTaskError(error))
 
 
+def wait(refs: list[Ref], num_returns: int, timeout: float) -> tuple[list[Ref], list[Ref]]:
+    ready = [ref for ref in refs if not ref.hangs][:num_returns]
+    for ref in ready:
+        ref.settle()
+    return ready, [ref for ref in refs if ref not in ready]
+
+
 def get(ref: Ref, timeout: float | None = None) -> object:
+    ref.settle()
     if ref.error is not None:
         raise ref.error
     return ref.value
@@ -89,7 +119,7 @@ MODULES: dict[str, dict[str, object]] = {
         "nodes": lambda: [NODE],
         "put": lambda value: value,
         "remote": remote,
-        "wait": lambda refs, num_returns, timeout: (refs[:num_returns], refs[num_returns:]),
+        "wait": wait,
     },
     "ray.exceptions": {
         "GetTimeoutError": GetTimeoutError,

@@ -32,7 +32,7 @@ class Learner:
     def connect(self, address: str, port: int) -> None: ...
 
     def connect_samplers(self, connection) -> None:
-        self.client = connection.client
+        self.client, self.connection = connection.client, connection
         self.client.init_weight_transfer_engine({})
 
     def send_weights(self, version: int) -> SyncReport:
@@ -50,6 +50,7 @@ class OneByOne(Sampler):
         self.cfg, self.index, self.version, self.weights = cfg, index, -1, -1
         self.waiting: list[SampleRequest] = []
         self.fault: AhaError | None = None
+        self.sync_fault, self.steps = "", 0
 
     def init_weight_transfer_engine(self, init_info: dict[str, object]) -> None: ...
 
@@ -77,7 +78,8 @@ class OneByOne(Sampler):
             one = Rollout(np.zeros(1, np.int32), np.zeros(1, np.float32), "", "stop", 1.0, self.version, 0)
             finished[request.group] = [one]
         self.waiting = self.waiting[1:]
-        return SamplerReport(finished, len(self.waiting), 1, self.version)
+        self.steps += 1
+        return SamplerReport(finished, len(self.waiting), self.steps, self.version)
 
 
 @pytest.fixture
@@ -86,12 +88,15 @@ def backend(monkeypatch) -> Iterator:
     with pretend_ray.pretended(monkeypatch.setitem):
         from rl.workers.cluster import actors, ray_backend
 
+        ports: list[int] = []
+
         class Host(actors.LearnerHost):
             def __init__(self, *args: object) -> None:
                 self.learner = Learner()
 
             def endpoint(self) -> tuple[str, int, int]:
-                return "127.0.0.1", 1, 2
+                ports.append(len(ports))
+                return "127.0.0.1", 1, ports[-1]
 
         monkeypatch.setattr(ray_backend, "LearnerHost", Host)
         monkeypatch.setattr(ray_backend, "SamplerHost", OneByOne)
@@ -178,6 +183,117 @@ def test_samplers_connected_all_at_once_are_not_started_again(backend):
     with pytest.raises(AhaError, match="sampler 0 died"):
         backend.sync_weights(1)
     assert backend.restarts == 0
+
+
+@pytest.mark.parametrize(
+    ("transfer", "ranks", "under_way", "revives"),
+    [("nccl", 8, 2, False), ("ipc", 8, 0, False), ("bucket", 8, 2, True)],
+)
+def test_each_kind_of_transfer_gets_the_connection_that_it_needs(backend, transfer, ranks, under_way, revives):
+    backend.transfer = transfer
+    backend.cfg = replace(backend.cfg, sampler=replace(backend.cfg.sampler, tensor_parallel=4))
+    backend.load(Task("model", OptimConfig(), 1))
+    connection = backend.learners[0].actor.learner.connection
+    assert connection.sampler_ranks == ranks
+    client = connection.client
+    assert (client.gpus_each, client.under_way, client.pass_over_dead) == (4, under_way, revives)
+
+
+def test_every_connection_has_a_port_of_its_own(backend):
+    learner, seen = backend.learners[0].actor.learner, []
+    for _ in range(3):
+        backend.load(Task("model", OptimConfig(), 1))
+        seen.append(learner.connection.port)
+    assert len(set(seen)) == 3
+
+
+@pytest.fixture
+def watched(backend, monkeypatch):
+    """The backend with nccl and a learner that waits forever in its broadcast, as NCCL does when a rank is missing."""
+    backend.transfer = "nccl"
+    backend.load(Task("model", OptimConfig(), 1))
+    monkeypatch.setattr(backend.learners[0].actor.learner, "send_weights", lambda version: None)
+    backend.learners[0].hangs_at = "call"
+    monkeypatch.setattr("rl.workers.cluster.ray_calls.WATCH_INTERVAL_S", 0.01)
+    backend.cfg = replace(backend.cfg, cluster=replace(backend.cfg.cluster, sync_timeout_s=1.0))
+    return backend
+
+
+def test_a_samplers_error_in_a_sync_is_heard_while_the_learner_still_waits(watched):
+    watched.samplers[1].actor.sync_fault = "RuntimeError: out of memory"
+    with pytest.raises(AhaError, match=r"^sampler 1 could not take the weights: RuntimeError: out of memory$"):
+        watched.sync_weights(1)
+
+
+def test_a_samplers_death_in_a_sync_is_heard_while_the_learner_still_waits(watched):
+    pretend_ray.kill(watched.samplers[0])
+    with pytest.raises(AhaError, match=r"^sampler 0 died: .*resume with the same command$"):
+        watched.sync_weights(1)
+
+
+def test_samplers_that_are_waiting_too_are_no_error_and_the_wait_ends_with_its_bound(watched):
+    watched.samplers[0].hangs_at = "fault_of_sync"
+    with pytest.raises(AhaError, match="learner rank 0 did not send weights version 1 within 1 s"):
+        watched.sync_weights(1)
+
+
+def test_a_sampler_remembers_its_first_error_until_the_next_sync_begins():
+    class WithEngine(Sampler):
+        def __init__(self) -> None:
+            self.sync_fault = "an older one"
+            self.llm = SimpleNamespace(
+                start_weight_update=lambda: None,
+                update_weights=lambda info: [][1],
+                finish_weight_update=lambda v: 1 / 0,
+            )
+
+    sampler = WithEngine()
+    sampler.start_weight_update()
+    assert sampler.fault_of_sync() == ""
+    with pytest.raises(IndexError):
+        sampler.update_weights({})
+    with pytest.raises(ZeroDivisionError):
+        sampler.finish_weight_update("1")
+    assert sampler.fault_of_sync() == "IndexError: list index out of range"
+
+
+def test_a_start_has_longer_on_gpus_where_it_compiles_unless_the_recipe_says_how_long():
+    cluster = RunConfig().cluster
+    assert (cluster.start_bound_s("cpu"), cluster.start_bound_s("gpu")) == (300, 1800)
+    assert replace(cluster, start_timeout_s=7).start_bound_s("gpu") == 7
+
+
+# ------------------------------------------------------------------------------------------------ progress
+
+
+def test_a_sampler_that_decodes_without_finishing_anything_is_not_stalled(backend, monkeypatch):
+    # One long completion: nothing is finished for longer than the bound.
+    clock = [0.0]
+    monkeypatch.setattr("rl.workers.cluster.work_queue.time.monotonic", lambda: clock[0])
+
+    def slow_poll(self, max_seconds: float = 0.5) -> SamplerReport:
+        clock[0] += 0.6  # the bound is 2 s
+        self.steps += 1
+        if self.steps < 8:
+            return SamplerReport({}, len(self.waiting), self.steps, self.version)
+        return OneByOne.poll(self)
+
+    for handle in backend.samplers:
+        monkeypatch.setattr(handle.actor, "poll", slow_poll.__get__(handle.actor))
+    assert set(versions(backend)) == set(range(12))
+
+
+def test_a_sampler_that_decodes_nothing_within_the_bound_is_named(backend, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("rl.workers.cluster.work_queue.time.monotonic", lambda: clock[0])
+
+    def stuck(max_seconds: float = 0.5) -> SamplerReport:
+        clock[0] += 1.5
+        return SamplerReport({}, 6, 1, 0)
+
+    monkeypatch.setattr(backend.samplers[1].actor, "poll", stuck)
+    with pytest.raises(AhaError, match=r"sampler 1 generated nothing for 2 s while it had work"):
+        versions(backend)
 
 
 # ------------------------------------------------------------------------------------------------ old keys and values

@@ -56,28 +56,42 @@ class SamplerHost(Sampler):
 class RaySyncClient:
     """Calls the samplers from inside a learner during a weight sync. Implements rl.workers.sync.buckets.SyncClient.
 
+    gpus_each: of one sampler. under_way: how many calls of update_weights may be unanswered when another is asked for.
     pass_over_dead: go on with the other samplers when one has died. RayBackend notices the death when the sync has
     ended. If the learner stopped in the middle of a sync instead, the other ranks would wait for it in a collective.
     """
 
     def __init__(
-        self, handles: list[ray.actor.ActorHandle], names: list[str], timeout_s: float, *, pass_over_dead: bool
+        self,
+        handles: list[ray.actor.ActorHandle],
+        names: list[str],
+        timeout_s: float,
+        *,
+        pass_over_dead: bool,
+        gpus_each: int = 1,
+        under_way: int = 2,
     ) -> None:
         self.handles, self.names, self.timeout_s, self.pass_over_dead = handles, names, timeout_s, pass_over_dead
+        self.gpus_each, self.under_way = gpus_each, under_way
         self.pending: list[list[ray.ObjectRef]] = []
 
     def init_weight_transfer_engine(self, init_info: dict[str, object]) -> None:
-        self._wait([h.init_weight_transfer_engine.remote(init_info) for h in self.handles])
+        self._wait([h.init_weight_transfer_engine.remote(self._for(i, init_info)) for i, h in enumerate(self.handles)])
+
+    def _for(self, i: int, init_info: dict[str, object]) -> dict[str, object]:
+        """What sampler i starts with. With nccl each GPU has a rank, and vLLM's offset is that of the first sampler."""
+        offset = init_info.get("rank_offset")
+        return init_info | ({"rank_offset": offset + i * self.gpus_each} if isinstance(offset, int) else {})
 
     def start_weight_update(self) -> None:
         self.pending = []
         self._wait([h.start_weight_update.remote() for h in self.handles])
 
     def update_weights(self, update_info: object) -> None:
-        """Send one bucket. Two may be under way, so that the learner packs the next while the samplers load."""
+        """Send one bucket. With two under way the learner packs the next while the samplers load."""
         shared = ray.put(update_info)
         self.pending.append([h.update_weights.remote(shared) for h in self.handles])
-        while len(self.pending) > 2:
+        while len(self.pending) > self.under_way:
             self._wait(self.pending.pop(0))
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:

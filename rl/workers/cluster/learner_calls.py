@@ -12,7 +12,7 @@ import ray
 
 from rl.config import RunConfig
 from rl.types import MicroBatch, PackedBatch, StepStats
-from rl.workers.cluster.ray_calls import Unanswered, collect, silent_nodes
+from rl.workers.cluster.ray_calls import SyncWatch, Unanswered, collect, silent_nodes
 
 if TYPE_CHECKING:
     # Loads DeepSpeed, which the driver does without.
@@ -33,19 +33,26 @@ class LearnerCalls:
     samplers: list[ray.actor.ActorHandle]
     places: list[str]
 
-    def _on_learners(self, doing: str, work: Callable[[Learner], T], bound: float | None = None) -> list[T]:
+    def _on_learners(
+        self, doing: str, work: Callable[[Learner], T], bound: float | None = None, watch: SyncWatch | None = None
+    ) -> list[T]:
         """work(learner), run on every rank at once. Returns each rank's result.
 
         Ray pickles the function together with every variable that it uses, so it must not use self.
         """
-        return self._on_each_learner(doing, lambda learner, _: work(learner), [None] * len(self.learners), bound)
+        return self._on_each_learner(doing, lambda learner, _: work(learner), [None] * len(self.learners), bound, watch)
 
     def _on_each_learner(
-        self, doing: str, work: Callable[[Learner, A], T], given_R: Sequence[A], bound: float | None = None
+        self,
+        doing: str,
+        work: Callable[[Learner, A], T],
+        given_R: Sequence[A],
+        bound: float | None = None,
+        watch: SyncWatch | None = None,
     ) -> list[T]:
         """work(learner, given_R[rank]), run on every rank. bound: in seconds, by default cluster.step_timeout_s."""
         refs = [h.call.remote(work, given) for h, given in zip(self.learners, given_R, strict=True)]
-        return self._wait(refs, self._learner_names, bound or self.cfg.cluster.step_timeout_s, doing)
+        return self._wait(refs, self._learner_names, bound or self.cfg.cluster.step_timeout_s, doing, watch=watch)
 
     def step(self, updates_U: Sequence[PackedBatch]) -> StepStats:
         batches_R = [[update.micro_batches_R[rank] for update in updates_U] for rank in range(len(self.learners))]
@@ -97,10 +104,17 @@ class LearnerCalls:
         return f" on node {self.places[bundle]}" if len(set(self.places)) > 1 else ""
 
     def _wait(
-        self, refs: list[ray.ObjectRef], names: list[str], bound: float, doing: str, *, keep_gone: bool = False
+        self,
+        refs: list[ray.ObjectRef],
+        names: list[str],
+        bound: float,
+        doing: str,
+        *,
+        keep_gone: bool = False,
+        watch: SyncWatch | None = None,
     ) -> list:
         with self._naming_silent_nodes():
-            return collect(refs, names, bound, doing, keep_gone=keep_gone)
+            return collect(refs, names, bound, doing, keep_gone=keep_gone, watch=watch)
 
     @contextmanager
     def _naming_silent_nodes(self) -> Iterator[None]:

@@ -42,6 +42,7 @@ from rl.workers.cluster.placement import (
 )
 from rl.workers.cluster.ray_calls import (
     ActorGone,
+    SyncWatch,
     Unanswered,
     find_device,
     models_seen_from_anywhere,
@@ -90,7 +91,9 @@ class RayBackend(LearnerCalls):
         self.bundles = bundles_of(cfg, self.device, self.transfer)
         refuse_too_small(cfg, self.bundles, self.reward_actors.resources())
         self.group = placement_group(self.bundles, strategy="PACK")
-        self._wait([self.group.ready()], ["the placement group"], cfg.cluster.start_timeout_s, "get its resources")
+        self._wait(
+            [self.group.ready()], ["the placement group"], cfg.cluster.start_bound_s(self.device), "get its resources"
+        )
         self.places = node_of_bundles(self.group)
         self.learner_threads, self.sampler_threads = threads_of(cfg, self.places)
 
@@ -101,7 +104,7 @@ class RayBackend(LearnerCalls):
 
     def start(self, model_path: str, context_length: int, *, samplers: bool = True) -> None:
         """Start all workers side by side. samplers=False leaves out samplers and rewards, for tests of the learners."""
-        cfg, bound = self.cfg, self.cfg.cluster.start_timeout_s
+        cfg, bound = self.cfg, self.cfg.cluster.start_bound_s(self.device)
         if self.device == "cpu" and samplers:
             refuse_head_size(model_path)
         self.model_path, self.context_length = seen_from_anywhere(model_path), context_length
@@ -117,8 +120,7 @@ class RayBackend(LearnerCalls):
             self.reward_actors.start()
         endpoints = self._wait([h.endpoint.remote() for h in self.learners], self._learner_names, bound, "start")
         # All ranks meet at rank 0's node, and later the samplers meet it there.
-        address, port, self.transfer_port = endpoints[0]
-        self.address = address
+        address, port, _ = endpoints[0]
         self._on_learners("join the process group", lambda learner: learner.connect(address, port), bound)
         self._wait([h.ping.remote() for h in self.samplers], self._sampler_names, bound, "start")
         if len(set(self.places)) > 1:
@@ -151,17 +153,30 @@ class RayBackend(LearnerCalls):
 
     def _connect_learners_to(self, samplers: Sequence[int]) -> None:
         """From now on the learners send their weights to these samplers."""
-        bound, ranks = self.cfg.cluster.sync_timeout_s, self.cfg.sampler.count * self.cfg.sampler.tensor_parallel
-        handles, names = [self.samplers[i] for i in samplers], [self._sampler_names[i] for i in samplers]
-        connection = SamplerConnection(
-            self.transfer,
-            RaySyncClient(handles, names, bound, pass_over_dead=self._revives_samplers),
-            self.address,
-            self.transfer_port,
-            ranks,
-            self.cfg.cluster.bucket_mib << 20,
+        bound, gpus_each = self.cfg.cluster.sync_timeout_s, self.cfg.sampler.tensor_parallel
+        client = RaySyncClient(
+            [self.samplers[i] for i in samplers],
+            [self._sampler_names[i] for i in samplers],
+            bound,
+            pass_over_dead=self._revives_samplers,
+            gpus_each=gpus_each,
+            # With ipc the learner writes its next tensors where the samplers read the last ones.
+            under_way=0 if self.transfer == "ipc" else 2,
         )
-        self._on_learners("connect to the samplers", lambda learner: learner.connect_samplers(connection), bound)
+        endpoint = self.learners[0].endpoint.remote()  # a new port: the last connection may hold its own for a while
+        address, _, port = self._wait([endpoint], self._learner_names[:1], bound, "name a free port")[0]
+        connection = SamplerConnection(
+            self.transfer, client, address, port, len(samplers) * gpus_each, self.cfg.cluster.bucket_mib << 20
+        )
+        watch = self._sync_watch(samplers)
+        doing = "connect to the samplers"
+        self._on_learners(doing, lambda learner: learner.connect_samplers(connection), bound, watch)
+
+    def _sync_watch(self, samplers: Sequence[int]) -> SyncWatch | None:
+        """What to watch while learners wait for samplers. With buckets the learner itself hears of their errors."""
+        if self._revives_samplers:
+            return None
+        return SyncWatch([self.samplers[i] for i in samplers], [self._sampler_names[i] for i in samplers])
 
     def sync_weights(self, version: int) -> SyncReport:
         start = time.perf_counter()
@@ -176,7 +191,9 @@ class RayBackend(LearnerCalls):
         """
         bound = self.cfg.cluster.sync_timeout_s
         doing = f"send weights version {version}"
-        report = self._on_learners(doing, lambda learner: learner.send_weights(version), bound)[0]
+        report = self._on_learners(
+            doing, lambda learner: learner.send_weights(version), bound, self._sync_watch(samplers)
+        )[0]
         names = [self._sampler_names[i] for i in samplers]
         refs = [self.samplers[i].adopt_version.remote(version) for i in samplers]
         arrived = self._wait(refs, names, bound, f"adopt weights version {version}", keep_gone=True)
@@ -202,7 +219,8 @@ class RayBackend(LearnerCalls):
             raise AhaError(f"{gone}; resume with the same command")
         log.warning("sampler %d died (%s); starting it again", i, gone)
         self.samplers[i] = self._new_sampler(i)
-        self._wait([self.samplers[i].ping.remote()], [f"sampler {i}"], self.cfg.cluster.start_timeout_s, "start again")
+        bound = self.cfg.cluster.start_bound_s(self.device)
+        self._wait([self.samplers[i].ping.remote()], [f"sampler {i}"], bound, "start again")
         self.places = node_of_bundles(self.group)  # if its node died too, Ray has put it on another
         # Only to this sampler: the others have these weights, and may be in the middle of a completion.
         self._connect_learners_to([i])

@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -41,6 +42,10 @@ QUIET = {
 """Environment variables of every process that Ray starts for us."""
 CONNECT_LIMIT_S = 2.0
 """How long a node may take to accept a connection before it counts as silent."""
+
+
+WATCH_INTERVAL_S = 5.0
+"""How often a wait looks after what it watches."""
 
 
 class ActorGone(AhaError):
@@ -97,23 +102,37 @@ def cluster_machine(cfg: RunConfig) -> Machine:
         for node in nodes
     ]
     names = [f"node {node['NodeManagerAddress']}" for node in nodes]
-    units = collect(refs, names, cfg.cluster.start_timeout_s, "say what CPU it has")
+    units = collect(refs, names, cfg.cluster.start_bound_s(device), "say what CPU it has")
     # The slowest unit is the one that all have; a node without any leaves none.
     return Machine(device, max(units, key=lambda unit: CPU_UNITS.index(unit)) if units and all(units) else "")
 
 
-def collect(refs: list[ray.ObjectRef], names: list[str], bound: float, doing: str, *, keep_gone: bool = False) -> list:
+def collect(
+    refs: list[ray.ObjectRef],
+    names: list[str],
+    bound: float,
+    doing: str,
+    *,
+    keep_gone: bool = False,
+    watch: Callable[[], None] | None = None,
+) -> list:
     """All results, in order. Raises Unanswered, with the names of those that are missing, after `bound` seconds.
 
     names: of the workers that were called. doing: what they do, for the error: "{name} did not {doing} within 60 s".
     Raises at the first failure: when one rank fails, its peers wait for it in a collective and would not answer either.
     With keep_gone a worker's death is no failure: its result is the ActorGone, and the others are waited for.
+    watch: called every WATCH_INTERVAL_S meanwhile; what it raises ends the wait.
     """
     deadline = time.monotonic() + bound
     pending = dict(zip(refs, names, strict=True))
     results: dict[ray.ObjectRef, object] = {}
     while pending:
-        ready, _ = ray.wait(list(pending), num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
+        left = max(0.0, deadline - time.monotonic())
+        interval = left if watch is None else min(left, WATCH_INTERVAL_S)
+        ready, _ = ray.wait(list(pending), num_returns=1, timeout=interval)
+        if not ready and watch is not None and interval < left:
+            watch()
+            continue
         if not ready:
             raise Unanswered(f"{', '.join(pending.values())} did not {doing} within {bound:g} s")
         for ref in ready:
@@ -124,6 +143,33 @@ def collect(refs: list[ray.ObjectRef], names: list[str], bound: float, doing: st
                     raise
                 results[ref] = gone
     return [results[ref] for ref in refs]
+
+
+class SyncWatch:
+    """Asks samplers again and again whether something went wrong in a weight sync, for use as collect's watch.
+
+    A learner that sends through NCCL waits for all samplers in one collective. It would not hear of a sampler that left
+    it with an error, and the wait would end with nothing but its bound. A sampler that waits there too does not answer.
+    """
+
+    def __init__(self, samplers: list[ray.actor.ActorHandle], names: list[str]) -> None:
+        self._samplers = dict(zip(names, samplers, strict=True))
+        self._asked: dict[ray.ObjectRef, str] = {}
+
+    def __call__(self) -> None:
+        if self._asked:
+            for ref in ray.wait(list(self._asked), num_returns=len(self._asked), timeout=0)[0]:
+                self._hear(ref, self._asked.pop(ref))
+        for name in self._samplers.keys() - set(self._asked.values()):
+            self._asked[self._samplers[name].fault_of_sync.remote()] = name
+
+    def _hear(self, ref: ray.ObjectRef, name: str) -> None:
+        try:
+            fault = unwrap(ref, name, 60.0)
+        except ActorGone as gone:
+            raise AhaError(f"{gone}; resume with the same command") from gone
+        if fault:
+            raise AhaError(f"{name} could not take the weights: {fault}")
 
 
 def unwrap(ref: ray.ObjectRef, name: str, bound: float):  # type: ignore[no-untyped-def]

@@ -34,7 +34,7 @@ class RewardActors:
     """
 
     def __init__(self, cfg: RunConfig, device: str) -> None:
-        self.cfg = cfg
+        self.cfg, self.device = cfg, device
         self.parts = named(cfg.rewards) if cfg.rewards else {}
         chosen = {name: reward.model.device for name, reward in self.parts.items() if is_model(reward)}
         self._devices = {name: device if where == "auto" else where for name, where in chosen.items()}
@@ -64,7 +64,7 @@ class RewardActors:
 
     def start(self) -> None:
         """Start every worker and model side by side."""
-        bound = self.cfg.cluster.start_timeout_s
+        bound = self.cfg.cluster.start_bound_s(self.device)
         models = self._make_models()
         loading = [handle.start.remote() for handle in models.values()]
         if len(models) < len(self.parts):
@@ -103,7 +103,7 @@ class RewardActors:
         self.workers = self.workers or self._make_workers()
         names = [f"reward worker {i}" for i in range(len(self.workers))]
         refs = [handle.start.remote(self.cfg.rewards) for handle in self.workers]
-        pids = collect(refs, names, self.cfg.cluster.start_timeout_s, "start")
+        pids = collect(refs, names, self.cfg.cluster.start_bound_s(self.device), "start")
         self.worker_pids = dict(enumerate(pids))
 
     def _make_workers(self) -> list[ray.actor.ActorHandle]:

@@ -67,7 +67,7 @@ class Sampling:
     def __init__(self, queue: WorkQueue, params: SampleParams, samplers: Sequence[Any]) -> None:
         self.polls: dict[Any, int] = {}
         self._queue, self._params, self._samplers = queue, params, samplers
-        self._tokens = [-1] * len(samplers)
+        self._steps = [-1] * len(samplers)
         self._progress = [time.monotonic()] * len(samplers)
         for i in range(len(samplers)):
             self.top_up(i)
@@ -80,8 +80,8 @@ class Sampling:
 
     def finished(self, i: int, report: SamplerReport) -> Iterator[tuple[int, list[Rollout]]]:
         """(group, its rollouts) of each group in a sampler's answer."""
-        if report.tokens_generated != self._tokens[i]:
-            self._tokens[i], self._progress[i] = report.tokens_generated, time.monotonic()
+        if report.decode_steps != self._steps[i]:
+            self._steps[i], self._progress[i] = report.decode_steps, time.monotonic()
         for group, rollouts_G in report.finished.items():
             self._queue.done(i, group)
             yield group, rollouts_G
@@ -93,6 +93,6 @@ class Sampling:
         self._progress[i] = time.monotonic()
 
     def stalled(self, limit_s: float) -> list[int]:
-        """Samplers that have had work and generated no token for longer than limit_s."""
+        """Samplers that have had work and decoded nothing for longer than limit_s."""
         now = time.monotonic()
         return [i for i in self.polls.values() if now - self._progress[i] > limit_s]

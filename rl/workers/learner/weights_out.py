@@ -53,6 +53,8 @@ class WeightReader(ABC):
         yield from gather_groups(frozen, self._gathered)
 
     def connect_samplers(self, connection: SamplerConnection) -> None:
+        if self.sender is not None:
+            self.sender.close()
         self.sender = WeightSender(connection, self.rank, self._source())
 
     def send_weights(self, version: int) -> SyncReport:

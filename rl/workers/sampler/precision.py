@@ -23,12 +23,11 @@ def engine_options(dtype: str, *, on_gpu: bool) -> dict[str, object]:
     overrides["tie_word_embeddings"] = False
     if dtype == "float32":
         return {"hf_overrides": overrides}
-    _register()
     return {"hf_overrides": overrides, "ir_op_priority": {"fused_add_rms_norm": [PROVIDER, "native"]}}
 
 
-def _register() -> None:
-    """Register add_and_norm with vLLM, once in a process."""
+def register_add_and_norm() -> None:
+    """Let vLLM know add_and_norm in this process, if it does not yet."""
     if PROVIDER in ir.ops.fused_add_rms_norm.impls:
         return
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,6 +43,7 @@ class Sampler:
         from vllm import LLM
 
         from rl.workers.sampler.precision import engine_options, widen_head
+        from rl.workers.sampler.vllm_process import EXTENSION
         from rl.workers.sync.vllm_transfer import sampler_backend
 
         on_gpu = device == "gpu"
@@ -54,6 +57,9 @@ class Sampler:
             enforce_eager=cfg.sampler.enforce_eager,
             enable_prefix_caching=cfg.sampler.prefix_caching,
             tensor_parallel_size=cfg.sampler.tensor_parallel,
+            # Without a name vLLM would start its workers through Ray, which reserves one GPU in a bundle, not several.
+            distributed_executor_backend="mp" if cfg.sampler.tensor_parallel > 1 else None,
+            worker_extension_cls=EXTENSION,
             logprobs_mode="processed_logprobs",  # after temperature and top-p: of the distribution that is sampled from
             weight_transfer_config={"backend": sampler_backend(transfer)},
             # For a prompt that is prefilled in chunks vLLM rewinds the sample's random generator; on a CPU it cannot.
@@ -69,21 +75,41 @@ class Sampler:
         self.tokenizer = self.llm.get_tokenizer()
         self.version = -1
         self.groups: dict[int, _Group] = {}
-        self.tokens_generated = 0
+        self.decode_steps = 0
+        self.sync_fault = ""
 
     # -------------------------------------------------------------------------------------------- weights in
 
     def init_weight_transfer_engine(self, init_info: dict[str, object]) -> None:
-        self.llm.init_weight_transfer_engine({"init_info": init_info})
+        self.sync_fault = ""
+        with self._remembering_faults():
+            self.llm.init_weight_transfer_engine({"init_info": init_info})
 
     def start_weight_update(self) -> None:
-        self.llm.start_weight_update()
+        self.sync_fault = ""
+        with self._remembering_faults():
+            self.llm.start_weight_update()
 
     def update_weights(self, update_info: dict[str, object]) -> None:
-        self.llm.update_weights({"update_info": update_info})
+        with self._remembering_faults():
+            self.llm.update_weights({"update_info": update_info})
 
     def finish_weight_update(self, version: str) -> None:
-        self.llm.finish_weight_update(version)
+        with self._remembering_faults():
+            self.llm.finish_weight_update(version)
+
+    @contextmanager
+    def _remembering_faults(self) -> Iterator[None]:
+        """Keep the first error of a weight sync for fault_of_sync: a learner that waits in NCCL cannot tell of it."""
+        try:
+            yield
+        except Exception as error:
+            self.sync_fault = self.sync_fault or f"{type(error).__name__}: {error}"
+            raise
+
+    def fault_of_sync(self) -> str:
+        """What went wrong in this sampler since the last weight sync began; "" when nothing did."""
+        return self.sync_fault
 
     def adopt_version(self, version: int) -> tuple[int, int]:
         """Mark rollouts with this version from now on. Call it after an update.
@@ -144,14 +170,16 @@ class Sampler:
         finished: dict[int, list[Rollout]] = {}
         start = time.perf_counter()
         while self.engine.has_unfinished_requests():
-            for output in self.engine.step():
+            outputs = self.engine.step()
+            self.decode_steps += 1
+            for output in outputs:
                 if output.finished:
                     self._collect(output, finished)
             elapsed = time.perf_counter() - start
             # At least 0.1 s in every call: a message for every single group would cost more time than it saves.
             if elapsed > max_seconds or (finished and elapsed > 0.1):
                 break
-        return SamplerReport(finished, len(self.groups), self.tokens_generated, self.version)
+        return SamplerReport(finished, len(self.groups), self.decode_steps, self.version)
 
     def _collect(self, output, finished: dict[int, list[Rollout]]) -> None:  # type: ignore[no-untyped-def]
         # vLLM appends a suffix of its own, "-...", to the request's id, which is "group.sample".
@@ -170,7 +198,6 @@ class Sampler:
             seed=group.request.seeds_G[sample],
             top=_top(completion.logprobs, top) if (top := group.params.top_logprobs) else None,
         )
-        self.tokens_generated += len(token_ids)
         group.missing -= 1
         if not group.missing:
             finished[number] = [r for r in group.rollouts_G if r is not None]

@@ -6,8 +6,9 @@ imports neither Ray nor vLLM.
 
 from __future__ import annotations
 
+import math
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -43,18 +44,30 @@ class SamplerConnection:
     bucket_bytes: int
 
 
+CHUNK = {"cpu": 1 << 16}
+"""Words summed at once: on a CPU few enough for its cache. Elsewhere 1 << 22. The sum does not depend on it."""
+
+
 def tensor_checksum(tensor: Tensor) -> int:
-    """A checksum of the tensor's bytes: crc32 on a CPU, two position-weighted integer sums on a GPU."""
-    flat = tensor.detach().contiguous().reshape(-1)
-    if flat.device.type == "cpu":
-        return zlib.crc32(flat.view(torch.uint8).numpy().data)
-    words = flat.view({2: torch.int16, 4: torch.int32}[flat.element_size()])
-    total = torch.zeros((), dtype=torch.int64, device=flat.device)
-    for i, part in enumerate(words.split(1 << 22)):
-        wide = part.to(torch.int64)
-        place = torch.arange(1, len(wide) + 1, device=flat.device, dtype=torch.int64) + (i << 22)
-        total += wide.sum() + (wide * place).sum()
-    return int(total) & 0xFFFFFFFF
+    """A checksum of the tensor's bytes, the same on every device.
+
+    The bytes are read as 64-bit words, the last one filled up with zeros: the sum of word i times 2i + 1, modulo 2^64.
+    """
+    data = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+    if data.storage_offset() % 8:
+        data = data.clone()  # words must begin at multiples of eight
+    whole = len(data) // 8 * 8
+    words = data[:whole].view(torch.int64)
+    total = torch.zeros((), dtype=torch.int64, device=data.device)
+    at = 1
+    for part in words.split(CHUNK.get(data.device.type, 1 << 22)):
+        total += (part * torch.arange(at, at + 2 * len(part), 2, device=data.device)).sum()
+        at += 2 * len(part)
+    if whole < len(data):
+        last = torch.zeros(8, dtype=torch.uint8, device=data.device)
+        last[: len(data) - whole] = data[whole:]
+        total += last.view(torch.int64)[0] * at
+    return int(total) & ((1 << 64) - 1)
 
 
 @dataclass
@@ -67,12 +80,12 @@ class Tally:
     by_name: dict[str, int] = field(default_factory=dict)
 
     def add(self, name: str, tensor: Tensor, checksum: int | None = None) -> int:
-        crc = tensor_checksum(tensor) if checksum is None else checksum
-        self.checksum = (self.checksum + crc * (2 * zlib.crc32(name.encode()) + 1)) & ((1 << 64) - 1)
-        self.by_name[name] = crc
+        found = tensor_checksum(tensor) if checksum is None else checksum
+        self.checksum = (self.checksum + found * (2 * zlib.crc32(name.encode()) + 1)) & ((1 << 64) - 1)
+        self.by_name[name] = found
         self.num_tensors += 1
         self.num_bytes += tensor.numel() * tensor.element_size()
-        return crc
+        return found
 
 
 class PolicySource:
@@ -96,14 +109,19 @@ class PolicySource:
         """(name, shape) of what iteration will yield, in the same order."""
         return [(n, shape) for name, shape in self.shapes for n in (name, *self._copies(name))]
 
+    @property
+    def largest_bytes(self) -> int:
+        """Bytes of the largest tensor on its way."""
+        return max(math.prod(shape) for _, shape in self.shapes) * self.dtype.itemsize
+
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
         self.tally = Tally()
         for name, tensor in self.iterate():
             wire = tensor.detach().to(self.dtype)
-            crc = self.tally.add(name, wire)
+            checksum = self.tally.add(name, wire)
             yield name, wire
             for copy in self._copies(name):
-                self.tally.add(copy, wire, crc)
+                self.tally.add(copy, wire, checksum)
                 yield copy, wire
 
     def _copies(self, name: str) -> list[str]:
@@ -113,23 +131,23 @@ class PolicySource:
 # ------------------------------------------------------------------------------------------------ buckets
 
 
-def pack_buckets(pairs: Iterable[tuple[str, Tensor]], bucket_bytes: int) -> Iterator[dict[str, object]]:
+def pack_buckets(source: PolicySource, bucket_bytes: int) -> Iterator[dict[str, object]]:
     """Tensors laid end to end in buckets of at most bucket_bytes. A larger tensor has a bucket of its own."""
     members: list[tuple[str, Tensor]] = []
     size = 0
-    for name, tensor in pairs:
+    for name, tensor in source:
         num_bytes = tensor.numel() * tensor.element_size()
         if members and size + num_bytes > bucket_bytes:
-            yield _bucket(members, size)
+            yield _bucket(members, size, source.tally)
             members, size = [], 0
         # A copy, because the source's tensor is valid only until the next one.
         members.append((name, tensor.detach().to("cpu", copy=True)))
         size += num_bytes
     if members:
-        yield _bucket(members, size)
+        yield _bucket(members, size, source.tally)
 
 
-def _bucket(members: list[tuple[str, Tensor]], size: int) -> dict[str, object]:
+def _bucket(members: list[tuple[str, Tensor]], size: int, tally: Tally) -> dict[str, object]:
     data = np.empty(size, dtype=np.uint8)
     at = 0
     for _, tensor in members:
@@ -140,6 +158,6 @@ def _bucket(members: list[tuple[str, Tensor]], size: int) -> dict[str, object]:
         "names": [name for name, _ in members],
         "dtype_names": [str(t.dtype).removeprefix("torch.") for _, t in members],
         "shapes": [list(t.shape) for _, t in members],
-        "checksums": [tensor_checksum(t) for _, t in members],
+        "checksums": [tally.by_name[name] for name, _ in members],  # of the learner's tensors, before they were copied
         "data": data,
     }

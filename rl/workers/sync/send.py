@@ -33,6 +33,11 @@ class WeightSender:
         elif rank == 0:
             connection.client.init_weight_transfer_engine({})
 
+    def close(self) -> None:
+        """Let go of the connection, so that another can be opened."""
+        if self.engine is not None:
+            self.engine.close()
+
     def send(self, source: PolicySource, version: int) -> SyncReport:
         """Send the weights as this version. Call it on every rank, as under ZeRO-3 the ranks gather weights together.
 

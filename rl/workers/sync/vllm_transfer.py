@@ -7,6 +7,7 @@ tensor that they load. RayBackend compares it with the learner's before anything
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +24,11 @@ from vllm.distributed.weight_transfer.base import (
 )
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory, WeightTransferTrainerFactory
 from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo, IPCWeightTransferEngine
-from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo, NCCLWeightTransferEngine
+from vllm.distributed.weight_transfer.nccl_engine import (
+    NCCLTrainerInitInfo,
+    NCCLWeightTransferEngine,
+    NCCLWeightTransferInitInfo,
+)
 
 from rl.settings.precision import torch_dtype
 from rl.types import AhaError
@@ -45,24 +50,54 @@ class _Source(WeightSource):
         return iter(self.policy)
 
 
+@contextmanager
+def same_stream() -> Iterator[None]:
+    """Set the thread's CUDA stream back to what it was before the block.
+
+    vLLM replaces the default stream by one of its own the first time it is asked for the current one. The learner's
+    other work is ordered by the stream that it has used so far.
+    """
+    if not torch.cuda.is_available():
+        yield
+        return
+    before = torch.cuda.current_stream()
+    try:
+        yield
+    finally:
+        after = torch.cuda.current_stream()
+        if after != before:
+            before.wait_stream(after)
+            torch.cuda.set_stream(before)
+
+
 class TrainerEngine:
     """vLLM's trainer engine for nccl or ipc. Made on every rank; rank 0 talks to the client."""
 
     def __init__(self, connection: SamplerConnection, rank: int, source: PolicySource) -> None:
-        info: TrainerInitInfo
-        if connection.kind == "nccl":
-            info = NCCLTrainerInitInfo(
-                rank=rank, master_address=connection.address, master_port=connection.port,
-                world_size=1 + connection.sampler_ranks, packed_buffer_size_bytes=connection.bucket_bytes,
-            )  # fmt: skip
-        else:
-            info = IPCTrainerInitInfo(rank=rank, packed=True, packed_buffer_size_bytes=connection.bucket_bytes)
-        init = WeightTransferTrainerFactory.trainer_init
-        self.engine = init(info, client=connection.client, source=_Source(source))
+        with same_stream():
+            self.engine = WeightTransferTrainerFactory.trainer_init(
+                trainer_info(connection, rank, source), client=connection.client, source=_Source(source)
+            )
 
     def send(self, source: PolicySource) -> None:
         self.engine.source = _Source(source)
-        self.engine.send_weights()
+        with same_stream():
+            self.engine.send_weights()
+
+    def close(self) -> None:
+        self.engine.shutdown()
+
+
+def trainer_info(connection: SamplerConnection, rank: int, source: PolicySource) -> TrainerInitInfo:
+    """What vLLM's trainer engine starts with."""
+    if connection.kind == "nccl":
+        return NCCLTrainerInitInfo(
+            rank=rank, master_address=connection.address, master_port=connection.port,
+            world_size=1 + connection.sampler_ranks, packed_buffer_size_bytes=connection.bucket_bytes,
+        )  # fmt: skip
+    # Here a tensor must fit into the buffer; the other ways give a larger one a buffer of its own.
+    buffer_bytes = max(connection.bucket_bytes, source.largest_bytes)
+    return IPCTrainerInitInfo(rank=rank, packed=True, packed_buffer_size_bytes=buffer_bytes)
 
 
 # ------------------------------------------------------------------------------------------------ sampler half
@@ -172,6 +207,10 @@ class _Counting:
 class CountingNCCLEngine(_Counting, NCCLWeightTransferEngine):
     """vLLM's nccl engine with a tally."""
 
+    def init_transfer_engine(self, init_info: NCCLWeightTransferInitInfo) -> None:
+        self.shutdown()  # of the stage before: vLLM would leave its communicator open
+        super().init_transfer_engine(init_info)
+
 
 class CountingIPCEngine(_Counting, IPCWeightTransferEngine):
     """vLLM's ipc engine with a tally."""
@@ -181,11 +220,15 @@ ENGINES = {"bucket": BucketEngine, "nccl": CountingNCCLEngine, "ipc": CountingIP
 
 
 def sampler_backend(kind: str) -> str:
-    """Register our engine for this kind of transfer with vLLM, if it is not yet, and return its name there."""
-    name = f"aha_{kind}"
-    if name not in WeightTransferEngineFactory._registry:
-        WeightTransferEngineFactory.register_engine(name, ENGINES[kind])
-    return name
+    """The name under which vLLM knows our engine for this kind of transfer, in a process that has registered them."""
+    return f"aha_{kind}"
+
+
+def register_engines() -> None:
+    """Let vLLM know our engines in this process, if it does not yet."""
+    for kind, engine in ENGINES.items():
+        if sampler_backend(kind) not in WeightTransferEngineFactory._registry:
+            WeightTransferEngineFactory.register_engine(sampler_backend(kind), engine)
 
 
 def read_tally(worker) -> tuple[int, int]:  # type: ignore[no-untyped-def]
