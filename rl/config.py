@@ -54,7 +54,8 @@ class LoraConfig:
     rank: int = knob(0, "Rank of the adapters; 0 trains all weights.", lo=0)
     alpha: float = knob(32.0, "An adapter's product is multiplied by alpha / rank.", lo=0)
     targets: tuple[str, ...] = knob(
-        ("all-linear",), "Names of the linear layers with adapters; all-linear: all but the output head."
+        ("all-linear",),
+        "Names of the linear layers with adapters; all-linear: all but the head, and no experts.",
     )
 
 

@@ -3,10 +3,14 @@
 A layer with weight W computes W x + scale * B (A x), scale = alpha / rank. The learner sends W + scale * B A under W's
 own name, so samplers and exports see a plain model. In bfloat16 that sum is rounded when it is sent, while the learner
 adds the two products unrounded. The difference is part of the sampler-learner gap, which every step measures.
+
+Adapters are on linear layers alone (rl/model/lora_targets.py says which). Experts of a mixture are 3-D tensors and stay
+as they are.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,27 +20,60 @@ from torch import Tensor, nn
 from transformers.modeling_utils import PreTrainedModel
 
 from rl.config import LoraConfig
+from rl.model.lora_targets import adapted_layers, fused_experts, shown
 from rl.types import BadInput
 
+log = logging.getLogger(__name__)
+
 ADAPTER = "default"
-ALL_LINEAR = "all-linear"
 
 
 def add_adapters(hf: PreTrainedModel, cfg: LoraConfig, seed: int) -> None:
     """Put adapters into the model and freeze all else. A is random by seed and B is zero, so nothing changes at first.
 
-    Raises BadInput when cfg.targets name no linear layer.
+    Raises BadInput when one of cfg.targets means no layer that can have an adapter.
     """
     import peft
 
-    targets = ALL_LINEAR if cfg.targets == (ALL_LINEAR,) else list(cfg.targets)
-    settings = peft.LoraConfig(r=cfg.rank, lora_alpha=cfg.alpha, lora_dropout=0.0, target_modules=targets, bias="none")
+    layers = adapted_layers(hf, cfg.targets)
+    before = {name for name, _ in hf.named_parameters()}
+    settings = peft.LoraConfig(r=cfg.rank, lora_alpha=cfg.alpha, lora_dropout=0.0, target_modules=layers, bias="none")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
             peft.inject_adapter_in_model(settings, hf, adapter_name=ADAPTER)
         except ValueError as error:
             raise BadInput(f"model.lora.targets={','.join(cfg.targets)}: {' '.join(str(error).split())}") from error
+    refuse_unmerged(hf, before, layers)
+
+
+def say_what_adapts(hf: PreTrainedModel, cfg: LoraConfig) -> None:
+    """Warn that the experts of a mixture stay as they are: all-linear means its linear layers alone."""
+    experts = fused_experts(hf)
+    if experts:
+        log.warning(
+            "model.lora.targets=%s: the adapters are on %s; the experts (%s) are 3-D tensors, have none and stay as "
+            "they are",
+            ",".join(cfg.targets), shown(adapted_layers(hf, cfg.targets)), ", ".join(experts),
+        )  # fmt: skip
+
+
+def refuse_unmerged(hf: nn.Module, before: set[str], layers: list[str]) -> None:
+    """Raise BadInput unless every adapter is merged into one of the model's weights.
+
+    before: the names of its parameters before it got adapters. layers: those that should have one each. An adapter that
+    is not merged would train and reach neither samplers nor exports.
+    """
+    weights = plain_weights(hf)
+    names = {weight.name for weight in weights}
+    merged = {weight.name.removesuffix(".weight") for weight in weights if weight.adapters}
+    wrong = sorted((names ^ before) | (merged ^ set(layers)))
+    if wrong:
+        raise BadInput(
+            f"model.lora: the adapters of {', '.join(wrong[:4])}{' and more' if wrong[4:] else ''} cannot be merged "
+            f"into the weights of {type(hf).__name__}, so they would reach neither samplers nor exports; name other "
+            "layers in model.lora.targets, or train all weights with model.lora.rank=0"
+        )
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from transformers.modeling_utils import PreTrainedModel
 from rl.algorithms.logprobs import HeadWork, LogprobHead
 from rl.config import LearnerConfig, LoraConfig
 from rl.model.attention import OWN_ATTENTION, SEQUENCE_ATTENTION, attention_name, refuse_unsound
-from rl.model.lora import add_adapters
+from rl.model.lora import add_adapters, say_what_adapts
 from rl.model.pretrained import load_config, refuse_heads
 from rl.model.sequence_parallel import WHOLE, Share
 from rl.types import BadInput, MicroBatch
@@ -191,8 +191,11 @@ def load_policy(
     return policy
 
 
-def refuse_model(path: str, learner: LearnerConfig, *, gpu: bool) -> None:
-    """Raise BadInput for a model that load_policy would refuse. Makes the layers without memory for weights."""
+def refuse_model(path: str, learner: LearnerConfig, *, gpu: bool, lora: LoraConfig | None = None) -> None:
+    """Raise BadInput for a model that load_policy would refuse, or for adapters that it cannot have.
+
+    Makes the layers without memory for weights.
+    """
     device = torch.device("cuda" if gpu else "cpu")
     layout = resolve_layout(learner, device)
     with torch.device("meta"):
@@ -200,6 +203,9 @@ def refuse_model(path: str, learner: LearnerConfig, *, gpu: bool) -> None:
             hf = AutoModelForCausalLM.from_config(load_config(path), attn_implementation=attention_name(layout, device))
         except ValueError as error:
             raise BadInput(f"model.path={path}: cannot be trained ({str(error).splitlines()[0]})") from error
+        if lora is not None and lora.rank:
+            say_what_adapts(hf, lora)
+            add_adapters(hf, lora, seed=0)
     Policy(hf, layout, learner.logprob_chunk_tokens)
 
 

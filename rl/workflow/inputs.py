@@ -84,11 +84,11 @@ def prepare(
         if cfg.sft.eval_data.source:
             sft_held_out = _examples(cfg, cfg.sft.eval_data, tokenizer, limit)
     check_run(cfg, trained_on)
-    if cfg.sft.enabled or cfg.grpo.steps:
+    if cfg.sft.enabled or cfg.grpo.steps or cfg.model.lora.rank:
         # Imported here, because it loads modelling code that the driver needs for nothing else.
         from rl.model.policy import refuse_model
 
-        refuse_model(model_path, cfg.learner, gpu=cfg.cluster.device == "gpu")
+        refuse_model(model_path, cfg.learner, gpu=cfg.cluster.device == "gpu", lora=cfg.model.lora)
     return Inputs(model_path, tokenizer, limit, stream, prompts, eval_prompts, sft_stream, sft_held_out, scorer)
 
 
