@@ -18,6 +18,7 @@ from rl.config import RunConfig
 from rl.context import Inputs, StageRun
 from rl.evaluation.evaluate import EvalResult, read_evaluation
 from rl.evaluation.metrics import paired_difference
+from rl.records.checkpoint import refuse_fewer_steps
 from rl.records.summary import Measured, write_summary
 from rl.records.whole_files import read_json, write_whole
 from rl.settings.overrides import from_json, to_json
@@ -25,6 +26,7 @@ from rl.stage import Recipe
 from rl.stages.grpo import GRPO
 from rl.stages.sft import SFT
 from rl.types import BadInput, Hardware
+from rl.workflow.changed_steps import changed_rate, missing_evaluations, saved_steps
 from rl.workflow.inputs import prepare, resolve_model, with_teachers
 from rl.workflow.plan import DONE, NEW, RESUMES, Planned
 
@@ -51,9 +53,29 @@ class OneFolder:
     def progress(self) -> str:
         """Whether the folder's run is new, begun or complete. Raises BadInput when it is a run with other settings."""
         refuse_other_run(self.cfg)
-        if self._summary_steps() == self.cfg.grpo.steps:
+        finished = self._summary_steps()
+        refuse_fewer_steps(self.cfg.run_dir, "grpo", max(self._saved, finished or 0), self.cfg.grpo.steps)
+        if finished == self.cfg.grpo.steps:
             return COMPLETE
         return "begun" if (self.cfg.run_dir / "resolved.json").exists() else NEW
+
+    @property
+    def _saved(self) -> int:
+        return saved_steps(self.cfg.run_dir, "grpo")
+
+    def _notes(self) -> list[str]:
+        """What changed numbers of steps and of evaluations mean for a run that was begun."""
+        old, finished = begun_settings(self.cfg), self._summary_steps()
+        if old is None:
+            return []
+        done = self.cfg.grpo.steps if finished == self.cfg.grpo.steps else self._saved
+        notes = [
+            changed_rate(old.grpo, self.cfg.grpo, done),
+            missing_evaluations(self.recipe.stages[-1], self.cfg.run_dir, done),
+        ]
+        if finished and not done:
+            notes.append(f"the checkpoints of its {finished} finished steps are gone: GRPO begins again with step 1")
+        return [note for note in notes if note]
 
     def _summary_steps(self) -> int | None:
         """The GRPO steps that the summary is of; None where there is none or, with a warning, where it is damaged."""
@@ -82,15 +104,20 @@ class OneFolder:
             COMPLETE: "is complete: its summary is shown again",
         }
         cfg = self.cfg
-        return f"{cfg.name}: {cfg.model.path}. {cfg.batch_arithmetic()}.\n{cfg.run_dir} {does[self.progress()]}."
+        lines = [f"{cfg.name}: {cfg.model.path}. {cfg.batch_arithmetic()}.", f"{cfg.run_dir} {does[self.progress()]}."]
+        return "\n".join([*lines, *self._notes()])
 
     def check(self, planned: list[Planned]) -> None:
         assert self._prepared
 
     def check_passed(self) -> str:
-        return f"settings, model, data and rewards are fine. {self.cfg.batch_arithmetic()}."
+        return "\n".join(
+            [f"settings, model, data and rewards are fine. {self.cfg.batch_arithmetic()}.", *self._notes()]
+        )
 
     def begin(self, planned: list[Planned]) -> bool:
+        for note in self._notes():
+            print(note, flush=True)
         if any(p.state != DONE for p in planned):
             return True
         print(f"This run is complete: {self.cfg.run_dir / 'summary.json'}\n")
@@ -147,17 +174,25 @@ def _evaluated(cfg: RunConfig, step: int) -> EvalResult | None:
     return read_evaluation(cfg.run_dir, step) if cfg.evaluation.data.source else None
 
 
-def refuse_other_run(cfg: RunConfig) -> None:
-    """Raise BadInput when the folder holds a run with other settings, which resuming would mix up."""
+def begun_settings(cfg: RunConfig) -> RunConfig | None:
+    """The settings of the run that the folder holds; None where it holds none. Raises BadInput for a damaged file."""
     path = cfg.run_dir / "resolved.json"
     if not path.exists():
-        return
+        return None
     try:
-        old, new = json.loads(to_json(from_json(path.read_text()))), json.loads(to_json(cfg))
-    except BadInput as error:
+        return from_json(path.read_text(encoding="utf-8"))
+    except (BadInput, UnicodeDecodeError) as error:
         raise BadInput(
             f"{path}: {error}; use another name=..., or, if the run's settings are still the same, delete this file"
         ) from error
+
+
+def refuse_other_run(cfg: RunConfig) -> None:
+    """Raise BadInput when the folder holds a run with other settings, which resuming would mix up."""
+    begun = begun_settings(cfg)
+    if begun is None:
+        return
+    old, new = json.loads(to_json(begun)), json.loads(to_json(cfg))
     for key, (was, now) in _differences(old, new, "").items():
         if key == "model.dtype" and "auto" in (was, now):  # auto becomes the precision that the folder was begun in
             continue
