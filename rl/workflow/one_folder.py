@@ -22,7 +22,7 @@ from rl.records.checkpoint import refuse_fewer_steps
 from rl.records.summary import Measured, write_summary
 from rl.records.whole_files import read_json, write_whole
 from rl.settings.overrides import from_json, to_json
-from rl.stage import Recipe
+from rl.stage import Recipe, Stage
 from rl.stages.grpo import GRPO
 from rl.stages.sft import SFT
 from rl.types import BadInput, Hardware
@@ -41,10 +41,11 @@ class OneFolder:
 
     def __init__(self, cfg: RunConfig) -> None:
         self.cfg = cfg
-        grpo = GRPO("grpo", cfg.model.path, cfg.prompts, cfg.rewards, cfg.rollout, cfg.grpo, cfg.evaluation)
-        if cfg.sft.enabled:
-            stages = (SFT("sft", cfg.model.path, cfg.sft), dataclasses.replace(grpo, model="@sft"))
-        self.recipe = Recipe(cfg.name, cfg, stages if cfg.sft.enabled else (grpo,), cfg.out)
+        start = "@sft" if cfg.sft.enabled else cfg.model.path
+        stages: list[Stage] = [SFT("sft", cfg.model.path, cfg.sft)] if cfg.sft.enabled else []
+        if cfg.grpo.steps:
+            stages.append(GRPO("grpo", start, cfg.prompts, cfg.rewards, cfg.rollout, cfg.grpo, cfg.evaluation))
+        self.recipe = Recipe(cfg.name, cfg, tuple(stages), cfg.out)
 
     @cached_property
     def _prepared(self) -> Inputs:
@@ -64,15 +65,16 @@ class OneFolder:
         return saved_steps(self.cfg.run_dir, "grpo")
 
     def _notes(self) -> list[str]:
-        """What changed numbers of steps and of evaluations mean for a run that was begun."""
-        old, finished = begun_settings(self.cfg), self._summary_steps()
+        """What changed numbers of steps and of evaluations mean for a run that was begun, and 0 steps for any."""
+        cfg, notes = self.cfg, []
+        if not cfg.grpo.steps and cfg.evaluation.data.source:
+            notes.append(f"grpo.steps=0: nothing is evaluated; aha eval {cfg.run_dir / 'sft'} does that")
+        old, finished = begun_settings(cfg), self._summary_steps()
         if old is None:
-            return []
-        done = self.cfg.grpo.steps if finished == self.cfg.grpo.steps else self._saved
-        notes = [
-            changed_rate(old.grpo, self.cfg.grpo, done),
-            missing_evaluations(self.recipe.stages[-1], self.cfg.run_dir, done),
-        ]
+            return notes
+        done = cfg.grpo.steps if finished == cfg.grpo.steps else self._saved
+        notes.append(changed_rate(old.grpo, cfg.grpo, done))
+        notes.append(missing_evaluations(self.recipe.stages[-1], cfg.run_dir, done))
         if finished and not done:
             notes.append(f"the checkpoints of its {finished} finished steps are gone: GRPO begins again with step 1")
         return [note for note in notes if note]
@@ -88,12 +90,15 @@ class OneFolder:
             return None
 
     def plan(self) -> list[Planned]:
+        if not self.recipe.stages:
+            raise BadInput("grpo.steps=0, and no SFT: there is nothing to run; set grpo.steps, sft.steps or sft.epochs")
         folder, state = self.cfg.run_dir, self.progress()
         other = {COMPLETE: DONE, NEW: NEW}.get(state, RESUMES)
         planned = []
         for stage in self.recipe.stages:
             is_sft = stage.name == "sft"
-            done = DONE if is_sft and (folder / "sft").is_dir() else other
+            begun_after = is_sft and stage is not self.recipe.stages[-1] and (folder / "sft").is_dir()
+            done = DONE if begun_after else other
             planned.append(Planned(stage, folder, folder / ("sft" if is_sft else "model"), done))
         return planned
 

@@ -103,6 +103,25 @@ def test_fewer_steps_of_a_recipes_stage_are_another_folder(tmp_path: Path) -> No
     assert planned["cold"].state == DONE
 
 
+# ------------------------------------------------------------------------------------------------ none
+
+
+def test_no_grpo_steps_mean_sft_alone_and_are_told_to_evaluate_nothing(tmp_path: Path) -> None:
+    cfg = apply_overrides(tiny(), [f"out={tmp_path}", "grpo.steps=0"])
+    layout = OneFolder(cfg)
+    assert [(p.stage.name, p.state, p.model_folder.name) for p in layout.plan()] == [("sft", NEW, "sft")]
+    assert f"nothing is evaluated; aha eval {cfg.run_dir / 'sft'} does that" in layout.describe(layout.plan())
+    write_whole(cfg.run_dir / "resolved.json", to_json(cfg))
+    (cfg.run_dir / "sft").mkdir()
+    assert [p.state for p in layout.plan()] == [RESUMES]  # killed before its summary
+    write_json(cfg.run_dir / "summary.json", {"steps": 0})
+    assert [p.state for p in layout.plan()] == [DONE]
+    longer = OneFolder(apply_overrides(cfg, ["grpo.steps=4"]))
+    assert [(p.stage.name, p.state) for p in longer.plan()] == [("sft", DONE), ("grpo", RESUMES)]
+    with pytest.raises(BadInput, match="grpo.steps=0, and no SFT: there is nothing to run"):
+        OneFolder(apply_overrides(cfg, ["sft.steps=0", "name=other"])).plan()
+
+
 # ------------------------------------------------------------------------------------------------ the rate
 
 
