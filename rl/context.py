@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 from rl.backend import Backend, RewardWorkers, SampleParams
 from rl.config import DataConfig, RunConfig
 from rl.data.templates import end_token_ids
-from rl.records.checkpoint import CheckpointMeta, CheckpointStore, check_meta
+from rl.records.checkpoint import CheckpointMeta, CheckpointStore, check_meta, refuse_fewer_steps
 from rl.records.tracker import Tracker
 from rl.stage import MAKES_MODEL, MAKES_REWARD_MODEL, Recipe, Reference, Stage
 from rl.types import AhaError, BadInput, Prompt, Stopped
@@ -145,12 +145,16 @@ class Context:
             )
             store.commit(partial, meta)
 
-    def resume(self, stage: str, fingerprint: str, stream: Resumable) -> int:
-        """Load the stage's newest checkpoint, if there is one, into the learners and the stream. Returns its steps."""
+    def resume(self, stage: str, fingerprint: str, stream: Resumable, total: int) -> int:
+        """Load the stage's newest checkpoint, if there is one, into the learners and the stream. Returns its steps.
+
+        Raises BadInput when those are more than the `total` that the settings ask for.
+        """
         found = self.store(stage).latest()
         if found is None:
             return 0
         path, meta = found
+        refuse_fewer_steps(self.run_dir, stage, meta.step, total)
         learner = self.cfg.learner
         check_meta(meta, path, fingerprint=fingerprint, ranks=learner.ranks, zero_stage=learner.zero_stage)
         self.backend.restore(path)

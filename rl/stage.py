@@ -98,6 +98,11 @@ class Stage:
         return "", 0
 
     @property
+    def evaluates_every(self) -> tuple[str, int]:
+        """(the setting that asks for evaluations during training, their distance in steps; 0: none are asked for)."""
+        return "", 0
+
+    @property
     def samples_of(self) -> tuple[int, int]:
         """(problems, samples of each) of a stage that samples without training; 0 problems: all of the data."""
         return 0, 0

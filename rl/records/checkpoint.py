@@ -168,3 +168,12 @@ def check_meta(meta: CheckpointMeta, where: Path, *, fingerprint: str, ranks: in
             f"checkpoint {where} is of another model, or with adapters of another base; use its model.path, "
             "model.dtype and model.lora, or another run name"
         )
+
+
+def refuse_fewer_steps(folder: Path, stage: str, done: int, asked: int) -> None:
+    """Raise BadInput when more steps are done than are asked for: later weights would stand beside earlier numbers."""
+    if asked < done:
+        raise BadInput(
+            f"{folder} holds {done} finished {stage} steps, and the settings ask for {asked}; trained weights are not "
+            f"taken back. Ask for {done} steps or more, or use another name=..."
+        )

@@ -56,6 +56,10 @@ class GRPO(Stage):
     def total_steps(self) -> tuple[str, int]:
         return "grpo", self.grpo.steps
 
+    @property
+    def evaluates_every(self) -> tuple[str, int]:
+        return "evaluation.every", self.evaluation.every if self.evaluation.data.source else 0
+
     def faults(self, recipe: Recipe) -> Iterator[str]:
         if not self.grpo.steps:
             yield "grpo.steps: must be at least 1"
@@ -79,7 +83,7 @@ def train_grpo(
     cfg, g, backend = ctx.cfg, ctx.cfg.grpo, ctx.backend
     with ctx.timed("load"):
         fingerprint = backend.load(Task(model_path, g.optim, g.total_updates, g, model_path, g.teacher))
-    start = ctx.resume("grpo", fingerprint, stream)
+    start = ctx.resume("grpo", fingerprint, stream, g.steps)
     # SFT is done by now, so all of its steps stay: 10**9 is more than it can have.
     ctx.tracker.resume({"sft": 10**9, "grpo": start, "eval": start + 1 if start else 0})
     queue = RolloutQueue(ctx, stream, scorer, cfg.rollout.staleness)

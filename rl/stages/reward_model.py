@@ -55,6 +55,10 @@ class RewardTraining(Stage):
         return "reward", self.reward.steps
 
     @property
+    def evaluates_every(self) -> tuple[str, int]:
+        return "reward.eval_every", self.reward.eval_every
+
+    @property
     def reads(self) -> str:
         return self.reward.scores
 
@@ -159,7 +163,7 @@ def train_reward_model(ctx: Context, model_path: str, cfg: RewardTrainConfig) ->
     log.info("%d rows to train on, %d held out, %d updates", len(stream), len(held_out.units), total)
     with ctx.timed("load"):
         fingerprint = ctx.backend.load(Task(model_path, cfg.optim, total, reward=cfg))
-    start = ctx.resume("reward", fingerprint, stream)
+    start = ctx.resume("reward", fingerprint, stream, total)
     ctx.tracker.resume({"reward": start, "eval": start + 1 if start else 0})
     if not start:
         _measure(ctx, 0, held_out, cfg)

@@ -74,7 +74,7 @@ def train_sft(
     total = s.total_steps(len(stream))
     with ctx.timed("load"):
         fingerprint = backend.load(Task(model_path, s.optim, total, teacher_path=s.distill.teacher, distill=s.distill))
-    start = ctx.resume("sft", fingerprint, stream)
+    start = ctx.resume("sft", fingerprint, stream, total)
     ctx.tracker.resume({"sft": start})
     _warn_of_lengths(stream)
     held_out_examples = held_out.all() if held_out else []

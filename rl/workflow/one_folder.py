@@ -18,13 +18,15 @@ from rl.config import RunConfig
 from rl.context import Inputs, StageRun
 from rl.evaluation.evaluate import EvalResult, read_evaluation
 from rl.evaluation.gains import gains
+from rl.records.checkpoint import refuse_fewer_steps
 from rl.records.summary import Measured, write_summary
 from rl.records.whole_files import read_json, write_whole
 from rl.settings.overrides import from_json, to_json
-from rl.stage import Recipe
+from rl.stage import Recipe, Stage
 from rl.stages.grpo import GRPO
 from rl.stages.sft import SFT
 from rl.types import BadInput, Hardware
+from rl.workflow.changed_steps import changed_rate, missing_evaluations, saved_steps
 from rl.workflow.inputs import prepare, resolve_model, with_teachers
 from rl.workflow.plan import DONE, NEW, RESUMES, Planned
 
@@ -39,10 +41,11 @@ class OneFolder:
 
     def __init__(self, cfg: RunConfig) -> None:
         self.cfg = cfg
-        grpo = GRPO("grpo", cfg.model.path, cfg.prompts, cfg.rewards, cfg.rollout, cfg.grpo, cfg.evaluation)
-        if cfg.sft.enabled:
-            stages = (SFT("sft", cfg.model.path, cfg.sft), dataclasses.replace(grpo, model="@sft"))
-        self.recipe = Recipe(cfg.name, cfg, stages if cfg.sft.enabled else (grpo,), cfg.out)
+        start = "@sft" if cfg.sft.enabled else cfg.model.path
+        stages: list[Stage] = [SFT("sft", cfg.model.path, cfg.sft)] if cfg.sft.enabled else []
+        if cfg.grpo.steps:
+            stages.append(GRPO("grpo", start, cfg.prompts, cfg.rewards, cfg.rollout, cfg.grpo, cfg.evaluation))
+        self.recipe = Recipe(cfg.name, cfg, tuple(stages), cfg.out)
 
     @cached_property
     def _prepared(self) -> Inputs:
@@ -51,9 +54,30 @@ class OneFolder:
     def progress(self) -> str:
         """Whether the folder's run is new, begun or complete. Raises BadInput when it is a run with other settings."""
         refuse_other_run(self.cfg)
-        if self._summary_steps() == self.cfg.grpo.steps:
+        finished = self._summary_steps()
+        refuse_fewer_steps(self.cfg.run_dir, "grpo", max(self._saved, finished or 0), self.cfg.grpo.steps)
+        if finished == self.cfg.grpo.steps:
             return COMPLETE
         return "begun" if (self.cfg.run_dir / "resolved.json").exists() else NEW
+
+    @property
+    def _saved(self) -> int:
+        return saved_steps(self.cfg.run_dir, "grpo")
+
+    def _notes(self) -> list[str]:
+        """What changed numbers of steps and of evaluations mean for a run that was begun, and 0 steps for any."""
+        cfg, notes = self.cfg, []
+        if not cfg.grpo.steps and cfg.evaluation.data.source:
+            notes.append(f"grpo.steps=0: nothing is evaluated; aha eval {cfg.run_dir / 'sft'} does that")
+        old, finished = begun_settings(cfg), self._summary_steps()
+        if old is None:
+            return notes
+        done = cfg.grpo.steps if finished == cfg.grpo.steps else self._saved
+        notes.append(changed_rate(old.grpo, cfg.grpo, done))
+        notes.append(missing_evaluations(self.recipe.stages[-1], cfg.run_dir, done))
+        if finished and not done:
+            notes.append(f"the checkpoints of its {finished} finished steps are gone: GRPO begins again with step 1")
+        return [note for note in notes if note]
 
     def _summary_steps(self) -> int | None:
         """The GRPO steps that the summary is of; None where there is none or, with a warning, where it is damaged."""
@@ -66,12 +90,15 @@ class OneFolder:
             return None
 
     def plan(self) -> list[Planned]:
+        if not self.recipe.stages:
+            raise BadInput("grpo.steps=0, and no SFT: there is nothing to run; set grpo.steps, sft.steps or sft.epochs")
         folder, state = self.cfg.run_dir, self.progress()
         other = {COMPLETE: DONE, NEW: NEW}.get(state, RESUMES)
         planned = []
         for stage in self.recipe.stages:
             is_sft = stage.name == "sft"
-            done = DONE if is_sft and (folder / "sft").is_dir() else other
+            begun_after = is_sft and stage is not self.recipe.stages[-1] and (folder / "sft").is_dir()
+            done = DONE if begun_after else other
             planned.append(Planned(stage, folder, folder / ("sft" if is_sft else "model"), done))
         return planned
 
@@ -82,15 +109,20 @@ class OneFolder:
             COMPLETE: "is complete: its summary is shown again",
         }
         cfg = self.cfg
-        return f"{cfg.name}: {cfg.model.path}. {cfg.batch_arithmetic()}.\n{cfg.run_dir} {does[self.progress()]}."
+        lines = [f"{cfg.name}: {cfg.model.path}. {cfg.batch_arithmetic()}.", f"{cfg.run_dir} {does[self.progress()]}."]
+        return "\n".join([*lines, *self._notes()])
 
     def check(self, planned: list[Planned]) -> None:
         assert self._prepared
 
     def check_passed(self) -> str:
-        return f"settings, model, data and rewards are fine. {self.cfg.batch_arithmetic()}."
+        return "\n".join(
+            [f"settings, model, data and rewards are fine. {self.cfg.batch_arithmetic()}.", *self._notes()]
+        )
 
     def begin(self, planned: list[Planned]) -> bool:
+        for note in self._notes():
+            print(note, flush=True)
         if any(p.state != DONE for p in planned):
             return True
         print(f"This run is complete: {self.cfg.run_dir / 'summary.json'}\n")
@@ -147,17 +179,25 @@ def _evaluated(cfg: RunConfig, step: int) -> EvalResult | None:
     return read_evaluation(cfg.run_dir, step) if cfg.evaluation.data.source else None
 
 
-def refuse_other_run(cfg: RunConfig) -> None:
-    """Raise BadInput when the folder holds a run with other settings, which resuming would mix up."""
+def begun_settings(cfg: RunConfig) -> RunConfig | None:
+    """The settings of the run that the folder holds; None where it holds none. Raises BadInput for a damaged file."""
     path = cfg.run_dir / "resolved.json"
     if not path.exists():
-        return
+        return None
     try:
-        old, new = json.loads(to_json(from_json(path.read_text()))), json.loads(to_json(cfg))
-    except BadInput as error:
+        return from_json(path.read_text(encoding="utf-8"))
+    except (BadInput, UnicodeDecodeError) as error:
         raise BadInput(
             f"{path}: {error}; use another name=..., or, if the run's settings are still the same, delete this file"
         ) from error
+
+
+def refuse_other_run(cfg: RunConfig) -> None:
+    """Raise BadInput when the folder holds a run with other settings, which resuming would mix up."""
+    begun = begun_settings(cfg)
+    if begun is None:
+        return
+    old, new = json.loads(to_json(begun)), json.loads(to_json(cfg))
     for key, (was, now) in _differences(old, new, "").items():
         if key == "model.dtype" and "auto" in (was, now):  # auto becomes the precision that the folder was begun in
             continue

@@ -23,6 +23,7 @@ from rl.settings.overrides import recipe_to_json
 from rl.settings.recipe_checks import check
 from rl.stage import Recipe, Reference, inputs_of, run_config, stage_to_dict, trained_on
 from rl.types import Hardware
+from rl.workflow.changed_steps import finished_steps, missing_evaluations
 from rl.workflow.inputs import prepare, resolve_model, with_teachers
 from rl.workflow.plan import DONE, NEW, RESUMES, Planned
 from rl.workflow.recipe_inputs import check_inputs
@@ -68,6 +69,9 @@ class StageFolders:
         for i, p in enumerate(planned):
             why = f": {'; '.join(p.because[:3])}" + ("; ..." if len(p.because) > 3 else "") if p.because else ""
             lines.append(f"{i:2d} {p.stage.name:<{width}}  {type(p.stage).__name__:<{kinds}}  {marks[p.state]}{why}")
+            if p.state != NEW:
+                note = missing_evaluations(p.stage, p.folder, finished_steps(p.stage, p.folder, p.state == DONE))
+                lines += [f"{'':{width + 5}}{note}"] if note else []
         return "\n".join(lines)
 
     def check(self, planned: list[Planned]) -> None:
