@@ -126,8 +126,9 @@ class EvaluationIndex:
             {found for found in problem_ngrams(text, ngram) if len(found) == ngram and is_telling(found)}
             for text in solutions
         ]
-        self._seen = telling_ngrams([*found_Q, *found_S])
-        self._finder = Finder(self._seen, ngram)
+        ngrams_T = [*found_Q, *found_S]
+        self._seen = telling_ngrams(ngrams_T)
+        self._finder = Finder(ngrams_T, self._seen, ngram)
 
     def __len__(self) -> int:
         """n-grams in the index, short questions included."""

@@ -11,17 +11,20 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Set
-from itertools import compress, count, pairwise, repeat
+from itertools import accumulate, chain, compress, count, repeat
+from operator import ge, itemgetter, sub
 
 from rewards.shaping import UNSPACED
 
 Ngram = tuple[str, ...]
 
 _EDGES = "-–—=+/|~#&%@^.,;:!?\"'`()[]{}<>*_$\\，。、；：！？「」『』（）“”‘’"
+_ASCII_EDGES = "".join(filter(str.isascii, _EDGES))
 _ENDS = frozenset(".?!:;。？！：；")
 _CLOSING = "\"'`)]}*_$”’」』）"
 _UNSPACED = re.compile(f"[{UNSPACED}]")
 _TOKENS = re.compile(rf"\n|[{UNSPACED}]|[^\s{UNSPACED}]+")
+_BEGINNING = 4  # words of an n-gram that are looked for first: most words then cost one look
 _LEAST_LETTERS = 8
 """Of a short problem within a longer text: "find x" stands in many."""
 
@@ -31,8 +34,8 @@ _DELIMITED = re.compile(
     r"\$\$([^$]*+)\$\$"
     r"|\\\(([^$\\]*+(?:\\(?![()])[^$\\]*+)*+)\\\)"
     r"|\\\[([^$\\]*+(?:\\(?![\[\]])[^$\\]*+)*+)\\\]"
-    r"|(?<!\\)\$(?![\s$])([^$\n]*+)(?<!\s)\$(?!\d)"
-    r"|(?<!\\)\$ ([^$\n]*+)(?<= )\$"
+    r"|\$(?<!\\\$)(?![\s$])([^$\n]*+)(?<!\s)\$(?!\d)"
+    r"|\$(?<!\\\$) ([^$\n]*+)(?<= )\$"
 )
 _SIGN = re.compile(r"[\\^_=+*/<>]")
 _SPECIAL = re.compile(r"<\|[^|<>\s]{1,40}\|>")
@@ -46,6 +49,7 @@ _SILENT = "text|mathrm|operatorname|left|right|q?quad|displaystyle"
 _WRITTEN = re.compile(rf"\\(?:({'|'.join(_MEANS)}|{_SILENT})(?![a-z])|[,;!:$ ])")
 """Ways to write one thing in LaTeX, and what says nothing."""
 _SIGNS = str.maketrans({"×": "*", "·": "*", "⋅": "*", "÷": "/", "−": "-", "≤": "<=", "≥": ">=", "≠": "!=", "，": " "})
+_OTHER_SIGNS = re.compile(f"[{''.join(map(chr, _SIGNS))}]")
 _LONGEST = 200  # characters that are joined to a formula
 _OPERATORS = frozenset(("=", "+", "-", "*", "/", "^", "<", ">", "<=", ">=", "!="))
 
@@ -82,7 +86,7 @@ def _without_marks(text: str) -> str:
 def _plain(text: str) -> str:
     """Lower case, formulas in one form, and spaces for commas."""
     text = text.lower()
-    if not text.isascii():
+    if not text.isascii() and _OTHER_SIGNS.search(text):
         text = text.translate(_SIGNS)
     if "$" in text or "\\" in text:
         if "\\" in text:
@@ -93,24 +97,27 @@ def _plain(text: str) -> str:
     return text.replace(",", " ")
 
 
-def _joined(tokens: list[str], operators: list[int]) -> list[str]:
-    """["x^2", "+", "1", "-", "so"] -> ["x^2+1", "-", "so"]: the operators that stand between numbers and letters."""
+def _joined(tokens: list[str], words: list[str], operators: list[int]) -> list[str]:
+    """The bare words, those that operators join in one: "x^2", "+", "1", "-", "so" -> x^2+1, "", so.
+
+    operators: where the tokens are such signs. Joined is what stands between numbers and letters.
+    """
     found: list[str] = []
-    done = 0
+    last, done, end = "", 0, len(words) - 1  # the last token of what was found, and how many tokens are
     for place in operators:
-        if place < done or place + 1 == len(tokens):
+        if place < done or place == end:
             continue
-        found += tokens[done:place]
-        done = place
-        if found and len(found[-1]) < _LONGEST and _is_term(found[-1]) and _is_term(tokens[place + 1]):
-            found[-1] += tokens[place] + tokens[place + 1]
+        if place > done:
+            found += words[done:place]
+            last, done = tokens[place - 1], place
+        if not found or len(last) >= _LONGEST:
+            continue
+        before, after = found[-1], words[place + 1]  # words of prose are no terms
+        if (len(before) == 1 or not before.isalpha()) and (len(after) == 1 or not after.isalpha()):
+            last += tokens[place] + tokens[place + 1]
+            found[-1] = last.strip(_EDGES)
             done = place + 2
-    return found + tokens[done:]
-
-
-def _is_term(token: str) -> bool:
-    """Whether a token may be part of a formula: it is no word of prose."""
-    return not (bare := token.strip(_EDGES)).isalpha() or len(bare) == 1
+    return found + words[done:]
 
 
 # ------------------------------------------------------------------------------------------------ words
@@ -118,7 +125,11 @@ def _is_term(token: str) -> bool:
 
 def words_of(text: str) -> list[str]:
     r"""The bare words of a text. "Find $x + 1$. Why?" -> find, x+1, why"""
-    return _bare(_tokens(_plain(text)))
+    return _words(_plain(text))
+
+
+def _words(plain: str) -> list[str]:
+    return _bare(_tokens(plain), _edges(plain))
 
 
 def _tokens(plain: str) -> list[str]:
@@ -126,11 +137,24 @@ def _tokens(plain: str) -> list[str]:
     return plain.split() if spaced else [token for token in _TOKENS.findall(plain) if token != "\n"]
 
 
-def _bare(tokens: list[str]) -> list[str]:
-    if operators := list(compress(count(), map(_OPERATORS.__contains__, tokens))):
-        tokens = _joined(tokens, operators)
-    words = list(map(str.strip, tokens, repeat(_EDGES)))
-    return [word for word in words if word] if "" in words else words
+def _edges(text: str) -> str:
+    """What surrounds the words of a text: to strip fewer signs takes half the time."""
+    return _ASCII_EDGES if text.isascii() else _EDGES
+
+
+def _bare(tokens: list[str], edges: str) -> list[str]:
+    words = list(map(str.strip, tokens, repeat(edges)))
+    empty = words.count("")
+    if not empty:
+        return words
+    operators, place = [], -1
+    for _ in range(empty):
+        place = words.index("", place + 1)
+        if tokens[place] in _OPERATORS:
+            operators.append(place)
+    if operators:
+        words = _joined(tokens, words, operators)
+    return list(filter(None, words))
 
 
 def sentences_of(text: str) -> list[list[str]]:
@@ -140,6 +164,7 @@ def sentences_of(text: str) -> list[list[str]]:
 
 def _sentences(plain: str) -> list[list[str]]:
     found = []
+    edges = _edges(plain)
     for line in plain.split("\n"):
         start, tokens = 0, _tokens(line)
         for place, token in enumerate(tokens, start=1):
@@ -147,7 +172,7 @@ def _sentences(plain: str) -> list[list[str]]:
             if last in _CLOSING:
                 last = token.rstrip(_CLOSING)[-1:]
             if place == len(tokens) or last in _ENDS:
-                if words := _bare(tokens[start:place]):
+                if words := _bare(tokens[start:place], edges):
                     found.append(words)
                 start = place
     return found
@@ -156,45 +181,49 @@ def _sentences(plain: str) -> list[list[str]]:
 def problem_ngrams(text: str, ngram: int) -> set[Ngram]:
     """What a problem is found by: its n-grams that are mostly words; without one, all its words, as a whole."""
     words = words_of(text)
-    found = {found for found in zip(*(words[i:] for i in range(ngram)), strict=False) if is_telling(found)}
+    are_words = list(accumulate(map(str.isalpha, words), initial=0))
+    numbers = map(sub, are_words[ngram:], are_words)  # of words, in each n-gram
+    found = set(compress(_ngrams(words, ngram), map(ge, numbers, repeat(ngram / 2))))
     return found or ({tuple(words)} if words else set())
+
+
+def _ngrams(words: list[str], ngram: int) -> Iterator[Ngram]:
+    return zip(*(words[i:] for i in range(ngram)), strict=False)
 
 
 def is_telling(ngram: Ngram) -> bool:
     """Whether at least half are words: what formulas and lists of numbers share is nobody's own."""
-    return 2 * sum(word.isalpha() for word in ngram) >= len(ngram)
+    return 2 * sum(map(str.isalpha, ngram)) >= len(ngram)
 
 
 class Finder:
-    """Finds n-grams in texts, by the rarest word of each and the one behind it: most words then cost one look."""
+    """Finds n-grams in texts: those of full length anywhere, short problems as sentences of their own.
 
-    def __init__(self, ngrams: Set[Ngram], ngram: int) -> None:
+    ngrams_P: what each problem is found by (problem_ngrams); telling: those of them that are looked for.
+    """
+
+    def __init__(self, ngrams_P: Iterable[Set[Ngram]], telling: Set[Ngram], ngram: int) -> None:
         self._ngram = ngram
-        self._short = {found for found in ngrams if len(found) != ngram or not is_telling(found)}
+        alone = {found for ngrams in ngrams_P if len(ngrams) == 1 for found in ngrams}
+        self._short = {found for found in alone & telling if len(found) != ngram or not is_telling(found)}
+        self._long = telling - self._short
+        self._beginnings = set(map(itemgetter(slice(_BEGINNING)), self._long))
         self._longest: dict[str, int] = {}  # first word -> words of the longest short problem that begins with it
         for found in self._short:
             self._longest[found[0]] = max(len(found), self._longest.get(found[0], 0))
-        counts = Counter(word for found in ngrams for word in found)
+        counts = Counter(chain.from_iterable(self._short))
         self._short_words = {min(found, key=lambda word: (counts[word], -len(word), word)) for found in self._short}
-        self._by_key: dict[Ngram, dict[int, set[Ngram]]] = {}
-        for found in ngrams - self._short:
-            _, place = min(zip(map(counts.__getitem__, found), range(max(1, ngram - 1)), strict=False))
-            by_place = self._by_key.setdefault(found[place : place + 2], {})
-            by_place.setdefault(place, set()).add(found)
 
     def find(self, text: str) -> Iterator[Ngram]:
         """The n-grams that the text repeats: those of full length, then short ones."""
         plain = _plain(text)
-        words = _bare(_tokens(plain))
-        if not words:
-            return
-        by_key, size = self._by_key, self._ngram
-        keys = pairwise(words) if size > 1 else zip(words, strict=True)
-        for i in compress(count(), map(by_key.__contains__, keys)):
-            for place, found in by_key[tuple(words[i : i + min(2, size)])].items():
-                start = i - place
-                if start >= 0 and (seen := tuple(words[start : start + size])) in found:
-                    yield seen
+        words = _words(plain)
+        size = self._ngram
+        if len(words) >= size:
+            beginnings = _ngrams(words, min(_BEGINNING, size))
+            for start in compress(count(), map(self._beginnings.__contains__, beginnings)):
+                if (found := tuple(words[start : start + size])) in self._long:
+                    yield found
         if not self._short_words.isdisjoint(words):
             yield from self._find_short(words, plain)
 

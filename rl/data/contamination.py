@@ -67,7 +67,7 @@ def find_contamination(problems: Sequence[str], training: Iterable[str]) -> Cont
     """
     ngrams_P = [problem_ngrams(problem, CONTAMINATION_NGRAM) for problem in problems]
     telling = telling_ngrams(ngrams_P)
-    finder = Finder(telling, CONTAMINATION_NGRAM)
+    finder = Finder(ngrams_P, telling, CONTAMINATION_NGRAM)
     shared: set[tuple[str, ...]] = set()
     num_rows = hits = 0
     for text in training:
