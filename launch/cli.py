@@ -69,16 +69,14 @@ def run(
     """
     from launch.machine import settled
     from launch.recipes import load
-    from launch.seeds import first_seed, run_each, several_seeds
+    from launch.seeds import first_seed, ran_each
 
     given = overrides or []
     cfg = load(recipe, first_seed(given))
-    if (several := several_seeds(given)) and not settings:
-        options = {"--check": check, "--dry-run": dry_run, "--doctor": doctor_first}
-        run_each(recipe, given, cfg, several, [option for option, wanted in options.items() if wanted])
-        return
     if settings:
         print_settings(recipe, cfg)
+        return
+    if ran_each(recipe, given, cfg, {"--check": check, "--dry-run": dry_run, "--doctor": doctor_first}):
         return
     cfg, precision = settled(cfg, ask_cluster=not (check or dry_run))
     print(precision, flush=True)

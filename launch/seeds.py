@@ -12,7 +12,7 @@ import io
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -55,26 +55,26 @@ def first_seed(overrides: Sequence[str]) -> list[str]:
     return with_seed(overrides, several[0]) if several else list(overrides)
 
 
-def run_each(
-    recipe: str, overrides: Sequence[str], cfg: RunConfig | Recipe, seeds: Sequence[int], options: Sequence[str] = ()
-) -> None:
-    """Run the recipe with each seed in a process of its own, then print the table.
+def ran_each(recipe: str, overrides: Sequence[str], cfg: RunConfig | Recipe, options: Mapping[str, bool]) -> bool:
+    """Run the recipe with each of several seeds in a process of its own, then print the table. False: there is one seed.
 
-    cfg: the recipe with any one of the seeds. options: of aha run; with --check and --dry-run there is no table, and
-    the doctor examines once. Raises Stopped when a run was stopped, AhaError when one failed.
+    cfg: the recipe with the first seed. options: of aha run, and whether they are given; with --check and --dry-run
+    there is no table, and the doctor examines once. Raises Stopped when a run was stopped, AhaError when one failed.
     """
+    seeds = several_seeds(overrides)
     for i, seed in enumerate(seeds):
         print(f"\n### seed {seed}: {i + 1} of {len(seeds)}", flush=True)
         given = [item for item in with_seed(overrides, seed) if key_and_text(item)[0] != "name"]
-        once = [option for option in options if option != "--doctor" or i == 0]
+        once = [option for option, wanted in options.items() if wanted and (option != "--doctor" or i == 0)]
         named = f"name={cfg.name}-seed{seed}"
         code = _run_one([sys.executable, "-m", "launch.cli", "run", recipe, *given, named, *once])
         if code == 130:
             raise Stopped(f"stopped in seed {seed}; the same command goes on from there")
         if code:
             raise AhaError(f"seed {seed} ended with the error above; the same command goes on from there")
-    if not {"--check", "--dry-run"}.intersection(options):
+    if seeds and not (options["--check"] or options["--dry-run"]):
         write_table(cfg, seeds)
+    return bool(seeds)
 
 
 def _run_one(command: Sequence[str]) -> int:

@@ -49,6 +49,9 @@ def test_what_is_no_list_of_seeds_is_refused(text, said):
         seeds.several_seeds([f"seed={text}"])
 
 
+OPTIONS = {"--check": False, "--dry-run": False, "--doctor": False}
+
+
 class Runs:
     """Stands in for the processes; codes: what each ends with."""
 
@@ -66,7 +69,7 @@ def test_each_seed_runs_under_its_own_name_with_the_other_settings(monkeypatch, 
     tables = []
     monkeypatch.setattr(seeds, "write_table", lambda cfg, of: tables.append((cfg.name, of)))
     cfg = RunConfig(name="mine", out=str(tmp_path))
-    seeds.run_each("r.py", ["name=mine", "seed=7,8", "grpo.steps=2"], cfg, (7, 8), ["--doctor"])
+    assert seeds.ran_each("r.py", ["name=mine", "seed=7,8", "grpo.steps=2"], cfg, OPTIONS | {"--doctor": True})
     assert runs.commands == [
         ["r.py", "grpo.steps=2", "seed=7", "name=mine-seed7", "--doctor"],
         ["r.py", "grpo.steps=2", "seed=8", "name=mine-seed8"],
@@ -74,12 +77,16 @@ def test_each_seed_runs_under_its_own_name_with_the_other_settings(monkeypatch, 
     assert tables == [("mine", (7, 8))]
 
 
+def test_one_seed_is_left_to_the_caller():
+    assert seeds.ran_each("r.py", ["seed=7"], RunConfig(), OPTIONS) is False
+
+
 @pytest.mark.parametrize("option", ["--check", "--dry-run"])
 def test_a_check_of_each_seed_makes_no_table(monkeypatch, option):
     runs = Runs(0, 0)
     monkeypatch.setattr(seeds, "_run_one", runs)
     monkeypatch.setattr(seeds, "write_table", lambda cfg, of: pytest.fail("there is nothing to make a table of"))
-    seeds.run_each("r.py", ["seed=1,2"], RunConfig(), (1, 2), [option])
+    seeds.ran_each("r.py", ["seed=1,2"], RunConfig(), OPTIONS | {option: True})
     assert [command[-1] for command in runs.commands] == [option, option]
 
 
@@ -88,7 +95,7 @@ def test_the_seeds_after_one_that_did_not_end_well_are_not_run(monkeypatch, code
     runs = Runs(0, code)
     monkeypatch.setattr(seeds, "_run_one", runs)
     with pytest.raises(kind, match=said):
-        seeds.run_each("r.py", ["seed=1,2,3"], RunConfig(), (1, 2, 3))
+        seeds.ran_each("r.py", ["seed=1,2,3"], RunConfig(), OPTIONS)
     assert len(runs.commands) == 2
 
 
