@@ -56,7 +56,7 @@ def first_seed(overrides: Sequence[str]) -> list[str]:
 
 
 def ran_each(recipe: str, overrides: Sequence[str], cfg: RunConfig | Recipe, options: Mapping[str, bool]) -> bool:
-    """Run the recipe with each of several seeds in a process of its own, then print the table. False: there is one seed.
+    """Run the recipe with each of several seeds in its own process, then print the table. False: there is one seed.
 
     cfg: the recipe with the first seed. options: of aha run, and whether they are given; with --check and --dry-run
     there is no table, and the doctor examines once. Raises Stopped when a run was stopped, AhaError when one failed.
