@@ -18,6 +18,7 @@ if [[ "${1:-}" == --all ]]; then
     suites+=(tests/cluster)
     chosen=()
 fi
+bash tests/readers/install.sh || echo "test: the readers of saved models could not be installed; their tests are skipped" >&2
 readonly no_tests_collected=5 # pytest's exit code
 failed=0
 empty=0

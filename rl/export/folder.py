@@ -1,6 +1,6 @@
 """Makes a Hugging Face folder that others can load: weights, chat template, generation config, model card, Modelfile.
 
-Weights and tokenizer files are copied byte for byte.
+Weights and vocabulary are copied byte for byte. Older readers find the names that they know (rl/model/older_names.py).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from rl.config import DataConfig, RunConfig
 from rl.data.templates import CHAT, ENDS_A_SENTENCE, TEMPLATES, check_template, end_token_ids, prompt_prefix
 from rl.export.model_card import model_card
 from rl.export.ollama import adds_begin_token, modelfile
+from rl.model.older_names import complete
 from rl.model.pretrained import load_config, load_tokenizer, positions
 from rl.records import provenance
 from rl.records.provenance import FILE
@@ -76,6 +77,7 @@ def export_folder(source: Path, out: Path, *, ollama: bool, sampling: Sampling, 
     for file in sorted(found.folder.iterdir()):
         if file.is_file() and file.name not in LEFT_BEHIND:
             shutil.copyfile(file, partial / file.name)
+    complete(partial)
     chat = chat_template(data, tokenizer) if data else cast("str | None", tokenizer.chat_template)
     for name in ("resolved.json", FILE):
         if (found.run / name).is_file():

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rl.model.older_names import complete
 from rl.model.pretrained import load_config, load_tokenizer, positions
 from rl.types import BadInput
 
@@ -121,6 +122,7 @@ def _write(path: str, new: Sequence[str], folder: Path) -> None:
             _fill_with_mean(head.weight, before, len(tokenizer))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    complete(folder, path)
 
 
 def _fill_with_mean(weight_VD: nn.Parameter, start: int, stop: int) -> None:

@@ -35,6 +35,14 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
         raise BadInput(f"model.path={path}: there is no tokenizer ({_first_line(error)})") from error
 
 
+def source_file(path: str, name: str) -> Path | None:
+    """A file of a model's folder or id. None where the model has no such file, or where it cannot be fetched."""
+    found = cached_file(
+        path, name, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
+    )
+    return Path(found) if found else None
+
+
 def generation_file(path: str) -> Path | None:
     """The generation_config.json of a model's folder or id. None where the model has none; None with a warning where it
     cannot be fetched.

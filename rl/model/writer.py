@@ -10,13 +10,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers.configuration_utils import PretrainedConfig
 
+from rl.model.older_names import complete
 from rl.model.pretrained import generation_file, load_tokenizer
 
 
 class ModelWriter:
     """Writes a Hugging Face folder shard by shard, so that the whole model is never in memory at once.
 
-    Call add() with whole tensors in any order, then close(), which writes the index, the config and the tokenizer.
+    Call add() with whole tensors in any order, then close(), which writes the index, the config and the tokenizer,
+    and makes them readable by others than transformers 5 (rl/model/older_names.py).
     """
 
     def __init__(self, folder: Path, max_shard_bytes: int = 2 << 30) -> None:
@@ -65,3 +67,4 @@ class ModelWriter:
         generation = generation_file(source)
         if generation:
             (self.folder / generation.name).write_bytes(generation.read_bytes())
+        complete(self.folder, source)
