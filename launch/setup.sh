@@ -27,6 +27,7 @@ readonly log=.venv/aha-install.log
 readonly installing=.venv/.aha-installing # present while packages are being installed, and after that was cut short
 readonly lock_stamp=.venv/.aha-lock       # "DEVICE LOCK-SHA256 ROOT" of what is installed
 readonly sandbox_stamp=.venv/.aha-sandbox # there once bubblewrap has been looked for
+readonly card_stamp=.venv/.aha-card       # there once torch has seen a GPU
 readonly project_stamp=.venv/.aha-project # the sha256 of the pyproject.toml that `aha` was installed from
 
 say() { printf '[setup %3ds] %s\n' "$SECONDS" "$*"; }
@@ -86,7 +87,7 @@ pip_install() { # ARGUMENTS OF pip install, TOTAL last: quiet, but with a sign o
     local total=${*: -1} heartbeat status=0
     (
         # Ends with this script, however that ends; its sleep holds no pipe open.
-        while sleep 15 >/dev/null && kill -0 $$ 2>/dev/null; do
+        while sleep 15 >/dev/null 2>&1 && kill -0 $$ 2>/dev/null; do
             if grep -q '^Installing collected' "$log"; then
                 say "unpacking the packages"
             else
@@ -123,6 +124,9 @@ install_packages() { # DEVICE
     torch=$(grep '^torch==' "$lock")
     rm -f "$lock_stamp"
     touch "$installing"
+    if [[ $1 == cpu && -z ${AHA_DEVICE:-} ]]; then
+        say "no NVIDIA driver works here, so this installs for CPUs. For machines with GPUs that share this folder: AHA_DEVICE=gpu"
+    fi
     say "installing $count packages from $lock (a few minutes the first time; log in $log)"
     # torch first: where it cannot be found, that shows before gigabytes of the rest have been fetched.
     if ! pip_install "${index[@]}" "$torch" 1; then
@@ -143,6 +147,28 @@ install_packages() { # DEVICE
     rm -f "$installing"
     echo "$wanted" >"$lock_stamp"
     say "installed $count packages"
+}
+
+check_card() { # that the installed torch can use the GPU: a driver may be too old for its CUDA
+    if [[ -e $card_stamp ]]; then
+        return
+    fi
+    local found driver
+    found=$("$python" - <<'PYTHON'
+import torch
+print("a " + torch.cuda.get_device_name(0) if torch.cuda.is_available() else f"none, for CUDA {torch.version.cuda}")
+PYTHON
+    ) || die "the installed torch cannot be imported; the reason is above"
+    if [[ $found == "a "* ]]; then
+        say "torch sees ${found}"
+        touch "$card_stamp"
+        return
+    fi
+    driver=$(timeout 30 nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null | head -n 1) || driver=""
+    if [[ -n $driver ]]; then
+        die "torch sees no GPU: it was built ${found#none, }, and the driver here is $driver. Update the driver, or install for CPUs: AHA_DEVICE=cpu"
+    fi
+    say "this machine has no GPU (a login node?), so nothing could be checked. Run this once on a machine that has one"
 }
 
 install_project() {
@@ -180,6 +206,9 @@ check_machine
 device=$(pick_device)
 make_venv "$device"
 install_packages "$device"
+if [[ $device == gpu ]]; then
+    check_card
+fi
 install_project
 ensure_sandbox
 if [[ ! -d models/SmolLM2-135M-Instruct ]]; then

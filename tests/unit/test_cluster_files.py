@@ -153,6 +153,7 @@ def test_the_slurm_script_starts_ray_on_each_node_and_requeues_a_run_that_was_to
     # A run: told to stop, it saves and ends with 130.
     stand_in(checkout, "aha", f'echo "at $RAY_ADDRESS" >>"{checkout}/calls"; trap "exit 130" TERM; {ending}\nfor _ in {{1..200}}; do sleep 0.1; done')  # fmt: skip
     env = {**os.environ, "SLURM_SUBMIT_DIR": str(checkout), "SLURM_JOB_ID": "77", "SLURM_JOB_NODELIST": "n[1-3]"}
+    env["SLURM_CPUS_PER_TASK"] = "96"
     env["PATH"] = f"{checkout}/bin:{env['PATH']}"
     process = subprocess.Popen(
         ["bash", str(checkout / "launch/cluster/slurm.sbatch"), "recipes/tiny.py", "name=two words"],
@@ -169,6 +170,9 @@ def test_the_slurm_script_starts_ray_on_each_node_and_requeues_a_run_that_was_to
     assert len(starts) == 3
     assert len([s for s in starts if "--head" in s and "--port=20077 --node-ip-address=127.0.0.1" in s]) == 1
     assert len([s for s in starts if "--address=127.0.0.1:20077 --node-ip-address=127.0.0.1" in s]) == 2
+    steps = calls(checkout, "srun")
+    assert len(steps) == 3
+    assert all("--cpus-per-task=96" in step for step in steps)  # each node's Ray has all its cores
     assert len({token for token in calls(checkout, "token") if len(token) == 64}) == 1
     assert calls(checkout, "aha") == ["run recipes/tiny.py name=two words"]
     assert calls(checkout, "at") == ["127.0.0.1:20077"]
