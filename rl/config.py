@@ -86,13 +86,10 @@ class DataConfig:
     split: str = knob("train", "Name of the dataset's split on the Hub.")
     prompt_field: str = knob("prompt", "Column with the question.")
     answer_field: str = knob("answer", "Column with the reference answer; empty: the rows have none.")
-    answer_after: str = knob(
-        "", "The reference answer is what follows this mark's last occurrence, as '####' in GSM8K; empty: all the text."
-    )
+    answer_after: str = knob("", "The answer is what follows the last of this mark, as '####' in GSM8K; empty: all.")
     target_field: str = knob("target", "SFT only: column with the text to learn.")
     messages_field: str = knob(
-        "",
-        "SFT only: column with whole conversations, lists of role and content, to learn instead; needs template=chat.",
+        "", "SFT only: column with conversations (lists of role and content) to learn instead; needs template=chat."
     )
     text_field: str = knob("", "SFT only: column with documents to learn instead, every token, with no template.")
     template: str = knob("r1_zero", "Prompt template: r1_zero, chat, plain, or a text with {prompt} in it.")
@@ -121,14 +118,10 @@ class RewardModelConfig:
         "response", "What it reads: the whole response (R1: safety) or what follows the thinking (R1: helpfulness).",
         choices=("response", "summary"),
     )  # fmt: skip
-    output: str = knob(
-        "logit", "The score: the logit itself, or its sigmoid, from 0 to 1.", choices=("logit", "sigmoid")
-    )
+    output: str = knob("logit", "The score: the logit, or its sigmoid (0 to 1).", choices=("logit", "sigmoid"))
     dtype: str = knob("bfloat16", "Compute precision.", choices=("bfloat16", "float32"))
     max_tokens: int = knob(
-        0,
-        "Limit of question and response, tokens; a longer response loses its end and is counted; 0: the model's.",
-        lo=0,
+        0, "Longest question and response, tokens; longer ones lose their end and are counted; 0: as the model.", lo=0
     )
     batch_tokens: int = knob(16384, "Most tokens in one forward pass, padding included.", lo=1)
     device: str = knob("auto", "What it runs on; auto: the same as the other workers.", choices=("auto", "cpu", "gpu"))
@@ -145,21 +138,18 @@ class RewardConfig:
     )
     weight: float = knob(1.0, "The score is multiplied by this before the parts are added (R1, V2 eq. 4: equal).")
     options: tuple[str, ...] = knob(
-        (),
-        "Arguments of the function, as name=value; each value has its parameter's type, for example percent=lenient.",
+        (), "The function's arguments as name=value, each of its parameter's type, for example percent=lenient."
     )
     timeout_s: float = knob(
         0.0,
-        "Time limit for one sample, seconds: a longer call is killed, its sample left out and counted; 0: 10, more for "
-        "code and LLM judges.",
+        "Time limit of a sample, seconds; a longer call is killed and counted; 0: 10, more for code and LLM judges.",
         lo=0,
     )
     name: str = knob("", "Name of this part in metrics and files; empty: the function's or the model's name.")
     domains: tuple[str, ...] = knob((), "Only rows of these domains get this reward; empty: all rows do.")
     domain_field: str = knob("domain", "Column that holds a row's domain.")
     from_step: int = knob(
-        0,
-        "First GRPO step that counts it; -25: the last 25 steps do (R1: preferences in the last 400 of 1,700 updates).",
+        0, "First GRPO step that counts it; -25: the last 25 steps (R1: preferences, last 400 of 1,700 updates)."
     )
     model: RewardModelConfig = knob(RewardModelConfig, "How the reward model runs, for function=model:...")
 
@@ -170,14 +160,12 @@ class ScoringConfig:
 
     workers: int = knob(0, "Ray actors that run rewards; 0: one on each node of the cluster.", lo=0)
     processes: int = knob(
-        0,
-        "Most processes of one worker, each running one reward call at a time; 0: two for each core of its node.",
-        lo=0,
+        0, "Most processes of a worker, with one reward call at a time each; 0: two for each core of its node.", lo=0
     )
     memory_gib: float = knob(8.0, "Address space of each process, GiB; a sample that needs more fails.", lo=0.5)
     max_unjudged_share: float = knob(
         0.5,
-        "Stop when a reward gives no verdict (it timed out or failed) on more than this share of a step's samples.",
+        "Stop when a reward has no verdict (timed out or failed) on a larger share of a step's samples.",
         lo=0,
         hi=1,
     )
@@ -189,9 +177,8 @@ class RolloutConfig:
 
     temperature: float = knob(1.0, "Sampling temperature (R1: 1; 0.7 in its last stage).", lo=0.01, hi=5)
     top_p: float = knob(
-        1.0, "Probability mass of nucleus sampling; below 1, sampler and learner differ in their logprobs.",
-        lo=0.01, hi=1,
-    )  # fmt: skip
+        1.0, "Probability mass of nucleus sampling; below 1, sampler and learner differ in logprobs.", lo=0.01, hi=1
+    )
     max_new_tokens: int = knob(256, "Longest completion, tokens.", lo=1)
     stop: tuple[str, ...] = knob((), "Texts that end a completion, in addition to the end token.")
     staleness: int = knob(0, "How many policy versions old a rollout may be; 0 is synchronous.", lo=0, hi=0)
@@ -202,9 +189,7 @@ class OptimConfig:
     """AdamW and its schedule. R1 discloses only learning rates; other defaults are PyTorch's or name their source."""
 
     lr: float = knob(1e-6, "Peak learning rate (R1-Zero: 3e-6).", lo=0, hi=1)
-    schedule: str = knob(
-        "constant", "Course of the learning rate after the warm-up.", choices=("constant", "linear", "cosine")
-    )
+    schedule: str = knob("constant", "Learning rate after the warm-up.", choices=("constant", "linear", "cosine"))
     final_lr_share: float = knob(0.1, "Share of the peak at which linear and cosine end (R1's SFT: 0.1).", lo=0, hi=1)
     warmup_steps: int = knob(0, "Length of the linear warm-up, optimiser updates.", lo=0)
     beta1: float = knob(0.9, "AdamW's decay of the first moment.", lo=0, hi=0.9999)
@@ -244,9 +229,7 @@ class GRPOConfig:
     max_refills: int = knob(4, "With refill: most extra rounds of sampling in a step.", lo=0)
     kl_coef: float = knob(0.001, "Weight of the KL from the reference (R1: 0.001); 0: no reference is loaded.", lo=0)
     kl_estimator: str = knob("k3", "KL estimator (R1 and DeepSeekMath: k3 in the loss).", choices=KL_ESTIMATORS)
-    ref_refresh_steps: int = knob(
-        400, "The policy becomes the reference after this many updates (R1: 400); 0: never.", lo=0
-    )
+    ref_refresh_steps: int = knob(400, "Updates until the policy becomes the reference (R1: 400); 0: never.", lo=0)
     teacher: str = knob("", "On-policy distillation: Hub id, folder or @stage of a teacher with the same tokenizer.")
     teacher_coef: float = knob(1.0, "Weight of (log teacher - log policy) in each token's advantage.", lo=0)
     old_logprobs: str = knob("learner", "Whose logprobs are the ratio's denominator.", choices=("learner", "sampler"))
@@ -294,9 +277,7 @@ class SFTConfig:
     examples_per_step: int = knob(32, "Examples in one update (R1: 128).", lo=1)
     data: DataConfig = knob(DataConfig, "The examples.")
     distill: DistillConfig = knob(DistillConfig, "Learning a teacher's distribution instead of the tokens.")
-    eval_data: DataConfig = knob(
-        DataConfig, "Held-out examples for the evaluation loss; without a source there is none."
-    )
+    eval_data: DataConfig = knob(DataConfig, "Held-out examples for the evaluation loss; no source: none.")
     eval_every: int = knob(0, "Updates between measurements of the evaluation loss; 0: only before and after.", lo=0)
     overlong: str = knob(
         "error", "Examples longer than the context: stop (error), or drop and count them.", choices=("error", "drop")
@@ -319,9 +300,7 @@ class EvalConfig:
     data: DataConfig = knob(DataConfig, "Held-out problems.")
     every: int = knob(0, "GRPO steps between evaluations; 0: only before and after training.", lo=0, keyed=False)
     samples: int = knob(4, "k: samples per problem for pass@1 and cons@k.", lo=1)
-    pass_at: tuple[int, ...] = knob(
-        (), "Values of k for pass@k, each at most samples; empty: 1, 2, 4, ... and samples."
-    )
+    pass_at: tuple[int, ...] = knob((), "Each k of pass@k, at most samples; empty: 1, 2, 4, ... and samples.")
     temperature: float = knob(1.0, "Sampling temperature of pass@1 (R1's protocol: 0.6).", lo=0.01, hi=5)
     top_p: float = knob(1.0, "Probability mass of nucleus sampling (R1's protocol: 0.95).", lo=0.01, hi=1)
     greedy: bool = knob(True, "Measure the accuracy of greedy decoding too.")
@@ -331,9 +310,7 @@ class EvalConfig:
         "", "Text after each question, on its own line, as 'Please reason step by step, ...' in R1's protocol."
     )
     shots: int = knob(0, "Worked examples before each question (R1: 0, since few-shot prompts hurt).", lo=0)
-    shots_data: DataConfig = knob(
-        DataConfig, "Rows to draw the worked examples from, by the run's seed; no source: the prompts."
-    )
+    shots_data: DataConfig = knob(DataConfig, "Source of the worked examples, drawn by seed; none: the prompts.")
     shot: str = knob(
         "Question: {prompt}\nAnswer: {target}\n\\boxed{{answer}}",
         "Form of a worked example; the question has the same form, up to {target} or {answer}.",
@@ -364,9 +341,7 @@ class TeacherConfig:
         "OPENAI_API_KEY", "Environment variable that holds the key; a vLLM server needs none.", keyed=False
     )
     concurrency: int = knob(32, "Most requests at one time.", lo=1, keyed=False)
-    timeout_s: float = knob(
-        600.0, "Longest silence in one attempt, seconds; then it counts as failed.", lo=0.01, keyed=False
-    )
+    timeout_s: float = knob(600.0, "Longest silence in one attempt, seconds.", lo=0.01, keyed=False)
     retries: int = knob(4, "How often a failed request is sent again.", lo=0, keyed=False)
     max_failed_share: float = knob(
         0.1, "Stop when more than this share of a chunk's samples have no answer.", lo=0, hi=1, keyed=False
@@ -415,10 +390,7 @@ class RejectConfig:
     truncated: bool = knob(False, "Keep samples cut at the limit too.")
     min_score: float = knob(-1e9, "Keep only samples whose weighted reward is at least this.")
     max_solve_share: float = knob(
-        1.0,
-        "Leave out prompts with a larger share of correct samples: they are too easy to teach anything.",
-        lo=0,
-        hi=1,
+        1.0, "Leave out prompts with a larger share of correct samples: too easy to teach anything.", lo=0, hi=1
     )
     min_language_share: float = knob(0.0, "Smallest share of the chain's words that is in one language.", lo=0, hi=1)
     max_paragraph_words: int = knob(0, "Longest paragraph of the chain, words.", lo=0)
@@ -456,14 +428,10 @@ class MixConfig:
     """A mixture of datasets (R1's 800,000 examples: V2 table 5)."""
 
     parts: tuple[MixPart, ...] = knob((), "The datasets.")
-    against: tuple[DataConfig, ...] = knob(
-        (), "Evaluation sets: rows that share 10 words in a row with them are left out."
-    )
+    against: tuple[DataConfig, ...] = knob((), "Evaluation sets: rows that share 10 words in a row are left out.")
     deduplicate: bool = knob(True, "Leave out rows that repeat an earlier prompt and target, white space aside.")
     shuffle: bool = knob(True, "Shuffle all rows by the seed; false: one part after the other.")
-    short: str = knob(
-        "error", "A part with fewer rows than its quota: stop (error), or take what it has.", choices=("error", "take")
-    )
+    short: str = knob("error", "If a part has fewer rows than its quota: stop, or take all.", choices=("error", "take"))
 
 
 @dataclass(frozen=True)
@@ -477,8 +445,7 @@ class PreferConfig:
     samples: tuple[str, ...] = knob((), "Samples of earlier stages: @stage (its samples.jsonl), or files of that form.")
     function: str = knob(
         "",
-        "Rule instead of a judge, 'module:function': f(first, second, *, prompt, answer, **columns) is above 0 if the "
-        "first is better.",
+        "Rule instead of a judge, 'module:function': f(first, second, *, prompt, answer, **columns) -> above 0: first.",
     )
     base_url: str = knob("", "Address of the judge's OpenAI-compatible endpoint; it ends in /v1.")
     judge: str = knob("", "Name of the judge's model at that endpoint.")
@@ -488,9 +455,7 @@ class PreferConfig:
     timeout_s: float = knob(60.0, "Longest wait for one answer of the judge, seconds.", lo=1, keyed=False)
     retries: int = knob(3, "How often a failed request is sent again.", lo=0, keyed=False)
     cache: str = knob(
-        "runs/llm_judge.sqlite",
-        "SQLite file that keeps the judge's answers, so that nothing is asked twice.",
-        keyed=False,
+        "runs/llm_judge.sqlite", "SQLite file that keeps the judge's answers: nothing is asked twice.", keyed=False
     )
     pairs_per_prompt: int = knob(1, "Pairs of each prompt's samples to compare, drawn by the seed; 0: all.", lo=0)
     balance_lengths: bool = knob(
@@ -533,9 +498,7 @@ class RewardTrainConfig:
     epochs: float = knob(1.0, "Passes over the rows (R1: 1).", lo=0)
     rows_per_step: int = knob(256, "Pairs, or labelled responses, of one update (R1: 256).", lo=1)
     max_tokens: int = knob(
-        8192,
-        "Limit of question and response, tokens; a longer response loses its end and is counted (R1: 8,192).",
-        lo=8,
+        8192, "Longest question and response, tokens; longer ones lose their end and are counted (R1: 8,192).", lo=8
     )
     eval_every: int = knob(
         0, "Updates between measurements of held-out accuracy; 0: only before and after.", lo=0, keyed=False
@@ -564,9 +527,7 @@ class LearnerConfig:
         choices=("auto", "rows", "packed"),
     )  # fmt: skip
     logprob_chunk_tokens: int = knob(1024, "Tokens whose logits are in memory at once.", lo=1)
-    gradient_checkpointing: bool = knob(
-        False, "Recompute activations in the backward pass: less memory, a third more work."
-    )
+    gradient_checkpointing: bool = knob(False, "Recompute activations going backward: less memory, a third more work.")
     threads: int = knob(0, "CPU threads of a rank; 0: the node's cores, divided among its ranks.", lo=0)
     sequence_parallel: int = knob(
         1,
@@ -642,11 +603,7 @@ class CheckpointConfig:
 class TrackConfig:
     """What is shown, and what is recorded."""
 
-    wandb: str = knob(
-        "offline",
-        "Weights & Biases: not at all, into files that can be uploaded later, or live.",
-        choices=("off", "offline", "online"),
-    )
+    wandb: str = knob("offline", "W&B; offline: into files, for later upload.", choices=("off", "offline", "online"))
     project: str = knob("aha", "W&B project.")
     tensorboard: bool = knob(False, "Write TensorBoard event files to <run>/tensorboard.")
     gauges: bool = knob(True, "Also show each metric as a Ray gauge, for Ray's Prometheus and Grafana.")
