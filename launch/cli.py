@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from launch.completion import SCRIPTS, Shell, complete_recipe, complete_setting
 from launch.exit_codes import run_and_exit
 from launch.recipe_help import RecipeCommand, print_settings
-from rl.types import AhaError, BadInput
-
-if TYPE_CHECKING:
-    from rl.config import RunConfig
-    from rl.stage import Recipe as StagedRecipe
+from rl.types import BadInput
 
 app = typer.Typer(
     add_completion=True,
@@ -46,7 +41,7 @@ Overrides = Annotated[
 
 @app.callback()
 def main_help() -> None:
-    """Groups the commands, even if there is only one."""
+    """Makes `aha` a group of commands for typer, however many there are."""
 
 
 @app.command(cls=RecipeCommand)
@@ -56,10 +51,11 @@ def run(
     settings: Annotated[bool, typer.Option("--settings", help="List the recipe's settings and stop.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Check settings, model and data, and stop.")] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would run (of several stages: which, and why) and stop.")
+        bool,
+        typer.Option("--dry-run", help="Say what would run (with several stages: which of them, and why) and stop."),
     ] = False,
     doctor_first: Annotated[
-        bool, typer.Option("--doctor", help="Make the checks of aha doctor first; run only when none fails.")
+        bool, typer.Option("--doctor", help="Run the checks of aha doctor first, and the recipe only when none fails.")
     ] = False,
 ) -> None:
     """Run a recipe, or resume it with the same command. Ctrl-C finishes the step, saves a checkpoint and stops.
@@ -67,57 +63,16 @@ def run(
     aha run RECIPE --help lists the recipe's settings too. seed=1,2,3 runs it once for each seed and ends with a table
     over the seeds.
     """
-    from launch.machine import settled
     from launch.recipes import load
+    from launch.run_recipe import run_recipe
     from launch.seeds import first_seed, ran_each
 
     given = overrides or []
     cfg = load(recipe, first_seed(given))
     if settings:
         print_settings(recipe, cfg)
-        return
-    if ran_each(recipe, given, cfg, {"--check": check, "--dry-run": dry_run, "--doctor": doctor_first}):
-        return
-    cfg, precision = settled(cfg, ask_cluster=not (check or dry_run))
-    print(precision, flush=True)
-    quiet_libraries()
-    if doctor_first and not (check or dry_run):
-        from launch.doctor.command import doctor as examine
-
-        if not examine(recipe, cfg):
-            raise AhaError("the doctor found faults (above); nothing was run. Mend them, or run without --doctor")
-    from launch.report.background import Reports
-    from launch.report.curve_figure import draw_run
-    from rl.records.folder_lock import refuse_unwritable
-    from rl.workflow.run import layout_of
-
-    layout = layout_of(cfg)
-    if dry_run:
-        print(layout.describe(layout.plan()))
-        return
-    if check:
-        refuse_unwritable(layout.recipe.folder)
-        layout.check(layout.plan())
-        print(f"{recipe}: {layout.check_passed()}")
-        return
-    reports = Reports()
-    try:
-        done = _on_real_machines(cfg, reports)
-    except AhaError:  # a run that failed or was stopped has a report of what is done
-        reports.wait()
-        raise
-    if done.name == "summary.json":
-        print(draw_run(done.parent))
-    reports.finish(layout.recipe.folder)
-
-
-def _on_real_machines(cfg: RunConfig | StagedRecipe, progressed: Callable[[Path], None]) -> Path:
-    from rl.workers.cluster.ray_backend import RayBackend
-    from rl.workers.cluster.ray_calls import start_ray
-    from rl.workflow.run import layout_of, run
-
-    base = layout_of(cfg).recipe.base
-    return run(cfg, RayBackend, prepare_machines=lambda: start_ray(base), progressed=progressed)
+    elif not ran_each(recipe, given, cfg, {"--check": check, "--dry-run": dry_run, "--doctor": doctor_first}):
+        run_recipe(recipe, cfg, check=check, dry_run=dry_run, doctor_first=doctor_first)
 
 
 @app.command()
@@ -132,22 +87,22 @@ def submit(
     ] = "http://127.0.0.1:8265",
     env: Annotated[
         list[str] | None,
-        typer.Option("--env", help="NAME or NAME=value: an environment variable for the job; may be repeated."),
+        typer.Option("--env", help="NAME or NAME=value: environment variable for the job; can be given several times."),
     ] = None,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Do not follow the job's log.")] = False,
     stop: Annotated[str, typer.Option("--stop", metavar="ID", help="Stop this job, with a checkpoint.")] = "",
-    status: Annotated[str, typer.Option("--status", metavar="ID", help="Say how this job is doing.")] = "",
+    status: Annotated[str, typer.Option("--status", metavar="ID", help="Print this job's state.")] = "",
     logs: Annotated[str, typer.Option("--logs", metavar="ID", help="Follow this job's log.")] = "",
     python: Annotated[
         str,
-        typer.Option("--python", help="Python of the cluster. Default: this one for 127.0.0.1, else python."),
+        typer.Option("--python", help="Python to use on the cluster. Default: this one for 127.0.0.1, else python."),
     ] = "",
 ) -> None:
-    """Run a recipe as a Ray job and follow it. Submitted again, the job resumes where it was.
+    """Run a recipe as a Ray job and follow it. The same command again resumes it.
 
     The job runs in a copy of the current folder, without what git ignores; the copy is deleted afterwards. The run
-    folder is therefore an absolute path: ./runs of this machine by default, which every node must see. If nodes share
-    another folder, set out=/shared/aha/runs. Models and data that are not copied get absolute paths too.
+    folder is therefore given as an absolute path, which every node must see: by default ./runs of this machine. If the
+    nodes share another folder, set out=/shared/aha/runs. Models and data that are not copied get absolute paths too.
 
     The cluster's token comes from RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token. The job gets the W&B and
     Hugging Face variables of this shell (WANDB_API_KEY, HF_TOKEN, ...); --env adds others.
@@ -191,7 +146,7 @@ def eval_(
     ] = None,
     template: Annotated[str, typer.Option("--template", help="r1_zero, chat, plain, or a text with {prompt}.")] = "",
     reward: Annotated[
-        list[str] | None, typer.Option("--reward", help="Rewards to call; the first says which samples are correct.")
+        list[str] | None, typer.Option("--reward", help="Rewards to call; the first decides which samples are correct.")
     ] = None,
     protocol: Annotated[str, typer.Option("--protocol", help="r1: 0.6, top-p 0.95, 32,768 tokens, many samples.")] = "",
     cot: Annotated[
@@ -203,14 +158,18 @@ def eval_(
         ),
     ] = None,
     shots: Annotated[int, typer.Option("--shots", help="Worked examples before each question.")] = 0,
-    limit: Annotated[int, typer.Option("--limit", help="Only the first problems; 0: all.")] = 0,
+    limit: Annotated[int, typer.Option("--limit", help="Use only this many problems, from the start; 0: all.")] = 0,
     against: Annotated[
-        str, typer.Option("--against", help="Training rows, to look for the problems in (and to take examples from).")
+        str,
+        typer.Option("--against", help="Training rows: searched for the problems, and the source of worked examples."),
     ] = "",
-    out: Annotated[Path | None, typer.Option("--out", help="The json; default runs/evals/<name>/eval.json.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The JSON file to write; default runs/evals/<name>/eval.json.")
+    ] = None,
 ) -> None:
     """Measure a checkpoint: pass@1 with its standard error, pass@k, cons@k, lengths, format and language."""
     from launch import evaluate
+    from launch.run_recipe import quiet_libraries
 
     sys.path.insert(0, os.getcwd())
     quiet_libraries()
@@ -225,12 +184,14 @@ def eval_(
 def export(
     source: Annotated[Path, typer.Argument(help="A run's folder, or a model's.", show_default=False)],
     out: Annotated[Path, typer.Option("--out", help="Folder to make.", show_default=False)],
-    ollama: Annotated[bool, typer.Option("--ollama", help="Write a Modelfile too, for `ollama create`.")] = False,
+    ollama: Annotated[bool, typer.Option("--ollama", help="Also write a Modelfile, for `ollama create`.")] = False,
     template: Annotated[
         str, typer.Option("--template", help="Prompt template; default: the run's, else the model's chat template.")
     ] = "",
-    temperature: Annotated[float, typer.Option("--temperature", help="Default of the model's users.")] = 0.6,
-    top_p: Annotated[float, typer.Option("--top-p", help="Default of the model's users.")] = 0.95,
+    temperature: Annotated[
+        float, typer.Option("--temperature", help="Temperature that the model's users get by default.")
+    ] = 0.6,
+    top_p: Annotated[float, typer.Option("--top-p", help="Top-p that the model's users get by default.")] = 0.95,
 ) -> None:
     """Make a folder to publish: weights, chat template, generation config, model card, and a Modelfile for Ollama.
 
@@ -238,15 +199,11 @@ def export(
     the folder itself: ollama create NAME -f DIR/Modelfile, smaller with --quantize q4_K_M. So does llama.cpp:
     convert_hf_to_gguf.py DIR.
     """
+    from launch.run_recipe import quiet_libraries
     from rl.export.folder import Sampling, export_folder
 
     quiet_libraries()
     print(export_folder(source, out, ollama=ollama, sampling=Sampling(temperature, top_p), template=template))
-
-
-def quiet_libraries() -> None:
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 
 @app.command()
@@ -259,19 +216,23 @@ def plan(
         str, typer.Option("--gpu", help="A GPU of launch/plan/gpus.toml, or cpu: this machine. Default: the recipe's.")
     ] = "",
     nodes: Annotated[int, typer.Option("--nodes", help="Machines; 0: as many as it needs.")] = 0,
-    gpus_per_node: Annotated[int, typer.Option("--gpus-per-node", help="GPUs of each.")] = 8,
-    price: Annotated[float, typer.Option("--price", help="Of one GPU and hour.")] = 2.5,
+    gpus_per_node: Annotated[int, typer.Option("--gpus-per-node", help="GPUs of each machine.")] = 8,
+    price: Annotated[float, typer.Option("--price", help="Price of one GPU for an hour.")] = 2.5,
     calibrate: Annotated[
         bool,
-        typer.Option("--calibrate", help="Measure this machine first, training a few layers on it: minutes."),
+        typer.Option("--calibrate", help="First measure this machine by training a few layers on it; takes minutes."),
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Numbers as JSON: bytes, seconds, tokens.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON: bytes, seconds, tokens.")] = False,
     median_tokens: Annotated[float, typer.Option("--median-tokens", help="Median completion length.")] = 0.0,
     sigma: Annotated[float, typer.Option("--sigma", help="Spread of the lengths' logarithm.")] = 0.0,
     prompt_tokens: Annotated[float, typer.Option("--prompt-tokens", help="Mean prompt length.")] = 0.0,
     sft_tokens: Annotated[float, typer.Option("--sft-tokens", help="Mean length of an SFT example.")] = 0.0,
-    sft_examples: Annotated[int, typer.Option("--sft-examples", help="How many an SFT stage has, for epochs.")] = 0,
-    like: Annotated[str, typer.Option("--like", help="Model whose shapes one has that is not there yet.")] = "",
+    sft_examples: Annotated[
+        int, typer.Option("--sft-examples", help="Examples of an SFT stage, to turn epochs into steps.")
+    ] = 0,
+    like: Annotated[
+        str, typer.Option("--like", help="A known model of the same shape, for a model that does not exist yet.")
+    ] = "",
     published: Annotated[
         bool, typer.Option("--published", help="Show predictions beside published figures, and stop.")
     ] = False,
@@ -333,7 +294,9 @@ def report(
 
 
 @app.command()
-def completion(shell: Annotated[Shell, typer.Argument(help="Which shell's script.", show_default=False)]) -> None:
+def completion(
+    shell: Annotated[Shell, typer.Argument(help="The shell that the script is for.", show_default=False)],
+) -> None:
     """Print a script that completes commands, recipes and settings.
 
     For ~/.bashrc: eval "$(aha completion bash)". For ~/.zshrc, after compinit: eval "$(aha completion zsh)".

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Makes .venv with the locked packages and fetches the small model. Run again, it only checks: seconds, no network.
+# Makes .venv with the locked packages and fetches the small model. A second run only checks: seconds, no network.
 #
-#   bash launch/setup.sh          do it
-#   source launch/setup.sh        do it, and set the environment below in this shell too
+#   bash launch/setup.sh          set up
+#   source launch/setup.sh        set up, and export the variables below in this shell too
 #
 #   AHA_DEVICE=cpu|gpu            which package list; by default gpu where nvidia-smi works
 #   AHA_PYTHON=/path/to/python    which Python makes .venv; by default the first of the usual names that fits
@@ -24,7 +24,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
 readonly root=$PWD
 readonly python=.venv/bin/python
 readonly log=.venv/aha-install.log
-readonly installing=.venv/.aha-installing # present while packages are being installed, and after that was cut short
+readonly installing=.venv/.aha-installing # there while packages are being installed; stays when that is interrupted
 readonly lock_stamp=.venv/.aha-lock       # "DEVICE LOCK-SHA256 ROOT" of what is installed
 readonly sandbox_stamp=.venv/.aha-sandbox # there once bubblewrap has been looked for
 readonly card_stamp=.venv/.aha-card       # there once torch has seen a GPU
@@ -55,7 +55,7 @@ find_python() {
     # 3.11 first: the lock files were resolved for it.
     local candidate
     for candidate in ${AHA_PYTHON:+"$AHA_PYTHON"} python3.11 python3.12 python3.13 python3; do
-        # Run it rather than look for it: pyenv leaves names behind that only print an error.
+        # Run each rather than look for its name: pyenv leaves commands behind that only print an error.
         if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; then
             "$candidate" - <<'PYTHON' || die "$candidate lacks venv or its C headers. On Debian and Ubuntu: apt-get install python3-venv python3-dev"
 import ensurepip, os, sys, sysconfig, venv
@@ -71,8 +71,8 @@ PYTHON
 make_venv() { # DEVICE
     local installed
     installed=$(content "$lock_stamp")
-    # Start over after an install that was cut short (a package may be half there), when the folder has moved (scripts
-    # in it name their Python by path), and between cpu and gpu (both provide the module vllm).
+    # Make it anew when an install was interrupted (a package may be incomplete), when the folder was moved (scripts in
+    # it name their Python by path), and when cpu changes to gpu or back (both packages provide the module vllm).
     if [[ ! -e $installing && (-z $installed || ("$installed" == "$1 "* && "$installed" == *" $root")) ]] &&
         "$python" -c "" 2>/dev/null; then
         return
@@ -83,10 +83,10 @@ make_venv() { # DEVICE
     "$base" -m venv --clear .venv
 }
 
-pip_install() { # ARGUMENTS OF pip install, TOTAL last: quiet, but with a sign of life
+pip_install() { # ARGUMENTS OF pip install, then the number of packages: quiet, but says every 15 s how far it is
     local total=${*: -1} heartbeat status=0
     (
-        # Ends with this script, however that ends; its sleep holds no pipe open.
+        # Stops when this script ends, however it ends. Its sleep must not keep the script's output open.
         while sleep 15 >/dev/null 2>&1 && kill -0 $$ 2>/dev/null; do
             if grep -q '^Installing collected' "$log"; then
                 say "unpacking the packages"
@@ -105,7 +105,7 @@ pip_install() { # ARGUMENTS OF pip install, TOTAL last: quiet, but with a sign o
 compile_packages() {
     # pip would compile every file on one core, which takes longer than the rest of the install. Left to the first
     # import, every worker would compile the same files at once, and never keep them under PYTHONDONTWRITEBYTECODE.
-    # Here: all cores, without what is not imported. A file that does not compile is one for another Python.
+    # Here all cores compile, and what is never imported is skipped. A file that fails was written for another Python.
     local unused='/(tests?|anthropic|pip)/|/transformers/models/(?!auto/|llama/|qwen)[^/]+/'
     "$python" -m compileall -qq -j 0 -x "$unused" .venv/lib >/dev/null 2>&1 || true
 }
@@ -128,7 +128,7 @@ install_packages() { # DEVICE
         say "no NVIDIA driver works here, so this installs for CPUs. For machines with GPUs that share this folder: AHA_DEVICE=gpu"
     fi
     say "installing $count packages from $lock (a few minutes the first time; log in $log)"
-    # torch first: where it cannot be found, that shows before gigabytes of the rest have been fetched.
+    # torch first: when it cannot be found, the error comes before gigabytes of other packages have been fetched.
     if ! pip_install "${index[@]}" "$torch" 1; then
         if grep -q 'from versions: none' "$log"; then
             die "pip reaches no package registry (is there a network?); see $log"
@@ -186,7 +186,7 @@ install_project() {
     say "installed aha"
 }
 
-ensure_sandbox() { # bubblewrap, which the code reward runs programs in: installed where that may be, else named
+ensure_sandbox() { # the code reward runs programs in bubblewrap: install it if that is possible, else say how
     if command -v bwrap >/dev/null || [[ -e $sandbox_stamp ]]; then
         return
     fi

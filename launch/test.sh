@@ -3,8 +3,8 @@
 #
 #   bash launch/test.sh [--all] [pytest arguments ...]        for example: bash launch/test.sh -k resume
 #
-# --all adds what takes longer: whole recipes killed and resumed, Ray jobs, and clusters of three nodes (as root, in
-# network namespaces).
+# --all adds the tests that take longer: whole recipes killed and resumed, Ray jobs, and clusters of three nodes (as
+# root, in network namespaces).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -26,14 +26,14 @@ for suite in "${suites[@]}"; do
     printf '\n[test %3ds] %s\n' "$SECONDS" "$suite"
     status=0
     side_by_side=(-n "$(nproc)" --maxprocesses 4)
-    # Their workers mostly wait for one thing or another while they start: two files at a time, a cluster for each.
+    # Most of their time goes into waiting for workers to start: two files at a time, each with its own cluster.
     [[ $suite == tests/integration ]] && side_by_side=(-n 2 --dist loadfile)
-    # Nodes in network namespaces, and jobs: one after the other.
+    # These start nodes in network namespaces, and Ray jobs: one test after the other.
     [[ $suite == tests/cluster ]] && side_by_side=()
-    # A failed unit test does not hide what the integration tests have to say.
+    # The suites after a failed one run too, so that one run shows all failures.
     .venv/bin/python -m pytest "$suite" "${side_by_side[@]}" "${chosen[@]}" --timeout 900 --durations 8 "$@" || status=$?
     if ((status == no_tests_collected)); then
-        # A filter may select tests of one suite only.
+        # A filter such as -k may select tests of one suite only.
         empty=$((empty + 1))
     elif ((status != 0)); then
         failed=1

@@ -4,11 +4,11 @@
 
 Source: DeepSeek-R1 (arXiv 2501.12948v1, 2.3.1; v2, B.3.2): thousands of long chains, from few-shot prompting with a
 long chain as the example, from asking for answers with reflection and verification, and from R1-Zero's samples, made
-readable by a model. What the writer returns is checked again: an answer that it lost is dropped.
+readable by a model. What the writer returns is checked again: a sample that lost its answer is dropped.
 Hardware: a node of 8 GPUs of 80 GB for R1-Zero's samples; the writer is an OpenAI-compatible endpoint.
 Deliberately different: no human rewrites or reads the samples; the form is R1-Zero's tags, with the summary as the
 answer, so that the rewards of all stages read it; prompts are public ones.
-Undisclosed in R1, chosen here: the wording of what is asked, and how many samples of each source.
+Undisclosed in R1, chosen here: the wording of the instructions, and how many samples each source gives.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def recipe(
     """Called by `aha run recipes/cold_start.py`.
 
     zero: the R1-Zero model. url, writer: an OpenAI-compatible endpoint and its model; without one the data are
-    R1-Zero's readable samples as they are. prompts: of each source.
+    R1-Zero's readable samples as they are. prompts: how many each source gets.
     """
     base = RunConfig(
         model=ModelConfig(context_length=CONTEXT),
@@ -78,7 +78,7 @@ def recipe(
 
 
 def stages(zero: str, url: str, writer: str, prompts: int) -> tuple[list[Stage], str]:
-    """(the stages, "@" and the last one's name), for a recipe of one's own. Without a url, Zero's samples alone."""
+    """(the stages, "@" and the last one's name), for use in another recipe. Without a url: only Zero's samples."""
     questions = replace(PROMPTS, limit=prompts)
     zeros = Reject("zero_samples", zero, questions, RULES, ROLLOUT, READABLE)
     if not url:

@@ -3,11 +3,12 @@
     aha run recipes/dapo.py
 
 Source: DAPO (arXiv 2503.14476): 512 prompts x 16 samples, 16 updates a batch, clip 0.2/0.28, AdamW 1e-6 after a warm-up
-of 20 rollout batches; the last 4,096 of 20,480 tokens cost up to one point. Its main model is Qwen2.5-32B.
+of 20 rollout batches; completions that use the last 4,096 of 20,480 tokens lose up to one point. Its main model is
+Qwen2.5-32B.
 Hardware: one node of 8 GPUs of 80 GB: four learner ranks, four samplers.
 Deliberately different: a correct answer is worth 2 and a wrong one 0, where DAPO has 1 and -1 (the same advantages, as
-they are normalised); Qwen2.5-Math-7B's context of 4,096 tokens bounds the lengths, scaled down in proportion; what the
-sampler and the learner differ in is corrected by truncated importance weights (grpo.importance).
+they are normalised); Qwen2.5-Math-7B's context is 4,096 tokens, so all lengths are scaled down in proportion; the
+difference between sampler and learner is corrected by truncated importance weights (grpo.importance).
 """
 
 from rl.config import (
@@ -42,7 +43,7 @@ def recipe() -> RunConfig:
             RewardConfig("accuracy", weight=2.0),
             RewardConfig("soft_overlong", options=("max_tokens=3072", "cache_tokens=614")),
         ),
-        # The base model's end token is another than that of the chat template's turns.
+        # The base model's end token is not the one that ends a turn of the chat template.
         rollout=RolloutConfig(max_new_tokens=3072, stop=("<|im_end|>",)),
         grpo=GRPOConfig(
             steps=200,

@@ -2,13 +2,13 @@
 
     aha run recipes/distill_students.py student=qwen-7b data=/path/to/samples.jsonl
 
-Source: DeepSeek-R1 (arXiv 2501.12948v2) B.4.3 and table 6: 2-3 epochs, batch 64, context 32,768, the learning rate of
-each student falling to a tenth by cosine.
+Source: DeepSeek-R1 (arXiv 2501.12948v2) B.4.3 and table 6: 2-3 epochs, batch 64, context 32,768; each student's
+learning rate falls to a tenth by cosine.
 Hardware: one node of 8 GPUs of 80 GB up to 14B, four nodes for 32B and 70B.
 Deliberately different: R1's 800k samples are not public; the default is open-r1's Mixture-of-Thoughts, made by R1.
-Qwen2.5-Math has 4,096 positions: how DeepSeek came to 131,072 with the same rotary base is not said, so its students
-get 32,768 and a base of 300,000, as open-r1 did (Qwen2.5-Math-7B-RoPE-300k, AIME 2024 52.7). Llama-3.1-8B has no chat
-template and gets that of its Instruct model, not DeepSeek's own. Both: recipes/bases.py.
+Qwen2.5-Math has 4,096 positions. DeepSeek does not say how it reached 131,072 with the same rotary base, so these
+students get 32,768 and a base of 300,000, as in open-r1 (Qwen2.5-Math-7B-RoPE-300k, AIME 2024 52.7). Llama-3.1-8B has
+no chat template and gets that of its Instruct model, not DeepSeek's own. Both: recipes/bases.py.
 """
 
 from rl.config import DataConfig, GRPOConfig, LearnerConfig, ModelConfig, OptimConfig, RunConfig, SFTConfig

@@ -1,4 +1,4 @@
-"""Dr. GRPO on Qwen2.5-Math-7B: no division by length, none by the standard deviation, no KL.
+"""Dr. GRPO on Qwen2.5-Math-7B: GRPO without division by length or by the standard deviation, and without KL.
 
     aha run recipes/dr_grpo.py
 
@@ -6,8 +6,8 @@ Source: Understanding R1-Zero-Like Training (arXiv 2503.20783, github.com/sail-s
 temperature 1, learning rate 1e-6 constant, batch 128, 3,000 tokens, clip 0.2, KL 0, MATH levels 3 to 5; 43.3 on AIME
 2024 after 27 hours on 8 A100 of 40 GB. A step here is one rollout batch of 128 prompts, 8 updates of 128 samples.
 Hardware: one node of 8 GPUs of 80 GB: four learner ranks, four samplers.
-Deliberately different: OpenR1-Math-220k's problems in place of MATH's levels 3 to 5; what the sampler and the learner
-differ in is corrected by truncated importance weights (grpo.importance).
+Deliberately different: OpenR1-Math-220k's problems in place of MATH's levels 3 to 5; the difference between sampler
+and learner is corrected by truncated importance weights (grpo.importance).
 """
 
 from recipes.dapo import AIME_24, MATHS
@@ -31,7 +31,7 @@ def recipe() -> RunConfig:
         model=ModelConfig(path="Qwen/Qwen2.5-Math-7B", context_length=4096),
         prompts=MATHS,
         rewards=(RewardConfig("accuracy"),),
-        # The base model's end token is another than that of the chat template's turns.
+        # The base model's end token is not the one that ends a turn of the chat template.
         rollout=RolloutConfig(max_new_tokens=3000, stop=("<|im_end|>",)),
         grpo=GRPOConfig(
             steps=500,

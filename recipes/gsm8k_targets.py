@@ -1,10 +1,10 @@
-"""One question of distillation: which target teaches best? Three students, the same problems, three targets.
+"""Which target teaches a student best? Three students learn the same problems from three kinds of target.
 
     aha run recipes/gsm8k_targets.py                       Llama-3.1-8B-Instruct, taught by a distilled R1
     aha run recipes/gsm8k_targets.py student=... teacher=...
 
 After the GSM8K case study of a post on reasoning distillation: 1. the answer only, 2. the human's chain, 3. the
-teacher's chain, each by LoRA; accuracy against the length of the chain in the end.
+teacher's chain. Each is learnt with LoRA; in the end accuracy is compared with the length of the chain.
 Hardware: one node of 8 GPUs of 80 GB; the teacher's samples take most of the time.
 Deliberately different: the post's settings are not given in full, so learning rate and rank are common ones for LoRA;
 targets come in R1's form, so that one parser reads all three.
@@ -43,7 +43,7 @@ def recipe(
     teacher: str = "deepseek-ai/DeepSeek-R1-Distill-Llama-70B",
     problems: int = 0,
 ) -> Recipe:
-    """Called by `aha run recipes/gsm8k_targets.py`. problems: of the training set; 0 takes all."""
+    """Called by `aha run recipes/gsm8k_targets.py`. problems: how many of the training set; 0: all."""
     base = RunConfig(
         model=ModelConfig(context_length=4096, lora=LoraConfig(rank=16)),
         learner=LearnerConfig(ranks=4, zero_stage=3, micro_batch_tokens=16_384, gradient_checkpointing=True),

@@ -1,7 +1,7 @@
-"""See GRPO happen on two CPU cores: a 135-million-parameter model learns sums; sampled, it fails two of three before.
+"""See GRPO happen on two CPU cores: a 135-million-parameter model that fails two of three sums learns to do them.
 
 A short SFT cold start teaches the <think> and <answer> form on a few worked examples, as R1's cold start does; GRPO
-with accuracy and format rewards does the rest. Held-out sums are never trained on, neither here nor there.
+with accuracy and format rewards does the rest. Neither trains on the held-out sums.
 """
 
 from rl.config import (

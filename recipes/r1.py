@@ -6,15 +6,14 @@ Source: DeepSeek-R1 (arXiv 2501.12948v2): section 3, B.3 (data), B.4.2 (SFT), Na
 reward models). R1 is 671B; these are its numbers on a 32B model.
 Hardware: 6 nodes of 8 GPUs of 80 GB (32 learner ranks, 12 GPUs of samplers, one for each reward model), and the
 endpoint of a large model (R1: DeepSeek-V3) as writer and judge.
-Deliberately different: prompts are public ones (r1_reasoning.py, r1_general.py), not R1's, those of more than 4,000
-tokens left out; without writer_url the cold start takes R1-Zero's readable samples as they are, and general answers
+Deliberately different: prompts are public ones (r1_reasoning.py, r1_general.py), not R1's, and those of more than 4,000
+tokens are left out; without writer_url the cold start takes R1-Zero's readable samples as they are, and general answers
 have no chain; nobody rewrites samples by hand; the helpful model's pairs are of the SFT model's samples, judged once in
 each order (R1: four times, at random); the safety model learns BeaverTails' labels (R1: 106,000 responses of its own);
-both start from the SFT model; the last RL stage is two, since general prompts and preference rewards come in its last
-400 updates alone, and the optimiser starts anew between them; SFT reads up to 36,864 tokens (R1: 32,768), prompt and
-completion; AIME is asked in R1-Zero's form; what the sampler and the learner differ in is corrected by truncated
-importance weights. The mixture has table 5's quotas, but takes what the
-public prompts yield where that is less.
+both start from the SFT model; the last RL stage is two, since general prompts and preference rewards come only in its
+last 400 updates, and the optimiser starts anew between them; SFT reads up to 36,864 tokens (R1: 32,768), prompt and
+completion; AIME is asked in R1-Zero's form; the difference between sampler and learner is corrected by truncated
+importance weights. The mixture has table 5's quotas, or what the public prompts yield where that is less.
 Undisclosed in R1, chosen here: steps of the first RL stage, thresholds of the filters, how the rewards are scaled, how
 lengths of pairs are balanced, what share of the preference data is held out, samples per prompt by domain, which
 general requests get a chain.
@@ -82,10 +81,10 @@ def recipe(
     writer_url: str = "",
     writer: str = "deepseek-ai/DeepSeek-V3",
 ) -> Recipe:
-    """Called by `aha run recipes/r1.py`. zero: the R1-Zero model. helpful, safety: reward models that are there.
+    """Called by `aha run recipes/r1.py`. zero: the R1-Zero model. helpful, safety: reward models that exist.
 
-    Without them they are trained: the safety model always, the helpful one where judge_url names an OpenAI-compatible
-    endpoint, with judge the model there that compares responses (R1: DeepSeek-V3); else there is none.
+    Without them they are trained: the safety model always, the helpful one only if judge_url names an OpenAI-compatible
+    endpoint; judge is the model there that compares responses (R1: DeepSeek-V3).
     writer_url, writer: the endpoint and its model that make cold-start samples and chains for general answers.
     """
     trained = [*([] if helpful or not judge_url else _helpful(judge_url, judge)), *([] if safety else _safety())]
@@ -122,7 +121,7 @@ def recipe(
 
 
 def _prompts(task: str, limit: int = 0) -> DataConfig:
-    """Rows of a module of recipes/, as R1-Zero's template puts them."""
+    """Rows of a module of recipes/, in R1-Zero's template."""
     source = f"recipes.{task}"
     return DataConfig(source=source, template="r1_zero", limit=limit, unjudgeable="drop", long_prompts="drop")
 

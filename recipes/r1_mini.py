@@ -6,7 +6,7 @@
     reason -> picks -> mixed -> sft      rejection sampling, mixed with what needs no reasoning, SFT of the base
     sft -> chat_rm                       a preference model for greetings: pairs by a rule, trained from sft
     sft -> final                         RL over all domains, with the preference model in the last third
-    mixed -> student; student_base -> student_rl     a smaller model taught by the result, and its twin by RL alone
+    mixed -> student; student_base -> student_rl     a smaller model taught by the result; its twin with RL alone
 
 scale=laptop: SmolLM2-135M on sums, about an hour on two cores. scale=tiny: a million parameters on strings to reverse,
 minutes; what the tests run. ablations=true adds the claims that need runs of their own; reward_model=false leaves the
@@ -55,7 +55,7 @@ EXACT = RewardConfig("recipes.r1_tasks:exact", domains=("chat",))
 
 @dataclass(frozen=True)
 class Scale:
-    """What differs between the sizes. Tasks are functions of recipes/r1_tasks.py."""
+    """What differs between the two sizes. Tasks are functions of recipes/r1_tasks.py."""
 
     name: str
     base: RunConfig

@@ -3,10 +3,10 @@
     aha run recipes/r1_zero.py size=32b        size=7b for the smaller one
 
 Source: DeepSeek-R1 (arXiv 2501.12948v2), section 2 and B.4.1 (the 32B run on Qwen2.5-32B); its settings by name below.
-Hardware: 32b wants 6 nodes of 8 GPUs of 80 GB (32 learner ranks, 16 GPUs of samplers), 7b one.
+Hardware: 6 nodes of 8 GPUs of 80 GB for 32b (32 learner ranks, 16 GPUs of samplers), one such node for 7b.
 Deliberately different: R1's prompts are not public, so the prompts are those of OpenR1-Math-220k. The clip ratio of
-R1-Zero is undisclosed; PPO's 0.2 is used, and AdamW's usual settings. What the sampler and the learner differ in is
-corrected by truncated importance weights. A step here is one rollout batch of 16 updates, so 25 steps are R1's 400.
+R1-Zero is undisclosed; PPO's 0.2 is used, and AdamW's usual settings. The difference between sampler and learner
+is corrected by truncated importance weights. A step here is one rollout batch of 16 updates, so 25 steps are R1's 400.
 The paper found pure RL to fail on a dense 7B model of its own; for 7b it is an experiment.
 """
 
@@ -36,7 +36,7 @@ PROMPTS = DataConfig(
 def zero_grpo(lr: float = 2e-6, steps: int = 650) -> GRPOConfig:
     """R1's: 512 questions x 16 samples, 16 updates on each batch, KL 0.001, a new reference every 400 updates.
 
-    lr 2e-6 is that of the 32B run (B.4.1). 650 rollout batches are R1-Zero's 10,400 updates.
+    The learning rate of 2e-6 is that of the 32B run (B.4.1). 650 rollout batches are R1-Zero's 10,400 updates.
     """
     return GRPOConfig(
         steps=steps,

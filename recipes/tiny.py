@@ -1,6 +1,6 @@
 """The whole path in about a minute: a million-parameter model from random weights, SFT, then GRPO.
 
-It learns to reverse four digits. What the integration tests run; too small to show more than that the parts fit.
+It learns to reverse four digits. The integration tests run it. It is too small to show more than that the parts fit.
 """
 
 from rl.config import (

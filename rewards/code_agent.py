@@ -22,6 +22,8 @@ from collections.abc import Callable
 from typing import Any
 
 from rewards.code_child import (
+    Job,
+    RunningJob,
     _as_nodes,
     _call,
     _callee,
@@ -89,9 +91,14 @@ def _run_tests(job_fd: int, results_fd: int) -> None:
     job_fd, results_fd = map(os.dup, inherited)  # low numbers, which _fork closes in every child
     for fd in inherited:
         os.close(fd)
-    job = _take(job_fd)
-    # Only in a process namespace of its own may it kill all that there is.
-    job |= {"contained": os.readlink("/proc/self/ns/pid") != job["host_pids"], "children": []}
+    sent: Job = _take(job_fd)
+    job: RunningJob = {
+        **sent,
+        "first": compile(sent["starters"], "starters.py", "exec", dont_inherit=True),
+        # Only in a process namespace of its own may it kill all that there is.
+        "contained": os.readlink("/proc/self/ns/pid") != sent["host_pids"],
+        "children": [],
+    }
     _set_dumpable(0)
     _prepare(job)
     _report(results_fd, "ready", b"")
@@ -110,11 +117,11 @@ def _run_tests(job_fd: int, results_fd: int) -> None:
     os._exit(0)
 
 
-def _prepare(job: dict[str, Any]) -> None:
+def _prepare(job: RunningJob) -> None:
     """What every child shares: the program, or the modules that it will import, loaded once."""
     if job["binary"]:
         with open("program", "wb") as file:
-            file.write(job.pop("binary"))
+            file.write(job["binary"])
         os.chmod("program", 0o700)
     if job["kind"] != "io":
         import json  # noqa: F401
@@ -122,10 +129,9 @@ def _prepare(job: dict[str, Any]) -> None:
     for name in job["packages"]:
         try:
             __import__(name)
-        except Exception:  # the candidate's own import says why
+        except Exception:  # a package may raise anything while it loads; the candidate's own import then says why
             continue
-    job["starters"] = compile(job["starters"], "starters.py", "exec", dont_inherit=True)
-    exec(job["starters"], {})
+    exec(job["first"], {})
     gc.freeze()  # a child that ends need not look through, and so copy, what it has from here
     site.setquit()  # exit() and quit(), which programs call; python -S starts without them, and much sooner
 
@@ -137,7 +143,7 @@ def _set_dumpable(value: int) -> None:
         raise OSError("prctl(PR_SET_DUMPABLE) failed")
 
 
-def _run_calls(job: dict[str, Any], job_fd: int, results_fd: int) -> None:
+def _run_calls(job: RunningJob, job_fd: int, results_fd: int) -> None:
     """Tests of a function: one child makes all the calls; when it dies or hangs, a new one goes on behind that test."""
     tests = [_take(job_fd) for _ in range(job["count"])]
     found = {"tests": 0, "failures": 0}
@@ -165,7 +171,7 @@ def _run_calls(job: dict[str, Any], job_fd: int, results_fd: int) -> None:
             found["failures"] += 1
 
 
-def _check(job: dict[str, Any], job_fd: int) -> tuple[str, bytes]:
+def _check(job: RunningJob, job_fd: int) -> tuple[str, bytes]:
     """Run check() in one child and the candidate in another, which the first asks for values through pipes."""
     ask_read, ask_write = os.pipe()
     reply_read, reply_write = os.pipe()
@@ -181,7 +187,7 @@ def _check(job: dict[str, Any], job_fd: int) -> tuple[str, bytes]:
 
 
 def _fork(
-    job: dict[str, Any],
+    job: RunningJob,
     child: Callable[..., None],
     args: tuple[Any, ...],
     keep: tuple[int, ...] = (),
@@ -221,7 +227,7 @@ def _fork(
 
 
 def _watch(
-    job: dict[str, Any],
+    job: RunningJob,
     pid: int,
     out: int,
     error: int,
@@ -290,7 +296,7 @@ def _memory_mb() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE") >> 20
 
 
-def _clear(job: dict[str, Any]) -> None:
+def _clear(job: RunningJob) -> None:
     """Kill what the test left, and wait for it. Outside a sandbox: only the test's own sessions."""
     try:
         if job["contained"]:

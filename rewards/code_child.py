@@ -11,7 +11,53 @@ import marshal
 import os
 import sys
 from collections.abc import Callable
-from typing import Any
+from types import CodeType
+from typing import Any, TypedDict
+
+
+class Job(TypedDict):
+    """What the agent is sent (rewards/code_run.py): a program, the form of its tests, and its limits.
+
+    The agent reads it as a plain dict: nothing of ours can be imported in the sandbox.
+    kind: "io", "call" or "check". binary: of a program in C++, else empty. nodes: names of the classes whose objects
+    may go between candidate and check program. packages: those to load before the children start. path: where they are.
+    count: of tests. stop: at the first failure. output: bytes. host_pids: the process namespace outside the sandbox.
+    """
+
+    kind: str
+    entry_point: str
+    code: str
+    binary: bytes
+    setup: str
+    starters: str
+    nodes: list[str]
+    packages: list[str]
+    path: list[str]
+    count: int
+    stop: bool
+    test_s: float
+    memory_mb: int
+    recursion: int
+    output: int
+    host_pids: str
+
+
+class RunningJob(Job):
+    """The job in the agent. first: its starters, compiled. contained: it has a process namespace of its own.
+
+    children: the processes that the test at hand has started.
+    """
+
+    first: CodeType
+    contained: bool
+    children: list[int]
+
+
+class CheckTest(TypedDict):
+    """A test of the kind "check": a check program, and what is defined before it."""
+
+    program: str
+    starters: str
 
 
 def _take(fd: int) -> Any:
@@ -48,7 +94,7 @@ def _said(error: BaseException) -> str:
 # ------------------------------------------------------------------------------------------------ the candidate
 
 
-def _load(job: dict[str, Any], name: str) -> Callable[[str], Any]:
+def _load(job: RunningJob, name: str) -> Callable[[str], Any]:
     """Run the candidate's code as a module: what finds its functions, "f", "Solution.f" or "Solution().f".
 
     Before it come the starter names and the row's setup; what that defines by the entry point's name, as HumanEval's
@@ -58,7 +104,7 @@ def _load(job: dict[str, Any], name: str) -> Callable[[str], Any]:
     sys.modules[name] = module
     sys.argv = ["main.py"]
     sys.setrecursionlimit(job["recursion"])
-    exec(job["starters"], module.__dict__)
+    exec(job["first"], module.__dict__)
     exec(compile(job["setup"], "setup.py", "exec", dont_inherit=True), module.__dict__)
     if job["kind"] != "io":
         module.__dict__.pop(job["entry_point"].replace("()", "").partition(".")[0], None)
@@ -73,14 +119,14 @@ def _load(job: dict[str, Any], name: str) -> Callable[[str], Any]:
     return find
 
 
-def _program(job: dict[str, Any], out: int, test: Any) -> None:
+def _program(job: RunningJob, out: int, test: Any) -> None:
     """The candidate as a program from stdin to stdout."""
-    if "binary" not in job:
+    if job["binary"]:
         os.execv("./program", ["program"])
     _load(job, "__main__")
 
 
-def _callee(job: dict[str, Any], out: int, tests: list[Any]) -> None:
+def _callee(job: RunningJob, out: int, tests: list[Any]) -> None:
     """The candidate as a function: one report for each of the tests, which are its arguments."""
     import json
 
@@ -180,7 +226,7 @@ def _plain(value: Any) -> Any:
 # ------------------------------------------------------------------------------------------------ the check program
 
 
-def _serve(job: dict[str, Any], out: int, ask_read: int, reply_write: int) -> None:
+def _serve(job: RunningJob, out: int, ask_read: int, reply_write: int) -> None:
     """The candidate, for a check program: answer [name, arguments] with [error, value], line by line."""
     import json
 
@@ -204,12 +250,12 @@ def _serve(job: dict[str, Any], out: int, ask_read: int, reply_write: int) -> No
             _send(reply_write, *reply)
 
 
-def _classes(job: dict[str, Any], scope: dict[str, Any]) -> dict[str, type]:
+def _classes(job: Job, scope: dict[str, Any]) -> dict[str, type]:
     """The classes of a module whose objects may go between the two processes."""
     return {name: scope[name] for name in job["nodes"] if isinstance(scope.get(name), type)}
 
 
-def _checker(job: dict[str, Any], out: int, test: Any, ask_write: int, reply_read: int) -> None:
+def _checker(job: RunningJob, out: int, test: CheckTest, ask_write: int, reply_read: int) -> None:
     """Run the check program on a stand-in for the candidate; write "passed" when check() returns."""
     import json
 

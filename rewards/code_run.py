@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from rewards.code_agent import AGENT, START, frame, next_results
+from rewards.code_child import CheckTest, Job
 from rewards.code_starters import mentioned, node_classes, starters
 from rewards.code_tests import OUTPUT_BYTES
 from rewards.sandbox import ENOUGH, Limits, run
@@ -97,7 +98,7 @@ class Harness:
         own = [program.code, program.setup]
         checks = [*own, *cases] if program.kind == "check" else own
         paths = {str(path.parent) for name in self.packages for path in package_paths(name)}
-        job = {
+        job: Job = {
             "kind": program.kind, "entry_point": program.entry_point, "code": program.code, "binary": program.binary,
             "setup": program.setup, "starters": starters(own), "nodes": node_classes(program.setup),
             "packages": mentioned(self.packages, checks), "path": sorted(paths) if self.unsafe else [PACKAGES],
@@ -106,5 +107,6 @@ class Harness:
             "host_pids": os.readlink("/proc/self/ns/pid"),
         }  # fmt: skip
         if program.kind == "check":
-            return [job, *({"program": case, "starters": starters([program.setup, case])} for case in cases)]
+            tests: list[CheckTest] = [{"program": case, "starters": starters([program.setup, case])} for case in cases]
+            return [job, *tests]
         return [job, *(given for given, _ in cases)]

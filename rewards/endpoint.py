@@ -17,7 +17,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 from rewards.types import excerpt
 
@@ -30,11 +30,20 @@ MAX_RETRY_AFTER_S = 120.0
 """The longest Retry-After that the client obeys; a longer one is an error."""
 
 
-_KNOWN_FIELDS = frozenset((
-    "max_tokens", "max_completion_tokens", "temperature", "top_p", "seed", "response_format", "stop", "extra_body",
-    "reasoning_effort", "presence_penalty", "frequency_penalty",
-))  # fmt: skip
-"""What the client takes by name; a request's other fields go by its extra_body."""
+class Request(TypedDict, total=False):
+    """What a request asks for beside its messages: the fields that the client knows by name."""
+
+    max_tokens: int
+    max_completion_tokens: int
+    temperature: float
+    top_p: float
+    seed: int
+    response_format: Mapping[str, object]
+    stop: Sequence[str]
+    reasoning_effort: str
+    presence_penalty: float
+    frequency_penalty: float
+
 
 _FINISHES = {
     "stop": "stop", "eos": "stop", "eos_token": "stop", "end_turn": "stop", "stop_sequence": "stop", "end": "stop",
@@ -95,7 +104,7 @@ class Field(NamedTuple):
     """
 
     words: tuple[str, ...]
-    forms: tuple[Mapping[str, Any], ...]
+    forms: tuple[Request, ...]
 
 
 def length_field(limit: int) -> Field:
@@ -105,18 +114,22 @@ def length_field(limit: int) -> Field:
 
 
 def chat(
-    where: Endpoint, messages: Sequence[Mapping[str, str]], fields: Sequence[Field] = (), **settings: Any
+    where: Endpoint,
+    messages: Sequence[Mapping[str, str]],
+    fields: Sequence[Field] = (),
+    request: Request | None = None,
+    others: Mapping[str, object] | None = None,
 ) -> Answer:
-    """Ask once (POST /chat/completions). settings: the request's own, as temperature. fields: those with alternatives.
+    """Ask once (POST /chat/completions). fields: those with alternatives. request: the other ones that are known.
 
-    Raises NoAnswer.
+    others: fields by any name, known or not, which the user wants sent. Raises NoAnswer.
     """
     plain = Endpoint(where.base_url, where.model, where.api_key_env, where.timeout_s, where.retries)
     known = _TAKEN.setdefault((where.base_url, where.model), {})
     forms = {field.words: min(known.get(field.words, 0), len(field.forms) - 1) for field in fields}
     retries = 0
     while True:
-        sent = dict(settings)
+        sent: dict[str, object] = {**(request or {}), **(others or {})}
         for field in fields:
             sent |= field.forms[forms[field.words]]
         try:
@@ -155,15 +168,17 @@ class _ErrorBody(Exception):
         self.retries = retries
 
 
-def _ask(where: Endpoint, messages: Sequence[Mapping[str, str]], sent: dict[str, Any], retries: int) -> Answer:
+def _ask(where: Endpoint, messages: Sequence[Mapping[str, str]], sent: Mapping[str, object], retries: int) -> Answer:
     """One request, which the client sends again where its HTTP status says so, at most `retries` times."""
     from openai import APIStatusError, OpenAIError
 
     wanted: Any = list(messages)
-    sent["extra_body"] = {key: sent.pop(key) for key in set(sent) - _KNOWN_FIELDS} or None
+    known: Any = {key: value for key, value in sent.items() if key in Request.__annotations__}
+    unknown = {key: value for key, value in sent.items() if key not in known}  # the client sends them as they are
     try:
         again = client(where) if retries == where.retries else client(where).with_options(max_retries=retries)
-        raw = again.chat.completions.with_raw_response.create(model=where.model, messages=wanted, **sent)
+        create = again.chat.completions.with_raw_response.create
+        raw = create(model=where.model, messages=wanted, extra_body=unknown or None, **known)
     except APIStatusError as error:
         raise _Refused(str(error), of_form=error.status_code in (400, 422)) from error
     except OpenAIError as error:

@@ -24,9 +24,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from rewards.endpoint import Endpoint, Field, NoAnswer, chat, length_field
+from rewards.endpoint import Endpoint, Field, NoAnswer, Request, chat, length_field
 from rewards.extract import after_thinking, opens_thinking
 from rewards.types import CORRECT, WRONG, Score, excerpt, unparseable
 
@@ -240,7 +240,7 @@ def _ask(where: Judge, rules: str, text: str, choices: tuple[str, ...]) -> tuple
     rules = f"{rules}\n{FORM.format(choices=either)}"
     messages = [{"role": "system", "content": rules}, {"role": "user", "content": text}]
     try:
-        answer = chat(where, messages, _fields(where, choices), **where.extra)
+        answer = chat(where, messages, _fields(where, choices), others=where.extra)
     except NoAnswer as error:
         return None, f"the judge did not answer: {error}", 0, 0
     asked, said = answer.prompt_tokens, answer.completion_tokens
@@ -265,7 +265,7 @@ def _fields(where: Judge, choices: tuple[str, ...]) -> list[Field]:
         "additionalProperties": False,
     }
     enforced = {"type": "json_schema", "json_schema": {"name": "verdict", "schema": schema, "strict": True}}
-    forms: dict[str, dict[str, Any]] = {
+    forms: dict[str, Request] = {
         "json_schema": {"response_format": enforced},
         "json_object": {"response_format": {"type": "json_object"}},
         "none": {},

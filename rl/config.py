@@ -1,4 +1,4 @@
-"""Every knob, once: a frozen tree of dataclasses. Loads no torch.
+"""Every setting, defined once, in a tree of frozen dataclasses. Loads no torch.
 
 Batch arithmetic, in words (printed at the start of each run):
     prompts_per_step x group_size = rollouts per step;
@@ -28,12 +28,13 @@ def knob(  # type: ignore[no-untyped-def]
     before: object = None,
     in_key: Callable[[Any], str] = str,
 ):
-    """A config field: its default, one sentence with its unit, and its range (both ends allowed).
+    """A setting: its default, a sentence that explains it with its unit, and its range (both ends allowed).
 
-    The rest is for the keys of a recipe's stages (rl/workflow/stage_keys.py), which must not change without need.
-    keyed: False for a setting that changes nothing that its stage puts out; no key holds it.
-    before: the value at which a stage does what it did before the setting existed; at that value no key holds it.
-    in_key: how keys write the value.
+    The other arguments say how the setting enters a stage's key (rl/workflow/stage_keys.py). A stage whose key changes
+    runs again, so a key must not change without need.
+    keyed: False for a setting that does not affect what the stage produces. It is left out of the key.
+    before: the value with which a stage does what it did before the setting existed. It is left out of the key.
+    in_key: how the key writes the value.
     """
     metadata: dict[str, object] = {"help": help, "lo": lo, "hi": hi, "choices": tuple(choices)}
     metadata |= {"keyed": keyed, "before": before, "in_key": in_key}
@@ -43,13 +44,13 @@ def knob(  # type: ignore[no-untyped-def]
 
 
 def without_point(value: float) -> str:
-    """2.0 -> "2", and 0.0 as it is: so the keys of folders on disk have numbers of epochs."""
+    """2.0 -> "2", but 0.0 -> "0.0": the keys of folders that exist were made from epochs written so."""
     return str(value).removesuffix(".0") if value else str(value)
 
 
 @dataclass(frozen=True)
 class LoraConfig:
-    """Low-rank adapters (2106.09685) on frozen weights; merged into them in weight sync and export."""
+    """Low-rank adapters (arXiv 2106.09685) on frozen weights; weight sync and export merge them into the weights."""
 
     rank: int = knob(0, "Rank of the adapters; 0 trains all weights.", lo=0)
     alpha: float = knob(32.0, "An adapter's product is multiplied by alpha / rank.", lo=0)
@@ -66,10 +67,10 @@ class ModelConfig:
     path: str = knob("", "Hugging Face id or folder of a causal LM.")
     dtype: str = knob(
         "auto", "Compute precision of learner and sampler. auto: bfloat16 on GPUs and on CPUs with a unit for it, else "
-        "float32; what was begun keeps its precision. float16: on GPUs alone.",
+        "float32; a run that is resumed keeps its precision. float16: only on GPUs.",
         choices=("auto", "bfloat16", "float16", "float32"),
     )  # fmt: skip
-    context_length: int = knob(0, "Prompt plus completion limit, tokens; 0 takes the model's own.", lo=0)
+    context_length: int = knob(0, "Longest prompt and completion together, tokens; 0: the model's own limit.", lo=0)
     add_tokens: tuple[str, ...] = knob(
         (), "Tokens to add, for example <think>; not with LoRA. Their embeddings start as the mean of all others."
     )
@@ -78,29 +79,29 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where prompts or examples come from and how they are put to the model."""
+    """Where prompts or examples come from and how they are presented to the model."""
 
     source: str = knob("", "Hub id, a .jsonl/.json/.parquet/.csv file, or a task in Python as 'module:function'.")
-    subset: str = knob("", "Hub configuration name.")
-    split: str = knob("train", "Hub split.")
+    subset: str = knob("", "Name of the dataset's configuration on the Hub.")
+    split: str = knob("train", "Name of the dataset's split on the Hub.")
     prompt_field: str = knob("prompt", "Column with the question.")
-    answer_field: str = knob("answer", "Column with the reference answer; empty: there is none.")
-    answer_after: str = knob("", "The reference is what follows the last of this, as '####' in GSM8K; empty: all.")
+    answer_field: str = knob("answer", "Column with the reference answer; empty: the rows have none.")
+    answer_after: str = knob("", "The answer is what follows the last of this mark, as '####' in GSM8K; empty: all.")
     target_field: str = knob("target", "SFT only: column with the text to learn.")
     messages_field: str = knob(
-        "", "SFT only: column with whole conversations (lists of role and content) instead; needs template=chat."
+        "", "SFT only: column with conversations (lists of role and content) to learn instead; needs template=chat."
     )
-    text_field: str = knob("", "SFT only: column with documents instead; every token is learnt, no template.")
+    text_field: str = knob("", "SFT only: column with documents to learn instead, every token, with no template.")
     template: str = knob("r1_zero", "Prompt template: r1_zero, chat, plain, or a text with {prompt} in it.")
     system: str = knob("", "System message of the chat template.")
     limit: int = knob(0, "Use only the first rows of the source; 0 takes all.", lo=0)
-    shuffle: bool = knob(True, "Draw in an order that depends on seed and epoch; else in the source's order.")
+    shuffle: bool = knob(True, "Shuffle the rows anew in each epoch, by the seed; false: keep the source's order.")
     unjudgeable: str = knob(
-        "error", "Rows by whose reference answer no reward can give a verdict: stop and name them, or drop them.",
+        "error", "Rows whose reference answer no reward can judge by: stop and name them (error), or drop them.",
         choices=("error", "drop"),
     )  # fmt: skip
     long_prompts: str = knob(
-        "error", "Prompts that leave no room for a completion: stop and name the first, or drop them with a count.",
+        "error", "Prompts that leave no room for a completion: stop at the first (error), or drop and count them.",
         choices=("error", "drop"), before="error",
     )  # fmt: skip
 
@@ -111,60 +112,62 @@ MODEL = "model:"
 
 @dataclass(frozen=True)
 class RewardModelConfig:
-    """How a reward model runs: a sequence classifier with one logit, named by function=model:FOLDER_OR_HUB_ID."""
+    """How a reward model runs: a sequence classifier with one logit, chosen by function=model:FOLDER_OR_HUB_ID."""
 
     scores: str = knob(
-        "response", "It reads the whole response, or what follows the thinking (R1: safety and helpfulness).",
+        "response", "What it reads: the whole response (R1: safety) or what follows the thinking (R1: helpfulness).",
         choices=("response", "summary"),
     )  # fmt: skip
-    output: str = knob("logit", "The score: the logit, or its sigmoid, 0 to 1.", choices=("logit", "sigmoid"))
+    output: str = knob("logit", "The score: the logit, or its sigmoid (0 to 1).", choices=("logit", "sigmoid"))
     dtype: str = knob("bfloat16", "Compute precision.", choices=("bfloat16", "float32"))
     max_tokens: int = knob(
-        0, "Longer responses lose their end and are counted, tokens; 0: the model's own limit.", lo=0
+        0, "Longest question and response, tokens; longer ones lose their end and are counted; 0: as the model.", lo=0
     )
-    batch_tokens: int = knob(16384, "Most tokens of one forward pass, padding included.", lo=1)
-    device: str = knob("auto", "auto: as the other workers.", choices=("auto", "cpu", "gpu"))
-    gpus: float = knob(1.0, "GPUs reserved for it; a fraction shares one.", lo=0.01, hi=1)
+    batch_tokens: int = knob(16384, "Most tokens in one forward pass, padding included.", lo=1)
+    device: str = knob("auto", "What it runs on; auto: the same as the other workers.", choices=("auto", "cpu", "gpu"))
+    gpus: float = knob(1.0, "GPUs reserved for it; with a fraction it shares a GPU.", lo=0.01, hi=1)
 
 
 @dataclass(frozen=True)
 class RewardConfig:
-    """One part of the reward, and the rows and steps that it is for."""
+    """One part of the reward, and the rows and steps to which it applies."""
 
     function: str = knob(
         "",
-        "A reward of rewards/ by name (accuracy, format), 'module:function', or 'model:FOLDER, Hub id or @stage'.",
+        "A reward of rewards/ by name (accuracy), 'module:function', or 'model:' and a folder, Hub id or @stage.",
     )
     weight: float = knob(1.0, "The score is multiplied by this before the parts are added (R1, V2 eq. 4: equal).")
     options: tuple[str, ...] = knob(
-        (), "The function's own settings as name=value, each of its parameter's type, for example percent=lenient."
+        (), "The function's arguments as name=value, each of its parameter's type, for example percent=lenient."
     )
     timeout_s: float = knob(
         0.0,
-        "A sample that takes longer is killed, left out and counted, seconds; 0: 10, more for code and LLM judges.",
+        "Time limit of a sample, seconds; a longer call is killed and counted; 0: 10, more for code and LLM judges.",
         lo=0,
     )
-    name: str = knob("", "Name of the part in metrics and files; empty: the function's or the model's.")
-    domains: tuple[str, ...] = knob((), "Only rows of these domains get this reward; none named: all rows.")
+    name: str = knob("", "Name of this part in metrics and files; empty: the function's or the model's name.")
+    domains: tuple[str, ...] = knob((), "Only rows of these domains get this reward; empty: all rows do.")
     domain_field: str = knob("domain", "Column that holds a row's domain.")
     from_step: int = knob(
-        0, "Counts from this GRPO step on; -25: in the last 25 (R1: preferences in the last 400 of 1,700 updates)."
+        0, "First GRPO step that counts it; -25: the last 25 steps (R1: preferences, last 400 of 1,700 updates)."
     )
-    model: RewardModelConfig = knob(RewardModelConfig, "How function=model:... runs.")
+    model: RewardModelConfig = knob(RewardModelConfig, "How the reward model runs, for function=model:...")
 
 
 @dataclass(frozen=True)
 class ScoringConfig:
-    """Where rewards run: processes that are killed when a sample takes too long."""
+    """Where rewards run: in processes that are killed when a sample takes too long."""
 
     workers: int = knob(0, "Ray actors that run rewards; 0: one on each node of the cluster.", lo=0)
     processes: int = knob(
-        0, "Processes of each, started as needed: reward calls at once; 0: two for each of its node's cores.",
-        lo=0,
-    )  # fmt: skip
+        0, "Most processes of a worker, with one reward call at a time each; 0: two for each core of its node.", lo=0
+    )
     memory_gib: float = knob(8.0, "Address space of each process, GiB; a sample that needs more fails.", lo=0.5)
     max_unjudged_share: float = knob(
-        0.5, "Stop when a reward has no verdict (timed out or failed) on more than this share of a step.", lo=0, hi=1
+        0.5,
+        "Stop when a reward has no verdict (timed out or failed) on a larger share of a step's samples.",
+        lo=0,
+        hi=1,
     )
 
 
@@ -172,26 +175,28 @@ class ScoringConfig:
 class RolloutConfig:
     """How completions are sampled for training."""
 
-    temperature: float = knob(1.0, "Sampling temperature (R1: 1, its last stage 0.7).", lo=0.01, hi=5)
-    top_p: float = knob(1.0, "Nucleus mass; below 1 the learner's logprobs differ by the cut tail.", lo=0.01, hi=1)
-    max_new_tokens: int = knob(256, "Completion limit, tokens.", lo=1)
-    stop: tuple[str, ...] = knob((), "Texts that end a completion, beside the end token.")
-    staleness: int = knob(0, "How many policy versions a rollout may be old; 0 is synchronous.", lo=0, hi=0)
+    temperature: float = knob(1.0, "Sampling temperature (R1: 1; 0.7 in its last stage).", lo=0.01, hi=5)
+    top_p: float = knob(
+        1.0, "Probability mass of nucleus sampling; below 1, sampler and learner differ in logprobs.", lo=0.01, hi=1
+    )
+    max_new_tokens: int = knob(256, "Longest completion, tokens.", lo=1)
+    stop: tuple[str, ...] = knob((), "Texts that end a completion, in addition to the end token.")
+    staleness: int = knob(0, "How many policy versions old a rollout may be; 0 is synchronous.", lo=0, hi=0)
 
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """AdamW and its schedule. R1 discloses only learning rates; the rest are PyTorch's or named."""
+    """AdamW and its schedule. R1 discloses only learning rates; other defaults are PyTorch's or name their source."""
 
     lr: float = knob(1e-6, "Peak learning rate (R1-Zero: 3e-6).", lo=0, hi=1)
-    schedule: str = knob("constant", "After warm-up.", choices=("constant", "linear", "cosine"))
-    final_lr_share: float = knob(0.1, "Linear and cosine end at this share of the peak (R1's SFT: 0.1).", lo=0, hi=1)
-    warmup_steps: int = knob(0, "Linear warm-up, optimiser updates.", lo=0)
-    beta1: float = knob(0.9, "AdamW first moment.", lo=0, hi=0.9999)
-    beta2: float = knob(0.999, "AdamW second moment.", lo=0, hi=0.99999)
-    eps: float = knob(1e-8, "AdamW epsilon.", lo=0, hi=1)
-    weight_decay: float = knob(0.0, "AdamW decoupled weight decay.", lo=0, hi=1)
-    max_grad_norm: float = knob(1.0, "Gradients are clipped to this global norm; 0 leaves them.", lo=0)
+    schedule: str = knob("constant", "Learning rate after the warm-up.", choices=("constant", "linear", "cosine"))
+    final_lr_share: float = knob(0.1, "Share of the peak at which linear and cosine end (R1's SFT: 0.1).", lo=0, hi=1)
+    warmup_steps: int = knob(0, "Length of the linear warm-up, optimiser updates.", lo=0)
+    beta1: float = knob(0.9, "AdamW's decay of the first moment.", lo=0, hi=0.9999)
+    beta2: float = knob(0.999, "AdamW's decay of the second moment.", lo=0, hi=0.99999)
+    eps: float = knob(1e-8, "AdamW's epsilon.", lo=0, hi=1)
+    weight_decay: float = knob(0.0, "AdamW's decoupled weight decay.", lo=0, hi=1)
+    max_grad_norm: float = knob(1.0, "Gradients are clipped to this global norm; 0: not clipped.", lo=0)
 
 
 DIVERGENCES = ("forward", "reverse", "jsd")
@@ -212,27 +217,27 @@ class GRPOConfig:
     loss: str = knob("grpo", "Policy loss.", choices=LOSSES)
     clip_low: float = knob(0.2, "Ratios below 1 - this are clipped (PPO's 0.2; R1-Zero's is undisclosed).", lo=0)
     clip_high: float = knob(0.2, "Ratios above 1 + this are clipped (DAPO 0.28; R1's first RL stage 10).", lo=0)
-    dual_clip: float = knob(0.0, "Bound on ratio x |advantage| for negative advantages, above 1; 0 is off.", lo=0)
+    dual_clip: float = knob(0.0, "Largest ratio with a negative advantage (dual clip), above 1; 0: no bound.", lo=0)
     advantage: str = knob("group_std", "How rewards become advantages (R1: group_std).", choices=ADVANTAGES)
-    std_eps: float = knob(1e-4, "Added to the standard deviation (TRL: 1e-4).", lo=0)
+    std_eps: float = knob(1e-4, "Added to the standard deviation that divides (TRL: 1e-4).", lo=0)
     uniform_groups: str = knob(
         "keep",
         "Groups whose rewards are all equal: keep (they count in the denominator), drop, or refill (DAPO).",
         choices=("keep", "drop", "refill"),
     )
-    uniform_by: str = knob("", "Name of the reward that says so (DAPO: accuracy); empty: their sum.", before="")
-    max_refills: int = knob(4, "refill: at most this many extra rounds of sampling a step.", lo=0)
-    kl_coef: float = knob(0.001, "Weight of the KL to the reference (R1: 0.001); 0 loads no reference.", lo=0)
+    uniform_by: str = knob("", "Reward by which a group is uniform (DAPO: accuracy); empty: their sum.", before="")
+    max_refills: int = knob(4, "With refill: most extra rounds of sampling in a step.", lo=0)
+    kl_coef: float = knob(0.001, "Weight of the KL from the reference (R1: 0.001); 0: no reference is loaded.", lo=0)
     kl_estimator: str = knob("k3", "KL estimator (R1 and DeepSeekMath: k3 in the loss).", choices=KL_ESTIMATORS)
-    ref_refresh_steps: int = knob(400, "Copy the policy into the reference every so many updates (R1: 400).", lo=0)
-    teacher: str = knob("", "On-policy distillation: teacher with the same tokens, id, folder or @stage; empty: none.")
-    teacher_coef: float = knob(1.0, "Weight of log teacher - log policy, added to each token's advantage.", lo=0)
-    old_logprobs: str = knob("learner", "Denominator of the policy ratio.", choices=("learner", "sampler"))
-    importance: str = knob("token_truncate", "Sampler-learner correction (TIS).", choices=CORRECTIONS)
+    ref_refresh_steps: int = knob(400, "Updates until the policy becomes the reference (R1: 400); 0: never.", lo=0)
+    teacher: str = knob("", "On-policy distillation: Hub id, folder or @stage of a teacher with the same tokenizer.")
+    teacher_coef: float = knob(1.0, "Weight of (log teacher - log policy) in each token's advantage.", lo=0)
+    old_logprobs: str = knob("learner", "Whose logprobs are the ratio's denominator.", choices=("learner", "sampler"))
+    importance: str = knob("token_truncate", "Correction of the sampler-learner gap (TIS).", choices=CORRECTIONS)
     importance_cap: float = knob(2.0, "Largest importance weight (TIS; verl's threshold is 2).", lo=1)
-    overlong: str = knob("keep", "Truncated rollouts: keep or mask (DAPO's overlong filter).", choices=("keep", "mask"))
+    overlong: str = knob("keep", "Truncated rollouts: keep or mask (as DAPO does).", choices=("keep", "mask"))
     max_logprob_gap: float = knob(
-        0.0, "Stop when the mean |sampler - learner| logprob exceeds this, nats; 0: 1e-3 float32, 0.05 else.", lo=0
+        0.0, "Stop when the mean |sampler's - learner's logprob| exceeds it, nats; 0: 1e-3 float32, else 0.05.", lo=0
     )
     optim: OptimConfig = knob(OptimConfig, "Optimiser of this stage.")
 
@@ -247,36 +252,35 @@ class GRPOConfig:
 
 @dataclass(frozen=True)
 class DistillConfig:
-    """Distillation by distribution on the examples. Formulas: rl/algorithms/distill.py."""
+    """Distillation on the examples: learning a teacher's distribution. Formulas: rl/algorithms/distill.py."""
 
-    teacher: str = knob("", "Id, folder or @stage of the frozen teacher, of the same tokenizer; empty: none.")
+    teacher: str = knob("", "Hub id, folder or @stage of a frozen teacher with the same tokenizer; empty: none.")
     divergence: str = knob(
-        "forward", "From the teacher's distribution: forward KL, reverse KL, or Jensen-Shannon.",
-        choices=DIVERGENCES,
-    )  # fmt: skip
+        "forward", "Divergence from the teacher: forward KL, reverse KL, or Jensen-Shannon.", choices=DIVERGENCES
+    )
     cached: bool = knob(
         False,
-        "Learn the teacher's top logprobs that the rows carry (rl/data/teacher_logprobs.py), without a teacher; "
-        "forward only.",
+        "Learn from the teacher's top logprobs that the rows hold (rl/data/teacher_logprobs.py), with no teacher "
+        "loaded; for divergence=forward only.",
         before=False,
     )
-    jsd_beta: float = knob(0.5, "jsd: the teacher's share in the mixture (GKD).", lo=0.01, hi=0.99)
-    nll_coef: float = knob(0.0, "Weight of the examples' own NLL beside the divergence.", lo=0)
+    jsd_beta: float = knob(0.5, "With jsd: the teacher's share in the mixture (GKD).", lo=0.01, hi=0.99)
+    nll_coef: float = knob(0.0, "Weight of the examples' negative log-likelihood, added to the divergence.", lo=0)
 
 
 @dataclass(frozen=True)
 class SFTConfig:
-    """The SFT stage; steps=0 and epochs=0 leave it out."""
+    """The SFT stage. It is left out when steps and epochs are both 0."""
 
     steps: int = knob(0, "Optimiser updates.", lo=0)
     epochs: float = knob(0.0, "Passes over the examples, instead of steps (R1: 2 to 3).", lo=0, in_key=without_point)
-    examples_per_step: int = knob(32, "Examples of one update (R1: 128).", lo=1)
+    examples_per_step: int = knob(32, "Examples in one update (R1: 128).", lo=1)
     data: DataConfig = knob(DataConfig, "The examples.")
-    distill: DistillConfig = knob(DistillConfig, "A teacher's distribution to learn in place of the tokens.")
+    distill: DistillConfig = knob(DistillConfig, "Learning a teacher's distribution instead of the tokens.")
     eval_data: DataConfig = knob(DataConfig, "Held-out examples for the evaluation loss; no source: none.")
-    eval_every: int = knob(0, "Measure the evaluation loss after every so many updates; 0: before and after.", lo=0)
+    eval_every: int = knob(0, "Updates between measurements of the evaluation loss; 0: only before and after.", lo=0)
     overlong: str = knob(
-        "error", "Examples longer than the context: error, or drop and count.", choices=("error", "drop")
+        "error", "Examples longer than the context: stop (error), or drop and count them.", choices=("error", "drop")
     )
     optim: OptimConfig = knob(lambda: OptimConfig(lr=5e-5, schedule="cosine"), "Optimiser of this stage (R1: 5e-5).")
 
@@ -294,22 +298,22 @@ class EvalConfig:
     """Held-out evaluation through the samplers."""
 
     data: DataConfig = knob(DataConfig, "Held-out problems.")
-    every: int = knob(0, "Evaluate after every so many GRPO steps; 0: only before and after.", lo=0, keyed=False)
+    every: int = knob(0, "GRPO steps between evaluations; 0: only before and after training.", lo=0, keyed=False)
     samples: int = knob(4, "k: samples per problem for pass@1 and cons@k.", lo=1)
-    pass_at: tuple[int, ...] = knob((), "The k of pass@k, each at most samples; empty: 1, 2, 4 and so on, and all.")
+    pass_at: tuple[int, ...] = knob((), "Each k of pass@k, at most samples; empty: 1, 2, 4, ... and samples.")
     temperature: float = knob(1.0, "Sampling temperature of pass@1 (R1's protocol: 0.6).", lo=0.01, hi=5)
-    top_p: float = knob(1.0, "Nucleus mass (R1's protocol: 0.95).", lo=0.01, hi=1)
-    greedy: bool = knob(True, "Report greedy accuracy too.")
-    max_new_tokens: int = knob(0, "Completion limit, tokens; 0 takes rollout.max_new_tokens (R1: 32,768).", lo=0)
-    stop: tuple[str, ...] = knob((), "Texts that end a completion, beside rollout.stop and the end token.")
+    top_p: float = knob(1.0, "Probability mass of nucleus sampling (R1's protocol: 0.95).", lo=0.01, hi=1)
+    greedy: bool = knob(True, "Measure the accuracy of greedy decoding too.")
+    max_new_tokens: int = knob(0, "Longest completion, tokens; 0: rollout.max_new_tokens (R1: 32,768).", lo=0)
+    stop: tuple[str, ...] = knob((), "Texts that end a completion, in addition to rollout.stop and the end token.")
     instruction: str = knob(
-        "", "Put after each question on a line of its own, as 'Please reason step by step, ...' in R1's protocol."
+        "", "Text after each question, on its own line, as 'Please reason step by step, ...' in R1's protocol."
     )
-    shots: int = knob(0, "Worked examples before each question (R1: 0, few-shot hurts).", lo=0)
-    shots_data: DataConfig = knob(DataConfig, "Where they are drawn from, by the run's seed; no source: the prompts.")
+    shots: int = knob(0, "Worked examples before each question (R1: 0, since few-shot prompts hurt).", lo=0)
+    shots_data: DataConfig = knob(DataConfig, "Source of the worked examples, drawn by seed; none: the prompts.")
     shot: str = knob(
         "Question: {prompt}\nAnswer: {target}\n\\boxed{{answer}}",
-        "One example; the question is put the same way, up to {target} or {answer}.",
+        "Form of a worked example; the question has the same form, up to {target} or {answer}.",
     )
     contamination: str = knob(
         "warn", "Problems that share 10 words in a row with a training row: warn, error, or off.",
@@ -318,7 +322,7 @@ class EvalConfig:
 
     @property
     def ask(self) -> AskConfig:
-        """How its questions are put."""
+        """How evaluation questions are put to the model."""
         return AskConfig(self.instruction, self.shots, self.shots_data, self.shot)
 
 
@@ -330,86 +334,84 @@ class TeacherConfig:
     """An OpenAI-compatible endpoint that answers in place of the stage's model: rl/rollouts/teacher.py."""
 
     url: str = knob(
-        "", "Address of the endpoint, as https://host/v1; empty: sample the stage's own model.", keyed=False
+        "", "Address of the endpoint, like https://host/v1; empty: the stage's own model is sampled.", keyed=False
     )
-    model: str = knob("", "Its model, by the name in GET /models.", before="")
+    model: str = knob("", "Name of the endpoint's model, as GET /models gives it.", before="")
     api_key_env: str = knob(
-        "OPENAI_API_KEY", "Environment variable with the key; a vLLM server needs none.", keyed=False
+        "OPENAI_API_KEY", "Environment variable that holds the key; a vLLM server needs none.", keyed=False
     )
-    concurrency: int = knob(32, "Requests at one time.", lo=1, keyed=False)
-    timeout_s: float = knob(600.0, "One attempt may be silent for so long, seconds.", lo=0.01, keyed=False)
-    retries: int = knob(4, "A request that fails is sent again at most so often.", lo=0, keyed=False)
+    concurrency: int = knob(32, "Most requests at one time.", lo=1, keyed=False)
+    timeout_s: float = knob(600.0, "Longest silence in one attempt, seconds.", lo=0.01, keyed=False)
+    retries: int = knob(4, "How often a failed request is sent again.", lo=0, keyed=False)
     max_failed_share: float = knob(
-        0.1, "The run stops when more than this share of a chunk's samples have no answer.", lo=0, hi=1, keyed=False
+        0.1, "Stop when more than this share of a chunk's samples have no answer.", lo=0, hi=1, keyed=False
     )
     send_seed: bool = knob(True, "Send each sample's seed; false for endpoints that refuse the field.", before=True)
     without_thought: str = knob(
-        "keep", "Answers that come without a thought: keep (yield.json counts them) or drop.",
+        "keep", "Answers without a thought: keep them (yield.json counts them) or drop them.",
         choices=("keep", "drop"), before="keep",
     )  # fmt: skip
     prompt_price: float = knob(0.0, "USD per million prompt tokens, for yield.json; 0: not given.", lo=0, keyed=False)
-    completion_price: float = knob(
-        0.0, "USD per million completion tokens, the reasoning's included.", lo=0, keyed=False
-    )
+    completion_price: float = knob(0.0, "USD per million completion tokens, reasoning included.", lo=0, keyed=False)
 
 
 @dataclass(frozen=True)
 class AskConfig:
     """How a question is put to the model that is sampled. The rows that are kept hold the bare question.
 
-    R1's cold start collects long chains so, from worked examples and from an instruction to reflect and verify
-    (V1 2.3.1).
+    R1 collects the long chains of its cold start in this way: with worked examples, and with an instruction to reflect
+    and verify (V1 2.3.1).
     """
 
-    instruction: str = knob("", "Put after each question on a line of its own.")
+    instruction: str = knob("", "Text after each question, on its own line.")
     shots: int = knob(0, "Worked examples before each question.", lo=0)
-    shots_data: DataConfig = knob(DataConfig, "Where they are drawn from, by the run's seed.")
+    shots_data: DataConfig = knob(DataConfig, "Rows to draw the worked examples from, by the run's seed.")
     shot: str = knob(
         "Question: {prompt}\nAnswer: {target}",
-        "One example; the question is put the same way, up to {target} or {answer}.",
+        "Form of a worked example; the question has the same form, up to {target} or {answer}.",
     )
     form: str = knob(
-        "{prompt}", "What stands for the question: a text with {prompt}, and {target} and {answer} of the row, in it."
+        "{prompt}", "Text that replaces the question, with {prompt} in it; it may hold the row's {target} and {answer}."
     )
 
 
 @dataclass(frozen=True)
 class RejectConfig:
-    """Rejection sampling: how many samples, and which are kept. Filters: rewards/filters.py; 0 leaves one out.
+    """Rejection sampling: how many samples are drawn, and which are kept. Filters: rewards/filters.py; 0 turns one off.
 
-    R1 keeps correct samples only and drops mixed languages, long paragraphs and code blocks (V1 2.3.3); its thresholds
-    are undisclosed.
+    R1 keeps only correct samples, and drops those with mixed languages, long paragraphs or code blocks (V1 2.3.3). Its
+    thresholds are undisclosed.
     """
 
     samples: int = knob(8, "Samples per prompt.", lo=1)
-    keep: str = knob("first", "Which of a prompt's good samples.", choices=KEEPS)
-    max_kept: int = knob(1, "At most so many of a prompt; keep=all ignores it.", lo=1)
-    correct: bool = knob(True, "Only samples that the first reward calls correct.")
+    keep: str = knob("first", "Which of a prompt's samples to keep, of those that pass.", choices=KEEPS)
+    max_kept: int = knob(1, "Most samples kept of one prompt; keep=all ignores it.", lo=1)
+    correct: bool = knob(True, "Keep only samples that the first reward calls correct.")
     truncated: bool = knob(False, "Keep samples cut at the limit too.")
-    min_score: float = knob(-1e9, "Only samples whose weighted reward is at least this.")
+    min_score: float = knob(-1e9, "Keep only samples whose weighted reward is at least this.")
     max_solve_share: float = knob(
-        1.0, "Leave out prompts of which more than this share is correct: too easy to teach.", lo=0, hi=1
+        1.0, "Leave out prompts with a larger share of correct samples: too easy to teach anything.", lo=0, hi=1
     )
-    min_language_share: float = knob(0.0, "Least share of the chain's words in one language.", lo=0, hi=1)
+    min_language_share: float = knob(0.0, "Smallest share of the chain's words that is in one language.", lo=0, hi=1)
     max_paragraph_words: int = knob(0, "Longest paragraph of the chain, words.", lo=0)
-    no_code: bool = knob(False, "No fenced code block in the chain.")
+    no_code: bool = knob(False, "Drop samples with a fenced code block in the chain.")
     max_repeated_share: float = knob(0.0, "Largest share of repeated 10-grams.", lo=0, hi=1)
     min_tokens: int = knob(0, "Shortest completion, tokens.", lo=0)
     max_tokens: int = knob(0, "Longest completion, tokens.", lo=0)
     chunk_prompts: int = knob(
-        64, "Prompts sampled between two writes to disk; a kill loses at most these.", lo=1, keyed=False
+        64, "Prompts sampled between two writes to disk; a run that is killed loses at most these.", lo=1, keyed=False
     )
     top_logprobs: int = knob(
         0,
-        "Store so many logprobs at each token of kept samples, for sft.distill.cached; 0: none.",
+        "Top logprobs stored for each token of the kept samples, for sft.distill.cached; 0: none.",
         lo=0,
         hi=20,
         before=0,
     )
     ask: AskConfig = knob(
-        AskConfig, "Instruction and worked examples that the model gets with a question.", before=AskConfig()
+        AskConfig, "Instruction and worked examples that the model gets with each question.", before=AskConfig()
     )
-    teacher: TeacherConfig = knob(TeacherConfig, "An endpoint to sample from in place of the stage's model.")
+    teacher: TeacherConfig = knob(TeacherConfig, "An endpoint to sample instead of the stage's model.")
 
 
 @dataclass(frozen=True)
@@ -417,26 +419,26 @@ class MixPart:
     """One dataset of a mixture, read with prompt_field, answer_field and target_field."""
 
     data: DataConfig = knob(DataConfig, "The rows.")
-    quota: int = knob(0, "Rows wanted, drawn by seed without replacement; 0 takes all.", lo=0)
-    domain: str = knob("", "Written into the rows' domain column; empty keeps theirs.")
+    quota: int = knob(0, "Rows to draw, by the seed and without replacement; 0: all.", lo=0)
+    domain: str = knob("", "Value of the rows' domain column; empty: each row keeps its own.")
 
 
 @dataclass(frozen=True)
 class MixConfig:
-    """A mixture (R1's 800k: V2 table 5)."""
+    """A mixture of datasets (R1's 800,000 examples: V2 table 5)."""
 
     parts: tuple[MixPart, ...] = knob((), "The datasets.")
     against: tuple[DataConfig, ...] = knob((), "Evaluation sets: rows that share 10 words in a row are left out.")
-    deduplicate: bool = knob(True, "Leave out rows whose prompt and target were there before, but for white space.")
-    shuffle: bool = knob(True, "Mix the parts by the seed; else one after the other.")
-    short: str = knob("error", "A part with fewer rows than its quota.", choices=("error", "take"))
+    deduplicate: bool = knob(True, "Leave out rows that repeat an earlier prompt and target, white space aside.")
+    shuffle: bool = knob(True, "Shuffle all rows by the seed; false: one part after the other.")
+    short: str = knob("error", "If a part has fewer rows than its quota: stop, or take all.", choices=("error", "take"))
 
 
 @dataclass(frozen=True)
 class PreferConfig:
     """Preference pairs from samples: what is compared, who says which is better, which pairs are kept.
 
-    R1 (Nature, Methods) asks DeepSeek-V3 four times with the order at random, keeps clear differences, and balances
+    R1 (Nature, Methods) asks DeepSeek-V3 four times, in random order, keeps clear differences, and balances
     the lengths of chosen and rejected; its way of balancing is undisclosed.
     """
 
@@ -445,25 +447,27 @@ class PreferConfig:
         "",
         "Rule instead of a judge, 'module:function': f(first, second, *, prompt, answer, **columns) -> above 0: first.",
     )
-    base_url: str = knob("", "OpenAI-compatible endpoint of the judge, ends in /v1.")
-    judge: str = knob("", "The judge's model there.")
-    api_key_env: str = knob("OPENAI_API_KEY", "Variable with the key; vLLM needs none.", keyed=False)
-    timeout_s: float = knob(60.0, "Bound on one answer of the judge, seconds.", lo=1, keyed=False)
-    retries: int = knob(3, "Times that a failed call is sent again.", lo=0, keyed=False)
-    cache: str = knob(
-        "runs/llm_judge.sqlite", "SQLite file of the judge's answers: nothing is asked twice.", keyed=False
+    base_url: str = knob("", "Address of the judge's OpenAI-compatible endpoint; it ends in /v1.")
+    judge: str = knob("", "Name of the judge's model at that endpoint.")
+    api_key_env: str = knob(
+        "OPENAI_API_KEY", "Environment variable that holds the key; a vLLM server needs none.", keyed=False
     )
-    pairs_per_prompt: int = knob(1, "Pairs of a prompt's samples to compare, drawn by the seed; 0 takes all.", lo=0)
+    timeout_s: float = knob(60.0, "Longest wait for one answer of the judge, seconds.", lo=1, keyed=False)
+    retries: int = knob(3, "How often a failed request is sent again.", lo=0, keyed=False)
+    cache: str = knob(
+        "runs/llm_judge.sqlite", "SQLite file that keeps the judge's answers: nothing is asked twice.", keyed=False
+    )
+    pairs_per_prompt: int = knob(1, "Pairs of each prompt's samples to compare, drawn by the seed; 0: all.", lo=0)
     balance_lengths: bool = knob(
         True, "Keep equally many pairs whose chosen response is the longer and the shorter one."
     )
     scores: str = knob(
-        "response", "Whose length: of the whole response, or of what follows the thinking; as the reward model reads.",
+        "response", "Which length to balance: the whole response's, or only that of what follows the thinking.",
         choices=("response", "summary"), before="response",
     )  # fmt: skip
-    domain: str = knob("", "Written into the rows' domain column; empty keeps theirs.")
+    domain: str = knob("", "Value of the rows' domain column; empty: each row keeps its own.")
     chunk_prompts: int = knob(
-        64, "Prompts compared between two writes to disk; a kill loses at most these.", lo=1, keyed=False
+        64, "Prompts compared between two writes to disk; a run that is killed loses at most these.", lo=1, keyed=False
     )
 
 
@@ -474,30 +478,30 @@ class RewardTrainConfig:
     """
 
     kind: str = knob(
-        "pairwise", "pairwise: chosen and rejected (R1: helpful); pointwise: a response and its label (R1: safety).",
+        "pairwise", "pairwise: chosen and rejected response (R1: helpfulness); pointwise: one with label (R1: safety).",
         choices=("pairwise", "pointwise"),
     )  # fmt: skip
     scores: str = knob(
-        "response", "It reads the whole response, or what follows the thinking (R1: safety and helpfulness).",
+        "response", "What it reads: the whole response (R1: safety) or what follows the thinking (R1: helpfulness).",
         choices=("response", "summary"),
     )  # fmt: skip
     data: DataConfig = knob(DataConfig, "The rows; prompt_field is the question.")
     chosen_field: str = knob("chosen", "pairwise: column with the better response.")
     rejected_field: str = knob("rejected", "pairwise: column with the worse response.")
     response_field: str = knob("response", "pointwise: column with the response.")
-    label_field: str = knob("label", "pointwise: column that is true or 1 for a good (safe) response, else false or 0.")
-    eval_data: DataConfig = knob(DataConfig, "Held-out rows; no source: held_out_share of the data.")
+    label_field: str = knob("label", "pointwise: column with true or 1 for a good (safe) response, else false or 0.")
+    eval_data: DataConfig = knob(DataConfig, "Held-out rows; without a source: held_out_share of the data.")
     held_out_share: float = knob(
-        0.05, "Share of the questions, with all their rows, kept for the accuracy.", lo=0, hi=0.5
+        0.05, "Share of the questions that is held out, with all their rows, to measure accuracy.", lo=0, hi=0.5
     )
     steps: int = knob(0, "Optimiser updates; 0: as many as epochs need.", lo=0)
     epochs: float = knob(1.0, "Passes over the rows (R1: 1).", lo=0)
     rows_per_step: int = knob(256, "Pairs, or labelled responses, of one update (R1: 256).", lo=1)
     max_tokens: int = knob(
-        8192, "Longer ones lose their end and are counted, tokens (R1: 8,192; no limit when it scores).", lo=8
+        8192, "Longest question and response, tokens; longer ones lose their end and are counted (R1: 8,192).", lo=8
     )
     eval_every: int = knob(
-        0, "Measure held-out accuracy after every so many updates too; 0: before and after.", lo=0, keyed=False
+        0, "Updates between measurements of held-out accuracy; 0: only before and after.", lo=0, keyed=False
     )
     optim: OptimConfig = knob(lambda: OptimConfig(lr=6e-6), "Optimiser (R1: 6e-6; its schedule is undisclosed).")
 
@@ -508,33 +512,33 @@ class RewardTrainConfig:
 
 @dataclass(frozen=True)
 class LearnerConfig:
-    """The DeepSpeed side."""
+    """The learner, which runs DeepSpeed."""
 
     ranks: int = knob(1, "Data-parallel learner processes.", lo=1)
     zero_stage: int = knob(1, "DeepSpeed ZeRO stage.", lo=0, hi=3)
     dither: bool = knob(
-        True, "bfloat16, float16: spread the float32 copy of the weights inside their rounding cells once, at the "
-        "start, so that small updates are not lost (rl/workers/learner/dither.py).",
+        True, "In bfloat16 and float16: spread the float32 copy of the weights once, at the start, within what rounds "
+        "to the same weights, so that small updates are not lost (rl/workers/learner/dither.py).",
         before=False,
     )  # fmt: skip
     micro_batch_tokens: int = knob(4096, "Most tokens in a micro-batch, padding included.", lo=8)
     layout: str = knob(
-        "auto", "rows: similar lengths padded; packed: one varlen row; auto: packed on GPUs, rows on CPUs.",
+        "auto", "rows: similar lengths, padded; packed: all in one row; auto: packed on GPUs, rows on CPUs.",
         choices=("auto", "rows", "packed"),
     )  # fmt: skip
-    logprob_chunk_tokens: int = knob(1024, "Tokens whose logits exist at once.", lo=1)
-    gradient_checkpointing: bool = knob(False, "Recompute activations in backward: less memory, a third more work.")
-    threads: int = knob(0, "CPU threads of a rank; 0 shares the node's cores among its ranks.", lo=0)
+    logprob_chunk_tokens: int = knob(1024, "Tokens whose logits are in memory at once.", lo=1)
+    gradient_checkpointing: bool = knob(False, "Recompute activations going backward: less memory, a third more work.")
+    threads: int = knob(0, "CPU threads of a rank; 0: the node's cores, divided among its ranks.", lo=0)
     sequence_parallel: int = knob(
         1,
-        "Neighbouring ranks that share each micro-batch, a slice of its tokens each (Ulysses); in SFT alone.",
+        "Neighbouring ranks that share each micro-batch, each a slice of its tokens (Ulysses); for SFT only.",
         lo=1,
         before=1,
     )
 
     @property
     def data_parallel(self) -> int:
-        """Groups of ranks that have micro-batches of their own."""
+        """How many groups of ranks there are; each has its own micro-batches."""
         return self.ranks // self.sequence_parallel
 
     def layout_on(self, *, gpu: bool) -> str:
@@ -546,31 +550,31 @@ class LearnerConfig:
 
 @dataclass(frozen=True)
 class SamplerConfig:
-    """The vLLM side."""
+    """The samplers, which run vLLM."""
 
-    count: int = knob(1, "Sampler actors.", lo=1)
+    count: int = knob(1, "Number of samplers.", lo=1)
     tensor_parallel: int = knob(1, "GPUs of one sampler.", lo=1)
-    max_sequences: int = knob(256, "Sequences decoded at once in a sampler.", lo=1)
+    max_sequences: int = knob(256, "Most sequences that a sampler decodes at once.", lo=1)
     kv_cache_gib: float = knob(1.0, "KV cache of a CPU sampler, GiB.", lo=0.01)
     gpu_memory_share: float = knob(0.9, "Share of a GPU's memory for a GPU sampler.", lo=0.05, hi=0.98)
-    enforce_eager: bool = knob(True, "Run without graph capture: starts faster.")
+    enforce_eager: bool = knob(True, "Capture no CUDA graphs, which makes the start faster.")
     prefix_caching: bool = knob(True, "Share the prompt's KV cache among the samples of a group.")
-    threads: int = knob(0, "CPU threads; 0 shares the node's cores among its samplers.", lo=0)
+    threads: int = knob(0, "CPU threads of a sampler; 0: the node's cores, divided among its samplers.", lo=0)
     deterministic: bool = knob(True, "Prompts go to samplers by number, so that a resumed run repeats itself.")
 
 
 @dataclass(frozen=True)
 class ClusterConfig:
-    """Ray and the bounds on every wait."""
+    """Ray, and the limits of every wait."""
 
-    address: str = knob("", "Ray address; empty starts a local cluster (or joins RAY_ADDRESS).")
+    address: str = knob("", "Ray address; empty: start a local cluster (or join RAY_ADDRESS).")
     device: str = knob("auto", "What the workers run on.", choices=("auto", "cpu", "gpu"))
     cpus_per_worker: float = knob(0.5, "CPUs reserved in Ray for each learner rank and sampler.", lo=0)
     weight_transfer: str = knob(
         "auto", "auto: nccl between GPUs, bucket (through Ray's object store) on CPUs.",
         choices=("auto", "bucket", "nccl", "ipc"),
     )  # fmt: skip
-    bucket_mib: int = knob(64, "Weights travel in buckets of at most this, MiB.", lo=1)
+    bucket_mib: int = knob(64, "Largest bucket in which weights are sent, MiB.", lo=1)
     start_timeout_s: float = knob(
         0, "Bound on starting the cluster or one worker, seconds; 0: 300 on CPUs, 1800 on GPUs, where a first start "
         "compiles kernels and graphs.", lo=0,
@@ -591,18 +595,18 @@ class ClusterConfig:
 class CheckpointConfig:
     """Checkpoints for resuming, in <run>/checkpoints."""
 
-    every: int = knob(10, "Save after every so many steps; the last step is always saved.", lo=1)
-    keep: int = knob(2, "Keep the last n, and the best by held-out pass@1.", lo=1)
+    every: int = knob(10, "Steps between checkpoints; the last step is always saved.", lo=1)
+    keep: int = knob(2, "How many of the latest to keep; the best by held-out pass@1 is kept too.", lo=1)
 
 
 @dataclass(frozen=True)
 class TrackConfig:
-    """What is shown and written."""
+    """What is shown, and what is recorded."""
 
-    wandb: str = knob("offline", "W&B.", choices=("off", "offline", "online"))
+    wandb: str = knob("offline", "W&B; offline: into files, for later upload.", choices=("off", "offline", "online"))
     project: str = knob("aha", "W&B project.")
     tensorboard: bool = knob(False, "Write TensorBoard event files to <run>/tensorboard.")
-    gauges: bool = knob(True, "Show each metric as a Ray gauge too, for Ray's Prometheus and Grafana.")
+    gauges: bool = knob(True, "Also show each metric as a Ray gauge, for Ray's Prometheus and Grafana.")
     rollouts: bool = knob(True, "Write every rollout with its reward parts to <run>/rollouts.")
 
 
@@ -633,7 +637,7 @@ class RunConfig:
 
     @property
     def gap_limit(self) -> float:
-        """Largest tolerated mean |sampler - learner| logprob, nats."""
+        """Largest mean difference between sampler's and learner's logprobs that a run tolerates, nats."""
         return self.grpo.max_logprob_gap or (1e-3 if self.model.dtype == "float32" else 0.05)
 
     def batch_arithmetic(self) -> str:

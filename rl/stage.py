@@ -12,9 +12,9 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar, cast
 
-from rl.config import MODEL, AskConfig, DataConfig, GRPOConfig, RewardConfig, RunConfig, TeacherConfig, knob
+from rl.config import MODEL, AskConfig, DataConfig, EvalConfig, GRPOConfig, RewardConfig, RunConfig, TeacherConfig, knob
 
 MAKES_MODEL, MAKES_DATA, MAKES_SAMPLES, MAKES_REWARD_MODEL, MAKES_NUMBERS = (
     "model", "data", "samples", "reward model", "numbers",
@@ -69,8 +69,8 @@ class Stage:
 
     @property
     def held_out(self) -> DataConfig:
-        """The problems that it evaluates on; without a source there are none."""
-        return DataConfig()
+        """The problems that it evaluates on: those of its field `evaluation`. Without a source there are none."""
+        return _own(self, "evaluation", EvalConfig()).data
 
     @property
     def kept_free_of(self) -> tuple[DataConfig, ...]:
@@ -79,8 +79,9 @@ class Stage:
 
     @property
     def called_rewards(self) -> tuple[RewardConfig, ...]:
-        """The rewards that it asks."""
-        return ()
+        """The rewards that it calls: those of its field `rewards`."""
+        no_rewards: tuple[RewardConfig, ...] = ()
+        return _own(self, "rewards", no_rewards)
 
     @property
     def ask(self) -> AskConfig | None:
@@ -150,6 +151,14 @@ class Stage:
         at: an rl.context.StageRun. Its class knows what a stage is, so it is not named here: imports only go down.
         """
         raise NotImplementedError
+
+
+_T = TypeVar("_T")
+
+
+def _own(stage: Stage, field: str, default: _T) -> _T:
+    """The value of the stage's field; the default for a kind of stage that has no such field."""
+    return cast(_T, vars(stage).get(field, default))
 
 
 @dataclass(frozen=True)

@@ -5,15 +5,15 @@
 #   aha submit RECIPE --address http://127.0.0.1:8265 ...      on the head; from elsewhere: ssh -L 8265:localhost:8265
 #   bash launch/cluster/start-ray.sh --stop 10.0.0.1 10.0.0.2 10.0.0.3
 #
-# Name the machines by the addresses that they shall talk over (with several interfaces: the fast ones). Each has this
-# repository at the same path, with its .venv (bash launch/setup.sh). The token is made on the head, and copied.
+# Name the machines by the addresses over which they are to talk (with several interfaces: the fast ones). On each, this
+# repository is at the same path, with its .venv (bash launch/setup.sh). The head makes the token; it is copied to all.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 readonly port=6379
 ssh_options=(-o BatchMode=yes -o ConnectTimeout=20)
-remote() { # ADDRESS COMMAND: runs it in this folder there, within .venv
-    # shellcheck disable=SC2029 # the folder is named here, for there
+remote() { # ADDRESS COMMAND: runs the command on that machine, in this folder, with .venv active
+    # shellcheck disable=SC2029 # the folder's name is filled in here on purpose
     ssh "${ssh_options[@]}" "$1" "cd ${PWD@Q} && source .venv/bin/activate && export RAY_AUTH_MODE=token && $2"
 }
 

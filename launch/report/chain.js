@@ -1,4 +1,4 @@
-// The stages of a recipe in their order, with arcs from what each reads.
+// The table of a recipe's stages in their order. An arc leads to each stage from every stage that it reads.
 const ROLES = { model: ["model", "s1"], data: ["data", "s3"], teacher: ["teacher", "s4"], reward: ["reward", "s5"], measured: ["measured", "s6"] };
 const STATES = { done: "done", begun: "begun", new: "not yet run" };
 
@@ -34,11 +34,11 @@ function chainSection() {
   });
   const roles = [...new Set(page.chain.filter((s) => s.kind !== "Compare").flatMap((s) => s.inputs.map((i) => i.role)))];
   const keys = roles.map((r) => el("span", null, svg("svg", { width: 16, height: 10, "aria-hidden": "true" }, svg("path", { class: `arc ${ROLES[r][1]}`, d: "M0 5H16" })), ROLES[r][0]));
-  const old = page.left_out.length ? el("p", { class: "note" }, `Left out, made with other settings than the recipe has now: ${page.left_out.join(", ")}.`) : null;
+  const old = page.left_out.length ? el("p", { class: "note" }, `Not shown, because their settings are no longer those of the recipe: ${page.left_out.join(", ")}.`) : null;
   return section("chain", "Stages", "In the order they run. The arcs lead from a stage to those that read it.", el("div", { class: "phases apart" }, keys), box, old);
 }
 
-// A row is as high as its texts need, so the arcs are drawn after the table is.
+// The height of a row depends on its text, so the arcs can only be drawn once the table has been laid out.
 function drawArcs(arcs, rows) {
   const table = rows[0].closest("table");
   const width = rows[0].cells[0].offsetWidth;

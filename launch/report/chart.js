@@ -1,6 +1,6 @@
-// Line charts with a crosshair that all charts of a stage share. of: {name, runs}, whose points are drawn.
-const smoothing = { window: 1 }; // points; 0: as many as suit each line
-const cursors = new Map(); // of's name and x axis ("grpo", "sft") -> Set of functions that show a step, or null
+// Line charts. All charts of a stage share one crosshair. of: {name, runs}, the runs whose points are drawn.
+const smoothing = { window: 1 }; // points in each mean; 0: chosen for each line by its length
+const cursors = new Map(); // "name of the runs:x axis" -> functions of its charts that show a step (null: none)
 const axisOf = (key) => (key.startsWith("eval:") ? "grpo" : key.slice(0, key.indexOf(":")));
 
 function pointAt(axis, step) {
@@ -15,7 +15,7 @@ function xEnd(axis, of) {
   return end;
 }
 
-// Mean over `window` points around each, over those that there are at the ends.
+// For each point, the mean of the `window` points around it; near the ends, of as many as there are.
 function smooth(y, window) {
   const reach = Math.floor(window / 2);
   const sums = [0];
@@ -54,7 +54,7 @@ function extent(lines, form) {
   return [low === 0 ? 0 : low - pad, high === 0 ? 0 : high + pad];
 }
 
-// One line for each curve and run. With two runs the colour is the run and the dash the curve.
+// One line for each curve and run. With two runs, the colour tells the run and the dashes tell the curve.
 function linesOf(chart, of) {
   const out = [];
   chart.curves.forEach((curve, c) => {
@@ -80,7 +80,7 @@ function key(line) {
   return svg("svg", { width: 16, height: 10, "aria-hidden": "true" }, mark);
 }
 
-// With two runs and several curves: an item a curve, with the values of both runs in their colours.
+// The legend. With two runs and several curves it has an item for each curve, with both runs' values in their colours.
 function items(chart, lines, names, values) {
   if (!two && lines.length === 1) return [el("span", { class: "item" }, values)];
   if (!two || chart.curves.length === 1) return lines.map((l, i) => el("span", { class: "item" }, key(l), el("span", null, names[i]), values[i]));
@@ -110,7 +110,7 @@ function summary(chart, lines) {
   return `${chart.title}. ${parts.join("; ")}. Arrow keys move along the steps.`;
 }
 
-// Window of a line of n points that nobody chose: a line of some 24 bends.
+// The window for a line of n points until the reader chooses one: the smoothed line then has about 24 bends.
 const calm = (n) => (n >= 24 ? 2 * Math.floor(n / 24) + 1 : 1);
 
 function lineChart(chart, height = 132, of = page) {

@@ -24,7 +24,7 @@ class Chart:
     curves: list[Curve]
 
 
-# (section, chart, form, hint, [(label, metric pattern)]); "*" in a label is what the pattern's "*" stands for.
+# (section, chart, form, hint, [(label, metric pattern)]). A label "*" is replaced by what the pattern's "*" matched.
 Spec = tuple[str, str, str, str, list[tuple[str, str]]]
 WEIGHTS_MOVED = (
     "Share of the weights in compute precision that an update changed. The others rounded back to what they were: near "
@@ -39,10 +39,10 @@ GRPO: list[Spec] = [
         [("median", "rollout/length_p50"), ("90th percentile", "rollout/length_p90"), ("longest", "rollout/length_max"),
          ("mean", "rollout/length_mean")],
     ),
-    ("Completions", "Cut at the limit", "share", "Completions that ran out of room.",
+    ("Completions", "Cut at the limit", "share", "Completions cut off at the token limit.",
      [("truncated", "rollout/truncated_share")]),
     ("Completions", "Length percentiles", "number", "Tokens of a completion.", [("*", "emergence/length_p*")]),
-    ("Completions", "Reflective words", "number", "Wait, check, however and the like: doubt, put into words.",
+    ("Completions", "Reflective words", "number", "Words such as wait, check and however, which express doubt.",
      [("per response", "emergence/reflective_words"), ("per 1,000 words", "emergence/reflective_per_1000_words"),
       ("verification phrases", "emergence/verification")]),
     ("Completions", "Responses that reflect", "share", "Those with at least one such word or phrase.",
@@ -50,7 +50,7 @@ GRPO: list[Spec] = [
     ("Completions", "Each reflective word", "number", "Mean count in a response.", [("*", "emergence/words/*")]),
     ("Completions", "Language consistency", "share", "Share of the thinking in the target language.",
      [("consistency", "reward/language_consistency"), ("mixing", "emergence/language_mixing")]),
-    ("Completions", "Repeats", "share", "Samples equal to another of their group; text that repeats itself.",
+    ("Completions", "Repeats", "share", "Samples that equal another of their group, and text that repeats itself.",
      [("duplicates", "samples/duplicate_share"), ("repeated text", "watch/repeated_text")]),
     ("Completions", "Sampler's confidence", "number", "Mean log-probability of a sampled token, nats.",
      [("logprob", "rollout/logprob_mean")]),
@@ -59,11 +59,11 @@ GRPO: list[Spec] = [
         [("uniform", "groups/uniform_share"), ("all correct", "groups/all_correct_share"),
          ("none correct", "groups/none_correct_share")],
     ),
-    ("Groups", "Groups trained on", "number", "After dropping or refilling dead ones.",
+    ("Groups", "Groups trained on", "number", "Groups left after dead ones were dropped or replaced.",
      [("trained", "groups/trained"), ("sampled", "groups/count")]),
-    ("Policy", "Entropy", "number", "Of the next token, nats. Near zero the policy explores no more.",
+    ("Policy", "Entropy", "number", "Entropy of the next token, nats. Near zero, the policy no longer explores.",
      [("entropy", "entropy")]),
-    ("Policy", "KL", "number", "From the reference, and between sampler and learner; nats per token.",
+    ("Policy", "KL", "number", "KL from the reference, and between sampler and learner; nats per token.",
      [("reference", "kl"), ("sampler", "kl_sampler")]),
     ("Policy", "Clipped tokens", "share", "Share of tokens whose ratio was clipped.",
      [("above", "clip_share_high"), ("below", "clip_share_low"), ("dual", "clip_share_dual")]),
@@ -72,21 +72,21 @@ GRPO: list[Spec] = [
     ("Sampler and learner", "Gap", "number", "Mean difference of their log-probabilities of the same tokens, nats.",
      [("mean", "gap/mean")]),
     ("Sampler and learner", "Largest gap", "number", "Over all tokens of the step, nats.", [("largest", "gap/max")]),
-    ("Sampler and learner", "Importance weight", "number", "Correction of that gap; 1 when they agree.",
+    ("Sampler and learner", "Importance weight", "number", "Weight that corrects the gap; 1 where the two agree.",
      [("weight", "importance_weight")]),
     ("Sampler and learner", "Corrected tokens", "share", "Tokens whose weight was truncated or masked.",
      [("truncated", "importance_truncated"), ("masked", "importance_masked")]),
-    ("Optimiser", "Gradient norm", "number", "Before clipping.", [("norm", "grad_norm")]),
+    ("Optimiser", "Gradient norm", "number", "Norm of the gradient before it is clipped.", [("norm", "grad_norm")]),
     ("Optimiser", "Weights moved", "share", WEIGHTS_MOVED, [("moved", "policy/weights_moved")]),
     ("Optimiser", "Loss", "number", "Near zero by construction: watch the reward instead.", [("loss", "loss")]),
     ("Optimiser", "Learning rate", "number", "", [("rate", "lr")]),
-    ("Optimiser", "Skipped updates", "number", "A gradient was not finite.", [("skipped", "updates/skipped")]),
-    ("Verdicts", "*", "share", "Share of samples by what the reward found.", [("*", "verdict/*/*")]),
-    ("Signs of gaming", "Signs of gaming", "number", "None convicts; each is a reason to read the rollouts.",
+    ("Optimiser", "Skipped updates", "number", "Their gradient was not finite.", [("skipped", "updates/skipped")]),
+    ("Verdicts", "*", "share", "Share of samples with each verdict of the reward.", [("*", "verdict/*/*")]),
+    ("Signs of gaming", "Signs of gaming", "number", "None proves gaming; each is a reason to read the rollouts.",
      [("*", "watch/*")]),
-    ("Speed", "Tokens per second", "number", "Sampled tokens over the whole step's time.",
+    ("Speed", "Tokens per second", "number", "Sampled tokens divided by the time of the whole step.",
      [("tokens/s", "tokens_per_second")]),
-    ("Speed", "Step", "seconds", "Wall clock, evaluation and checkpoints left out.", [("seconds", "seconds")]),
+    ("Speed", "Step", "seconds", "Wall-clock time, without evaluation and checkpoints.", [("seconds", "seconds")]),
     ("Speed", "Tokens of a step", "number", "", [("sampled", "rollout/tokens"), ("trained", "learner/tokens")]),
 ]  # fmt: skip
 SFT: list[Spec] = [
@@ -95,17 +95,29 @@ SFT: list[Spec] = [
         "SFT",
         "Held-out loss (SFT)",
         "number",
-        "The same of examples that are not trained on.",
+        "The same loss on examples that are not trained on.",
         [("before", "eval/nll_before"), ("nll", "eval/nll")],
     ),
-    ("SFT", "Gradient norm (SFT)", "number", "Before clipping.", [("norm", "grad_norm")]),
+    ("SFT", "Gradient norm (SFT)", "number", "Norm of the gradient before it is clipped.", [("norm", "grad_norm")]),
     ("SFT", "Weights moved (SFT)", "share", WEIGHTS_MOVED, [("moved", "policy/weights_moved")]),
     ("SFT", "Learning rate (SFT)", "number", "", [("rate", "lr")]),
 ]
 REWARD_MODEL: list[Spec] = [
     ("Reward model", "Loss (reward model)", "number", "Minus the log-sigmoid of the margin.", [("loss", "loss")]),
-    ("Reward model", "Margin (reward model)", "number", "By how much the better one is ahead.", [("margin", "margin")]),
-    ("Reward model", "Gradient norm (reward model)", "number", "Before clipping.", [("norm", "grad_norm")]),
+    (
+        "Reward model",
+        "Margin (reward model)",
+        "number",
+        "By how much the better response scores higher.",
+        [("margin", "margin")],
+    ),
+    (
+        "Reward model",
+        "Gradient norm (reward model)",
+        "number",
+        "Norm of the gradient before it is clipped.",
+        [("norm", "grad_norm")],
+    ),
     ("Reward model", "Learning rate (reward model)", "number", "", [("rate", "lr")]),
 ]
 REWARD_ACCURACY = Chart(

@@ -1,13 +1,13 @@
-// Settings to search, what differs between two runs, and how the run came to be.
+// A table of settings that can be searched, the differences between two runs, and how the run was made.
 
 function settings() {
   const some = page.runs.filter((run) => run.settings.length);
   if (!some.length) return null;
-  return section("settings", "Settings", "The resolved config: run it again with aha run resolved.json.", two ? differing() : null, searchable());
+  return section("settings", "Settings", "Every setting of this run. To run it again: aha run resolved.json.", two ? differing() : null, searchable());
 }
 
 function differing() {
-  if (!page.differences.length) return el("p", { class: "note" }, "The two runs have the same settings, but for their names.");
+  if (!page.differences.length) return el("p", { class: "note" }, "The two runs have the same settings, except for their names.");
   const rows = page.differences.map((d) => el("tr", null, el("td", null, el("code", null, d.key)), d.values.map((v) => el("td", { class: "text" }, value(v)))));
   const head = ["Setting", ...page.runs.map((run, i) => el("th", { class: "text", scope: "col" }, colourKey(i), run.name))];
   return [el("h4", { class: "apart" }, "What differs"), table(head, rows)];
@@ -55,7 +55,7 @@ function chain(record) {
   if (!record || !Array.isArray(record.chain)) return tree(record);
   const { chain: before, ...own } = record;
   return el("ol", { class: "chain" }, [...before, own].map((r) => {
-    const { stage = 0, ...phases } = r.seconds || {}; // "stage" is the whole of the phases, unless the stage was resumed
+    const { stage = 0, ...phases } = r.seconds || {}; // "stage" is the sum of the phases, unless the stage was resumed
     const spent = Math.max(stage, Object.values(phases).reduce((a, b) => a + b, 0));
     const about = [r.kind, spent ? seconds(spent) : null, r.commit ? `commit ${String(r.commit).slice(0, 12)}` : null, r.finished];
     return el("li", null, el("b", null, visible(String(r.name))), el("span", { class: "soft" }, ` ${about.filter(Boolean).join(" · ")}`), el("details", null, el("summary", null, "Record"), tree(r)));

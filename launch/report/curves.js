@@ -1,4 +1,4 @@
-// All curves by group, with one slider that smooths them.
+// All charts, group by group, with one slider that smooths all curves.
 
 function curves() {
   const groups = page.sections.map((s) => [s.title, s.charts.map((c) => lineChart(c)).filter(Boolean)]).filter(([, charts]) => charts.length);
@@ -37,10 +37,10 @@ function deadGroups() {
   const runs = page.runs.filter((run) => run.dead);
   if (!runs.length) return null;
   const phases = [["all correct", "f3"], ["none correct", "f2"], ["equal for another reason", "f6"]];
-  return section("dead", "Dead groups", "Groups whose samples all have the same reward. They say nothing about which sample is better.", runs.map((run) => {
+  return section("dead", "Dead groups", "Groups whose samples all have the same reward, so that nothing can be learnt about which sample is better.", runs.map((run) => {
     const { count, dead, columns } = run.dead;
     const text = `${dead.toLocaleString("en")} of ${count.toLocaleString("en")} groups were dead (${share(dead / (count || 1))}). `;
-    const look = dead && run.rollouts.steps.length ? el("a", { href: "#rollouts", onclick: () => showDead(page.runs.indexOf(run)) }, "See them among the rollouts") : null;
+    const look = dead && run.rollouts.steps.length ? el("a", { href: "#rollouts", onclick: () => showDead(page.runs.indexOf(run)) }, "Show them among the rollouts") : null;
     const chart = stack({ columns, phases, form: "share", title: "Dead groups by step", height: 120, top: 1 });
     return el("div", { class: "time" }, two ? el("h4", null, colourKey(page.runs.indexOf(run)), run.name) : null, el("p", { class: "said" }, text, look), chart);
   }));

@@ -1,4 +1,4 @@
-// Building the page. Every text of a run goes in as a text node: el() never parses HTML.
+// Helpers that build the page. Every text of a run becomes a text node: el() never parses HTML.
 const SVG = "http://www.w3.org/2000/svg";
 const page = JSON.parse(document.getElementById("data").textContent);
 const two = "runs" in page && page.runs.length > 1;
@@ -43,7 +43,7 @@ function number(v) {
   return minus(String(Number(v.toPrecision(3))));
 }
 
-// Ticks are round already: as few digits as they have.
+// Ticks are round numbers already, so all their digits are shown.
 function tick(v) {
   if (Math.abs(v) >= 1000) return minus(v.toLocaleString("en"));
   if (v && Math.abs(v) < 1e-4) return minus(v.toExponential()).replace("e-", "e−");
@@ -68,7 +68,8 @@ function seconds(v) {
 
 const FORMS = { share, number, seconds };
 
-// A value with its standard error: shares in points. size: the largest number of the row, which sets the digits.
+// A value with its standard error; shares are given in percentage points. size: the row's largest number, which decides
+// how many digits are shown.
 function withError(v, form, signed, size) {
   if (!v) return "–";
   const sign = signed && v.value >= 0 ? "+" : "";
@@ -77,7 +78,7 @@ function withError(v, form, signed, size) {
   return [sign + minus(digits(v.value)), error];
 }
 
-// ---- strange characters: what cannot be seen, or turns the text around, is shown by its name instead
+// ---- characters that cannot be seen, or that reverse the direction of the text: their names are shown instead
 
 const CONTROLS = new Map([
   ["\u061c", "ALM"], ["\u200b", "ZWSP"], ["\u200e", "LRM"], ["\u200f", "RLM"], ["\u202a", "LRE"], ["\u202b", "RLE"],
@@ -103,7 +104,7 @@ function visible(text) {
   return out;
 }
 
-// ---- what changes the page
+// ---- announcing and redrawing
 
 const live = el("div", { class: "unseen", "aria-live": "polite" });
 const redraws = new Set();

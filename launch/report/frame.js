@@ -1,4 +1,5 @@
-// What is around the sections: their list, light or dark, the foot; and what draws them again at another width.
+// The frame around the sections: the list of sections, the switch between light and dark, and the footer. When the
+// page's width changes, everything is drawn again.
 
 function theme() {
   const root = document.documentElement;

@@ -1,4 +1,4 @@
-// The head, the results, the claims, the evaluation.
+// The first sections: title and headline, results, claims, evaluations.
 
 function section(id, title, lead, ...content) {
   return el("section", { id, "aria-labelledby": `${id}-title` }, el("h2", { id: `${id}-title` }, title), lead ? el("p", { class: "lead" }, lead) : null, content);
@@ -64,7 +64,7 @@ function shiftNote(run, i) {
     `Of ${better + same + worse} problems, ${better} are solved more often than at the start, ${same} as often, ${worse} less often.`);
 }
 
-// ---- claims: what was claimed, both sides' numbers, and whether it held
+// ---- claims: what was claimed, the two numbers compared, and whether the claim held
 
 function claims() {
   const some = page.runs.filter((run) => run.claims !== null);
@@ -77,12 +77,12 @@ function claimsTable(rows) {
   return table(["Claim", "measured", "against", "difference", "held"], rows.map((r) => {
     const form = claimForm(r.left && typeof r.left === "object" ? r.left.name : "");
     const side = (v) => el("td", null, v && typeof v === "object" ? [figure(v, form, false), el("div", { class: "small soft" }, measure(v.name))] : "–");
-    const verdict = el("td", { class: r.holds ? "held" : "failed" }, r.holds ? "✓ held" : "✗ did not hold", "z" in r ? el("div", { class: "small soft" }, wanted(r, form), r.stderr === null ? "; the error is not known" : null) : null);
+    const verdict = el("td", { class: r.holds ? "held" : "failed" }, r.holds ? "✓ held" : "✗ did not hold", "z" in r ? el("div", { class: "small soft" }, wanted(r, form), r.stderr === null ? "; its error is not known" : null) : null);
     return el("tr", null, el("td", null, visible(String(r.claim))), side(r.left), side(r.right), el("td", null, figure({ value: r.difference, stderr: r.stderr }, form, true)), verdict);
   }), { class: "claims" });
 }
 
-// "@zero:before/pass@1" in words, and whether it is a share.
+// "@zero:before/pass@1" as words for a reader; and whether that metric is a share.
 const measure = (name) => visible(String(name).replace(/^@/, "").replace(":", " "));
 const claimForm = (name) => (isShare(String(name).replace(/^.*:(before\/)?/, "")) ? "share" : "number");
 const wanted = (c, form) => `wanted more than ${form === "share" ? `${tick(Number((100 * c.at_least).toPrecision(3)))} points` : tick(c.at_least)}, by ${tick(c.z)} standard errors`;
@@ -111,12 +111,12 @@ function evaluation() {
       return el("td", null, v === undefined ? "–" : isShare(n) ? share(v) : number(v), error);
     }))),
   ]);
-  return section("evaluation", "Evaluation", "The same held-out problems each time, sampled with the same seeds.", table(head, rows), page.runs.map(heat));
+  return section("evaluation", "Evaluation", "Each evaluation samples the same held-out problems with the same seeds.", table(head, rows), page.runs.map(heat));
 }
 
 const NAMES = { "pass@1": "pass@1", greedy: "greedy", truncated_share: "cut at the limit", "rollout/length_mean": "tokens", "thought/length_mean": "of thought", "answer/length_mean": "of answer", format_share: "right form" };
 
-// A row for each evaluation, a column for each problem, in the order of the first and then the last.
+// A row for each evaluation and a column for each problem, sorted by the first evaluation and then by the last.
 function heat(run, i) {
   const rows = run.evaluations.filter((e) => e.correct_P.length);
   const n = rows.length ? rows[0].correct_P.length : 0;
@@ -145,7 +145,7 @@ function heat(run, i) {
   }));
   return [
     two ? el("h4", { class: "apart" }, colourKey(i), run.name) : null,
-    el("p", { class: "note" }, `Each column is one of ${n} problems, the stronger the more of its samples are correct; ordered by the first evaluation.`),
+    el("p", { class: "note" }, `Each column is one of ${n} problems: the stronger its colour, the more of its samples are correct. Sorted by the first evaluation.`),
     grid,
   ];
 }

@@ -22,10 +22,10 @@ function claimsSection() {
     page.claims.length > 1 ? el("h4", { class: "apart" }, c.stage) : null,
     c.rows === null ? unproved(c.claimed) : claimsTable(c.rows),
   ]);
-  return section("claims", "Claims", "What the recipe claims, both numbers with their standard errors, and whether the claim held.", tables);
+  return section("claims", "Claims", "What the recipe claims, the two measured numbers with their standard errors, and whether the claim held.", tables);
 }
 
-// Claims that are not tested yet: their words, and what they will compare.
+// Claims that have not been tested yet: what they state, and which two numbers they will compare.
 function unproved(claimed) {
   const named = (text) => el("td", { class: "text" }, measure(text));
   const rows = claimed.map((c) => el("tr", null, el("td", null, visible(c.text)), named(c.left), named(c.right), el("td", { class: "text soft" }, wanted(c, claimForm(c.left)))));
@@ -35,7 +35,7 @@ function unproved(claimed) {
 
 function lineage() {
   if (page.provenance === null) return null;
-  return section("provenance", "Provenance", `How the last model, ${page.model}, came to be: every stage behind it, the oldest first.`, chain(page.provenance));
+  return section("provenance", "Provenance", `How the last model, ${page.model}, was made: every stage that led to it, the oldest first.`, chain(page.provenance));
 }
 
 put([recipeHead(), claimsSection(), chainSection(), resultsSection(), stageSections(), lineage()]);

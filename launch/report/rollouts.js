@@ -1,6 +1,6 @@
-// Rollouts by step, verdict and reward, their tokens coloured.
-const AT_ONCE = 4; // groups on the page before "more" is asked for
-const FOLDED = 900; // characters of a completion before "show all" is asked for
+// Rollouts, filtered by step, verdict and group, with coloured tokens.
+const AT_ONCE = 4; // groups shown before the reader asks for more
+const FOLDED = 900; // characters of a completion shown before the reader asks for all
 const view = { run: 0, stage: "grpo", step: 0, verdict: "", groups: "", order: "draw", find: "", colour: "surprise", shown: AT_ONCE };
 const MARKS = { correct: "✓", wrong: "✗", unparseable: "?", timed_out: "◷", failed: "!" };
 
@@ -33,7 +33,7 @@ function rollouts() {
     update();
   };
   update();
-  return section("rollouts", "Rollouts", "What the model wrote, what it was paid for it, and why.", bar, about, scale, list);
+  return section("rollouts", "Rollouts", "What the model wrote, the reward that it got, and the verifier's reason.", bar, about, scale, list);
 }
 
 let showDead = null;
@@ -41,8 +41,8 @@ let showDead = null;
 function sampled(run) {
   const kept = run.steps.length;
   const count = (n) => n.toLocaleString("en");
-  const all = run.shown === run.total ? `All ${count(run.total)} rollouts of the run are in this page.` : `This page holds ${count(run.shown)} of ${count(run.total)} rollouts, whole groups from ${kept} of ${run.total_steps} steps spread over the run.`;
-  const cut = run.clipped ? ` ${count(run.clipped)} long ones are cut in the middle, marked where.` : "";
+  const all = run.shown === run.total ? `All ${count(run.total)} rollouts of the run are in this page.` : `This page holds ${count(run.shown)} of ${count(run.total)} rollouts, in whole groups, from ${kept} of ${run.total_steps} steps spread over the run.`;
+  const cut = run.clipped ? ` ${count(run.clipped)} long ones are shortened in the middle, with a mark.` : "";
   return all + cut;
 }
 
@@ -93,11 +93,11 @@ function legend(run) {
   if (view.colour === "surprise" && run.note) return [run.note];
   if (view.colour === "surprise") {
     const ramp = el("span", { class: "ramp", "aria-hidden": "true" }, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9].map((i) => el("i", { class: `k${i}` })));
-    return ["Probability that the sampler gave each token: 1", ramp, "below 0.002. Point at a token for its number."];
+    return ["Probability that the sampler gave each token: 1", ramp, "below 0.002. Point at a token to see its probability."];
   }
   if (view.colour === "advantage") {
     const ramp = el("span", { class: "ramp", "aria-hidden": "true" }, ["m3", "m2", "m1", "", "p1", "p2", "p3"].map((c) => el("i", { class: c })));
-    return ["Made less likely", ramp, "made more likely. Every token of a completion has its advantage."];
+    return ["Made less likely", ramp, "made more likely. All tokens of a completion share its advantage."];
   }
   return [];
 }
@@ -118,7 +118,7 @@ function groupsOf(step, refresh) {
   const here = step.groups.reduce((a, g) => a + g.samples.length, 0);
   const said = here < step.of ? `${here.toLocaleString("en")} of this step's ${step.of.toLocaleString("en")} rollouts are in the page.` : "";
   const more = left > 0 ? el("button", { type: "button", onclick: () => { view.shown += AT_ONCE * 2; refresh(); } }, `Show ${Math.min(left, AT_ONCE * 2)} more of ${left} groups`) : null;
-  if (!found.length) nodes.push(el("p", { class: "note" }, "No rollout of this step is like that."));
+  if (!found.length) nodes.push(el("p", { class: "note" }, "No rollout of this step matches these filters."));
   return [...nodes, el("div", { class: "more" }, more, el("span", { class: "soft small" }, said))];
 }
 
@@ -167,7 +167,7 @@ function tint(advantage) {
   return (advantage > 0 ? "p" : "m") + (Math.abs(advantage) > 1.5 ? 3 : Math.abs(advantage) > 0.5 ? 2 : 1);
 }
 
-// The completion as nodes, up to `most` characters of it, with the place where its middle was taken out.
+// The nodes for at most `most` characters of a completion, with a mark where its middle was left out of the page.
 function written(s, most) {
   const end = Math.min(s.text.length, s.text.length > most * 1.2 ? most : s.text.length);
   const gap = s.left_out ? s.gap_at : -1;

@@ -22,7 +22,7 @@ function resultsSection() {
     el("tr", { class: "sub" }, el("th", { colspan: head.length, scope: "rowgroup" }, el("span", { class: "stay" }, r.data || "held-out data", el("span", { class: "soft small" }, sizes(r.rows))))),
     r.rows.map((m) => el("tr", null, el("td", null, m.stage, el("div", { class: "small soft" }, m.when || `of ${m.model}`)), el("td", { class: "meter" }, meter(m.values["pass@1"], top)), names.map((n) => cell(m.values[n], n)))),
   ]);
-  return section("results", "Evaluations", "Each measured model, in the order of the stages. ± is one standard error over the problems.", table(head, rows, { class: "measured" }));
+  return section("results", "Evaluations", "All models that were measured, in the order of the stages. ± is one standard error over the problems.", table(head, rows, { class: "measured" }));
 }
 
 function sizes(rows) {
@@ -73,12 +73,12 @@ function stageCurves(s) {
   return [el("div", { class: "grid apart" }, drawn), more];
 }
 
-// What a rejection kept and why it dropped the rest, or the manifest of a dataset.
+// What rejection sampling kept, and why it dropped the rest; for another dataset, its manifest.
 function dataMade(s) {
   const y = s.counted;
   if (y && typeof y === "object" && y.by_reason && typeof y.by_reason === "object") return yieldOf(y);
   if (y !== null) return tree(y);
-  return el("p", { class: "note" }, s.kept_share === null ? "It has made nothing yet." : `It goes on. Kept so far: ${share(s.kept_share)} of the samples.`);
+  return el("p", { class: "note" }, s.kept_share === null ? "It has not made any data yet." : `Still running. Kept so far: ${share(s.kept_share)} of the samples.`);
 }
 
 function yieldOf(y) {
@@ -96,5 +96,5 @@ function yieldOf(y) {
   }));
   const said = `Kept ${kept.toLocaleString("en")} of ${all.toLocaleString("en")} samples (${share(all ? kept / all : 0)}), for ${Number(y.prompts_with_a_sample).toLocaleString("en")} of ${Number(y.prompts).toLocaleString("en")} prompts.`;
   const rows = pieces.map((p) => el("tr", null, el("td", null, el("i", { class: `swatch inline ${p.colour}` }), visible(p.name)), el("td", null, p.n.toLocaleString("en")), el("td", null, share(all ? p.n / all : 0))));
-  return [el("p", { class: "said" }, said), bar, table(["Fate", "samples", "share"], rows, { class: "narrow" })];
+  return [el("p", { class: "said" }, said), bar, table(["Outcome", "samples", "share"], rows, { class: "narrow" })];
 }

@@ -1,4 +1,4 @@
-// Where the time went: by the wall clock, in all, and step by step.
+// Where the time went: from the run's start to its end, in total by phase, and step by step.
 const PHASES = {
   rollout: "f1", rewards: "f7", update: "f2", sync: "f4", rest: "f6", start: "f8", load: "f7", sft: "f5", save: "f6",
   evaluate: "f3", export: "f7", reference: "f5",
@@ -9,7 +9,7 @@ const colourOf = (phase, i) => PHASES[phase] || `f${(i % 6) + 1}`;
 function timeline() {
   const runs = page.runs.filter((run) => run.times.columns.length || run.times.spans.length);
   if (!runs.length) return null;
-  return section("time", "Where the time went", "By the wall clock, in all, and inside each GRPO step.", runs.map((run, i) =>
+  return section("time", "Where the time went", "From the run's start to its end, in total by phase, and within each GRPO step.", runs.map((run, i) =>
     el("div", { class: "time" }, two ? el("h4", null, colourKey(page.runs.indexOf(run)), run.name) : null, wallClock(run.times.spans), inAll(run.times.totals), bySteps(run.times, i)),
   ));
 }
@@ -41,9 +41,9 @@ function wallClock(spans) {
     at = span.end;
   }
   const between = parts.filter((p) => p.name === "between").reduce((a, p) => a + p.seconds, 0);
-  if (between > end / 100) sums.set("between", { name: "between: starting, saving, stopped", colour: "f9", seconds: between });
+  if (between > end / 100) sums.set("between", { name: "between stages: starting, saving, stopped", colour: "f9", seconds: between });
   const list = [...sums.values()].map((s) => ({ ...s, text: seconds(s.seconds) }));
-  return [el("h4", null, "By the wall clock"), strip(parts, `The run by the wall clock, ${seconds(end)}`), phaseList(list)];
+  return [el("h4", null, "From start to end"), strip(parts, `The run from start to end, ${seconds(end)}`), phaseList(list)];
 }
 
 function inAll(totals) {
@@ -51,7 +51,7 @@ function inAll(totals) {
   if (!sum) return null;
   const parts = Object.entries(totals).filter(([, s]) => s > 0).sort((a, b) => b[1] - a[1])
     .map(([name, s], i) => ({ name, seconds: s, colour: colourOf(name, i), text: `${seconds(s)} · ${((100 * s) / sum).toFixed(0)} %` }));
-  return [el("h4", null, `In all, ${seconds(sum)}`), strip(parts, "Time by phase"), phaseList(parts)];
+  return [el("h4", null, `In total, ${seconds(sum)}`), strip(parts, "Time by phase"), phaseList(parts)];
 }
 
 function bySteps(times) {
@@ -60,7 +60,7 @@ function bySteps(times) {
   return [el("h4", null, "Step by step"), stack({ columns: times.columns, phases, form: "seconds", title: "Seconds of each step by phase", height: 190, top: null })];
 }
 
-// Stacked columns. columns: {first, last, parts: one number for each of phases}. top: of the axis, or null.
+// Stacked columns. columns: {first, last, parts: one number for each phase}. top: end of the axis, or null.
 function stack({ columns, phases, form, title, height, top }) {
   const show = FORMS[form];
   const values = phases.map(() => el("b"));

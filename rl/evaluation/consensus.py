@@ -9,8 +9,8 @@ import math
 from collections.abc import Callable, Sequence
 
 from rewards.extract import final_answers, normalise, opens_thinking
-from rl.evaluation.comparer import Comparer
 from rl.evaluation.metrics import group_equivalent, majority
+from rl.evaluation.same_answer import Comparer
 from rl.types import RolloutGroup
 
 MAX_BOXES = 8

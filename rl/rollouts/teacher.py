@@ -26,7 +26,7 @@ from typing import Any, TypedDict
 
 import numpy as np
 
-from rewards.endpoint import Answer, Endpoint, NoAnswer, chat, client, length_field, models
+from rewards.endpoint import Answer, Endpoint, NoAnswer, Request, chat, client, length_field, models
 from rl.backend import SampleParams
 from rl.config import TeacherConfig
 from rl.context import Context, Stop
@@ -174,12 +174,11 @@ class Teacher:
             raise Stopped(f"stopped; what was answered is in {self._path}, and the same command goes on from there")
 
     def _ask(self, job: Job, params: SampleParams) -> AnswerLine:
-        settings: dict[str, Any] = {"seed": job.seed} if self._cfg.send_seed else {}
+        request: Request = {"temperature": params.temperature, "top_p": params.top_p}
+        if self._cfg.send_seed:
+            request["seed"] = job.seed
         try:
-            answer = chat(
-                self._where, self._messages(job.prompt), [length_field(params.max_new_tokens)],
-                temperature=params.temperature, top_p=params.top_p, **settings,
-            )  # fmt: skip
+            answer = chat(self._where, self._messages(job.prompt), [length_field(params.max_new_tokens)], request)
         except NoAnswer as error:
             return _line(job, error=str(error))
         if not answer.finish_reason:  # a server that does not say

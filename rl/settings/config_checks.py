@@ -47,7 +47,7 @@ def _range_fault(key: str, value: object, meta: Mapping[str, typing.Any]) -> str
         return f"{key}={value}: must be one of {', '.join(choices)}" + (f"; did you mean {near[0]}?" if near else "")
     if isinstance(value, int | float) and not isinstance(value, bool):
         if isinstance(value, float) and not math.isfinite(value):
-            # Infinity passes where there is no upper bound, and JSON has no such number.
+            # Without an upper bound, infinity would pass the next check; and JSON has no such number.
             return f"{key}={value}: is not a number" + ("" if math.isnan(value) else " that can be used")
         if (lo is not None and value < lo) or (hi is not None and value > hi):
             bounds = f"at least {lo:g}" if hi is None else f"between {lo:g} and {hi:g}"
@@ -97,9 +97,7 @@ def _sft_faults(cfg: SFTConfig) -> list[str]:
     if d.cached and d.teacher:
         faults.append(f"sft.distill.cached=true needs no teacher, but teacher={d.teacher}; drop one of the two")
     if d.cached and d.divergence != "forward":
-        faults.append(
-            f"sft.distill.divergence={d.divergence}: cached logprobs say nothing of the student's; use forward"
-        )
+        faults.append(f"sft.distill.divergence={d.divergence}: stored logprobs are enough for forward alone; use it")
     if d.cached and (cfg.data.messages_field or cfg.data.text_field):
         faults.append("sft.distill.cached=true needs rows of prompt and target, not messages_field or text_field")
     return faults
@@ -119,12 +117,14 @@ def _grpo_faults(cfg: RunConfig) -> list[str]:
         )
     if g.uniform_groups != "keep" and g.teacher:
         faults.append(
-            f"grpo.uniform_groups={g.uniform_groups} would drop what the teacher says of those groups; use keep"
+            f"grpo.uniform_groups={g.uniform_groups} would drop the teacher's signal in those groups too; use keep"
         )
     if g.uniform_groups != "keep" and g.group_size == 1:
         faults.append("grpo.group_size=1: every group is uniform, so nothing would be trained; use uniform_groups=keep")
     if g.kl_coef and g.kl_estimator == "k1":
-        faults.append("grpo.kl_estimator=k1: as a loss it pulls nowhere; use k1_in_reward, k3_unbiased or k3")
+        faults.append(
+            "grpo.kl_estimator=k1: as a loss, its gradient is 0 in the mean; use k1_in_reward, k3_unbiased or k3"
+        )
     if g.loss == "cispo" and g.dual_clip:
         faults.append(f"grpo.dual_clip={g.dual_clip:g}: cispo has no such clip; use 0")
     if g.old_logprobs == "sampler" and g.importance not in ("none", GRPOConfig.importance):
@@ -136,8 +136,8 @@ def _sampling_faults(cfg: RunConfig) -> list[str]:
     faults, g = [], cfg.grpo
     if g.steps and cfg.rollout.top_p < 1 and g.old_logprobs == "learner" and not g.max_logprob_gap:
         faults.append(
-            f"rollout.top_p={cfg.rollout.top_p:g}: the sampler's logprobs are then of the likeliest tokens alone and "
-            "differ from the learner's; use 1, or say in grpo.max_logprob_gap how far they may, in nats"
+            f"rollout.top_p={cfg.rollout.top_p:g}: the sampler's logprobs then cover the likeliest tokens alone and "
+            "differ from the learner's; use 1, or set grpo.max_logprob_gap to the difference that is allowed, in nats"
         )
     if cfg.rollout.top_p < 1 and g.old_logprobs == "sampler":
         faults.append("rollout.top_p below 1 cuts the tail of the sampler's logprobs; use grpo.old_logprobs=learner")
@@ -148,7 +148,7 @@ def _sampling_faults(cfg: RunConfig) -> list[str]:
 
 
 def _learner_faults(cfg: RunConfig) -> list[str]:
-    """What does not go with the precision of the weights."""
+    """Settings that do not go with the precision of the weights."""
     faults = []
     if cfg.learner.zero_stage == 0 and cfg.model.dtype in ("bfloat16", "float16"):
         faults.append(
@@ -161,7 +161,7 @@ def _learner_faults(cfg: RunConfig) -> list[str]:
 
 
 def _sequence_faults(cfg: RunConfig) -> list[str]:
-    """What does not go with learner.sequence_parallel. The model's heads are checked when it is loaded."""
+    """Settings that do not go with learner.sequence_parallel. The model's heads are checked when it is loaded."""
     learner, distill = cfg.learner, cfg.sft.distill
     set_to = f"learner.sequence_parallel={learner.sequence_parallel}"
     if learner.sequence_parallel < 2:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from rl.config import DataConfig, EvalConfig, RewardConfig, RolloutConfig, knob
+from rl.config import EvalConfig, RewardConfig, RolloutConfig, knob
 from rl.context import StageRun
 from rl.evaluation.evaluate import evaluate_model, measured_names
 from rl.stage import MAKES_NUMBERS, Recipe, Stage
@@ -22,14 +22,6 @@ class Evaluate(Stage):
 
     makes = frozenset({MAKES_NUMBERS})
     runs_model = True
-
-    @property
-    def held_out(self) -> DataConfig:
-        return self.evaluation.data
-
-    @property
-    def called_rewards(self) -> tuple[RewardConfig, ...]:
-        return self.rewards
 
     @property
     def samples_of(self) -> tuple[int, int]:

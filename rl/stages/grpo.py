@@ -45,14 +45,6 @@ class GRPO(Stage):
         return self.prompts
 
     @property
-    def held_out(self) -> DataConfig:
-        return self.evaluation.data
-
-    @property
-    def called_rewards(self) -> tuple[RewardConfig, ...]:
-        return self.rewards
-
-    @property
     def total_steps(self) -> tuple[str, int]:
         return "grpo", self.grpo.steps
 

@@ -78,10 +78,6 @@ class Reject(Stage):
         return super().hashed_base if self.uses_machines else ("seed", "model")
 
     @property
-    def called_rewards(self) -> tuple[RewardConfig, ...]:
-        return self.rewards
-
-    @property
     def ask(self) -> AskConfig:
         return self.reject.ask
 

@@ -129,7 +129,7 @@ def test_a_config_without_faults_passes():
     [
         ("grpo.group_size=0", "grpo.group_size=0: must be at least 1. Samples per prompt"),
         ("grpo.updates_per_step=0", "grpo.updates_per_step=0: must be at least 1."),
-        ("rollout.top_p=1.5", "rollout.top_p=1.5: must be between 0.01 and 1. Nucleus mass"),
+        ("rollout.top_p=1.5", "rollout.top_p=1.5: must be between 0.01 and 1. Probability mass of nucleus sampling"),
         ("rollout.temperature=0", "rollout.temperature=0.0: must be between 0.01 and 5."),
         ("grpo.optim.lr=nan", "grpo.optim.lr=nan: is not a number"),
         ("learner.zero_stage=4", "learner.zero_stage=4: must be between 0 and 3."),
@@ -142,8 +142,8 @@ def test_a_config_without_faults_passes():
         ("name=", "name='': must be a folder name"),
         ("grpo.dual_clip=0.5", "grpo.dual_clip=0.5: must be above 1, or 0 for off"),
         ("rollout.top_p=0.9 grpo.old_logprobs=sampler", "rollout.top_p below 1 cuts the tail"),
-        ("rollout.top_p=0.9", "rollout.top_p=0.9: the sampler's logprobs are then of the likeliest tokens alone"),
-        ("grpo.kl_estimator=k1", "grpo.kl_estimator=k1: as a loss it pulls nowhere"),
+        ("rollout.top_p=0.9", "rollout.top_p=0.9: the sampler's logprobs then cover the likeliest tokens alone"),
+        ("grpo.kl_estimator=k1", "grpo.kl_estimator=k1: as a loss, its gradient is 0 in the mean"),
         ("grpo.loss=cispo grpo.dual_clip=3", "grpo.dual_clip=3: cispo has no such clip"),
         (
             "grpo.old_logprobs=sampler grpo.importance=sequence_mask",
@@ -214,7 +214,10 @@ def test_grpo_needs_a_reward_and_sft_alone_does_not():
     [
         (["sft.steps=5", "sft.epochs=2"], "sft.steps=5 and sft.epochs=2: set one of the two"),
         (["sft.eval_every=5"], "sft.eval_every=5 needs held-out examples"),
-        (["grpo.teacher=x", "grpo.uniform_groups=drop", "grpo.kl_coef=0"], "grpo.uniform_groups=drop would drop what"),
+        (
+            ["grpo.teacher=x", "grpo.uniform_groups=drop", "grpo.kl_coef=0"],
+            "grpo.uniform_groups=drop would drop the teacher's signal",
+        ),
         (["sft.distill.divergence=kl"], "sft.distill.divergence=kl: must be one of forward, reverse, jsd"),
     ],
 )

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from rl.config import DataConfig, EvalConfig, GRPOConfig, RewardConfig
-from rl.evaluation.comparer import Comparer, plainly_same
 from rl.evaluation.consensus import consensus, voted
 from rl.evaluation.evaluate import EvalResult, evaluate, summarise
+from rl.evaluation.same_answer import Comparer, plainly_same
 from rl.evaluation.style import LANGUAGE_SAMPLES, Style, measure_style, share_in_language
 from rl.scoring.scorer import Scorer
 from rl.types import AhaError, GradedGroup, Prompt, Queue, RewardPart, RewardReport, Rollout, RolloutGroup, Verdict

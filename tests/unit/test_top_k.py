@@ -285,7 +285,7 @@ def test_packing_keeps_each_tokens_logprobs_beside_it(layout):
     ("overrides", "said"),
     [
         (["sft.distill.teacher=org/t"], "sft.distill.cached=true needs no teacher"),
-        (["sft.distill.divergence=reverse"], "cached logprobs say nothing of the student's; use forward"),
+        (["sft.distill.divergence=reverse"], "stored logprobs are enough for forward alone; use it"),
         (["sft.data.text_field=text"], "needs rows of prompt and target"),
     ],
 )

@@ -1,0 +1,66 @@
+"""What `aha run` does with a recipe that has been read: the checks, the run on real machines, and its report."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from launch.machine import settled
+from rl.config import RunConfig
+from rl.stage import Recipe
+from rl.types import AhaError
+
+
+def run_recipe(name: str, made: RunConfig | Recipe, *, check: bool, dry_run: bool, doctor_first: bool) -> None:
+    """Run the recipe, or resume it. name: the recipe as the user wrote it.
+
+    check: stop after the checks of settings, model and data. dry_run: say what would run, and stop. doctor_first: run
+    only when the doctor finds no fault. Raises AhaError.
+    """
+    cfg, precision = settled(made, ask_cluster=not (check or dry_run))
+    print(precision, flush=True)
+    quiet_libraries()
+    if doctor_first and not (check or dry_run):
+        from launch.doctor.command import doctor
+
+        if not doctor(name, cfg):
+            raise AhaError("the doctor found faults (above); nothing was run. Mend them, or run without --doctor")
+    from launch.report.background import Reports
+    from launch.report.curve_figure import draw_run
+    from rl.records.folder_lock import refuse_unwritable
+    from rl.workflow.run import layout_of
+
+    layout = layout_of(cfg)
+    if dry_run:
+        print(layout.describe(layout.plan()))
+        return
+    if check:
+        refuse_unwritable(layout.recipe.folder)
+        layout.check(layout.plan())
+        print(f"{name}: {layout.check_passed()}")
+        return
+    reports = Reports()
+    try:
+        done = _on_real_machines(cfg, reports)
+    except AhaError:  # a run that failed or was stopped has a report of what is done
+        reports.wait()
+        raise
+    if done.name == "summary.json":
+        print(draw_run(done.parent))
+    reports.finish(layout.recipe.folder)
+
+
+def _on_real_machines(cfg: RunConfig | Recipe, progressed: Callable[[Path], None]) -> Path:
+    from rl.workers.cluster.ray_backend import RayBackend
+    from rl.workers.cluster.ray_calls import start_ray
+    from rl.workflow.run import layout_of, run
+
+    base = layout_of(cfg).recipe.base
+    return run(cfg, RayBackend, prepare_machines=lambda: start_ray(base), progressed=progressed)
+
+
+def quiet_libraries() -> None:
+    """Hide the progress bars and warnings of Hugging Face's libraries, unless the user's variables say otherwise."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
