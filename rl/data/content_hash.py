@@ -13,6 +13,7 @@ import importlib.util
 import json
 from pathlib import Path
 
+from rewards import REFERENCE_CHECKS, REWARDS, ROW_CHECKS
 from rl.config import MODEL
 from rl.data.rows import TASK
 from rl.types import BadInput
@@ -35,6 +36,23 @@ def path_hash(text: str) -> str:
     for file in sorted(p for p in folder.rglob("*") if p.is_file()):
         digest.update(f"{file.relative_to(folder)} {file_hash(file)}\n".encode())
     return digest.hexdigest()
+
+
+def is_built_in(function: str) -> bool:
+    """Whether a reward is named as one of rewards.REWARDS: "accuracy"."""
+    return function in REWARDS
+
+
+def reward_hash(function: str) -> str:
+    """Hash of a reward: of the source of its function, built in or one's own, or of its model's folder.
+
+    Of a built-in reward's source, that counts which says what it pays: its module, what that imports of rewards/, and
+    the checks of rows that belong to it.
+    """
+    if not is_built_in(function):
+        return path_hash(function)
+    parts = (REWARDS[function], REFERENCE_CHECKS.get(function), ROW_CHECKS.get(function))
+    return hashlib.sha256(" ".join(path_hash(part) for part in parts if part is not None).encode()).hexdigest()
 
 
 def _module_hash(module: str, text: str) -> str:

@@ -48,13 +48,19 @@ class StageFolders:
             key = self.keys[stage.name]
             past = past_keys(self.recipe, stage)
             # Found by key, because the stage may have had another number in the recipe when it was run.
-            own = [folder for folder, older in past if older.key == key.key]
-            folder = max(reversed(own), key=_is_done, default=self.recipe.folder / folder_name(i, stage, key))
+            own = {folder: True for folder, past_key in past if past_key.key == key.key}
+            if key.older is not None:
+                own |= {folder: False for folder, past_key in past if past_key.key == key.older.key}
+            default = self.recipe.folder / folder_name(i, stage, key)
+            folder = max(reversed(own), key=lambda path: (_is_done(path), own[path]), default=default)
+            unknown = []
+            if own.get(folder) is False and key.unversioned:
+                unknown = [f"the version of the code of {', '.join(key.unversioned)} that it used is unknown"]
             state, because = NEW, ["was never run"]
             if own and _is_done(folder):
-                state, because = DONE, []
+                state, because = DONE, unknown
             elif (folder / "stage.json").is_file():
-                state, because = RESUMES, ["was begun"]
+                state, because = RESUMES, ["was begun", *unknown]
             elif past:
                 because = key.changes_since(past[-1][1])
             planned.append(Planned(stage, folder, folder / "model", state, tuple(because)))

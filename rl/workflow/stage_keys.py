@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from rl.config import MODEL, DataConfig, RunConfig, TeacherConfig
-from rl.data.content_hash import file_hash, path_hash
+from rl.data.content_hash import file_hash, is_built_in, path_hash, reward_hash
 from rl.data.rows import TASK, fingerprint, load_rows
 from rl.records import provenance
 from rl.records.whole_files import read_json
@@ -36,12 +36,19 @@ ConfigT = TypeVar("ConfigT")
 class StageKey:
     """What identifies a stage's work. key: 64 hex digits. config: dotted setting -> value, as text. inputs: what the
     stage reads -> a hash of that. before: the settings that younger versions added -> the value that changes nothing.
+    older: the key that versions gave it which hashed of a built-in reward its name alone; None where there is none.
     """
 
     key: str
     config: dict[str, str]
     inputs: dict[str, str]
     before: dict[str, str] = dataclasses.field(default_factory=dict)
+    older: StageKey | None = None
+
+    @property
+    def unversioned(self) -> list[str]:
+        """The built-in rewards whose code `older` does not know."""
+        return [name for name, value in self.inputs.items() if is_built_in(name) and value != path_hash(name)]
 
     def changes_since(self, older: StageKey) -> list[str]:
         """The differences, one line each: "grpo.steps: 40 -> 60", "input @zero"."""
@@ -52,8 +59,9 @@ class StageKey:
             if was != now:
                 lines.append(f"{name}: {was} -> {now}")
         for name in sorted(self.inputs.keys() | older.inputs.keys()):
-            if self.inputs.get(name) != older.inputs.get(name):
-                lines.append(f"input {name}")
+            same = [self.inputs.get(name), self.older.inputs.get(name) if self.older else None]
+            if older.inputs.get(name) not in same:
+                lines.append(f"the code of the reward {name}" if is_built_in(name) else f"input {name}")
         return lines
 
 
@@ -62,12 +70,19 @@ def stage_keys(recipe: Recipe) -> dict[str, StageKey]:
     keys: dict[str, StageKey] = {}
     for stage in recipe.stages:
         config, before = _settings_of(recipe, stage)
-        inputs = {text: keys[ref.stage].key for text in _texts(stage) if (ref := Reference.parse(text)) is not None}
-        inputs |= _outer_inputs(stage)
-        hashed = {name: value for name, value in config.items() if before.get(name) != value}
-        digest = hashlib.sha256(json.dumps([hashed, inputs], sort_keys=True).encode()).hexdigest()
-        keys[stage.name] = StageKey(digest, config, inputs, before)
+        made = {text: keys[ref.stage] for text in _texts(stage) if (ref := Reference.parse(text)) is not None}
+        outer = _outer_inputs(stage)
+        key = _key(config, {text: of.key for text, of in made.items()} | outer, before)
+        names = {text: path_hash(text) for text in outer if is_built_in(text)}
+        older = {text: (of.older or of).key for text, of in made.items()} | outer | names
+        keys[stage.name] = dataclasses.replace(key, older=_key(config, older, before) if older != key.inputs else None)
     return keys
+
+
+def _key(config: dict[str, str], inputs: dict[str, str], before: dict[str, str]) -> StageKey:
+    hashed = {name: value for name, value in config.items() if before.get(name) != value}
+    digest = hashlib.sha256(json.dumps([hashed, inputs], sort_keys=True).encode()).hexdigest()
+    return StageKey(digest, config, inputs, before)
 
 
 def stage_config(recipe: Recipe, stage: Stage) -> dict[str, str]:
@@ -143,7 +158,7 @@ def _outer_inputs(stage: Stage) -> dict[str, str]:
                 value = getattr(node, f.name)
                 if f.name in ("model", "function", "teacher") and isinstance(value, str) and value:
                     if not value.removeprefix(MODEL).startswith("@"):
-                        found[value] = path_hash(value)
+                        found[value] = reward_hash(value) if f.name == "function" else path_hash(value)
                 elif f.name == "samples" and isinstance(value, tuple):
                     found.update({text: file_hash(Path(text)) for text in value if Path(text).is_file()})
                 elif f.name == "sources" and isinstance(value, tuple):
