@@ -6,7 +6,8 @@
 #
 #   AHA_DEVICE=cpu|gpu            which package list; by default gpu where nvidia-smi works
 #   AHA_PYTHON=/path/to/python    which Python makes .venv; by default the first of the usual names that fits
-#   AHA_TORCH_INDEX=URL           an extra package index for torch's CPU build; by default none
+#   AHA_TORCH_INDEX=URL           an extra package index for torch's CPU build; by default pip's own indexes are asked, and
+#                                 where they lack it uv, which knows PyTorch's
 
 # Ray, vLLM and Hugging Face report usage unless told not to. Without a network the attempts also cost time.
 export RAY_USAGE_STATS_ENABLED=0 VLLM_NO_USAGE_STATS=1 HF_HUB_DISABLE_TELEMETRY=1 DO_NOT_TRACK=1
@@ -23,6 +24,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
 
 readonly root=$PWD
 readonly python=.venv/bin/python
+readonly uv=uv==0.13.9 # installed only where torch's CPU build is in no index that pip knows
 readonly log=.venv/aha-install.log
 readonly installing=.venv/.aha-installing # there while packages are being installed; stays when that is interrupted
 readonly lock_stamp=.venv/.aha-lock       # "DEVICE LOCK-SHA256 ROOT" of what is installed
@@ -110,6 +112,35 @@ compile_packages() {
     "$python" -m compileall -qq -j 0 -x "$unused" .venv/lib >/dev/null 2>&1 || true
 }
 
+install_torch() { # REQUIREMENT, then pip's options
+    if pip_install "${@:2}" "$1" 1; then
+        return
+    fi
+    if grep -q 'from versions: none' "$log"; then
+        die "pip reaches no package registry (is there a network?); see $log"
+    fi
+    # PyPI has torch for GPUs alone. A mirror or an extra index of this machine may have the CPU build; if not, uv knows
+    # where PyTorch keeps it.
+    if grep -q 'No matching distribution found for torch' "$log" && [[ $1 == *+cpu && -z ${AHA_TORCH_INDEX:-} ]]; then
+        say "pip's indexes have no $1; fetching it from PyTorch's with uv"
+        if pip_install "$uv" 1 && uv_install "$1"; then
+            return
+        fi
+        tail -n 20 "$log" >&2
+        die "$1 was found neither in pip's indexes nor in PyTorch's (the end of $log is above). Where a mirror has it, set AHA_TORCH_INDEX to the mirror's address and run this again"
+    fi
+    tail -n 20 "$log" >&2
+    die "pip could not install $1; the end of $log is above"
+}
+
+uv_install() { # REQUIREMENT: with the certificates and the proxy that pip is set to, which uv does not read by itself
+    local certificates proxy
+    certificates=${PIP_CERT:-$("$python" -m pip config get global.cert 2>/dev/null || true)}
+    proxy=${PIP_PROXY:-$("$python" -m pip config get global.proxy 2>/dev/null || true)}
+    env ${certificates:+"SSL_CERT_FILE=${SSL_CERT_FILE:-$certificates}"} ${proxy:+"HTTPS_PROXY=${HTTPS_PROXY:-$proxy}"} \
+        "$python" -m uv pip install --python "$python" --no-deps --torch-backend=cpu "$1" >>"$log" 2>&1
+}
+
 install_packages() { # DEVICE
     local lock=requirements-$1.lock wanted
     wanted="$1 $(sha256 "$lock") $root"
@@ -129,15 +160,7 @@ install_packages() { # DEVICE
     fi
     say "installing $count packages from $lock (a few minutes the first time; log in $log)"
     # torch first: when it cannot be found, the error comes before gigabytes of other packages have been fetched.
-    if ! pip_install "${index[@]}" "$torch" 1; then
-        if grep -q 'from versions: none' "$log"; then
-            die "pip reaches no package registry (is there a network?); see $log"
-        elif grep -q 'No matching distribution found for torch' "$log"; then
-            die "pip finds no $torch. The CPU build is in PyTorch's CPU wheel index: set AHA_TORCH_INDEX to its address and run this again"
-        fi
-        tail -n 20 "$log" >&2
-        die "pip could not install $torch; the end of $log is above"
-    fi
+    install_torch "$torch" "${index[@]}"
     if ! pip_install "${index[@]}" -r "$lock" "$count"; then
         tail -n 20 "$log" >&2
         die "pip could not install $lock; the end of $log is above"

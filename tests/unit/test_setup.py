@@ -1,4 +1,4 @@
-"""launch/setup.sh with stand-ins for pip, torch and nvidia-smi: which build it installs, and what it says of the card."""
+"""launch/setup.sh with stand-ins for pip, uv, torch and nvidia-smi: what it installs from where, and what it says."""
 
 from __future__ import annotations
 
@@ -98,3 +98,101 @@ def test_cpus_that_were_asked_for_are_installed_without_a_word_about_gpus(checko
     assert done.returncode == 0, done.stderr
     assert "GPU" not in done.stdout
     assert "ready: cpu" in done.stdout
+
+
+# ------------------------------------------------------------------------------------------------ torch's CPU build
+
+LACKS = "ERROR: Could not find a version that satisfies the requirement torch (from versions: 2.12.0, 2.13.0)"
+NONE = "ERROR: Could not find a version that satisfies the requirement torch (from versions: none)"
+NO_MATCH = "ERROR: No matching distribution found for torch==2.13.0+cpu"
+
+
+def pip_and_uv(checkout: Path, *, index_has_torch: bool = False, says: str = LACKS, uv_fails: bool = False) -> Path:
+    """Stand-ins that write what they are asked into the file returned. An extra index has torch in any case."""
+    asked = checkout / "asked"
+    program(
+        checkout / ".venv" / "bin" / "python",
+        f"""
+        [[ $1 == -m ]] || exec "{sys.executable}" "$@"
+        case "$2 $3 $4" in
+            "pip config get") [[ $5 == global.proxy ]] && echo "http://proxy.example:3128" && exit 0; exit 1 ;;
+            "uv pip install") echo "$* cert=$SSL_CERT_FILE proxy=$HTTPS_PROXY" >>"{asked}"; exit {int(uv_fails)} ;;
+            "pip install "*)
+                echo "$*" >>"{asked}"
+                [[ "$*" == *"torch==2.13.0+cpu"* && "$*" != *--extra-index-url* && {int(index_has_torch)} == 0 ]] || exit 0
+                echo "{says}"; echo "{NO_MATCH}"; exit 1 ;;
+        esac
+        """,
+    )
+    return asked
+
+
+def calls(asked: Path) -> list[str]:
+    return [line.removeprefix("-m ") for line in asked.read_text().splitlines() if "editable" not in line]
+
+
+def test_an_index_that_has_the_cpu_build_is_used_and_uv_is_not_fetched(checkout: Path) -> None:
+    asked = pip_and_uv(checkout, index_has_torch=True)
+    done = set_up(checkout, device="cpu")
+    assert done.returncode == 0, done.stderr
+    assert calls(asked) == [
+        "pip install --no-deps --no-compile torch==2.13.0+cpu",
+        "pip install --no-deps --no-compile -r requirements-cpu.lock",
+    ]
+
+
+def test_where_pip_finds_no_cpu_build_uv_fetches_it_with_the_machines_proxy_and_certificates(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("SSL_CERT_FILE", "HTTPS_PROXY", "PIP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PIP_CERT", "/our/certificates.pem")
+    asked = pip_and_uv(checkout)
+    done = set_up(checkout, device="cpu")
+    assert done.returncode == 0, done.stderr
+    _, uv, torch, rest = calls(asked)
+    assert uv.startswith("pip install --no-deps --no-compile uv==")
+    assert torch == (
+        "uv pip install --python .venv/bin/python --no-deps --torch-backend=cpu torch==2.13.0+cpu "
+        "cert=/our/certificates.pem proxy=http://proxy.example:3128"
+    )
+    assert rest == "pip install --no-deps --no-compile -r requirements-cpu.lock"
+    assert "fetching it from PyTorch's with uv" in done.stdout
+
+
+def test_an_index_that_the_user_names_is_the_only_one_asked(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AHA_TORCH_INDEX", "https://mirror.example/cpu")
+    asked = pip_and_uv(checkout)
+    done = set_up(checkout, device="cpu")
+    assert done.returncode == 0, done.stderr
+    assert calls(asked) == [
+        f"pip install --no-deps --no-compile --extra-index-url https://mirror.example/cpu {what}"
+        for what in ("torch==2.13.0+cpu", "-r requirements-cpu.lock")
+    ]
+
+
+def test_a_build_that_uv_does_not_find_either_ends_the_set_up_with_what_to_do(checkout: Path) -> None:
+    asked = pip_and_uv(checkout, uv_fails=True)
+    done = set_up(checkout, device="cpu")
+    assert done.returncode == 1
+    assert "neither in pip's indexes nor in PyTorch's" in done.stderr
+    assert "AHA_TORCH_INDEX" in done.stderr
+    assert not any("requirements-cpu.lock" in call for call in calls(asked))
+
+
+def test_a_machine_without_a_network_is_not_sent_to_uv(checkout: Path) -> None:
+    asked = pip_and_uv(checkout, says=NONE)
+    done = set_up(checkout, device="cpu")
+    assert done.returncode == 1
+    assert "is there a network?" in done.stderr
+    assert len(calls(asked)) == 1
+
+
+def test_the_gpu_build_is_never_looked_for_in_pytorchs_cpu_index(checkout: Path) -> None:
+    asked = pip_and_uv(checkout)
+    lock = checkout / "requirements-gpu.lock"
+    lock.write_text(lock.read_text().replace("torch==2.13.0", "torch==2.13.0+cpu.not"))
+    done = set_up(checkout, device="gpu", nvidia_smi="exit 1")
+    assert done.returncode == 1
+    assert "pip could not install torch==2.13.0+cpu.not" in done.stderr
+    assert len(calls(asked)) == 1
