@@ -94,6 +94,34 @@ def test_the_rayjob_passes_kuberays_schema_and_runs_the_ray_that_is_pinned() -> 
         assert any(out[1].startswith(mount["mountPath"] + "/") for mount in container["volumeMounts"])
 
 
+def instructions(name: str) -> dict[str, str]:
+    """The last value of each instruction of a Dockerfile, its continued lines put together."""
+    text = re.sub(r"^#.*\n", "", (FOLDER / name).read_text(), flags=re.MULTILINE).replace("\\\n", " ")
+    return dict(line.split(maxsplit=1) for line in text.splitlines() if line.strip())
+
+
+def test_the_images_hold_what_the_rayjob_expects_and_are_set_up_for_their_device() -> None:
+    job = load("rayjob.yaml")["spec"]["rayClusterSpec"]
+    pods = [job["headGroupSpec"], *job["workerGroupSpecs"]]
+    homes = {pod["template"]["spec"]["containers"][0]["workingDir"] for pod in pods}
+    for device in ("cpu", "gpu"):
+        found = instructions(f"Dockerfile.{device}")
+        assert {found["WORKDIR"]} == homes
+        assert found["ENV"] == f"PATH={found['WORKDIR']}/.venv/bin:$PATH"
+        assert found["RUN"] == f"AHA_DEVICE={device} PIP_NO_CACHE_DIR=1 bash launch/setup.sh"
+        assert found["USER"] == "ray"
+        ignored = (FOLDER / f"Dockerfile.{device}.dockerignore").read_text().split()
+        assert {*(FOLDER.parents[1] / ".gitignore").read_text().split(), ".git/"} == set(ignored)
+
+
+def test_the_gpu_image_has_the_cuda_that_the_locked_torch_is_built_for() -> None:
+    base = instructions("Dockerfile.gpu")["FROM"]
+    lock = (FOLDER.parents[1] / "requirements-gpu.lock").read_text()
+    runtime = re.search(r"^nvidia-cuda-runtime(?:-cu\d+)?==(\d+\.\d+)", lock, re.MULTILINE)
+    assert runtime is not None
+    assert base.startswith(f"nvidia/cuda:{runtime[1]}.")
+
+
 def test_kuberays_schema_finds_a_misspelt_field_and_a_wrong_type() -> None:
     job = load("rayjob.yaml")
     misspelt, wrong = copy.deepcopy(job), copy.deepcopy(job)
