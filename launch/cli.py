@@ -195,9 +195,8 @@ def export(
 ) -> None:
     """Make a folder to publish: weights, chat template, generation config, model card, and a Modelfile for Ollama.
 
-    Aha writes no GGUF file, because no package on PyPI converts a model with llama.cpp's own converter. Ollama converts
-    the folder itself: ollama create NAME -f DIR/Modelfile, smaller with --quantize q4_K_M. So does llama.cpp:
-    convert_hf_to_gguf.py DIR.
+    Aha writes no GGUF file. Ollama converts the folder itself: ollama create NAME -f DIR/Modelfile, smaller with
+    --quantize q4_K_M. So does llama.cpp: convert_hf_to_gguf.py DIR.
     """
     from launch.run_recipe import quiet_libraries
     from rl.export.folder import Sampling, export_folder

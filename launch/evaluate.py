@@ -20,7 +20,7 @@ from rich.table import Table
 
 from launch.machine import settled_run
 from recipes.benchmarks import BENCHMARKS, EXAMPLES, STEP_BY_STEP, r1_protocol
-from rl.config import DataConfig, EvalConfig, GRPOConfig, ModelConfig, RewardConfig, RolloutConfig, RunConfig
+from rl.config import DataConfig, EvalConfig, GRPOConfig, ModelConfig, RewardConfig, RolloutConfig, RunConfig, asked_day
 from rl.data.rows import READERS
 from rl.data.templates import CHAT
 from rl.records.renamed_metrics import with_old_names
@@ -75,7 +75,8 @@ def build(asked: Asked, overrides: list[str]) -> RunConfig:
     cfg, precision = settled_run(cfg)
     print(precision)
     if cfg.name == name:
-        settings = repr((cfg.seed, cfg.model, cfg.prompts, cfg.rewards, cfg.rollout, cfg.evaluation))
+        model = dataclasses.replace(cfg.model, chat_date=asked_day(cfg.model.chat_date))
+        settings = repr((cfg.seed, model, cfg.prompts, cfg.rewards, cfg.rollout, cfg.evaluation))
         cfg = dataclasses.replace(cfg, name=f"{name}-{hashlib.sha256(settings.encode()).hexdigest()[:8]}")
     # Nothing is trained here, so the size of the learner's micro-batches must not limit the completions.
     roomy = max(cfg.learner.micro_batch_tokens, 8 * max(cfg.evaluation.max_new_tokens, cfg.rollout.max_new_tokens))

@@ -48,6 +48,11 @@ def without_point(value: float) -> str:
     return str(value).removesuffix(".0") if value else str(value)
 
 
+def asked_day(value: str) -> str:
+    """ "auto 2026-11-29" -> "auto": which day it became changes no key."""
+    return value.partition(" ")[0]
+
+
 @dataclass(frozen=True)
 class LoraConfig:
     """Low-rank adapters (arXiv 2106.09685) on frozen weights; weight sync and export merge them into the weights."""
@@ -75,6 +80,10 @@ class ModelConfig:
         (), "Tokens to add, for example <think>; not with LoRA. Their embeddings start as the mean of all others."
     )
     lora: LoraConfig = knob(LoraConfig, "Low-rank adapters.")
+    chat_date: str = knob(
+        "auto", "Day that a chat template with a clock shows, like 2026-11-29. auto: the day on which the run was "
+        "begun, which it keeps.", before="auto", in_key=asked_day,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from rl.config import DataConfig
+from rl.settings.chat_template import the_template
 from rl.types import BadInput, Row
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ CHUNK = 4096
 def check_template(cfg: DataConfig, tokenizer: PreTrainedTokenizerBase) -> None:
     """Raise BadInput when cfg.template cannot be used with this tokenizer, or cfg.system would be ignored."""
     if cfg.template == CHAT:
-        if not tokenizer.chat_template:
+        if not the_template(tokenizer):
             raise BadInput("template=chat: this tokenizer has no chat template; use template=r1_zero or plain")
         return
     if cfg.system:
@@ -84,7 +85,7 @@ def open_answer(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase,
     conversation = cast(Any, messages)
     try:
         return cast(str, tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True))
-    except TemplateError as error:
+    except (TemplateError, TypeError, ValueError) as error:  # the last two: of an expression in the template
         place = f"{where}: " if where else ""
         raise BadInput(f"{place}the tokenizer's chat template refused: {' '.join(str(error).split())}") from error
 

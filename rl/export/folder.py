@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import ast
 import json
+import math
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -20,6 +23,7 @@ from rl.model.older_names import complete
 from rl.model.pretrained import load_config, load_tokenizer, positions
 from rl.records import provenance
 from rl.records.provenance import FILE
+from rl.settings.chat_template import chat_day, set_template, the_template
 from rl.settings.overrides import from_json
 from rl.types import BadInput
 
@@ -32,10 +36,21 @@ LEFT_BEHIND = ("chat_template.jinja", "generation_config.json", "README.md", "Mo
 
 @dataclass(frozen=True)
 class Sampling:
-    """Default sampling settings for users of the model. R1's authors recommend 0.6 and 0.95 (their README)."""
+    """Default sampling settings for users of the model. R1's authors recommend 0.6 and 0.95 (their README).
+    Temperature 0: the likeliest token each time.
+    """
 
     temperature: float = 0.6
     top_p: float = 0.95
+
+    def check(self) -> None:
+        """Raise BadInput for a value that no reader of the folder takes."""
+        if not 0 <= self.temperature < math.inf:
+            raise BadInput(
+                f"--temperature {self.temperature:g}: must be at least 0; 0 takes the likeliest token each time"
+            )
+        if not 0 < self.top_p <= 1:
+            raise BadInput(f"--top-p {self.top_p:g}: must be more than 0 and at most 1")
 
 
 @dataclass(frozen=True)
@@ -59,48 +74,88 @@ def export_folder(source: Path, out: Path, *, ollama: bool, sampling: Sampling, 
 
     template: a prompt template as in DataConfig. "" takes the run's, or else the model's own chat template. A model
     that was trained on bare text may have neither, and then gets none.
-    Raises BadInput when source holds no model, or when out is not empty.
+    Raises BadInput when source holds no model, and when out is not empty, cannot be written, or has no room.
     """
+    sampling.check()
     found = find_source(source)
-    if out.exists() and any(out.iterdir()):
-        raise BadInput(f"--out {out}: this folder is not empty; name a new one")
     tokenizer = load_tokenizer(str(found.folder))
     template = template or found.template
     data = DataConfig(template=template) if template and template != CHAT else None
+    own = "" if data else the_template(tokenizer)
     if data:
         check_template(data, tokenizer)
-    elif template == CHAT or not (tokenizer.chat_template or found.bare):
+    elif template == CHAT or not (own or found.bare):
         check_template(DataConfig(template=CHAT), tokenizer)
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    tokenizer.chat_template = chat_template(data, tokenizer) if data else own or None
+    with _whole_folder(out, found.folder) as partial:
+        _copy(found, partial, others=data is None)
+        if tokenizer.chat_template:
+            _write_chat_template(partial, tokenizer.chat_template)
+        _write_generation_config(partial, found, tokenizer, sampling)
+        (partial / "README.md").write_text(model_card(found.run, found.cfg, out.resolve().name), encoding="utf-8")
+        if ollama:
+            (partial / "Modelfile").write_text(_modelfile(partial, found, data, tokenizer, sampling), encoding="utf-8")
+    return out
+
+
+@contextmanager
+def _whole_folder(out: Path, model: Path) -> Iterator[Path]:
+    """Yield a folder beside `out` to write to, which becomes `out` when the block ends and is removed when it fails.
+
+    model: what is copied there; without room for it nothing is begun. Raises BadInput, for a full disk too.
+    """
+    final = out.resolve()  # "." has no name
+    partial = final.with_name(final.name + ".partial")
+    try:
+        if final.exists() and any(final.iterdir()):
+            raise BadInput(f"--out {out}: this folder is not empty; name a new one")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        needed = sum(file.stat().st_size for file in model.iterdir() if file.is_file())
+        free = shutil.disk_usage(partial).free
+        if free < needed:
+            raise BadInput(
+                f"--out {out}: the model has {needed:,} bytes, and {free:,} are free there; name another folder"
+            )
+        yield partial
+        if final.exists():  # empty; the user may be in it, so it stays and is filled
+            for file in sorted(partial.iterdir(), key=lambda path: path.name == "config.json"):
+                file.rename(final / file.name)
+        else:
+            partial.rename(final)
+    except OSError as error:
+        raise BadInput(f"--out {out}: cannot be written ({error.strerror}); name another folder") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _copy(found: Source, folder: Path, *, others: bool) -> None:
+    """Copy the model and the records of its run. others: its other chat templates too (for tools, say)."""
     for file in sorted(found.folder.iterdir()):
         if file.is_file() and file.name not in LEFT_BEHIND:
-            shutil.copyfile(file, partial / file.name)
-    complete(partial)
-    chat = chat_template(data, tokenizer) if data else cast("str | None", tokenizer.chat_template)
+            shutil.copyfile(file, folder / file.name)
+    more = found.folder / "additional_chat_templates"
+    if others and more.is_dir():
+        shutil.copytree(more, folder / more.name)
+    complete(folder)
     for name in ("resolved.json", FILE):
         if (found.run / name).is_file():
-            shutil.copyfile(found.run / name, partial / name)
-    if chat:
-        _write_chat_template(partial, chat)
-    else:
+            shutil.copyfile(found.run / name, folder / name)
+
+
+def _modelfile(
+    folder: Path, found: Source, data: DataConfig | None, tokenizer: PreTrainedTokenizerBase, sampling: Sampling
+) -> str:
+    context = positions(load_config(str(found.folder)))
+    ends = (tokenizer.decode([end]) for end in end_token_ids(tokenizer))
+    if tokenizer.chat_template is None:
         data = DataConfig(template="plain")  # a Modelfile needs a template: the text as it is
-    tokenizer.chat_template = chat
-    _write_generation_config(partial, found, tokenizer, sampling)
-    (partial / "README.md").write_text(model_card(found.run, found.cfg, out.name), encoding="utf-8")
-    if ollama:
-        context = positions(load_config(str(found.folder)))
-        ends = (tokenizer.decode([end]) for end in end_token_ids(tokenizer))
-        text = modelfile(
-            data, tokenizer, (*ends, *found.stop), sampling.temperature, sampling.top_p, context,
-            adds_begin=adds_begin_token(partial),
-        )  # fmt: skip
-        (partial / "Modelfile").write_text(text, encoding="utf-8")
-    if out.exists():
-        out.rmdir()
-    partial.rename(out)
-    return out
+    elif data is None:  # a Modelfile has no clock: it shows the day of the training
+        set_template(tokenizer, chat_day(found.cfg.model.chat_date if found.cfg else "auto"))
+    return modelfile(
+        data, tokenizer, (*ends, *found.stop), sampling.temperature, sampling.top_p, context,
+        adds_begin=adds_begin_token(folder),
+    )  # fmt: skip
 
 
 def find_source(source: Path) -> Source:
@@ -178,7 +233,11 @@ def _write_generation_config(
 ) -> None:
     path = source.folder / "generation_config.json"
     config: dict[str, object] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    config |= {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p}
+    if sampling.temperature:
+        config |= {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p}
+    else:  # transformers samples at no temperature of 0, and warns of settings that greedy decoding ignores
+        config = {k: v for k, v in config.items() if k not in ("temperature", "top_p", "top_k", "min_p", "typical_p")}
+        config["do_sample"] = False
     # A stop text of one token ends generation everywhere, not only where texts are looked for.
     stops = (cast("list[int]", tokenizer.encode(text, add_special_tokens=False)) for text in source.stop)
     config["eos_token_id"] = list(dict.fromkeys([*end_token_ids(tokenizer), *(s[0] for s in stops if len(s) == 1)]))

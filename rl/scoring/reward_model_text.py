@@ -22,6 +22,7 @@ from rewards.extract import (
 )
 from rl.config import RewardConfig
 from rl.scoring.routing import is_model, model_path
+from rl.settings.chat_template import REWARD_MODEL_DAY, set_template, the_template
 from rl.types import BadInput
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class Encoder:
         specials = {str(token) for token in tokenizer.all_special_tokens} - _OUR_TAGS
         self._specials = sorted((token for token in specials if len(token) > 1), key=len, reverse=True)
         probe = PROBE if thinking else "what"
-        if tokenizer.chat_template and probe not in self._conversation("why", probe):
+        if the_template(tokenizer) and probe not in self._conversation("why", probe):
             raise BadInput(f"it leaves out part of a response like {probe}")
 
     def encode(self, question: str, response: str) -> EncodedResponse | None:
@@ -156,6 +157,7 @@ def load_encoder(path: str, *, max_tokens: int = 0, thinking: bool = True) -> En
     try:
         config = AutoConfig.from_pretrained(path)
         tokenizer = AutoTokenizer.from_pretrained(path)
+        set_template(tokenizer, REWARD_MODEL_DAY)
     except (OSError, ValueError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise BadInput(f"rewards: model:{path}: no model with a tokenizer there ({reason})") from error

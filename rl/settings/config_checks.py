@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from rl.config import GRPOConfig, RunConfig, SFTConfig
 from rl.settings.all_settings import Setting, settings_of
 from rl.settings.annotations import IN_PYTHON, Notation
+from rl.settings.chat_template import chat_date_fault
 from rl.settings.typed_values import type_fault
 from rl.types import BadInput
 
@@ -62,6 +63,8 @@ def relation_faults(cfg: RunConfig) -> list[str]:
     """Values that do not go together, one line each. Each value has its type already; it may be out of its range."""
     faults = _batch_faults(cfg) + _sft_faults(cfg.sft) + _grpo_faults(cfg) + _sampling_faults(cfg)
     faults += _learner_faults(cfg) + _sequence_faults(cfg) + _evaluation_faults(cfg)
+    if fault := chat_date_fault(cfg.model.chat_date):
+        faults.append(fault)
     if not cfg.model.path:
         faults.append("model.path: name a Hugging Face id or a folder")
     if not cfg.name or "/" in cfg.name:

@@ -24,6 +24,7 @@ from rl.scoring.reward_functions import refuse_style_alone, unrewardable_rows
 from rl.scoring.reward_model_text import check_models
 from rl.scoring.routing import named, refuse_unused
 from rl.scoring.scorer import Scorer
+from rl.settings.chat_template import chat_day, set_template
 from rl.settings.config_checks import validate
 from rl.types import BadInput, Row
 
@@ -52,6 +53,7 @@ def prepare(
     limit = context_length(cfg.model, model_config)
     refuse_heads(model_config, cfg.learner.sequence_parallel)
     tokenizer = load_tokenizer(model_path)
+    set_template(tokenizer, chat_day(cfg.model.chat_date))
     end_token_ids(tokenizer)
     for key, name in (("sft.distill.teacher", cfg.sft.distill.teacher), ("grpo.teacher", cfg.grpo.teacher)):
         if name:

@@ -14,7 +14,7 @@ import logging
 from functools import cached_property
 from pathlib import Path
 
-from rl.config import RunConfig
+from rl.config import RunConfig, asked_day
 from rl.context import Inputs, StageRun
 from rl.evaluation.evaluate import EvalResult, read_evaluation
 from rl.evaluation.gains import gains
@@ -200,6 +200,8 @@ def refuse_other_run(cfg: RunConfig) -> None:
     old, new = json.loads(to_json(begun)), json.loads(to_json(cfg))
     for key, (was, now) in _differences(old, new, "").items():
         if key == "model.dtype" and "auto" in (was, now):  # auto becomes the precision that the folder was begun in
+            continue
+        if key == "model.chat_date" and asked_day(str(was)) == asked_day(str(now)):  # auto, and the day that it became
             continue
         if not key.startswith(FREE_ON_RESUME):
             raise BadInput(

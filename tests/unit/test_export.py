@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -142,6 +144,82 @@ def test_what_cannot_be_exported_is_refused_before_anything_is_written(run: Path
     with pytest.raises(BadInput, match="has no chat template"):
         export_folder(run, tmp_path / "out", ollama=False, sampling=Sampling(), template="chat")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("sampling", "fault"),
+    [
+        (Sampling(-0.1), "--temperature -0.1: must be at least 0"),
+        (Sampling(float("nan")), "--temperature nan"),
+        (Sampling(float("inf")), "--temperature inf"),
+        (Sampling(0.6, 0.0), "--top-p 0: must be more than 0 and at most 1"),
+        (Sampling(0.6, 1.1), "--top-p 1.1"),
+        (Sampling(0.6, float("nan")), "--top-p nan"),
+    ],
+)
+def test_sampling_settings_that_no_reader_takes_are_refused(run: Path, tmp_path: Path, sampling: Sampling, fault: str):
+    with pytest.raises(BadInput, match=fault):
+        export_folder(run, tmp_path / "out", ollama=True, sampling=sampling)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_temperature_0_exports_a_model_that_decodes_greedily(run: Path, tmp_path: Path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    source = shutil.copytree(run, tmp_path / "run")
+    (source / "model" / "generation_config.json").write_text('{"do_sample": true, "temperature": 0.7, "top_k": 5}')
+    out = export_folder(source, tmp_path / "out", ollama=True, sampling=Sampling(0.0))
+    config = json.loads((out / "generation_config.json").read_text())
+    assert config["do_sample"] is False
+    assert not {"temperature", "top_p", "top_k"} & set(config)
+    assert "PARAMETER temperature 0\n" in (out / "Modelfile").read_text()
+    ids = AutoTokenizer.from_pretrained(out)("reverse 12:", return_tensors="pt", add_special_tokens=False)["input_ids"]
+    found = AutoModelForCausalLM.from_pretrained(out).generate(ids, max_new_tokens=20)[0].tolist()
+    assert found == greedy(run / "model", "reverse 12:")
+
+
+@pytest.mark.parametrize("name", [".", "here", "here/", "../w/here", "new/folder", "here/../other"])
+def test_an_export_goes_into_the_folder_that_is_meant(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+):
+    (tmp_path / "w").mkdir()
+    monkeypatch.chdir(tmp_path / "w")
+    if name != ".":
+        Path("here").mkdir()
+    wanted = Path(name).resolve()
+    export_folder(run, Path(name), ollama=True, sampling=Sampling())
+    assert {"config.json", "README.md", "Modelfile"} <= {file.name for file in wanted.iterdir()}
+    assert f"# {wanted.name}\n" in (wanted / "README.md").read_text()
+    assert not list(tmp_path.rglob("*.partial"))
+    with pytest.raises(BadInput, match="is not empty; name a new one"):
+        export_folder(run, Path(name), ollama=True, sampling=Sampling())
+
+
+def test_a_place_that_cannot_be_written_is_named_and_nothing_is_left_there(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def refused(out: Path) -> str:
+        with pytest.raises(BadInput) as caught:
+            export_folder(run, out, ollama=False, sampling=Sampling())
+        return str(caught.value)
+
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file" / "out", Path("/proc/aha")):
+        assert f"--out {out}: cannot be written (" in refused(out)
+    free = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: free)
+    assert "and 1,000 are free there" in refused(tmp_path / "out")
+    monkeypatch.undo()
+
+    def full(source: Path, target: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    assert (
+        refused(tmp_path / "out")
+        == f"--out {tmp_path / 'out'}: cannot be written (No space left on device); name another folder"
+    )
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_model_without_a_run_keeps_its_own_chat_template(run: Path, tmp_path: Path):

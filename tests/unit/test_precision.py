@@ -15,6 +15,7 @@ from rl.config import ClusterConfig, ModelConfig, RunConfig
 from rl.recipe import SFT, Recipe
 from rl.settings import precision
 from rl.settings.overrides import recipe_to_json, to_json
+from rl.settings.chat_template import settle_chat_date
 from rl.settings.precision import Machine, bfloat16_unit, bytes_per_number, has_gpu, settle, this_machine
 from rl.types import BadInput
 
@@ -112,7 +113,7 @@ def test_stages_that_were_begun_keep_their_precision_on_another_machine(
     made, _ = settled(stages)
     assert made.base.model.dtype == "float32"  # type: ignore[union-attr]
     stages.folder.mkdir()
-    begun = dataclasses.replace(stages, base=settle(stages.base, UNIT)[0])
+    begun = dataclasses.replace(stages, base=settle_chat_date(settle(stages.base, UNIT)[0]))
     (stages.folder / "recipe.json").write_text(recipe_to_json(begun))
     assert settled(stages)[0] == begun
 

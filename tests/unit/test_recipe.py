@@ -158,7 +158,7 @@ YOUNGER = {
     "reject.teacher.model": "", "reject.teacher.send_seed": "True", "reject.teacher.without_thought": "keep",
     "reject.top_logprobs": "0",
     "sft.distill.cached": "False", "prefer.scores": "response", "grpo.uniform_by": "",
-    "base.learner.sequence_parallel": "1", "base.learner.dither": "False", "reject.ask.instruction": "",
+    "base.model.chat_date": "auto", "base.learner.sequence_parallel": "1", "base.learner.dither": "False", "reject.ask.instruction": "",
     "reject.ask.shots": "0", "reject.ask.shots_data.source": "", "reject.ask.shots_data.template": "r1_zero",
     "reject.ask.shots_data.subset": "", "reject.ask.shots_data.split": "train", "reject.ask.shots_data.limit": "0",
     "reject.ask.shots_data.prompt_field": "prompt", "reject.ask.shots_data.answer_field": "answer",
