@@ -97,7 +97,6 @@ class StageFolders:
         print(f"\n=== {place}, {duration(seconds)} so far", flush=True)
 
     def open(self, p: Planned) -> None:
-        p.folder.mkdir(parents=True, exist_ok=True)
         write_json(p.folder / "stage.json", self._record(p.stage.name))
 
     def _record(self, name: str) -> dict[str, object]:
