@@ -11,6 +11,14 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=launch/setup.sh
 source launch/setup.sh
 
+# The report's tests drive a real browser. It is installed where that may be; without it they are skipped.
+if [[ $(id -u) == 0 ]] && command -v apt-get >/dev/null && ! command -v chromedriver >/dev/null; then
+    echo "[test ${SECONDS}s] installing chromium for the report's tests"
+    apt=(timeout 300 env DEBIAN_FRONTEND=noninteractive apt-get -qq)
+    { "${apt[@]}" update && "${apt[@]}" install -y --no-install-recommends chromium chromium-driver; } >/dev/null 2>&1 ||
+        echo "test: chromium could not be installed; the tests in a browser are skipped" >&2
+fi
+
 suites=(tests/unit tests/sandbox tests/integration)
 chosen=(-m "not slow")
 if [[ "${1:-}" == --all ]]; then
