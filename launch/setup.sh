@@ -40,8 +40,14 @@ die() {
 sha256() { sha256sum <"$1" | cut -d' ' -f1; }
 content() { if [[ -f $1 ]]; then cat "$1"; fi; }
 
-check_machine() {
-    [[ "$(uname -s) $(uname -m)" == "Linux x86_64" ]] || die "the lock files are for Linux on x86-64, this is $(uname -s) on $(uname -m)"
+check_machine() { # DEVICE
+    local machine
+    machine="$(uname -s) $(uname -m)"
+    case "$machine" in
+        "Linux x86_64") ;;
+        "Linux aarch64") [[ $1 == cpu ]] || die "requirements-gpu.lock is for x86-64, this machine is $machine; AHA_DEVICE=cpu installs for CPUs" ;;
+        *) die "the lock files are for Linux on x86-64 or Arm, this is $machine; on a Mac, Docker runs launch/cluster/Dockerfile.cpu" ;;
+    esac
     command -v g++ >/dev/null || die "g++ was not found; DeepSpeed compiles a small part of itself. On Debian and Ubuntu: apt-get install g++"
 }
 
@@ -225,8 +231,8 @@ ensure_sandbox() { # the code reward runs programs in bubblewrap: install it if 
     say "bubblewrap was not found; only the code reward needs it. On Debian and Ubuntu: apt-get install bubblewrap"
 }
 
-check_machine
 device=$(pick_device)
+check_machine "$device"
 make_venv "$device"
 install_packages "$device"
 if [[ $device == gpu ]]; then

@@ -196,3 +196,25 @@ def test_the_gpu_build_is_never_looked_for_in_pytorchs_cpu_index(checkout: Path)
     assert done.returncode == 1
     assert "pip could not install torch==2.13.0+cpu.not" in done.stderr
     assert len(calls(asked)) == 1
+
+
+# ------------------------------------------------------------------------------------------------ other machines
+
+
+@pytest.mark.parametrize(
+    ("machine", "device", "said"),
+    [
+        ("Linux aarch64", "cpu", ""),
+        ("Linux aarch64", "gpu", "AHA_DEVICE=cpu"),
+        ("Darwin arm64", "cpu", "Dockerfile.cpu"),
+        ("Linux riscv64", "cpu", "x86-64 or Arm"),
+    ],
+)
+def test_a_machine_for_which_nothing_is_built_is_told_what_it_can_do(
+    checkout: Path, machine: str, device: str, said: str
+) -> None:
+    system, processor = machine.split()
+    program(checkout / "bin" / "uname", f"[[ $1 == -s ]] && echo {system} || echo {processor}")
+    done = set_up(checkout, nvidia_smi="exit 1", device=device)
+    assert (done.returncode == 0) == (not said)
+    assert said in done.stderr
