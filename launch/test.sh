@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Sets up .venv, then runs the unit tests, the sandbox's, and the integration tests (real Ray, vLLM and DeepSpeed).
+# Sets up .venv, then runs the unit tests, the sandbox's, those of GPU code with stand-ins, and the integration tests
+# (real Ray, vLLM and DeepSpeed).
 #
 #   bash launch/test.sh [--all] [pytest arguments ...]        for example: bash launch/test.sh -k resume
 #
@@ -11,7 +12,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=launch/setup.sh
 source launch/setup.sh
 
-suites=(tests/unit tests/sandbox tests/integration)
+suites=(tests/unit tests/sandbox tests/gpu tests/integration)
 chosen=(-m "not slow")
 if [[ "${1:-}" == --all ]]; then
     shift
@@ -27,8 +28,8 @@ for suite in "${suites[@]}"; do
     side_by_side=(-n "$(nproc)" --maxprocesses 4)
     # Their workers mostly wait for one thing or another while they start: two files at a time, a cluster for each.
     [[ $suite == tests/integration ]] && side_by_side=(-n 2 --dist loadfile)
-    # Nodes in network namespaces, and jobs: one after the other.
-    [[ $suite == tests/cluster ]] && side_by_side=()
+    # Nodes in network namespaces, and jobs: one after the other. Importing vLLM takes longer than the tests that do.
+    [[ $suite == tests/cluster || $suite == tests/gpu ]] && side_by_side=()
     # A failed unit test does not hide what the integration tests have to say.
     .venv/bin/python -m pytest "$suite" "${side_by_side[@]}" "${chosen[@]}" --timeout 900 --durations 8 "$@" || status=$?
     if ((status == no_tests_collected)); then

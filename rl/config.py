@@ -65,7 +65,8 @@ class ModelConfig:
     path: str = knob("", "Hugging Face id or folder of a causal LM.")
     dtype: str = knob(
         "auto", "Compute precision of learner and sampler. auto: bfloat16 on GPUs and on CPUs with a unit for it, else "
-        "float32; what was begun keeps its precision. float16: on GPUs alone.",
+        "float32; what was begun keeps its precision. float16: on GPUs alone. float32 on GPUs: vLLM's attention may "
+        "multiply in TF32, so the sampler is less exact than the learner.",
         choices=("auto", "bfloat16", "float16", "float32"),
     )  # fmt: skip
     context_length: int = knob(0, "Prompt plus completion limit, tokens; 0 takes the model's own.", lo=0)
@@ -556,6 +557,10 @@ class SamplerConfig:
     prefix_caching: bool = knob(True, "Share the prompt's KV cache among the samples of a group.")
     threads: int = knob(0, "CPU threads; 0 shares the node's cores among its samplers.", lo=0)
     deterministic: bool = knob(True, "Prompts go to samplers by number, so that a resumed run repeats itself.")
+    seeded: bool = knob(
+        True, "Each sample has a seed of its own, so that a resumed run repeats itself; false: vLLM draws the tokens "
+        "of all samples at once, which may be faster. On GPUs neither speed nor repeatability has been measured.",
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
