@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Sets up .venv, then runs the unit tests, the sandbox's, and the integration tests (real Ray, vLLM and DeepSpeed).
+# Sets up .venv, then runs the unit tests, the sandbox's, those of GPU code with stand-ins, and the integration tests
+# (real Ray, vLLM and DeepSpeed).
 #
 #   bash launch/test.sh [--all] [pytest arguments ...]        for example: bash launch/test.sh -k resume
 #
@@ -19,7 +20,7 @@ if [[ $(id -u) == 0 ]] && command -v apt-get >/dev/null && ! command -v chromedr
         echo "test: chromium could not be installed; the tests in a browser are skipped" >&2
 fi
 
-suites=(tests/unit tests/sandbox tests/integration)
+suites=(tests/unit tests/sandbox tests/gpu tests/integration)
 chosen=(-m "not slow")
 if [[ "${1:-}" == --all ]]; then
     shift
@@ -36,8 +37,8 @@ for suite in "${suites[@]}"; do
     side_by_side=(-n "$(nproc)" --maxprocesses 4)
     # Most of their time goes into waiting for workers to start: two files at a time, each with its own cluster.
     [[ $suite == tests/integration ]] && side_by_side=(-n 2 --dist loadfile)
-    # These start nodes in network namespaces, and Ray jobs: one test after the other.
-    [[ $suite == tests/cluster ]] && side_by_side=()
+    # These start nodes in network namespaces, and Ray jobs, or import vLLM, which takes longer than the tests that do.
+    [[ $suite == tests/cluster || $suite == tests/gpu ]] && side_by_side=()
     # The suites after a failed one run too, so that one run shows all failures.
     .venv/bin/python -m pytest "$suite" "${side_by_side[@]}" "${chosen[@]}" --timeout 900 --durations 8 "$@" || status=$?
     if ((status == no_tests_collected)); then

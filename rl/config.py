@@ -72,7 +72,8 @@ class ModelConfig:
     path: str = knob("", "Hugging Face id or folder of a causal LM.")
     dtype: str = knob(
         "auto", "Compute precision of learner and sampler. auto: bfloat16 on GPUs and on CPUs with a unit for it, else "
-        "float32; a run that is resumed keeps its precision. float16: only on GPUs.",
+         "float32; a run that is resumed keeps its precision. float16: only on GPUs. float32 on GPUs: vLLM's "
+         "attention may multiply in TF32, so the sampler is less exact than the learner.",
         choices=("auto", "bfloat16", "float16", "float32"),
     )  # fmt: skip
     context_length: int = knob(0, "Longest prompt and completion together, tokens; 0: the model's own limit.", lo=0)
@@ -570,6 +571,10 @@ class SamplerConfig:
     prefix_caching: bool = knob(True, "Share the prompt's KV cache among the samples of a group.")
     threads: int = knob(0, "CPU threads of a sampler; 0: the node's cores, divided among its samplers.", lo=0)
     deterministic: bool = knob(True, "Prompts go to samplers by number, so that a resumed run repeats itself.")
+    seeded: bool = knob(
+        True, "Each sample has a seed of its own, so that a resumed run repeats itself; false: vLLM draws the tokens "
+        "of all samples at once, which may be faster. On GPUs neither speed nor repeatability has been measured.",
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -219,7 +219,9 @@ def _sample(
     cfg: RunConfig, arch: Architecture, hw: Hardware, lengths: Lengths, slots: int, drawn_N: np.ndarray, group: int
 ) -> RolloutTime:
     s = cfg.sampler
-    decoder = make_decoder(arch, cfg.model.dtype, hw, tensor_parallel=s.tensor_parallel, eager=s.enforce_eager)
+    decoder = make_decoder(
+        arch, cfg.model.dtype, hw, tensor_parallel=s.tensor_parallel, eager=s.enforce_eager, seeded=s.seeded
+    )
     samplers = s.count if hw.on_gpu else min(s.count, hw.nodes)  # samplers of one machine share its cores
     return simulate(
         decoder, drawn_N, prompt=lengths.prompt, group=group, samplers=samplers, slots=slots,

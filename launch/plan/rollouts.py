@@ -84,7 +84,7 @@ def make_decoder(
     """A decoder from the stated rates. Tensor parallelism divides reading and computing, and adds two reductions per
     layer.
 
-    seeded: each sample has its own random generator, as in Aha. A mixture of experts reads all of its weights.
+    seeded: each sample has its own random generator (sampler.seeded). A mixture of experts reads all of its weights.
     """
     e, tp = hw.efficiency, tensor_parallel
     width = float(bytes_per_number(dtype))

@@ -11,6 +11,7 @@ from rich.table import Table
 from launch.plan.checks import devices_needed
 from launch.plan.fit import changes_that_fit, gib
 from launch.plan.hardware import gpu_names, sources
+from launch.plan.host import host_memory
 from launch.plan.memory import Term
 from launch.plan.plan import Plan, Step
 
@@ -88,6 +89,10 @@ def _memory_table(plan: Plan) -> Table:
           plan.learner.training, "its peak in training")  # fmt: skip
     table.add_row("  while loading", gib(plan.learner.loading), "in float32, " + (
         "shard by shard" if plan.shape.zero_stage == 3 else "whole"))  # fmt: skip
+    if plan.hw.on_gpu:
+        sampling = plan.cfg.sampler.count * plan.cfg.sampler.tensor_parallel if plan.step is not None else 0
+        host = host_memory(plan.arch, plan.shape, plan.hw, samplers=sampling)
+        table.add_row("a machine, beside its GPUs", gib(host.num_bytes), host.note)
     if plan.step is not None:
         s = plan.sampler
         _rows(table, f"a sampler, 1 of {plan.cfg.sampler.count}", s.terms, s.peak,

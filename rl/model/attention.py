@@ -29,7 +29,8 @@ def packed_attention(
 ) -> tuple[Tensor, None]:
     """Causal attention inside each sequence of one long row.
 
-    query (1, heads, T, d), key and value (1, kv_heads, T, d); cu_seq_lens_q (S + 1,) int32 among kwargs.
+    query (1, heads, T, d), key and value (1, kv_heads, T, d); among kwargs cu_seq_lens_q (S + 1,) int32, and the length
+    of the longest sequence as max_length_q.
     Returns ((1, T, heads, d), None). A GPU in half precision uses PyTorch's varlen kernel. Everything else, such as the
     tests on a CPU, goes through a loop over the sequences, which computes the same.
     """
@@ -40,18 +41,19 @@ def packed_attention(
     scaling = kwargs.get("scaling")
     window = kwargs.get("sliding_window")
     scale = scaling if isinstance(scaling, float) else None
-    if isinstance(window, int) and int(cu_seq_lens.diff().max()) > window:
+    longest = kwargs.get("max_length_q")
+    if not isinstance(longest, int):
+        longest = int(cu_seq_lens.diff().max())  # waits for the GPU, so the learner says it
+    if isinstance(window, int) and longest > window:
         raise BadInput(f"packed layout: sequences longer than the model's sliding window of {window} tokens")
     if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
         from torch.nn.attention.varlen import varlen_attn
 
-        longest = int(cu_seq_lens.diff().max())
         q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
-        same_heads = q.shape[1] == k.shape[1]
+        grouped = {} if q.shape[1] == k.shape[1] else {"enable_gqa": True}
         out = varlen_attn(
-            q, k, v, cu_seq_lens, cu_seq_lens, longest, longest,
-            scale=scale, window_size=(-1, 0), enable_gqa=not same_heads,
-        )  # fmt: skip
+            q, k, v, cu_seq_lens, cu_seq_lens, longest, longest, scale=scale, window_size=(-1, 0), **grouped
+        )
         assert isinstance(out, Tensor)
         return out[None], None
     parts = []

@@ -338,3 +338,11 @@ def test_durations_read_as_people_say_them(seconds, text):
 )
 def test_large_numbers_read_as_people_say_them(number, text):
     assert count(number) == text
+
+
+def test_the_plan_says_what_host_memory_a_machine_with_gpus_needs_and_nothing_of_it_on_cpus(command):
+    on_gpus = command("recipes/r1_zero.py", "--gpu", "H100-80G")
+    assert "a machine, beside its GPUs" in on_gpus.stdout
+    on_cpus = command("recipes/tiny.py", "--gpu", "cpu")
+    assert on_cpus.returncode == 0
+    assert "beside its GPUs" not in on_cpus.stdout

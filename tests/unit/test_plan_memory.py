@@ -8,6 +8,7 @@ import pytest
 
 from launch.plan.fit import changes_that_fit
 from launch.plan.hardware import GIB, find_hardware, this_machine
+from launch.plan.host import PROCESS_GIB, host_memory
 from launch.plan.memory import LearnerMemory, LearnerShape, layer_bytes_per_token, learner_memory, sampler_memory
 from launch.plan.model import Architecture, find_architecture
 
@@ -189,3 +190,24 @@ def test_nothing_is_offered_when_no_number_of_ranks_can_hold_the_model():
 def test_micro_batches_are_not_cut_below_a_sequence():
     found = changes_that_fit(QWEN_7B, replace(SHAPE, tokens=16384), H100, longest=9000, rollouts_per_update=64, most=9)
     assert all(change.shape.tokens >= 9000 for change in found)
+
+
+# ------------------------------------------------------------------------------------------------ beside the GPUs
+
+
+def test_each_rank_of_a_machine_reads_the_float32_model_into_host_memory_up_to_zero_2():
+    processes = 8 * PROCESS_GIB * GIB  # a GPU has one process, whether it trains or samples
+    for stage in (0, 1, 2):
+        found = host_memory(QWEN_7B, replace(SHAPE, zero_stage=stage), H100, samplers=8)
+        assert found.num_bytes == 8 * 4 * P + processes
+        assert "float32 model of each of 8 ranks" in found.note
+    two_machines = host_memory(QWEN_7B, replace(SHAPE, ranks=16), H100, samplers=0)
+    assert two_machines.num_bytes == 8 * 4 * P + processes  # the fullest machine holds 8 of the 16 ranks
+    two_ranks = host_memory(QWEN_7B, replace(SHAPE, ranks=2), H100, samplers=1)
+    assert two_ranks.num_bytes == 2 * 4 * P + 3 * PROCESS_GIB * GIB
+
+
+def test_under_zero_3_host_memory_holds_a_tensor_and_not_the_model():
+    found = host_memory(QWEN_7B, replace(SHAPE, zero_stage=3), H100, samplers=0)
+    assert found.num_bytes == 12 * QWEN_7B.largest_tensor + 8 * PROCESS_GIB * GIB
+    assert found.num_bytes < 4 * P + 8 * PROCESS_GIB * GIB

@@ -147,7 +147,7 @@ class Sampler:
                     temperature=params.temperature,
                     top_p=params.top_p,
                     max_tokens=params.max_new_tokens,
-                    seed=seed,
+                    seed=seed if self.cfg.sampler.seeded else None,
                     logprobs=params.top_logprobs,
                     stop=list(params.stop) or None,
                     stop_token_ids=list(params.stop_token_ids),
