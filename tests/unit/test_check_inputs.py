@@ -113,3 +113,12 @@ def test_held_out_examples_and_worked_examples_may_be_data_that_a_stage_will_mak
     asked = EvalConfig(data=data, shots=1, shots_data=made)
     checked(mixed, Evaluate("e", MODEL, REWARDS, SHORT, asked))
     checked(mixed, GRPO("g", MODEL, data, REWARDS, SHORT, GRPOConfig(steps=1), asked))
+
+
+def test_a_file_that_an_earlier_stage_will_make_is_not_looked_for_but_a_missing_one_of_the_users_is(
+    data: DataConfig,
+) -> None:
+    first = Mix("first", MixConfig(parts=(MixPart(data),)))
+    checked(first, Mix("second", MixConfig(parts=(MixPart(DataConfig(source="@first/data.jsonl")),))))
+    with pytest.raises(BadInput, match=r"stage second: absent.jsonl: no such file"):
+        checked(first, Mix("second", MixConfig(parts=(MixPart(DataConfig(source="absent.jsonl")),))))
