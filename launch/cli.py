@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -170,8 +169,9 @@ def eval_(
     """Measure a checkpoint: pass@1 with its standard error, pass@k, cons@k, lengths, format and language."""
     from launch import evaluate
     from launch.run_recipe import quiet_libraries
+    from launch.working_folder import import_from_here
 
-    sys.path.insert(0, os.getcwd())
+    import_from_here()
     quiet_libraries()
     asked = evaluate.Asked(
         model, data, samples, temperature, top_p, max_tokens, template, tuple(reward or ["accuracy"]), protocol, cot,

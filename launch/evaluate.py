@@ -78,9 +78,6 @@ def build(asked: Asked, overrides: list[str]) -> RunConfig:
         model = dataclasses.replace(cfg.model, chat_date=asked_day(cfg.model.chat_date))
         settings = repr((cfg.seed, model, cfg.prompts, cfg.rewards, cfg.rollout, cfg.evaluation))
         cfg = dataclasses.replace(cfg, name=f"{name}-{hashlib.sha256(settings.encode()).hexdigest()[:8]}")
-    # Nothing is trained here, so the size of the learner's micro-batches must not limit the completions.
-    roomy = max(cfg.learner.micro_batch_tokens, 8 * max(cfg.evaluation.max_new_tokens, cfg.rollout.max_new_tokens))
-    cfg = dataclasses.replace(cfg, learner=dataclasses.replace(cfg.learner, micro_batch_tokens=roomy))
     return cfg
 
 

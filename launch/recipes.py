@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
-import os
 import sys
 import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from launch.working_folder import import_from_here
 from rl.config import RunConfig
 from rl.settings.all_settings import settings_of, settings_of_recipe
 from rl.settings.annotations import type_of, wanted
@@ -32,6 +32,7 @@ def load(path: str, overrides: Sequence[str] = ()) -> RunConfig | Recipe:
     file, rest, arguments = Path(path), list(overrides), list[str]()
     if not file.is_file():
         raise BadInput(f"{path}: no such recipe; see recipes/")
+    import_from_here()  # tasks and rewards are named as 'mine:function', also by a file that a run wrote
     if file.suffix == ".json":
         made: object = _from_json(file)
     else:
@@ -70,6 +71,7 @@ def parameters(path: str) -> dict[str, str]:
     """The parameters of the recipe's function with their defaults, for which overrides without a dot stand."""
     if Path(path).suffix == ".json":
         return {}
+    import_from_here()
     found = _parameters(_function(Path(path)))
     return {name: "" if p.default is NO_DEFAULT else str(p.default) for name, p in found.items()}
 
@@ -84,9 +86,6 @@ def load_run(path: str, overrides: Sequence[str] = ()) -> RunConfig:
 
 
 def _function(file: Path) -> Callable[..., object]:
-    # Tasks and rewards are named as 'recipes.tasks:...', found from where the command is run.
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
     spec = importlib.util.spec_from_file_location(f"recipe_{file.stem}", file)
     if spec is None or spec.loader is None:
         raise BadInput(f"{file}: is no Python file; a recipe ends in .py or .json")

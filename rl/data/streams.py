@@ -80,6 +80,9 @@ class Stream(Generic[ItemT]):
         raise NotImplementedError
 
 
+TRAINED_BOUND = "the less of model.context_length and learner.micro_batch_tokens"
+
+
 class PromptStream(Stream[Prompt]):
     """Prompts to sample from, all tokenised at the start.
 
@@ -94,7 +97,9 @@ class PromptStream(Stream[Prompt]):
         tokenizer: PreTrainedTokenizerBase,
         seed: int,
         max_prompt_tokens: int,
+        bound: str = TRAINED_BOUND,
     ) -> None:
+        """bound: the setting that lets longer prompts in."""
         table = Table(rows, cfg, functools.partial(place, cfg.source))
         self._references = [table.reference(i) for i in range(len(rows))]
         self._questions = table.texts(cfg.prompt_field)
@@ -103,10 +108,7 @@ class PromptStream(Stream[Prompt]):
         lengths = [len(ids) for ids in self._ids]
         self._kept = [i for i, length in enumerate(lengths) if length <= max_prompt_tokens]
         if cfg.long_prompts == "error" or not self._kept:
-            remedy = (
-                "set long_prompts=drop, raise the less of model.context_length and learner.micro_batch_tokens, or "
-                "lower max_new_tokens"
-            )
+            remedy = f"set long_prompts=drop, raise {bound}, or lower max_new_tokens"
             table.refuse_long(lengths, max_prompt_tokens, "prompt", remedy)
         elif len(self._kept) < len(rows):
             left_out = len(rows) - len(self._kept)
@@ -132,6 +134,10 @@ class PromptStream(Stream[Prompt]):
 def all_prompts(
     rows: Sequence[Row], cfg: DataConfig, tokenizer: PreTrainedTokenizerBase, max_prompt_tokens: int
 ) -> list[Prompt]:
-    """Every prompt once, in the order of the rows, for evaluation. Text and tokens are those of a PromptStream."""
-    stream = PromptStream(rows, dataclasses.replace(cfg, shuffle=False), tokenizer, 0, max_prompt_tokens)
+    """Every prompt once, in the order of the rows, to be sampled and not trained on. Text and tokens are those of a
+    PromptStream.
+    """
+    stream = PromptStream(
+        rows, dataclasses.replace(cfg, shuffle=False), tokenizer, 0, max_prompt_tokens, "model.context_length"
+    )
     return stream.take(len(stream))

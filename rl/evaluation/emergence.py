@@ -18,6 +18,7 @@ from pathlib import Path
 
 from rl.evaluation.metrics import percentiles
 from rl.records.whole_files import append_lines, cut_partial_line, whole_lines, write_rows
+from rl.scoring.routing import ACCURACY
 from rl.types import Prompt, RewardPart, Row, ScoredGroup, Verdict
 
 REFLECTIVE_WORDS = (
@@ -93,8 +94,10 @@ class Emergence:
     share: how much of a response is in the question's language, where no reward of the run says so.
     """
 
-    def __init__(self, run_dir: Path, start: int, share: Share) -> None:
+    def __init__(self, run_dir: Path, start: int, share: Share, verified: Sequence[str] = (ACCURACY,)) -> None:
+        """verified: see rl.scoring.routing.accuracies."""
         self._moments, self._share = Moments(run_dir / "aha_moments.jsonl", start), share
+        self._verified = verified
 
     def step(self, step: int, scored_P: Sequence[ScoredGroup]) -> dict[str, float]:
         """The step's numbers, named emergence/...; new first occurrences are on disk on return.
@@ -102,7 +105,7 @@ class Emergence:
         Lengths are in tokens, of all responses. Words and phrases are means per response and shares are of responses,
         of those looked through (measured_share of all).
         """
-        samples = [Sample(s, i) for s in scored_P for i in range(len(s.group.rollouts_G))]
+        samples = [Sample(s, i, self._verified) for s in scored_P for i in range(len(s.group.rollouts_G))]
         if not samples:
             return {}
         rng = random.Random(step)
@@ -125,10 +128,11 @@ class Emergence:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Sample number `index` of a group."""
+    """Sample number `index` of a group. verified: the rewards whose "correct" means equal to the reference answer."""
 
     scored: ScoredGroup
     index: int
+    verified: Sequence[str] = (ACCURACY,)
 
     @property
     def prompt(self) -> Prompt:
@@ -149,7 +153,8 @@ class Sample:
     @property
     def correct(self) -> bool:
         """What accuracy says, or the first reward where there is none."""
-        part = self.parts.get("accuracy") or next(iter(self.parts.values()), None)
+        names = [*(name for name in self.verified if name in self.parts), *self.parts]
+        part = self.parts[names[0]] if names else None
         return part is not None and part.verdict == Verdict.CORRECT
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -27,13 +27,11 @@ from rl.records.renamed_metrics import with_new_names, with_old_names
 from rl.records.whole_files import RUN_STAGE_AGAIN, read_json, write_json
 from rl.rollouts.queue import sample_and_grade
 from rl.rollouts.step_metrics import RewardStats
+from rl.scoring.routing import ACCURACY
 from rl.scoring.scorer import Scorer
 from rl.types import AhaError, BadInput, GradedGroup, Prompt, RewardPart, Verdict
 
 log = logging.getLogger(__name__)
-
-VERIFIER = "accuracy"
-"""The reward whose "correct" means equal to the reference answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +123,11 @@ def evaluate(
     style = measure_style([g.group for g in graded_P], [g.parts_G for g in graded_P], ctx.tokenizer)
     greedy = mean_and_stderr(greedy_share_P)[0] if greedy_P else None
     ks = cfg.pass_at or default_ks(cfg.samples)
-    return summarise(graded_P, reward_P, ks, greedy=greedy, style=style, without_verdict=without_verdict), graded_P
+    result = summarise(
+        graded_P, reward_P, ks, greedy=greedy, style=style, without_verdict=without_verdict,
+        verified=scorer.accuracies,
+    )  # fmt: skip
+    return result, graded_P
 
 
 def summarise(
@@ -136,8 +138,11 @@ def summarise(
     greedy: float | None,
     style: Style,
     without_verdict: int,
+    verified: Collection[str] = (ACCURACY,),
 ) -> EvalResult:
-    """The numbers of graded samples. reward_P: for each problem, whose verdicts count."""
+    """The numbers of graded samples. reward_P: for each problem, whose verdicts count. verified: the rewards whose
+    "correct" means equal to the reference answer.
+    """
     correct_PG = [correct_of(g, reward) for g, reward in zip(graded_P, reward_P, strict=True)]
     correct_P = [correct_share(correct_G) for correct_G in correct_PG]
     pass_at_1, stderr = mean_and_stderr(correct_P)
@@ -145,7 +150,7 @@ def summarise(
     cons: tuple[float | None, float | None] = (None, None)
     cons_P: list[float] = []
     if samples > 1:
-        verified_P = [reward == VERIFIER for reward in reward_P]
+        verified_P = [reward in verified for reward in reward_P]
         cons_P = consensus([g.group for g in graded_P], correct_PG, verified_P)
         cons = mean_and_stderr(cons_P) if cons_P else cons
     rollouts = [r for g in graded_P for r in g.group.rollouts_G]

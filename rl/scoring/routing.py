@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from rewards import REWARDS, short_name
 from rl.config import MODEL, RewardConfig, RewardModelConfig
 from rl.types import BadInput, Row
 
+ACCURACY = "accuracy"
 _RESERVED_NAMES = ("mean", "std")  # metrics of the whole reward: reward/mean, reward/std
 
 
@@ -59,6 +61,19 @@ def _refuse_settings_of_another_kind(name: str, reward: RewardConfig) -> None:
         raise BadInput(f"rewards: {name!r} is a reward model: it has no options; its settings are those of model")
     if not is_model(reward) and reward.model != RewardModelConfig():
         raise BadInput(f"rewards: {name!r} is a function: the settings of model are for function=model:... only")
+
+
+def accuracies(rewards: Sequence[RewardConfig]) -> list[str]:
+    """Names of the parts whose "correct" means equal to the reference answer, in order.
+
+    Of the built-in rewards that is accuracy, whatever its name. A function of one's own is taken at its word.
+    """
+    return [name for name, reward in named(rewards).items() if _is_accuracy(name, reward)] if rewards else []
+
+
+def _is_accuracy(name: str, reward: RewardConfig) -> bool:
+    built_in = short_name(reward.function)
+    return built_in == ACCURACY if built_in in REWARDS else name == ACCURACY and not is_model(reward)
 
 
 # ------------------------------------------------------------------------------------------------ rows and steps

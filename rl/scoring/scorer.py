@@ -11,10 +11,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from rewards import short_name
 from rl.algorithms.advantage import advantages, is_uniform
 from rl.config import GRPOConfig, RewardConfig
 from rl.scoring.reward_functions import Parts, RewardFunctions, watch
-from rl.scoring.routing import applying, named, refuse_late
+from rl.scoring.routing import ACCURACY, accuracies, applying, named, refuse_late
 from rl.types import AhaError, BadInput, GradedGroup, Prompt, RewardPart, RolloutGroup, ScoredGroup, Verdict
 
 MANY_PROMPTS = 4
@@ -32,8 +33,8 @@ class Scorer:
             raise BadInput(f"grpo.uniform_by={cfg.uniform_by}: the rewards are {', '.join(self._parts)}")
         self.functions = RewardFunctions(rewards)
         self._weights = {name: reward.weight for name, reward in self._parts.items()}
-        accuracies = ("accuracy", "rewards.accuracy:accuracy")
-        self._watched = [name for name, reward in self._parts.items() if reward.function in accuracies]
+        self.accuracies = accuracies(rewards)
+        self._watched = [name for name in self.accuracies if short_name(self._parts[name].function) == ACCURACY]
 
     @property
     def names(self) -> list[str]:
@@ -103,9 +104,13 @@ class Scorer:
             out |= {"reward/mean": float(np.mean(rewards)), "reward/std": float(np.std(rewards))}
         for name in self.names:
             out |= _part_metrics(name, [part[name] for _, part, _ in samples if name in part], len(samples))
-        if "reward/accuracy" in out:
-            out["accuracy"] = out["reward/accuracy"]
-        return out | _group_metrics(scored_P) | _length_metrics(scored_P) | watch(scored_P, self._watched)
+        return (
+            out
+            | _accuracy_metrics(scored_P, self.accuracies)
+            | _group_metrics(scored_P)
+            | _length_metrics(scored_P)
+            | watch(scored_P, self._watched)
+        )
 
     def _total(self, parts: Parts) -> float:
         return sum(self._weights[name] * part.score for name, part in parts.items())
@@ -154,11 +159,20 @@ def _group_metrics(scored_P: Sequence[ScoredGroup]) -> dict[str, float]:
     out = {"groups/count": float(len(scored_P)), "groups/uniform_share": float(np.mean([s.uniform for s in scored_P]))}
     repeated = [len(s.group.rollouts_G) - len({r.token_ids_T.tobytes() for r in s.group.rollouts_G}) for s in scored_P]
     out["samples/duplicate_share"] = sum(repeated) / sum(len(s.group.rollouts_G) for s in scored_P)
-    verdicts_PG = [[part["accuracy"].verdict for part in s.parts_G if "accuracy" in part] for s in scored_P]
-    accuracy_PG = [v for v in verdicts_PG if v]
-    if accuracy_PG:
-        out["groups/all_correct_share"] = float(np.mean([all(v == Verdict.CORRECT for v in g) for g in accuracy_PG]))
-        out["groups/none_correct_share"] = float(np.mean([all(v != Verdict.CORRECT for v in g) for g in accuracy_PG]))
+    return out
+
+
+def _accuracy_metrics(scored_P: Sequence[ScoredGroup], names: Sequence[str]) -> dict[str, float]:
+    """What a step's samples say of the reference answers. names: see rl.scoring.routing.accuracies; of several parts of
+    a sample the first counts.
+    """
+    found_PG = [[next(p[n] for n in names if n in p) for p in s.parts_G if set(names) & set(p)] for s in scored_P]
+    scores = [part.score for parts_G in found_PG for part in parts_G if part.verdict.is_valid]
+    out = {"accuracy": float(np.mean(scores))} if scores else {}
+    asked_PG = [[part.verdict for part in parts_G] for parts_G in found_PG if parts_G]
+    if asked_PG:
+        out["groups/all_correct_share"] = float(np.mean([all(v == Verdict.CORRECT for v in g) for g in asked_PG]))
+        out["groups/none_correct_share"] = float(np.mean([all(v != Verdict.CORRECT for v in g) for g in asked_PG]))
     return out
 
 

@@ -73,7 +73,7 @@ def relation_faults(cfg: RunConfig) -> list[str]:
 
 
 def _batch_faults(cfg: RunConfig) -> list[str]:
-    """Whether the rollouts of a step divide into updates, and an update among the ranks."""
+    """Whether the rollouts of a step divide into updates, an update among the ranks, and one fits a micro-batch."""
     g = cfg.grpo
     if min(g.prompts_per_step, g.group_size, g.updates_per_step) < 1:
         return []  # out of range, which range_faults says; nothing divides
@@ -86,6 +86,12 @@ def _batch_faults(cfg: RunConfig) -> list[str]:
         return [
             f"grpo: {g.rollouts_per_step // g.updates_per_step} rollouts per update are fewer than "
             f"learner.ranks={cfg.learner.ranks}; use fewer ranks or larger steps"
+        ]
+    budget = cfg.learner.micro_batch_tokens
+    if g.steps and budget <= cfg.rollout.max_new_tokens:
+        return [
+            f"learner.micro_batch_tokens={budget} cannot hold a completion of {cfg.rollout.max_new_tokens} tokens and "
+            "its prompt; raise it"
         ]
     return []
 

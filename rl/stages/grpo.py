@@ -19,6 +19,7 @@ from rl.evaluation.style import share_in_language
 from rl.records.tracker import stats_metrics
 from rl.rollouts.queue import RolloutQueue
 from rl.rollouts.step_metrics import batch_metrics, staleness
+from rl.scoring.routing import accuracies
 from rl.scoring.scorer import Scorer
 from rl.stage import MAKES_MODEL, MAKES_NUMBERS, Recipe, Stage
 from rl.types import Prompt, ScoredGroup
@@ -85,7 +86,7 @@ def train_grpo(
     if eval_prompts and start == 0:
         evaluate_once(ctx, 0, eval_prompts, scorer)
     ensure_evaluated(ctx, 0, eval_prompts, scorer, version=start)
-    emergence = Emergence(ctx.run_dir, start, share_in_language)
+    emergence = Emergence(ctx.run_dir, start, share_in_language, accuracies(cfg.rewards))
     ctx.tracker.begin("grpo", g.steps, start)
     for step in range(start, g.steps):
         queue.reset()

@@ -60,26 +60,26 @@ def prepare(
             teacher = resolve_model(name, key)
             refuse_other_tokenizer(key, teacher, tokenizer)
             refuse_short_teacher(key, teacher, min(limit, cfg.learner.micro_batch_tokens))
-    samples = bool(cfg.prompts.source or cfg.grpo.steps or cfg.evaluation.data.source)
-    longest_prompt = _longest_prompt(cfg, limit) if samples and samples_here else sys.maxsize
     scorer, stream, prompts, eval_prompts = None, None, [], []
     if cfg.rewards:
         scorer = Scorer(cfg.rewards, cfg.grpo, max_unjudged_share=cfg.scoring.max_unjudged_share)
         check_models(cfg.rewards)
     if cfg.prompts.source or cfg.grpo.steps:
+        longest = _longest_prompt(cfg, limit) if samples_here else sys.maxsize
         rows = _rewardable_rows(cfg, cfg.prompts)
         if cfg.rewards:
             refuse_unused(named(cfg.rewards), rows, cfg.prompts.source)
         if cfg.grpo.steps:
-            stream = PromptStream(rows, cfg.prompts, tokenizer, cfg.seed, longest_prompt)
+            stream = PromptStream(rows, cfg.prompts, tokenizer, cfg.seed, longest)
         else:
             put = ask or AskConfig()
-            prompts = asked_prompts(rows, cfg.prompts, put, tokenizer, longest_prompt, cfg.seed, "reject.ask")
+            prompts = asked_prompts(rows, cfg.prompts, put, tokenizer, longest, cfg.seed, "reject.ask")
     held_out = cfg.evaluation.data
     if held_out.source:
+        longest = _longest_problem(cfg, limit) if samples_here else sys.maxsize
         rows = _rewardable_rows(cfg, held_out)
         refuse_style_alone(named(cfg.rewards), rows, held_out.source)
-        eval_prompts = evaluation_prompts(rows, cfg.evaluation, cfg.prompts, tokenizer, longest_prompt, cfg.seed)
+        eval_prompts = evaluation_prompts(rows, cfg.evaluation, cfg.prompts, tokenizer, longest, cfg.seed)
     sft_stream, sft_held_out = None, None
     if cfg.sft.enabled:
         sft_stream = _examples(cfg, cfg.sft.data, tokenizer, limit, cached=cfg.sft.distill.cached)
@@ -95,22 +95,25 @@ def prepare(
 
 
 def _longest_prompt(cfg: RunConfig, limit: int) -> int:
-    """The most tokens of a prompt that leave room for a completion, in the context and in a micro-batch."""
-    new_tokens = {
-        "rollout.max_new_tokens": cfg.rollout.max_new_tokens, "evaluation.max_new_tokens": cfg.evaluation.max_new_tokens
-    }  # fmt: skip
-    key = max(new_tokens, key=new_tokens.__getitem__)
-    longest = limit - new_tokens[key]
-    if longest < 1:
-        raise BadInput(f"{key}={new_tokens[key]} leaves no room for a prompt in a context of {limit} tokens; lower it")
-    budget = cfg.learner.micro_batch_tokens
-    longest = min(longest, budget - cfg.rollout.max_new_tokens)
-    if longest < 1:
-        raise BadInput(
-            f"learner.micro_batch_tokens={budget} cannot hold a completion of "
-            f"{cfg.rollout.max_new_tokens} tokens; raise it"
-        )
-    return longest
+    """The most tokens of a training prompt that leave room for a completion: in the context and, where the two are
+    trained on together, in a micro-batch.
+    """
+    longest = _room("rollout.max_new_tokens", cfg.rollout.max_new_tokens, limit)
+    # Only a stage that trains on them has micro-batches to hold them.
+    return min(longest, cfg.learner.micro_batch_tokens - cfg.rollout.max_new_tokens) if cfg.grpo.steps else longest
+
+
+def _longest_problem(cfg: RunConfig, limit: int) -> int:
+    """The most tokens of a held-out prompt, which no learner sees."""
+    if cfg.evaluation.max_new_tokens:
+        return _room("evaluation.max_new_tokens", cfg.evaluation.max_new_tokens, limit)
+    return _room("rollout.max_new_tokens", cfg.rollout.max_new_tokens, limit)
+
+
+def _room(key: str, new_tokens: int, limit: int) -> int:
+    if new_tokens >= limit:
+        raise BadInput(f"{key}={new_tokens} leaves no room for a prompt in a context of {limit} tokens; lower it")
+    return limit - new_tokens
 
 
 def _examples(

@@ -1,6 +1,7 @@
 """A RunConfig as a recipe of two stages in one folder: an SFT cold start, if it is set, then GRPO.
 
 resolved.json                every setting; `aha run resolved.json` runs the same again
+rewards.json                 which code its rewards had (rl/workflow/reward_versions.py)
 sft/                         the model after SFT; SFT is done once this folder exists
 model/, evals/, checkpoints/, rollouts/, metrics.jsonl
 summary.txt, summary.json    the result; the run is done once summary.json exists
@@ -29,6 +30,7 @@ from rl.types import BadInput, Hardware
 from rl.workflow.changed_steps import changed_rate, missing_evaluations, saved_steps
 from rl.workflow.inputs import prepare, resolve_model, with_teachers
 from rl.workflow.plan import DONE, NEW, RESUMES, Planned
+from rl.workflow.reward_versions import changed_versions, write_versions
 
 log = logging.getLogger(__name__)
 FREE_ON_RESUME = ("grpo.steps", "evaluation.every", "checkpoint", "track", "cluster", "scoring", "out")
@@ -65,7 +67,7 @@ class OneFolder:
         return saved_steps(self.cfg.run_dir, "grpo")
 
     def _notes(self) -> list[str]:
-        """What changed numbers of steps and of evaluations mean for a run that was begun, and 0 steps for any."""
+        """What changed steps, evaluations and rewards mean for a run that was begun, and 0 steps for any."""
         cfg, notes = self.cfg, []
         if not cfg.grpo.steps and cfg.evaluation.data.source:
             notes.append(f"grpo.steps=0: nothing is evaluated; aha eval {cfg.run_dir / 'sft'} does that")
@@ -75,6 +77,7 @@ class OneFolder:
         done = cfg.grpo.steps if finished == cfg.grpo.steps else self._saved
         notes.append(changed_rate(old.grpo, cfg.grpo, done))
         notes.append(missing_evaluations(self.recipe.stages[-1], cfg.run_dir, done))
+        notes.append(changed_versions(cfg.run_dir, cfg.rewards) if done else "")
         if finished and not done:
             notes.append(f"the checkpoints of its {finished} finished steps are gone: GRPO begins again with step 1")
         return [note for note in notes if note]
@@ -147,6 +150,7 @@ class OneFolder:
         log.info("run folder %s; %s", p.folder, self.cfg.batch_arithmetic())
         text = to_json(self.cfg)
         write_whole(self.cfg.run_dir / "resolved.json", text)
+        write_versions(self.cfg.run_dir, self.cfg.rewards)
         settings: dict[str, object] = json.loads(text)
         return settings
 

@@ -10,6 +10,7 @@ import pytest
 from recipes.tiny import recipe as tiny
 from rl.algorithms.learning_rate import learning_rate
 from rl.config import CheckpointConfig, DataConfig, OptimConfig, RewardTrainConfig, RunConfig
+from rl.data import content_hash
 from rl.evaluation.evaluate import EvalResult, eval_path
 from rl.recipe import RewardTraining
 from rl.records.checkpoint import CheckpointMeta, CheckpointStore
@@ -118,7 +119,11 @@ def test_no_grpo_steps_mean_sft_alone_and_are_told_to_evaluate_nothing(tmp_path:
     assert [p.state for p in layout.plan()] == [DONE]
     longer = OneFolder(apply_overrides(cfg, ["grpo.steps=4"]))
     assert [(p.stage.name, p.state) for p in longer.plan()] == [("sft", DONE), ("grpo", RESUMES)]
+<<<<<<< HEAD
     with pytest.raises(BadInput, match=r"grpo\.steps=0, and no SFT: there is nothing to run"):
+=======
+    with pytest.raises(BadInput, match=r"grpo.steps=0, and no SFT: there is nothing to run"):
+>>>>>>> typed
         OneFolder(apply_overrides(cfg, ["sft.steps=0", "name=other"])).plan()
 
 
@@ -222,3 +227,26 @@ def test_the_held_out_accuracies_of_a_reward_model_count_alike(tmp_path: Path) -
 def test_of_many_steps_some_are_named(tmp_path: Path) -> None:
     stage = RewardTraining("judge", "m", RewardTrainConfig(data=DataConfig(source="x"), eval_every=1))
     assert "after steps 1, 2, 3, ... 40 too" in missing_evaluations(stage, tmp_path, 40)
+
+
+# ------------------------------------------------------------------------------------------------ rewards
+
+
+def test_rewards_whose_code_has_changed_since_are_told_and_the_run_goes_on(tmp_path: Path, monkeypatch) -> None:
+    cfg = begun(tmp_path, steps=8, saved=4, finished=False)
+    layout = OneFolder(cfg)
+    assert "the version of the code of accuracy, format that it used so far is unknown" in layout.describe(
+        layout.plan()
+    )
+    layout.begun(layout.plan()[-1])
+    assert "the code of" not in layout.describe(layout.plan())
+    real = content_hash.file_hash
+    monkeypatch.setattr(content_hash, "file_hash", lambda path: "x" if path.name == "accuracy.py" else real(path))
+    said = "the code of the reward accuracy has changed since: what is done was scored by the older one"
+    assert said in layout.describe(layout.plan())
+    assert layout.plan()[-1].state == RESUMES
+
+
+def test_a_run_without_a_finished_step_has_nothing_to_tell_of_its_rewards(tmp_path: Path) -> None:
+    layout = OneFolder(begun(tmp_path, steps=8, saved=0, finished=False))
+    assert "the code of" not in layout.describe(layout.plan())

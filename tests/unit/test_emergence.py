@@ -90,6 +90,18 @@ def test_means_are_per_response_and_shares_of_responses():
     assert length_metrics([1, 2, 3, 4])["emergence/length_p50"] == 2.5
 
 
+def test_a_moment_is_correct_by_what_accuracy_says_under_any_name(tmp_path: Path):
+    right, form = RewardPart(1.0, Verdict.CORRECT), RewardPart(0.0, Verdict.WRONG)
+    group = scored("wait")
+    group.parts_G[0].clear()
+    group.parts_G[0].update({"format": form, "maths": right})
+    Emergence(tmp_path, 0, no_mixing, ["maths"]).step(0, [group])
+    (tmp_path / "first").mkdir()
+    Emergence(tmp_path / "first", 0, no_mixing, []).step(0, [group])
+    assert moments(tmp_path) == [("wait", 0, True)]
+    assert moments(tmp_path / "first") == [("wait", 0, False)]
+
+
 def test_the_first_occurrence_and_the_first_in_a_correct_response_are_kept_once(tmp_path: Path):
     emergence = Emergence(tmp_path, 0, no_mixing)
     emergence.step(0, [scored("nothing", "here")])

@@ -11,7 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+<<<<<<< HEAD
 from rl.config import DataConfig, EvalConfig, GRPOConfig, RewardConfig
+=======
+from rl.config import DataConfig, EvalConfig, GRPOConfig, RewardConfig, RunConfig
+from rl.evaluation.comparer import Comparer, plainly_same
+>>>>>>> typed
 from rl.evaluation.consensus import consensus, voted
 from rl.evaluation.evaluate import EvalResult, evaluate, summarise
 from rl.evaluation.same_answer import Comparer, plainly_same
@@ -241,8 +246,6 @@ class FakeContext:
 
 
 def run_evaluation(tokenizer, *, silent: tuple[int, ...] = (), ending: str = "", bare: bool = False, **settings):
-    from rl.config import RunConfig
-
     scorer = Scorer((RewardConfig("accuracy"),), GRPOConfig())
     prompts = [Prompt(i, i, [1], "1 + 1? Assistant:", "2", {}) for i in range(2)]
     texts = {i: f"It is {i + 2}." if bare else f"{THOUGHT}<answer>{i + 2}</answer>{ending}" for i in range(2)}
@@ -261,6 +264,28 @@ def test_an_evaluation_samples_with_its_own_settings_and_greedily(tokenizer):
     assert (greedy.temperature, greedy.top_p) == (0.0, 1.0)
     assert sampled.stop == greedy.stop == ("run's stop", "more", "\n\nQuestion:")
     assert (result.pass_at_1, result.greedy, result.without_verdict) == (0.5, 0.5, 0)
+
+
+def test_accuracy_under_another_name_votes_with_its_correct_samples_as_one(tokenizer):
+    """Each sample is "correct" with an answer of its own: together they win only where correct means equal."""
+    found = []
+    for reward in (RewardConfig("accuracy", name="maths"), RewardConfig("countdown", name="accuracy")):
+        scorer = Scorer((reward,), GRPOConfig())
+        prompts = [Prompt(i, i, [1], "1 + 1? Assistant:", "2", {}) for i in range(2)]
+        parts = {scorer.names[0]: RewardPart(1.0, Verdict.CORRECT)}, {scorer.names[0]: RewardPart(0.0, Verdict.WRONG)}
+        scorer.grade = lambda group, parts_G=None, parts=parts: GradedGroup(  # type: ignore[method-assign]
+            group, [0.0] * 4, [parts[0], parts[0], parts[1], parts[1]][: len(group.rollouts_G)],
+            [True] * len(group.rollouts_G),
+        )  # fmt: skip
+        backend = FakeBackend(scorer, {0: "", 1: ""}, prompts)
+        backend.rollouts = (
+            lambda requests, params: (  # type: ignore[method-assign]
+                (r.group, group("first", "second", "7", "7").rollouts_G[: len(r.seeds_G)]) for r in requests
+            )
+        )
+        cfg = RunConfig(rewards=(reward,), evaluation=EvalConfig(samples=4, greedy=False))
+        found.append(evaluate(FakeContext(cfg, backend, tokenizer), prompts, scorer)[0].cons)
+    assert found == [0.5, 0.0]
 
 
 def test_the_next_question_of_few_shot_prompting_is_not_rewarded(tokenizer):

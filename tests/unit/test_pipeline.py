@@ -11,8 +11,20 @@ import pytest
 
 from recipes.tiny import recipe
 from rl.algorithms.learning_rate import learning_rate
-from rl.config import DataConfig, EvalConfig, OptimConfig, RewardConfig, RunConfig, SFTConfig
+from rl.config import (
+    DataConfig,
+    EvalConfig,
+    LearnerConfig,
+    ModelConfig,
+    OptimConfig,
+    RewardConfig,
+    RolloutConfig,
+    RunConfig,
+    SFTConfig,
+)
+from rl.recipe import GRPO, Recipe
 from rl.settings.overrides import apply_overrides, from_json, to_json
+from rl.settings.recipe_checks import check
 from rl.stages.sft import _warn_of_lengths
 from rl.types import BadInput
 from rl.workflow.inputs import _rewardable_rows, prepare
@@ -156,6 +168,58 @@ def test_a_document_that_the_context_would_hold_is_split_with_a_warning(
     assert record.levelname == ("WARNING" if budget == 64 else "INFO")
     assert f"longer than {min(budget, 128)} tokens" in record.message
     assert ("learner.micro_batch_tokens" in record.message) == (budget == 64)
+
+
+LONG = "1+1=" * 20
+
+
+@pytest.fixture
+def long_rows(tmp_path: Path) -> DataConfig:
+    """A prompt of about 80 tokens, in a context of 128."""
+    return dataclasses.replace(rows_file(tmp_path, {"prompt": LONG, "answer": "2"}), template="plain")
+
+
+def test_an_evaluations_completions_do_not_shorten_the_training_prompts(cfg: RunConfig, long_rows: DataConfig) -> None:
+    cfg = apply_overrides(cfg, ["model.context_length=128", "rollout.max_new_tokens=32", "sft.steps=0"])
+    trained = dataclasses.replace(cfg, prompts=long_rows)
+    inputs = prepare(apply_overrides(trained, ["evaluation.max_new_tokens=100"]))
+    assert inputs.stream is not None
+    held_out = dataclasses.replace(cfg, evaluation=dataclasses.replace(cfg.evaluation, data=long_rows))
+    assert prepare(held_out).eval_prompts
+    with pytest.raises(BadInput, match=r"raise model.context_length, or lower max_new_tokens"):
+        prepare(apply_overrides(held_out, ["evaluation.max_new_tokens=100"]))
+
+
+def test_training_completions_do_not_shorten_an_evaluation_that_has_a_limit_of_its_own(
+    cfg: RunConfig, long_rows: DataConfig
+) -> None:
+    cfg = apply_overrides(cfg, ["model.context_length=128", "rollout.max_new_tokens=100", "sft.steps=0"])
+    held_out = dataclasses.replace(cfg, evaluation=dataclasses.replace(cfg.evaluation, data=long_rows))
+    assert prepare(apply_overrides(held_out, ["evaluation.max_new_tokens=16"])).eval_prompts
+    with pytest.raises(BadInput, match=r"raise model.context_length, or lower max_new_tokens"):
+        prepare(held_out)
+
+
+def test_micro_batches_bound_the_prompts_of_a_stage_that_trains_on_them_and_no_other(
+    cfg: RunConfig, long_rows: DataConfig
+) -> None:
+    small = ["model.context_length=128", "rollout.max_new_tokens=32", "learner.micro_batch_tokens=64", "sft.steps=0"]
+    cfg = dataclasses.replace(apply_overrides(cfg, small), prompts=long_rows)
+    with pytest.raises(BadInput, match=r"the less of model.context_length and learner.micro_batch_tokens"):
+        prepare(cfg)
+    sampled = apply_overrides(cfg, ["grpo.steps=0", "learner.micro_batch_tokens=8"])
+    sampled = dataclasses.replace(sampled, evaluation=dataclasses.replace(sampled.evaluation, data=long_rows))
+    inputs = prepare(sampled)
+    assert len(inputs.prompts) == len(inputs.eval_prompts) == 1
+
+
+def test_a_micro_batch_without_room_for_a_prompt_is_refused_before_the_data_are_there() -> None:
+    grpo = Recipe(
+        "r", RunConfig(model=ModelConfig(path="m"), learner=LearnerConfig(micro_batch_tokens=64)),
+        (GRPO("zero", "m", DataConfig("@made"), (RewardConfig("accuracy"),), RolloutConfig(max_new_tokens=64)),),
+    )  # fmt: skip
+    with pytest.raises(BadInput, match=r"zero.*learner.micro_batch_tokens=64 cannot hold a completion of 64 tokens"):
+        check(grpo)
 
 
 def test_a_reward_for_domains_that_are_not_there_and_a_model_that_is_none_are_refused(cfg: RunConfig) -> None:

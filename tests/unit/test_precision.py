@@ -14,8 +14,8 @@ from recipes.quickstart import recipe
 from rl.config import ClusterConfig, ModelConfig, RunConfig
 from rl.recipe import SFT, Recipe
 from rl.settings import precision
-from rl.settings.overrides import recipe_to_json, to_json
 from rl.settings.chat_template import settle_chat_date
+from rl.settings.overrides import recipe_to_json, to_json
 from rl.settings.precision import Machine, bfloat16_unit, bytes_per_number, has_gpu, settle, this_machine
 from rl.types import BadInput
 

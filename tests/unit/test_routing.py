@@ -14,7 +14,7 @@ import pytest
 from rewards import COLUMNS, REWARDS
 from rl.config import GRPOConfig, RewardConfig, RewardModelConfig
 from rl.scoring.reward_functions import RewardFunctions, refuse_style_alone, resolve, unrewardable_rows
-from rl.scoring.routing import applying, first_step, named, refuse_unused, unrewarded
+from rl.scoring.routing import accuracies, applying, first_step, named, refuse_unused, unrewarded
 from rl.scoring.scorer import Scorer
 from rl.types import AhaError, BadInput, Prompt, RewardPart, Rollout, RolloutGroup, Row, Verdict
 
@@ -188,6 +188,56 @@ def test_a_steps_numbers_are_shares_of_the_samples_that_a_reward_applies_to():
     assert m["applied/format_boxed"] == 0  # not yet
     assert not [k for k in m if k.startswith(("verdict/format_boxed", "reward/format_boxed"))]
     assert m["reward/mean"] == pytest.approx((2 + 1 + 3 * 1 + 3 * 0) / 8)
+
+
+@pytest.mark.parametrize(
+    ("reward", "counts"),
+    [
+        (RewardConfig("accuracy", name="maths"), True),
+        (RewardConfig("rewards.accuracy:accuracy", name="maths"), True),
+        (RewardConfig("accuracy"), True),
+        (RewardConfig("mine:accuracy"), True),
+        (RewardConfig("mine:grade", name="accuracy"), True),
+        (RewardConfig("mine:grade"), False),
+        (RewardConfig("format", name="accuracy"), False),
+        (RewardConfig("rewards.format:format_r1", name="accuracy"), False),
+        (RewardConfig("model:org/accuracy"), False),
+        (RewardConfig("countdown"), False),
+    ],
+    ids=lambda value: f"{value.function} as {value.name}" if isinstance(value, RewardConfig) else str(value),
+)
+def test_accuracy_is_known_by_its_function_and_not_by_its_name(reward, counts):
+    assert bool(accuracies((RewardConfig("format"), reward))) is counts
+
+
+def test_accuracy_under_another_name_keeps_its_metrics():
+    plain = Scorer((RewardConfig("format"), RewardConfig("accuracy")), GRPOConfig())
+    renamed = Scorer((RewardConfig("format"), RewardConfig("accuracy", name="maths")), GRPOConfig())
+    asked = [
+        group(prompt("math", i), *texts) for i, texts in enumerate([(RIGHT, RIGHT), (RIGHT, WRONG), (WRONG, WRONG)])
+    ]
+    known, found = (s.metrics(s.finish([s.grade(g) for g in asked])) for s in (plain, renamed))
+    assert known["accuracy"] == 0.5
+    assert known["groups/all_correct_share"] == known["groups/none_correct_share"] == pytest.approx(1 / 3)
+    assert {k: v for k, v in found.items() if "maths" not in k} == {
+        k: v for k, v in known.items() if "/accuracy" not in k
+    }
+
+
+def test_of_accuracies_for_several_domains_each_sample_counts_its_own():
+    parts = (RewardConfig("accuracy", name="maths", domains=("math",)), RewardConfig("accuracy", domains=("poem",)))
+    scorer = Scorer(parts, GRPOConfig())
+    graded = [scorer.grade(group(prompt("math"), RIGHT, RIGHT)), scorer.grade(group(prompt("poem"), RIGHT, WRONG))]
+    m = scorer.metrics(scorer.finish(graded))
+    assert (m["reward/maths"], m["reward/accuracy"], m["accuracy"]) == (1.0, 0.5, 0.75)
+    assert m["groups/all_correct_share"] == 0.5
+
+
+def test_a_style_that_is_called_accuracy_is_none():
+    scorer = Scorer((RewardConfig("format", name="accuracy"),), GRPOConfig())
+    m = scorer.metrics(scorer.finish([scorer.grade(group(prompt("math"), RIGHT, WRONG))]))
+    assert "reward/accuracy" in m
+    assert not {"accuracy", "groups/all_correct_share"} & m.keys()
 
 
 def test_a_dead_reward_of_a_rare_domain_stops_the_run_when_it_fails_on_several_prompts():
