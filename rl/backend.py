@@ -79,7 +79,8 @@ class RewardWorkers(Protocol):
 class Backend(Protocol):
     """Learners, samplers and rewards. Every wait is bounded. A failure raises AhaError and names the worker.
 
-    num_ranks: learner ranks. layout: how the learners want sequences laid out, "packed" or "rows".
+    num_ranks: learner ranks. layout: how the learners want sequences laid out, "rows", "packed" or "shared";
+    known for a task once it is loaded.
     """
 
     num_ranks: int

@@ -537,6 +537,10 @@ class LearnerConfig:
         choices=("auto", "rows", "packed"),
     )  # fmt: skip
     logprob_chunk_tokens: int = knob(1024, "Tokens whose logits are in memory at once.", lo=1)
+    share_prompts: str = knob(
+        "auto", "Compute a group's prompt once, not for each sample; auto: on CPUs, where the model allows it.",
+        choices=("auto", "true", "false"), before="auto",
+    )  # fmt: skip
     gradient_checkpointing: bool = knob(False, "Recompute activations going backward: less memory, a third more work.")
     threads: int = knob(0, "CPU threads of a rank; 0: the node's cores, divided among its ranks.", lo=0)
     sequence_parallel: int = knob(
@@ -556,6 +560,10 @@ class LearnerConfig:
         if self.layout != "auto":
             return self.layout
         return "packed" if gpu or self.sequence_parallel > 1 else "rows"
+
+    def shares_on(self, *, gpu: bool) -> bool:
+        """Whether prompts are to be shared, in GRPO and with a model that allows it."""
+        return self.share_prompts == "true" or (self.share_prompts == "auto" and not gpu)
 
 
 @dataclass(frozen=True)

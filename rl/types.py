@@ -206,6 +206,8 @@ class MicroBatch:
     labels_T: for a reward model, 1 (good) or 0 at the tokens that its scores are read off; else 0.
     completion_lengths_S: masked-in tokens of each sequence.
     teacher: cached logprobs, one position a masked-in token, in their order.
+    shared_S: in the layout "shared", how many of a sequence's first tokens are those of the last sequence before it
+        with 0 here, and are computed there alone; None in other layouts.
     """
 
     token_ids_T: np.ndarray
@@ -219,10 +221,16 @@ class MicroBatch:
     sampler_logprobs_T: np.ndarray
     temperature_T: np.ndarray
     teacher: TopLogprobs | None = None
+    shared_S: np.ndarray | None = None
 
     @property
     def num_tokens(self) -> int:
         return len(self.token_ids_T)
+
+    @property
+    def num_shared(self) -> int:
+        """Tokens that are not computed, because another sequence has them too."""
+        return 0 if self.shared_S is None else int(self.shared_S.sum())
 
     @property
     def sequence_T(self) -> np.ndarray:
@@ -233,7 +241,9 @@ class MicroBatch:
 
     @property
     def row_tokens(self) -> int:
-        """Tokens computed when each sequence is a row of its own, padding included."""
+        """Tokens computed in rows: each sequence padded to the longest or, in the layout "shared", without padding."""
+        if self.shared_S is not None:
+            return self.num_tokens - self.num_shared
         return int(self.lengths_S.max()) * len(self.lengths_S) if len(self.lengths_S) else 0
 
 
@@ -259,8 +269,15 @@ class PackedBatch:
     @property
     def padding_share(self) -> float:
         """Share of the computed tokens that are padding, when each sequence is a row of its own."""
-        rows = sum(mb.row_tokens for rank in self.micro_batches_R[:: self.shared_by] for mb in rank)
-        return 1.0 - self.num_tokens / rows if rows else 0.0
+        micro_batches = [mb for rank in self.micro_batches_R[:: self.shared_by] for mb in rank]
+        rows = sum(mb.row_tokens for mb in micro_batches)
+        return 1.0 - sum(mb.num_tokens - mb.num_shared for mb in micro_batches) / rows if rows else 0.0
+
+    @property
+    def shared_share(self) -> float:
+        """Share of the tokens that are not computed, because they are in a prompt that others of the group share."""
+        shared = sum(mb.num_shared for rank in self.micro_batches_R[:: self.shared_by] for mb in rank)
+        return shared / self.num_tokens if self.num_tokens else 0.0
 
 
 @dataclass(slots=True)

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rl.config import GRPOConfig, LearnerConfig
+from rl.data.shared_prompts import NO_GROUP, group_parts, shared_tokens
 from rl.types import MicroBatch, PackedBatch, Prompt, Rollout, ScoredGroup, TopLogprobs
 
 Counted = tuple[Prompt, Rollout, float]
@@ -35,7 +36,10 @@ Counted = tuple[Prompt, Rollout, float]
 
 @dataclass(frozen=True, slots=True)
 class Packable:
-    """One sequence to compute. loss_mask_T: 0 or 1 for each token. sampler_logprobs, teacher: of the tokens with 1."""
+    """One sequence to compute. loss_mask_T: 0 or 1 for each token. sampler_logprobs, teacher: of the tokens with 1.
+
+    prompt: (number of its group, how many first tokens are the same in the whole group).
+    """
 
     token_ids: Sequence[int] | np.ndarray
     loss_mask_T: np.ndarray
@@ -45,6 +49,7 @@ class Packable:
     sampler_logprobs: np.ndarray | None = None
     teacher: TopLogprobs | None = None
     label: float = 0.0
+    prompt: tuple[int, int] = NO_GROUP
 
     def __len__(self) -> int:
         return len(self.token_ids)
@@ -65,8 +70,9 @@ def pack(
 ) -> list[PackedBatch]:
     """One PackedBatch for each of the grpo.updates_per_step optimiser updates (R1: 16).
 
-    layout: "rows" (each sequence a padded row) or "packed" (sequences end to end). seed decides which rollouts an
-    update gets; the layout, the budget, the number of ranks and the order of scored_P change neither that nor the loss.
+    layout: "rows" (each sequence a padded row), "packed" (end to end) or "shared" (end to end, a group's prompt once).
+    seed decides which rollouts an update gets; the layout, the budget, the number of ranks and the order of scored_P
+    change neither that nor the loss.
     An update that has nothing to compute has no micro-batches on any rank.
     Raises ValueError on a sequence longer than learner.micro_batch_tokens and on data that cannot be trained on.
     """
@@ -131,7 +137,10 @@ def _pack_update(
         )
         token_ids = np.concatenate([prompt.token_ids, rollout.token_ids_T])
         mask_T = np.concatenate([np.zeros(len(prompt.token_ids)), np.ones(length)])
-        sequences.append(Packable(token_ids, mask_T, weight, advantage, rollout.temperature, rollout.logprobs_T))
+        group = (prompt.draw, len(prompt.token_ids))
+        sequences.append(
+            Packable(token_ids, mask_T, weight, advantage, rollout.temperature, rollout.logprobs_T, prompt=group)
+        )
     return PackedBatch(
         micro_batches_R=schedule([[s] for s in sequences], learner, layout),
         num_loss_tokens=sum(int(s.loss_mask_T.sum()) for s in sequences),
@@ -153,12 +162,15 @@ def schedule(units: Sequence[Sequence[Packable]], learner: LearnerConfig, layout
     """
     rows = layout == "rows"
     lengths = [len(unit) * max(map(len, unit)) if rows else sum(map(len, unit)) for unit in units]
-    bins = bin_lengths(lengths, learner.micro_batch_tokens, layout)
+    budget, prompts = learner.micro_batch_tokens, [unit[0].prompt if layout == "shared" else NO_GROUP for unit in units]
+    parts, costs = group_parts(lengths, prompts, budget)
+    bins = [[i for part in members for i in parts[part]] for members in bin_lengths(costs, budget, layout)]
     if not bins:
         return [[] for _ in range(learner.ranks)]
     bins = _to_multiple(bins, lengths, learner.data_parallel)
-    micro_batches = [_assemble([s for i in members for s in units[i]] or [_DUMMY]) for members in bins]
-    dealt = deal_costs([mb.row_tokens if rows else mb.num_tokens for mb in micro_batches], learner.data_parallel)
+    micro_batches = [_assemble([s for i in members for s in units[i]] or [_DUMMY], layout) for members in bins]
+    costs = [mb.num_tokens if layout == "packed" else mb.row_tokens for mb in micro_batches]
+    dealt = deal_costs(costs, learner.data_parallel)
     mine_R = [[micro_batches[i] for i in members] for members in dealt]
     return [mine for mine in mine_R for _ in range(learner.sequence_parallel)]
 
@@ -167,14 +179,14 @@ def bin_lengths(lengths: Sequence[int], budget: int, layout: str) -> list[list[i
     """Sequences, given by their lengths in tokens, in groups that each fit into a micro-batch. Returns their indices.
 
     rows: neighbours in length share a micro-batch while rows * longest <= budget, so that there is little padding.
-    packed: best-fit decreasing: the longest first, each into the fullest micro-batch that still has room for it.
+    packed, shared: best-fit decreasing: the longest first, each into the fullest micro-batch that has room for it.
     Raises ValueError when one is longer than budget.
 
     Budget 10:  lengths 5, 4, 3, 2  rows -> [[0, 1], [2, 3]] (2 * 5, 2 * 3)    packed -> [[0, 1], [2, 3]]
                 lengths 6, 2, 4, 8  rows -> [[3], [0], [2, 1]]                 packed -> [[3, 1], [0, 2]]
     """
-    if layout not in ("rows", "packed"):
-        raise ValueError(f"layout {layout!r}: expected rows or packed")
+    if layout not in ("rows", "packed", "shared"):
+        raise ValueError(f"layout {layout!r}: expected rows or packed, or shared")
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     if order and lengths[order[0]] > budget:
         raise ValueError(
@@ -243,7 +255,7 @@ def deal_costs(costs: Sequence[int], ranks: int) -> list[list[int]]:
     return [sorted(members, key=lambda i: (-costs[i], i)) for members in dealt]
 
 
-def _assemble(sequences: Sequence[Packable]) -> MicroBatch:
+def _assemble(sequences: Sequence[Packable], layout: str) -> MicroBatch:
     """Lay sequences end to end."""
     lengths = [len(s) for s in sequences]
     mask_T = np.concatenate([s.loss_mask_T for s in sequences]).astype(np.float32)
@@ -273,4 +285,5 @@ def _assemble(sequences: Sequence[Packable]) -> MicroBatch:
         sampler_logprobs_T=sampler_logprobs_T,
         temperature_T=at_mask([s.temperature for s in sequences], 1.0),  # 1 elsewhere: logits are divided by it
         teacher=teacher,
+        shared_S=np.asarray(shared_tokens([s.prompt for s in sequences]), np.int64) if layout == "shared" else None,
     )

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers.masking_utils import AttentionMaskInterface
 from transformers.modeling_utils import AttentionInterface, PreTrainedModel
 
+from rl.model.shared_prompts import Sharing, shared_attention
 from rl.types import BadInput
 
 PACKED_ATTENTION, ROWS_ATTENTION = "aha_packed", "aha_rows"
@@ -35,6 +36,8 @@ def packed_attention(
     tests on a CPU, goes through a loop over the sequences, which computes the same.
     """
     refuse_other_attention(module, attention_mask, kwargs)
+    if isinstance(sharing := kwargs.get("sharing"), Sharing):
+        return _shared(query, key, value, sharing, kwargs), None
     cu_seq_lens = kwargs["cu_seq_lens_q"]
     assert isinstance(cu_seq_lens, Tensor)
     assert query.shape[0] == 1
@@ -73,6 +76,8 @@ def rows_attention(
     tokens took six times as long, and nine tenths of a training step.
     """
     refuse_other_attention(module, attention_mask, kwargs)
+    if isinstance(sharing := kwargs.get("sharing"), Sharing):
+        return _shared(query, key, value, sharing, kwargs), None
     scaling = kwargs.get("scaling")
     window = kwargs.get("sliding_window")
     if isinstance(window, int) and query.shape[2] > window:
@@ -82,6 +87,14 @@ def rows_attention(
         scale=scaling if isinstance(scaling, float) else None, enable_gqa=key.shape[1] != query.shape[1],
     )  # fmt: skip
     return out.to(query.dtype).transpose(1, 2), None
+
+
+def _shared(query: Tensor, key: Tensor, value: Tensor, sharing: Sharing, settings: dict[str, object]) -> Tensor:
+    """Attention of sequences that share prompts, each computed once: (1, heads, N, d) -> (1, N, heads, d)."""
+    window, scaling = settings.get("sliding_window"), settings.get("scaling")
+    if isinstance(window, int) and sharing.longest > window:
+        raise BadInput(f"shared prompts: sequences longer than the model's sliding window of {window} tokens")
+    return shared_attention(query, key, value, sharing, scaling if isinstance(scaling, float) else None)
 
 
 def _no_mask(*args: object, **kwargs: object) -> None:
@@ -114,6 +127,23 @@ DISPATCH = "ALL_ATTENTION_FUNCTIONS"
 """transformers' table of attention functions, ours included. Only models whose file imports it use its functions."""
 
 
+def recurrent_layers(hf: PreTrainedModel) -> list[str]:
+    """The kinds of the model's layers that carry a state along the row."""
+    kinds = set(hf.config.get_text_config().to_dict().get("layer_types") or ())
+    return sorted(kinds & RECURRENT_LAYERS) or (["recurrent layers"] if hf._is_stateful else [])
+
+
+def why_not_shared(hf: PreTrainedModel) -> str:
+    """Why this model cannot compute a shared prompt once, as the end of a sentence; "" where it can.
+
+    Sequences that lie in one row must meet in an attention function of ours and nowhere else.
+    """
+    if recurrent := recurrent_layers(hf):
+        return f"{type(hf).__name__} has {', '.join(recurrent)}"
+    name = hf.config._attn_implementation
+    return "" if name in (PACKED_ATTENTION, ROWS_ATTENTION) else f"the learner uses the attention {name!r}"
+
+
 def refuse_unsound(hf: PreTrainedModel, layout: str, *, own_attention: bool) -> None:
     """Raise BadInput for a model whose logprobs or exports would be silently wrong.
 
@@ -128,7 +158,7 @@ def refuse_unsound(hf: PreTrainedModel, layout: str, *, own_attention: bool) -> 
             "nor an export; choose a model without such buffers"
         )
     kinds = set(hf.config.get_text_config().to_dict().get("layer_types") or ())
-    recurrent = sorted(kinds & RECURRENT_LAYERS) or (["recurrent layers"] if hf._is_stateful else [])
+    recurrent = recurrent_layers(hf)
     if recurrent and layout == "packed":
         raise BadInput(
             f"{name}: {', '.join(recurrent)} would carry its state from one sequence to the next in the packed layout; "

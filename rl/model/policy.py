@@ -2,7 +2,8 @@
 
 The forward pass takes whole sequences laid end to end (a MicroBatch) and returns the logprobs of the masked-in tokens
 only. Two layouts compute the same numbers: "rows" (each sequence a padded row, for CPUs) and "packed" (one long row in
-which attention stays inside each sequence, for GPUs).
+which attention stays inside each sequence, for GPUs). In either a micro-batch may say which sequences share a prompt;
+it is then computed once (rl/model/shared_prompts.py).
 
 Axis suffixes: _T tokens of a micro-batch, _M masked-in tokens, _S sequences, _D hidden size.
 """
@@ -22,11 +23,12 @@ from transformers.modeling_utils import PreTrainedModel
 
 from rl.algorithms.logprobs import HeadWork, LogprobHead
 from rl.config import LearnerConfig, LoraConfig
-from rl.model.attention import OWN_ATTENTION, SEQUENCE_ATTENTION, attention_name, refuse_unsound
+from rl.model.attention import OWN_ATTENTION, SEQUENCE_ATTENTION, attention_name, refuse_unsound, why_not_shared
 from rl.model.lora import add_adapters, say_what_adapts
 from rl.model.pretrained import load_config, refuse_heads
 from rl.model.sequence_parallel import WHOLE, Share
-from rl.types import BadInput, MicroBatch
+from rl.model.shared_prompts import Sharing, check_shared
+from rl.types import AhaError, BadInput, MicroBatch
 
 # Settings of models that scale their logits, which LogprobHead would silently leave out.
 UNSUPPORTED_LOGIT_SETTINGS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
@@ -40,6 +42,7 @@ class ModelInput:
     """A MicroBatch as tensors on the learner's device. index_M: where the masked-in tokens of this rank are.
 
     bounds: start and stop of the tokens that this rank runs; None: all of them (rl/model/sequence_parallel.py).
+    sharing: which tokens are computed once for several sequences; None: each sequence has its own.
     """
 
     token_ids_T: Tensor
@@ -48,6 +51,7 @@ class ModelInput:
     index_M: Tensor
     temperature_M: Tensor
     bounds: tuple[int, int] | None = None
+    sharing: Sharing | None = None
 
     @staticmethod
     def of(batch: MicroBatch, device: torch.device, share: Share = WHOLE) -> ModelInput:
@@ -55,6 +59,10 @@ class ModelInput:
         if (batch.positions_T[index_M] == 0).any():
             raise ValueError("loss_mask_T is set on the first token of a sequence, which nothing predicts")
         ids_T, positions_T, lengths_S, bounds = batch.token_ids_T, batch.positions_T, batch.lengths_S, None
+        sharing = None
+        if batch.shared_S is not None:
+            check_shared(ids_T, lengths_S, batch.shared_S)
+            sharing = Sharing(lengths_S, batch.shared_S, device)
         if share.size > 1:
             if padding := share.padding(len(ids_T)):
                 ids_T = np.append(ids_T, np.zeros(padding, ids_T.dtype))
@@ -64,7 +72,9 @@ class ModelInput:
             bounds = share.bounds(len(ids_T))
         put = lambda x: torch.from_numpy(np.ascontiguousarray(x)).to(device)  # noqa: E731
         temperature_M = batch.temperature_T[index_M]
-        return ModelInput(put(ids_T), put(positions_T), put(lengths_S), put(index_M), put(temperature_M), bounds)
+        return ModelInput(
+            put(ids_T), put(positions_T), put(lengths_S), put(index_M), put(temperature_M), bounds, sharing
+        )
 
 
 class Backbone(nn.Module):
@@ -75,10 +85,13 @@ class Backbone(nn.Module):
         refuse_unsound(hf, layout, own_attention=hf.config._attn_implementation in OWN_ATTENTION)
         self.hf = hf
         self.layout = layout
+        self.why_not_shared = why_not_shared(hf)
 
     def hidden_at(self, batch: ModelInput, offset: int) -> Tensor:
         """(M, D): the hidden states `offset` tokens after (-1: before) the masked-in ones."""
         backbone = self.hf.base_model
+        if batch.sharing is not None and not self.why_not_shared:
+            return self._hidden_once(batch, batch.sharing, offset)
         if self.layout == "packed":
             cu_seq_lens = F.pad(batch.lengths_S.cumsum(0), (1, 0)).to(torch.int32)
             longest = int(batch.lengths_S.max())
@@ -102,6 +115,23 @@ class Backbone(nn.Module):
             hidden_TD = hidden.reshape(-1, hidden.shape[-1])
             at_M = flat_T[batch.index_M] + offset
         hidden_MD: Tensor = hidden_TD[at_M]
+        return hidden_MD
+
+    def _hidden_once(self, batch: ModelInput, sharing: Sharing, offset: int) -> Tensor:
+        """hidden_at with each shared prompt computed once."""
+        used = sharing.calls
+        hidden_ND = self.hf.base_model(
+            input_ids=batch.token_ids_T[None, sharing.computed_N],
+            position_ids=batch.positions_T[None, sharing.computed_N],
+            use_cache=False,
+            sharing=sharing,
+        ).last_hidden_state[0]
+        if sharing.calls == used:
+            raise AhaError(
+                f"{type(self.hf).__name__} does not tell its attention which prompts are shared, so sequences would "
+                "see each other; use learner.share_prompts=false"
+            )
+        hidden_MD: Tensor = hidden_ND.index_select(0, sharing.row_T[batch.index_M + offset])
         return hidden_MD
 
     def tied_names(self) -> dict[str, str]:
@@ -206,7 +236,9 @@ def refuse_model(path: str, learner: LearnerConfig, *, gpu: bool, lora: LoraConf
         if lora is not None and lora.rank:
             say_what_adapts(hf, lora)
             add_adapters(hf, lora, seed=0)
-    Policy(hf, layout, learner.logprob_chunk_tokens)
+    policy = Policy(hf, layout, learner.logprob_chunk_tokens)
+    if learner.share_prompts == "true" and policy.why_not_shared:
+        raise BadInput(f"learner.share_prompts=true: {policy.why_not_shared}; use auto or false")
 
 
 def make_ready(model: BackboneT, learner: LearnerConfig, device: torch.device) -> BackboneT:

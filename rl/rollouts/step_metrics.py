@@ -56,11 +56,12 @@ def staleness(groups_P: Sequence[ScoredGroup], version: int) -> dict[str, float]
 
 
 def batch_metrics(updates_U: Sequence[PackedBatch]) -> dict[str, float]:
-    """Sums over the updates of a step; padding_share is their mean."""
+    """Sums over the updates of a step; the shares are their means."""
     return {
         "batch/tokens": float(sum(u.num_tokens for u in updates_U)),
         "batch/loss_tokens": float(sum(u.num_loss_tokens for u in updates_U)),
         "batch/skipped_rollouts": float(sum(u.num_skipped for u in updates_U)),
         "batch/padding_share": float(np.mean([u.padding_share for u in updates_U])),
+        "batch/shared_share": float(np.mean([u.shared_share for u in updates_U])),
         "batch/micro_batches": float(sum(len(rank) for u in updates_U for rank in u.micro_batches_R)),
     }

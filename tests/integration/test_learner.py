@@ -91,7 +91,8 @@ def with_learner(cfg: RunConfig, **changes: object) -> RunConfig:
 
 
 def packed(cfg: RunConfig, grpo: GRPOConfig, groups: list[ScoredGroup]) -> list[PackedBatch]:
-    return pack(groups, grpo=grpo, learner=cfg.learner, max_new_tokens=24, layout=cfg.learner.layout, seed=0)
+    layout = "shared" if cfg.learner.share_prompts == "true" else cfg.learner.layout
+    return pack(groups, grpo=grpo, learner=cfg.learner, max_new_tokens=24, layout=layout, seed=0)
 
 
 GRPO = GRPOConfig(kl_coef=0.0, max_logprob_gap=10.0, importance="none")
@@ -122,14 +123,19 @@ def reference_trace():  # type: ignore[no-untyped-def]
         (2, 2, "rows", 8192),
         (3, 2, "rows", 8192),
         (3, 1, "packed", 160),
+        (0, 1, "shared", 8192),
+        (1, 2, "shared", 60),
+        (3, 2, "shared", 8192),
+        (3, 2, "shared", 60),
     ],
 )
 def test_the_same_rollouts_train_the_same_model_under_every_zero_stage_rank_count_and_packing(
     tiny: RunConfig, reference_trace, zero_stage: int, ranks: int, layout: str, micro_batch_tokens: int
 ) -> None:  # type: ignore[no-untyped-def]
     cfg = with_learner(
-        tiny, zero_stage=zero_stage, ranks=ranks, layout=layout, micro_batch_tokens=micro_batch_tokens, threads=1
-    )
+        tiny, zero_stage=zero_stage, ranks=ranks, micro_batch_tokens=micro_batch_tokens, threads=1,
+        layout="rows" if layout == "shared" else layout, share_prompts="true" if layout == "shared" else "auto",
+    )  # fmt: skip
     losses, norms, sums = trace(cfg, GRPO)
     want_losses, want_norms, want_sums = reference_trace
     assert losses == pytest.approx(want_losses, abs=2e-6)

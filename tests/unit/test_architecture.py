@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import transformers as hf
@@ -15,6 +17,7 @@ from recipes.tiny_model import make_tokenizer
 from rl.config import LearnerConfig
 from rl.model.attention import packed_attention, rows_attention
 from rl.model.policy import ModelInput, load_policy, refuse_model
+from rl.model.shared_prompts import Sharing
 from rl.settings.overrides import apply_overrides
 from rl.types import BadInput
 from rl.workflow.inputs import prepare
@@ -96,6 +99,49 @@ def test_an_accepted_architecture_is_scored_as_transformers_scores_each_sequence
     of = batch()
     scored = load_policy(path, learner, CPU, dtype=torch.float32)(of)[0]
     torch.testing.assert_close(scored, alone(path, of), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "layout"), list(itertools.product(SOUND, ["rows", "packed"])))
+@torch.no_grad()
+def test_an_accepted_architecture_computes_a_shared_prompt_once_and_scores_alike(tmp_path, name, layout):
+    path = made(name, SOUND[name], tmp_path)
+    learner = LearnerConfig(layout=layout, share_prompts="true")
+    refuse_model(path, learner, gpu=False)
+    of, prompt = batch(), 9
+    first, second, third = of.token_ids_T.split(LENGTHS)
+    ids_T = torch.cat([first, first[:prompt], second[prompt:], first[:prompt], third[prompt:]])
+    sharing = Sharing(np.array(LENGTHS), np.array([0, prompt, prompt]), CPU)
+    once = dataclasses.replace(of, token_ids_T=ids_T, sharing=sharing)
+    scored = load_policy(path, learner, CPU, dtype=torch.float32)(once)[0]
+    assert sharing.calls == 2  # layers
+    torch.testing.assert_close(scored, alone(path, once), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+@torch.no_grad()
+def test_recurrent_layers_share_no_prompts(tmp_path, name):
+    path = made(name, RECURRENT[name], tmp_path)
+    with pytest.raises(BadInput, match=f"share_prompts=true: {name}ForCausalLM has .*; use auto or false"):
+        refuse_model(path, LearnerConfig(layout="rows", share_prompts="true"), gpu=False)
+    learner = LearnerConfig(layout="rows")
+    refuse_model(path, learner, gpu=False)
+    policy, of = load_policy(path, learner, CPU, dtype=torch.float32), batch()
+    assert policy.why_not_shared
+    claimed = dataclasses.replace(of, sharing=Sharing(np.array(LENGTHS), np.zeros(3, np.int64), CPU))
+    torch.testing.assert_close(policy(claimed)[0], alone(path, of), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("window", [16, 24])
+@torch.no_grad()
+def test_a_window_shorter_than_a_sequence_with_its_prompt_is_refused(tmp_path, window):
+    path = made("Mistral", {"sliding_window": window}, tmp_path)
+    policy, of = load_policy(path, LearnerConfig(layout="rows"), CPU, dtype=torch.float32), batch()
+    of = dataclasses.replace(of, sharing=Sharing(np.array(LENGTHS), np.array([0, 0, 0]), CPU))
+    if window < max(LENGTHS):
+        with pytest.raises(BadInput, match=f"sliding window of {window} tokens"):
+            policy(of)
+    else:
+        torch.testing.assert_close(policy(of)[0], alone(path, of), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,8 @@ from rl.algorithms.policy_loss import nll_loss, policy_loss
 from rl.config import LOSSES, GRPOConfig, LearnerConfig
 from rl.data.packing import bin_lengths, deal_costs, pack, token_weight
 from rl.data.sft_examples import pack_examples
+from rl.data.shared_prompts import NO_GROUP, group_parts, shared_tokens
+from rl.rollouts.step_metrics import batch_metrics
 from rl.types import Example, Prompt, Rollout, RolloutGroup, ScoredGroup
 
 VOCABULARY = 1000
@@ -248,7 +250,7 @@ def test_truncated_rollouts_are_in_neither_sum_only_with_overlong_mask(overlong,
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_the_loss_is_the_same_for_any_number_of_micro_batches_and_ranks_in_both_layouts(loss):
+def test_the_loss_is_the_same_for_any_number_of_micro_batches_and_ranks_in_every_layout(loss):
     groups = some_groups()
     cfg = config(loss=loss, kl_coef=0.1, importance="sequence_truncate")
     base = packed(groups, cfg, budget=1000)
@@ -260,6 +262,8 @@ def test_the_loss_is_the_same_for_any_number_of_micro_batches_and_ranks_in_both_
         (2, 64, "rows"),
         (3, 64, "packed"),
         (7, 99, "rows"),
+        (1, 25, "shared"),
+        (3, 64, "shared"),
     ]:
         updates = packed(groups, cfg, ranks=ranks, budget=budget, layout=layout)
         assert len(updates[0].micro_batches_R) == ranks
@@ -277,7 +281,7 @@ def test_the_order_in_which_groups_arrive_changes_nothing_at_all(updates_per_ste
         assert loss_and_grad(cfg, [a])[0] == loss_and_grad(cfg, [b])[0]
 
 
-@pytest.mark.parametrize("layout", ["rows", "packed"])
+@pytest.mark.parametrize("layout", ["rows", "packed", "shared"])
 @pytest.mark.parametrize("ranks", [1, 2, 5])
 @pytest.mark.parametrize("seed", range(8))
 def test_every_sequence_appears_once_within_the_budget_and_ranks_get_equal_numbers(layout, ranks, seed):
@@ -287,16 +291,47 @@ def test_every_sequence_appears_once_within_the_budget_and_ranks_get_equal_numbe
     assert len(update.micro_batches_R) == ranks
     assert len({len(rank) for rank in update.micro_batches_R}) == 1
     for mb in micro_batches(update):
-        assert 0 < (mb.row_tokens if layout == "rows" else mb.num_tokens) <= 40
+        assert 0 < (mb.num_tokens if layout == "packed" else mb.row_tokens) <= 40
         assert mb.lengths_S.sum() == mb.num_tokens
 
 
 def test_ranks_get_about_the_same_work():
-    for layout in ("rows", "packed"):
+    for layout in ("rows", "packed", "shared"):
         [update] = packed(some_groups(num=5, size=8), ranks=4, budget=32, layout=layout)
-        costs_R = [[mb.row_tokens if layout == "rows" else mb.num_tokens for mb in r] for r in update.micro_batches_R]
+        costs_R = [[mb.num_tokens if layout == "packed" else mb.row_tokens for mb in r] for r in update.micro_batches_R]
         work = [sum(costs) for costs in costs_R]
         assert max(work) <= 1.02 * sum(work) / 4, costs_R
+
+
+def test_a_groups_prompt_counts_once_wherever_its_members_lie_together():
+    groups = [group(0, 4, [3, 5, 2], [1.0, -1.0, 1.0]), group(1, 2, [6, 1], [1.0, -1.0])]
+    [update] = packed(groups, layout="shared")
+    [[mb]] = update.micro_batches_R
+    assert mb.lengths_S.tolist() == [7, 9, 6, 8, 3]
+    assert mb.shared_S.tolist() == [0, 4, 4, 0, 2]
+    assert (mb.num_tokens, mb.row_tokens) == (33, 23)
+    assert update.padding_share == 0
+    assert update.shared_share == pytest.approx(10 / 33)
+    assert batch_metrics([update])["batch/shared_share"] == pytest.approx(10 / 33)
+    for layout in ("rows", "packed"):
+        assert all(mb.shared_S is None for mb in micro_batches(packed(groups, layout=layout)[0]))
+
+
+def test_a_group_larger_than_the_budget_is_cut_and_each_part_has_the_prompt():
+    groups = [group(0, 4, [3, 5, 2, 6], [1.0, -1.0, 1.0, -1.0])]
+    [update] = packed(groups, layout="shared", budget=12)
+    assert sorted((mb.lengths_S.tolist(), mb.shared_S.tolist()) for mb in micro_batches(update)) == [
+        ([6, 10], [0, 4]),
+        ([7, 9], [0, 4]),
+    ]
+    assert sorted(sequences(update)) == sorted(wanted_sequences(groups))
+    assert group_parts([6, 4, 5, 5], [(0, 2), (0, 2), (0, 2), (1, 2)], 10) == ([[0, 1], [2], [3]], [8, 5, 5])
+    with pytest.raises(ValueError, match="a sequence of 13 tokens"):
+        packed([group(0, 4, [3, 9], [1.0, -1.0])], layout="shared", budget=12)
+
+
+def test_only_neighbours_of_one_group_share_their_prompt():
+    assert shared_tokens([(0, 3), (0, 3), (1, 5), (0, 3), NO_GROUP, NO_GROUP]) == [0, 3, 0, 0, 0, 0]
 
 
 def test_work_is_dealt_largest_first_and_then_evened_out_by_swaps():

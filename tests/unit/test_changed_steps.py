@@ -119,11 +119,7 @@ def test_no_grpo_steps_mean_sft_alone_and_are_told_to_evaluate_nothing(tmp_path:
     assert [p.state for p in layout.plan()] == [DONE]
     longer = OneFolder(apply_overrides(cfg, ["grpo.steps=4"]))
     assert [(p.stage.name, p.state) for p in longer.plan()] == [("sft", DONE), ("grpo", RESUMES)]
-<<<<<<< HEAD
     with pytest.raises(BadInput, match=r"grpo\.steps=0, and no SFT: there is nothing to run"):
-=======
-    with pytest.raises(BadInput, match=r"grpo.steps=0, and no SFT: there is nothing to run"):
->>>>>>> typed
         OneFolder(apply_overrides(cfg, ["sft.steps=0", "name=other"])).plan()
 
 

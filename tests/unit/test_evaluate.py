@@ -11,12 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-<<<<<<< HEAD
-from rl.config import DataConfig, EvalConfig, GRPOConfig, RewardConfig
-=======
 from rl.config import DataConfig, EvalConfig, GRPOConfig, RewardConfig, RunConfig
-from rl.evaluation.comparer import Comparer, plainly_same
->>>>>>> typed
 from rl.evaluation.consensus import consensus, voted
 from rl.evaluation.evaluate import EvalResult, evaluate, summarise
 from rl.evaluation.same_answer import Comparer, plainly_same

@@ -13,7 +13,7 @@ import pytest
 
 from rl.backend import SampleParams, Task
 from rl.config import GRPOConfig, OptimConfig, RunConfig
-from rl.types import AhaError, Rollout, SampleRequest, SamplerReport, SyncReport
+from rl.types import AhaError, BadInput, Rollout, SampleRequest, SamplerReport, SyncReport
 from rl.workers.sampler.sampler import Sampler
 from tests.unit import pretend_ray
 
@@ -28,6 +28,9 @@ class Learner:
     def load(self, task: Task) -> str:
         self.task = task
         return "fingerprint"
+
+    def why_not_shared(self) -> str:
+        return "" if self.task.model_path != "recurrent" else "it is recurrent"
 
     def connect(self, address: str, port: int) -> None: ...
 
@@ -122,6 +125,33 @@ def test_learners_get_the_absolute_paths_of_all_model_folders(backend, tmp_path,
     backend.load(Task("teacher", OptimConfig(), 1, GRPOConfig(), "teacher", "teacher"))
     task = backend.learners[0].actor.learner.task
     assert {task.model_path, task.reference_path, task.teacher_path} == {str(tmp_path / "teacher")}
+
+
+def test_prompts_are_shared_in_grpo_alone_and_where_the_models_allow_it(backend, caplog):
+    caplog.set_level("INFO")
+    grpo = Task("model", OptimConfig(), 1, GRPOConfig())
+
+    def layout(task: Task, share_prompts: str = "auto", device: str = "cpu", dtype: str = "bfloat16") -> str:
+        learner = replace(backend.cfg.learner, share_prompts=share_prompts)
+        backend.cfg = replace(backend.cfg, learner=learner, model=replace(backend.cfg.model, dtype=dtype))
+        backend.device = device
+        backend.load(task)
+        return backend.layout
+
+    assert layout(replace(grpo, grpo=None)) == "rows"
+    assert not caplog.messages
+    assert layout(grpo) == layout(grpo, "true") == "shared"
+    assert caplog.messages[0] == "the learner computes each group's prompt once (learner.share_prompts=auto)"
+    assert layout(grpo, "false") == layout(replace(grpo, grpo=None), "true") == "rows"
+    assert layout(grpo, device="gpu") == "packed"
+    assert layout(grpo, "true", device="gpu") == "shared"
+    recurrent = replace(grpo, model_path="recurrent")
+    assert layout(recurrent) == "rows"
+    assert caplog.messages[-1] == "each sample computes its group's prompt anew: it is recurrent"
+    with pytest.raises(BadInput, match=r"learner\.share_prompts=true: it is recurrent; use auto or false"):
+        layout(recurrent, "true")
+    with pytest.raises(BadInput, match="true: on GPUs there is no kernel for float32; use auto or false"):
+        layout(grpo, "true", device="gpu", dtype="float32")
 
 
 def test_an_error_while_work_is_handed_to_a_sampler_is_heard_with_its_next_answer(backend):

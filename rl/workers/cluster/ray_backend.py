@@ -16,9 +16,10 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from rl.backend import SampleParams, Task
 from rl.config import RunConfig
 from rl.model.pretrained import refuse_head_size
-from rl.settings.precision import Machine, cpu_unit, settle
+from rl.settings.precision import HALF, Machine, cpu_unit, settle
 from rl.types import (
     AhaError,
+    BadInput,
     Hardware,
     Queue,
     RewardReport,
@@ -145,9 +146,27 @@ class RayBackend(LearnerCalls):
     def load(self, task: Task) -> str:
         task = models_seen_from_anywhere(task)
         fingerprints = self._on_learners("load the model", lambda learner: learner.load(task))
+        self._choose_layout(task)
         if task.reward is None and self.samplers:  # no sampler can run a reward model
             self._connect_learners_to(range(len(self.samplers)))
         return fingerprints[0]
+
+    def _choose_layout(self, task: Task) -> None:
+        """How the loaded task's sequences are laid out: "shared" where a group's prompt is computed once."""
+        learner, gpu = self.cfg.learner, self.device == "gpu"
+        self.layout = learner.layout_on(gpu=gpu)
+        if task.grpo is None or not learner.shares_on(gpu=gpu):
+            return
+        why_not = self._on_learners("say whether prompts can be shared", lambda learner: learner.why_not_shared())[0]
+        if gpu and self.cfg.model.dtype not in HALF:
+            why_not = why_not or f"on GPUs there is no kernel for {self.cfg.model.dtype}"
+        if why_not and learner.share_prompts == "true":
+            raise BadInput(f"learner.share_prompts=true: {why_not}; use auto or false")
+        if why_not:
+            log.info("each sample computes its group's prompt anew: %s", why_not)
+        else:
+            self.layout = "shared"
+            log.info("the learner computes each group's prompt once (learner.share_prompts=%s)", learner.share_prompts)
 
     # -------------------------------------------------------------------------------------------- weights
 

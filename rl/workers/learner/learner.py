@@ -124,6 +124,11 @@ class Learner(WeightReader):
         self.reference_version = 0
         return self.fingerprint()
 
+    def why_not_shared(self) -> str:
+        """Why the task's models cannot compute a group's prompt once, as the end of a sentence; "" where they can."""
+        models = [m for m in (self.policy, self.reference, self.teacher) if m is not None]
+        return next((m.why_not_shared for m in models if m.why_not_shared), "")
+
     def _free_models(self) -> None:
         """Free the models of an earlier task before the next are built: together they need twice the memory."""
         self.reference = self.teacher = None
