@@ -113,6 +113,12 @@ class Backend(Protocol):
     def measure_gap(self, micro_batches_R: list[list[MicroBatch]]) -> tuple[float, float]:
         """(mean, largest) |sampler logprob - learner logprob| in nats, without training."""
 
+    def score(self, micro_batches_R: list[list[MicroBatch]]) -> list[list[np.ndarray]]:
+        """The learners' logprobs, float32 (M,), of the tokens in each micro-batch's loss mask, by rank."""
+
+    def forget_prompts(self) -> None:
+        """Empty the samplers' caches of prompts. No rollout may be running."""
+
     def mean_nll(self, micro_batches_R: list[list[MicroBatch]]) -> float:
         """Mean negative log likelihood of the tokens with loss_mask_T 1, in nats, without training."""
 

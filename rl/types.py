@@ -286,7 +286,8 @@ class StepStats:
 
     loss: the optimised number, mean over updates. metrics: name -> value, token means unless the name says otherwise.
     gap_mean, gap_max: |sampler - learner logprob| before the first update, nats; NaN when nothing was measured.
-    skipped_updates: updates left out because of a non-finite gradient. seconds: phase -> seconds.
+    skipped_updates: updates left out because of a non-finite gradient. seconds: phase -> seconds. still: names of
+    trained tensors in which the last update changed nothing.
     """
 
     loss: float
@@ -299,6 +300,7 @@ class StepStats:
     tokens: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    still: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from functools import cached_property
 
-from launch.doctor import durability, nodes, numbers, reward_checks, texts
+from launch.doctor import after_update, durability, nodes, numbers, reward_checks, texts
 from launch.doctor.check import Check, Probe, passed, run_probes
 from launch.doctor.doctor_backend import DoctorBackend, NodeReport
 from launch.doctor.exam import Exam
@@ -68,6 +68,7 @@ class AllChecks:
             Probe("loss", lambda: numbers.loss(exam, self.update), loaded),
             Probe("weights arrive", lambda: numbers.weights_arrive(exam), loaded),
             Probe("logprobs after the update", lambda: numbers.logprobs(exam), sampled),
+            Probe("update is used", lambda: after_update.update_used(exam), (*sampled, MOVE)),
             Probe("checkpoint loads equal", lambda: durability.loads_equal(exam, self.saved), (START, LOAD, SAVE)),
             Probe("flipped byte is found", lambda: durability.flipped_byte_found(exam), (START, LOAD, SAVE)),
             Probe("disks", lambda: nodes.disks(self.reports, cfg, self.saved.num_bytes), (START, LOAD, SAVE)),

@@ -6,10 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-
 from rl.backend import Backend
-from rl.types import MicroBatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +65,6 @@ class DoctorBackend(Backend, Protocol):
 
     def ports(self) -> list[Reached]:
         """Try TCP connections on free ports, from each node to the next and to the first."""
-
-    def score(self, micro_batches_R: list[list[MicroBatch]]) -> list[list[np.ndarray]]:
-        """The learners' logprobs of the tokens in each micro-batch's loss mask, by rank."""
 
     def master_sums(self) -> dict[str, float]:
         """Name -> sum of the absolute values of each parameter's float32 master copy."""

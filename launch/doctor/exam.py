@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -30,8 +31,9 @@ ANY_GAP = 1e9
 class Exam:
     """The recipe that is checked.
 
-    folder: for the doctor's own files, inside the run's folder. groups: the rollouts sampled last. version: of the
-    weights. drawn: prompts of the recipe's data. prompts_P: those that are sampled.
+    folder: for the doctor's own files, inside the run's folder. groups: the rollouts sampled last. earlier: those
+    before, of the same prompts and seeds. gap: mean |sampler - learner| logprob of the groups, nats; earlier_gap: of
+    those before. version: of the weights. drawn: prompts of the recipe's data. prompts_P: those that are sampled.
     """
 
     def __init__(self, cfg: RunConfig, inputs: Inputs, make_backend: Callable[[RunConfig], DoctorBackend]) -> None:
@@ -44,6 +46,8 @@ class Exam:
         self.drawn = draw(inputs)
         self.prompts_P = self.drawn[:PROMPTS]
         self.groups: list[RolloutGroup] = []
+        self.earlier: list[RolloutGroup] = []
+        self.gap = self.earlier_gap = math.nan
         self.version = 0
 
     # -------------------------------------------------------------------------------------------- machines
@@ -118,6 +122,7 @@ class Exam:
 
     def sample_groups(self) -> list[RolloutGroup]:
         """Sample groups as the recipe does, and keep them in self.groups."""
+        self.earlier, self.earlier_gap, self.gap = self.groups, self.gap, math.nan
         self.groups = self.sample(self.params(), min(self.cfg.grpo.group_size, SAMPLES))
         return self.groups
 

@@ -6,18 +6,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import ray
-import torch
 from ray.util import placement_group_table
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from launch.doctor.doctor_backend import NodeReport, Reached, SyncedTensors
 from launch.doctor.node_probe import NodeProbe
 from rl.model.lora import plain_weights
-from rl.model.policy import ModelInput
 from rl.settings.precision import torch_dtype
-from rl.types import MicroBatch
 from rl.workers.cluster.ray_backend import RayBackend
 from rl.workers.cluster.ray_calls import QUIET
 from rl.workers.sync.buckets import tensor_checksum
@@ -74,9 +70,6 @@ class RayDoctorBackend(RayBackend):
 
     # -------------------------------------------------------------------------------------------- learners
 
-    def score(self, micro_batches_R: list[list[MicroBatch]]) -> list[list[np.ndarray]]:
-        return self._on_each_learner("score rollouts", score, micro_batches_R)
-
     def master_sums(self) -> dict[str, float]:
         return self._on_learners("sum the master weights", lambda learner: learner.master_sums())[0]
 
@@ -98,23 +91,17 @@ class RayDoctorBackend(RayBackend):
 # ------------------------------------------------------------------------------------------------ inside a learner
 
 
-@torch.no_grad()
-def score(learner: Learner, micro_batches: list[MicroBatch]) -> list[np.ndarray]:
-    """Logprobs of the tokens in each micro-batch's loss mask, float32 (M,), at each token's own temperature."""
-    scored = [learner.engine(ModelInput.of(mb, learner.device))[0] for mb in micro_batches]
-    return [logprobs_M.detach().float().cpu().numpy() for logprobs_M in scored]
-
-
 def learner_checksums(learner: Learner) -> tuple[dict[str, int], dict[str, tuple[int, ...]]]:
     """(checksum by name, the shapes of those parameters that a sampler keeps as they are: embedding, head, vectors).
 
-    The names are those of the model itself, so that a sender which forgets a parameter is found.
+    The names are those of the model's files, read off the model, so that a sender which forgets a parameter is found.
     """
     hf = learner.policy.hf
     dtype = torch_dtype(learner.cfg.model.dtype)
     outer = (hf.get_input_embeddings().weight, hf.get_output_embeddings().weight)
+    disk = learner.disk_names()
     first = {id(weight.base): weight.name for weight in plain_weights(hf)}
-    kept = {first[id(p)] for p in outer}
+    kept = {disk.renamed(first[id(p)]) for p in outer}
     checksums: dict[str, int] = {}
     shapes: dict[str, tuple[int, ...]] = {}
     for name, tensor in learner.full_parameters():
@@ -122,9 +109,9 @@ def learner_checksums(learner: Learner) -> tuple[dict[str, int], dict[str, tuple
         if name in kept or tensor.dim() == 1:
             shapes[name] = tuple(tensor.shape)
     for alias, p in hf.named_parameters(remove_duplicate=False):  # a tied head shares the embedding's tensor
-        name = first.get(id(p), "")
-        if p is outer[1] and alias.replace(".base_layer.", ".") != name:
-            checksums[alias], shapes[alias] = checksums[name], shapes[name]
+        if p is outer[1] and alias.replace(".base_layer.", ".") != first.get(id(p), ""):
+            name, other = disk.renamed(first[id(p)]), disk.renamed(alias)
+            checksums[other], shapes[other] = checksums[name], shapes[name]
     return checksums, shapes
 
 

@@ -71,6 +71,7 @@ def logprobs(exam: Exam) -> Check:
     micro_batches_R = exam.micro_batches(groups)
     found = measure_gaps(exam, micro_batches_R)
     mean, largest, limit = float(found.gap_M.mean()), float(found.gap_M.max()), exam.cfg.gap_limit
+    exam.gap = mean
     measured = (
         f"|sampler - learner| is {mean:.1e} nats on average over {len(found.gap_M)} tokens at temperature "
         f"{exam.temperature:g}, {largest:.1e} at most; the limit of the mean is {limit:g}"

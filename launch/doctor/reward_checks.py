@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from launch.doctor.check import Check, Table, failed, passed
+from launch.doctor.check import Check, Table, failed, passed, warned
 from launch.doctor.exam import Exam
 from launch.doctor.golden import OVER_THE_NETWORK, Golden, golden_cases
 from rewards import REWARDS
@@ -108,7 +108,42 @@ def _own_rows(exam: Exam, name: str, cfg: RewardConfig) -> Check | str:
             f"{name} always returns {scores[0]:g}: it looks for another form of answer, or at another column",
             f"call {name} by hand on {excerpt(parts[0][0])}; a reward that is the same for all trains nothing",
         )
+    if cfg.function not in REWARDS and (lenient := _lenient(exam, name, prompts)):
+        return warned(f"{measured}; {lenient}", *LENIENT)
     return measured
+
+
+LENIENT = (
+    "a lenient verifier: it does not compare the answer with the row's. A reward of form or style does so by right",
+    "read which wrong answers it pays, and compare with the reference as a whole (rewards/accuracy.py does)",
+)
+
+
+def _lenient(exam: Exam, name: str, prompts: Sequence[Prompt]) -> str:
+    """What shows that wrong answers are paid like right ones, and nonsense is not; "" when they are not."""
+    paid = ""
+    for prompt in prompts:
+        other = next((p for p in exam.drawn if p.reference and p.reference != prompt.reference), None)
+        if not prompt.reference or other is None:
+            return ""
+        right, wrong, nonsense = (
+            _scores(exam, name, prompt, texts)
+            for texts in (right_answers(exam, prompt), [*right_answers(exam, other), _all_of(exam)], NONSENSE[:2])
+        )
+        if not max(wrong) >= max(right) > max(nonsense):
+            return ""
+        paid = f"it pays {max(wrong):g} for {other.reference!r} or many answers where {prompt.reference!r} is right"
+    return paid
+
+
+def _scores(exam: Exam, name: str, prompt: Prompt, texts: Sequence[str]) -> list[float]:
+    parts = _ask(exam, name, prompt, [(text, len(text.split())) for text in texts])
+    return [part.score for part in parts if part is not None and part.verdict.is_valid] or [0.0]
+
+
+def _all_of(exam: Exam) -> str:
+    """A completion that names the answers of many rows, so that the right one stands somewhere in it."""
+    return f"<answer>{', '.join(dict.fromkeys(p.reference for p in exam.drawn if p.reference))}</answer>"
 
 
 def right_answers(exam: Exam, prompt: Prompt) -> list[str]:

@@ -47,7 +47,7 @@ def template(exam: Exam) -> Check:
 
 
 def _other_sources(cfg: RunConfig) -> dict[str, DataConfig]:
-    sources = {"evaluation.data": cfg.evaluation.data}
+    sources = {"evaluation.data": cfg.evaluation.data} if cfg.evaluation.data.source else {}
     if cfg.sft.enabled and not cfg.sft.data.text_field:
         # A conversation has its own system message.
         own = cfg.prompts.system if cfg.sft.data.messages_field else cfg.sft.data.system

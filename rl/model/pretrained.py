@@ -76,6 +76,16 @@ def positions(config: PretrainedConfig) -> int:
     return int(config.get_text_config().max_position_embeddings)
 
 
+EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+"""The names of the number of experts in the configs of transformers' families."""
+
+
+def is_mixture(config: PretrainedConfig) -> bool:
+    """Whether the model routes each token to some of many experts."""
+    text = config.get_text_config().to_dict()
+    return any((text.get(name) or 1) > 1 for name in EXPERT_COUNTS)
+
+
 def refuse_heads(config: PretrainedConfig, sequence_parallel: int) -> None:
     """Raise BadInput for a model whose attention heads cannot be divided among the ranks that share its sequences."""
     text = config.get_text_config()

@@ -14,6 +14,7 @@ from rl.backend import RewardWorkers, SampleParams
 from rl.context import Context, sample_seed
 from rl.data.few_shot import before
 from rl.data.streams import PromptStream
+from rl.rollouts.silent_faults import Draws, refuse_wrong_ends
 from rl.rollouts.step_metrics import RewardStats
 from rl.scoring.scorer import Scorer
 from rl.types import AhaError, GradedGroup, Prompt, RewardReport, Rollout, RolloutGroup, SampleRequest
@@ -26,6 +27,7 @@ class RolloutQueue:
         if staleness:
             raise AhaError(f"rollout.staleness={staleness}: only 0 (synchronous) is built")
         self.ctx, self.stream, self.scorer = ctx, stream, scorer
+        self.draws = Draws(stream.state())
         self.stats = RewardStats()
 
     def reset(self) -> None:
@@ -35,11 +37,14 @@ class RolloutQueue:
         """The groups of the next num_prompts prompts, in the order of their draws, all sampled from `version`."""
         cfg, roll = self.ctx.cfg, self.ctx.cfg.rollout
         prompts_P = self.stream.take(num_prompts)
+        self.draws.look_at(prompts_P)
         seeds_PG = [[sample_seed(cfg.seed, "grpo", p.draw, i) for i in range(cfg.grpo.group_size)] for p in prompts_P]
         params = self.ctx.sample_params(
             temperature=roll.temperature, top_p=roll.top_p, max_new_tokens=roll.max_new_tokens
         )
-        return sample_and_grade(self.ctx, self.scorer, prompts_P, seeds_PG, params, self.stats, version)
+        graded_P = sample_and_grade(self.ctx, self.scorer, prompts_P, seeds_PG, params, self.stats, version)
+        refuse_wrong_ends(graded_P, params)
+        return graded_P
 
 
 def sample_and_grade(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -17,7 +15,9 @@ from rl.evaluation.emergence import Emergence
 from rl.evaluation.evaluate import ensure_evaluated, evaluate_once, measured_names
 from rl.evaluation.style import share_in_language
 from rl.records.tracker import stats_metrics
+from rl.rollouts.agreement import gap_of
 from rl.rollouts.queue import RolloutQueue
+from rl.rollouts.silent_faults import StepWatch
 from rl.rollouts.step_metrics import batch_metrics, staleness
 from rl.scoring.routing import accuracies
 from rl.scoring.scorer import Scorer
@@ -86,6 +86,7 @@ def train_grpo(
     if eval_prompts and start == 0:
         evaluate_once(ctx, 0, eval_prompts, scorer)
     ensure_evaluated(ctx, 0, eval_prompts, scorer, version=start)
+    watch = StepWatch(ctx)
     emergence = Emergence(ctx.run_dir, start, share_in_language, accuracies(cfg.rewards))
     ctx.tracker.begin("grpo", g.steps, start)
     for step in range(start, g.steps):
@@ -100,9 +101,10 @@ def train_grpo(
             stats = backend.step(updates_U)  # empty updates count too: the learning rate follows their number
         if not any(rank for update in updates_U for rank in update.micro_batches_R):
             log.info("step %d: no rollout has a gradient; nothing to train on", step)
-            stats.gap_mean, stats.gap_max = _gap_without_training(ctx, scored_P)
+            stats.gap_mean, stats.gap_max = gap_of(ctx, scored_P)
         with ctx.timed("sync") as sync_seconds:
             report = backend.sync_weights(version=step + 1)
+        watch.look_at(step, scored_P, kept_P, updates_U, stats)
         metrics = scorer.metrics(scored_P) | stats_metrics(stats) | batch_metrics(updates_U)
         metrics |= {"sync/megabytes": report.num_bytes / 1e6, "groups/trained": float(len(kept_P))}
         metrics |= {f"seconds/{k}": s for k, s in (rollout_seconds | update_seconds | sync_seconds).items()}
@@ -135,21 +137,6 @@ def _sample_step(
     if len(mixed_P) < g.prompts_per_step:
         log.info("step %d: %d of %d groups are mixed after refilling", step, len(mixed_P), g.prompts_per_step)
     return scored_P, mixed_P[: g.prompts_per_step]
-
-
-def _gap_without_training(ctx: Context, scored_P: Sequence[ScoredGroup]) -> tuple[float, float]:
-    """(mean, largest) sampler-learner gap on a few rollouts, for a step that trains on none; NaN without a verdict."""
-    # An advantage of 1 has a gradient, so that pack leaves none of them out.
-    valid_P = [s for s in scored_P if any(s.valid_G)][:4]
-    few = [dataclasses.replace(s, advantages_G=[1.0] * len(s.rewards_G), uniform=False) for s in valid_P]
-    one_update = dataclasses.replace(ctx.cfg.grpo, updates_per_step=1, overlong="keep")
-    batch = pack(
-        few, grpo=one_update, learner=ctx.cfg.learner, max_new_tokens=ctx.cfg.rollout.max_new_tokens,
-        layout=ctx.backend.layout, seed=0,
-    )[0]  # fmt: skip
-    if not any(batch.micro_batches_R):
-        return math.nan, math.nan
-    return ctx.backend.measure_gap(batch.micro_batches_R)
 
 
 def _finish_step(

@@ -19,7 +19,7 @@ from rl.data.sft_examples import CONTEXT, MICRO_BATCH, ExampleStream
 from rl.data.streams import PromptStream
 from rl.data.templates import Table, end_token_ids
 from rl.model.added_tokens import refuse_other_tokenizer, refuse_short_teacher, with_tokens
-from rl.model.pretrained import context_length, load_config, load_tokenizer, refuse_heads
+from rl.model.pretrained import context_length, is_mixture, load_config, load_tokenizer, refuse_heads
 from rl.scoring.reward_functions import refuse_style_alone, unrewardable_rows
 from rl.scoring.reward_model_text import check_models
 from rl.scoring.routing import named, refuse_unused
@@ -29,6 +29,7 @@ from rl.settings.config_checks import validate
 from rl.types import BadInput, Row
 
 if TYPE_CHECKING:
+    from transformers.configuration_utils import PretrainedConfig
     from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ def prepare(
     model_config = load_config(model_path)
     limit = context_length(cfg.model, model_config)
     refuse_heads(model_config, cfg.learner.sequence_parallel)
+    _recommend_loss(cfg, model_config)
     tokenizer = load_tokenizer(model_path)
     set_template(tokenizer, chat_day(cfg.model.chat_date))
     end_token_ids(tokenizer)
@@ -92,6 +94,15 @@ def prepare(
 
         refuse_model(model_path, cfg.learner, gpu=cfg.cluster.device == "gpu", lora=cfg.model.lora)
     return Inputs(model_path, tokenizer, limit, stream, prompts, eval_prompts, sft_stream, sft_held_out, scorer)
+
+
+def _recommend_loss(cfg: RunConfig, config: PretrainedConfig) -> None:
+    if cfg.grpo.steps and cfg.grpo.loss != "gspo" and is_mixture(config):
+        log.warning(
+            "%s is a mixture of experts: sampler and learner may route a token differently, and grpo.loss=%s weighs "
+            "each token by its own ratio. grpo.loss=gspo weighs whole sequences and was made for it",
+            cfg.model.path, cfg.grpo.loss,
+        )  # fmt: skip
 
 
 def _longest_prompt(cfg: RunConfig, limit: int) -> int:

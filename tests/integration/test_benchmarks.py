@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ SMALLEST = {
     "grpo_step": "--model small --only aha --rounds 1 --steps 1 --prompts 2 --max-new-tokens 8 --wait-for-quiet 0",
     "load_memory": "--case whole 0 1 29573 --model models/tiny-tied --dtype float32",
     "plan_accuracy": "--only 3M --steps 1 --no-calibrate",
+    "planted_faults": "--only 'stale head'",
     "precision": "--seeds 1 --lr 1e-5 --precisions float32 --steps 2 --start-steps 2",
     "reward_overlap": "--help",  # its smallest case needs SmolLM2 and minutes
     "rewards_throughput": "--data nowhere",
@@ -37,7 +39,7 @@ def test_every_benchmark_has_a_smallest_case() -> None:
 
 @pytest.mark.parametrize("name", benchmarks())
 def test_a_benchmark_runs_its_smallest_case(name: str) -> None:
-    command = [sys.executable, f"tests/bench/{name}.py", *SMALLEST[name].split()]
+    command = [sys.executable, f"tests/bench/{name}.py", *shlex.split(SMALLEST[name])]
     env = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         command, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=LIMIT_S

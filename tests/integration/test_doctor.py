@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import ray
 
-from launch.doctor import durability, nodes, numbers, reward_checks, texts
+from launch.doctor import after_update, durability, nodes, numbers, reward_checks, texts
 from launch.doctor.all_checks import AllChecks
 from launch.doctor.check import Check, Outcome, run_probes
 from launch.doctor.machines import RayDoctorBackend
@@ -108,6 +108,41 @@ def test_a_stale_output_head_is_named(rounds: AllChecks) -> None:
     assert HEAD in check.measured
     assert "a tied head must be sent" in check.cause
     assert numbers.weights_arrive(rounds.exam).outcome is Outcome.PASSED
+
+
+def test_weights_that_arrive_and_are_not_computed_with_are_named(rounds: AllChecks) -> None:
+    """Every checksum is right: only what the sampler computes tells."""
+
+    def leave_out(sampler):  # type: ignore[no-untyped-def]
+        def change(worker):  # type: ignore[no-untyped-def]
+            unpack = worker.weight_transfer_engine._unpack
+            worker.weight_transfer_engine._unpack = lambda bucket: [
+                (name, tensor) for name, tensor in unpack(bucket) if "layers.2.mlp.down_proj" not in name
+            ]
+
+        sampler.llm.collective_rpc(change)
+
+    def put_back(sampler):  # type: ignore[no-untyped-def]
+        def change(worker):  # type: ignore[no-untyped-def]
+            del worker.weight_transfer_engine._unpack
+
+        sampler.llm.collective_rpc(change)
+
+    rounds.exam.load()
+    rounds.exam.sync()
+    assert numbers.logprobs(rounds.exam).outcome is Outcome.PASSED
+    numbers.take_update(rounds.exam)
+    with planted(backend(rounds).samplers, leave_out, put_back):
+        assert numbers.weights_arrive(rounds.exam).outcome is Outcome.PASSED
+    numbers.logprobs(rounds.exam)
+    check = failed(after_update.update_used(rounds.exam))
+    assert "although every tensor arrived" in check.cause
+    # And the same update, loaded whole:
+    rounds.exam.groups, rounds.exam.gap = rounds.exam.earlier, rounds.exam.earlier_gap
+    rounds.exam.sync()
+    assert numbers.logprobs(rounds.exam).outcome is Outcome.PASSED
+    check = after_update.update_used(rounds.exam)
+    assert check.outcome is Outcome.PASSED, check.measured
 
 
 def test_one_frozen_layer_is_named(rounds: AllChecks) -> None:

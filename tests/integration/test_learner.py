@@ -154,6 +154,36 @@ def test_every_parameter_moves_after_one_update(tiny: RunConfig, zero_stage: int
     assert not still
 
 
+def test_tensors_without_a_gradient_are_named_and_only_those(tiny: RunConfig) -> None:
+    cfg = with_learner(tiny, layout="rows")
+    with learners(cfg, GRPO) as backend:
+        assert isinstance(backend, InProcess)
+        batch = packed(cfg, GRPO, scored_groups(8))
+        assert backend.step(batch).still == ()
+        attention, mlp = (backend.learner.policy.hf.model.layers[i] for i in (1, 2))
+        hook = attention.self_attn.q_proj.weight.register_hook(lambda grad: grad * 0)
+        for moment in backend.learner.engine.optimizer.optimizer.state.values():
+            moment["exp_avg"].zero_()  # which would move the tensor without a gradient
+        mlp.mlp.up_proj.weight.requires_grad_(False)
+        still = backend.step(batch).still
+        hook.remove()
+        assert set(still) == {"model.layers.1.self_attn.q_proj.weight", "model.layers.2.mlp.up_proj.weight"}
+
+
+def test_scores_are_the_logprobs_that_the_gap_is_measured_with(tiny: RunConfig) -> None:
+    cfg = with_learner(tiny, layout="rows", micro_batch_tokens=160)
+    with learners(cfg, GRPO) as backend:
+        assert isinstance(backend, InProcess)
+        batches = packed(cfg, GRPO, scored_groups(2))[0].micro_batches_R[0]
+        scored = backend.learner.score(batches)
+        mean, largest = backend.learner.measure_gap(batches)
+    gap_M = np.concatenate(
+        [np.abs(mb.sampler_logprobs_T[mb.loss_mask_T > 0] - s) for mb, s in zip(batches, scored, strict=True)]
+    )
+    assert len(batches) > 1
+    assert (gap_M.mean(), gap_M.max()) == (pytest.approx(mean, rel=1e-5), pytest.approx(largest, rel=1e-5))
+
+
 @pytest.mark.parametrize(("zero_stage", "dtype"), [(0, "float32"), (1, "float32"), (3, "float32"), (1, "bfloat16")])
 def test_a_non_finite_gradient_skips_the_update_and_is_counted(tiny: RunConfig, zero_stage: int, dtype: str) -> None:
     cfg = with_learner(tiny, zero_stage=zero_stage, layout="rows")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,8 +25,10 @@ from rl.backend import SampleParams, Task
 from rl.config import RunConfig
 from rl.model.policy import ModelInput, load_policy
 from rl.model.pretrained import load_tokenizer
+from rl.model.writer import ModelWriter
 from rl.scoring.reward_functions import RewardFunctions
 from rl.types import (
+    AhaError,
     Hardware,
     MicroBatch,
     PackedBatch,
@@ -48,7 +50,9 @@ HEAD = "lm_head.weight"
 class PretendBackend:
     """Implements launch.doctor.doctor_backend.DoctorBackend. Each plant is a fault, off by default.
 
-    stale_head: the head never reaches the sampler. frozen: no gradient for parameters with this in their name.
+    stale_head: the head never reaches the sampler. keeps: after the first sync, parameters with this in their name keep
+    their values in the sampler. scrambles: after the first sync, such parameters' values get there in another order.
+    frozen: no gradient for parameters with this in their name. lost: updates change nothing.
     per_micro_batch: each micro-batch divides by its own tokens. loss_factor: the loss is multiplied by it.
     one_seed: all samples of a group are drawn alike. raw: logprobs from before the temperature.
     other_prompt: the sampler sees a token more. deaf_to_stop: the sampler does not know the end token.
@@ -60,7 +64,7 @@ class PretendBackend:
 
     def __init__(self, cfg: RunConfig, **plants: object) -> None:
         known = dict.fromkeys(("stale_head", "per_micro_batch", "one_seed", "raw", "other_prompt"), False)
-        known |= {"moved": 1.0}
+        known |= {"moved": 1.0, "keeps": "", "scrambles": "", "lost": False}
         known |= {"deaf_to_stop": False, "forgets": False, "moving_reference": False, "frozen": "", "loss_factor": 1.0}
         assert not set(plants) - set(known)
         self.cfg, self.plants = cfg, known | plants
@@ -94,10 +98,16 @@ class PretendBackend:
 
     def sync_weights(self, version: int) -> SyncReport:
         sent = {n: t.clone() for n, t in self._named().items() if not (self.plants["stale_head"] and n == HEAD)}
-        self.sampler.load_state_dict(sent, strict=False)
+        self.sampler.load_state_dict(self._taken(sent) if self.version >= 0 else sent, strict=False)
         self.received = {name: tensor_checksum(tensor) for name, tensor in sent.items()}
         self.version = version
         return SyncReport(version, 0, len(sent), 1, 0, 0.0)
+
+    def _taken(self, sent: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What the sampler makes of an update."""
+        keeps, scrambles = str(self.plants["keeps"]), str(self.plants["scrambles"])
+        taken = {n: t for n, t in sent.items() if not (keeps and keeps in n)}
+        return {n: t.flip(0) if scrambles and scrambles in n else t for n, t in taken.items()}
 
     def synced_tensors(self) -> list[SyncedTensors]:
         resident = {name: tensor_checksum(p.data) for name, p in self.sampler.named_parameters()}
@@ -151,6 +161,9 @@ class PretendBackend:
         as_arrays = np.array(ids, np.int32), np.array(logprobs, np.float32)
         return Rollout(*as_arrays, text, reason, params.temperature, self.version, seed)
 
+    def forget_prompts(self) -> None:
+        """It remembers none."""
+
     def kill_sampler(self, index: int) -> None:
         self.killed = True
 
@@ -168,6 +181,8 @@ class PretendBackend:
 
     def step(self, updates_U: Sequence[PackedBatch]) -> StepStats:
         (update,) = updates_U
+        gap = self.measure_gap(update.micro_batches_R)
+        before = {name: p.detach().clone() for name, p in self.policy.hf.named_parameters()}
         self.optimizer.zero_grad()
         loss = sum(self._backward(mb) for mb in update.micro_batches_R[0])
         trained = [p for p in self.policy.parameters() if p.grad is not None]
@@ -175,8 +190,27 @@ class PretendBackend:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.task.optim, self.updates, self.task.total_updates)
         self.updates += 1
-        self.optimizer.step()
-        return StepStats(loss, norm, 0.0, updates=1, metrics={"policy/weights_moved": float(str(self.plants["moved"]))})
+        if not self.plants["lost"]:
+            self.optimizer.step()
+        still = [name for name, p in self.policy.hf.named_parameters() if torch.equal(p, before[name])]
+        moved = float(str(self.plants["moved"])) if len(still) < len(before) else 0.0
+        return StepStats(
+            loss, norm, self.optimizer.param_groups[0]["lr"], *gap, updates=1, metrics={"policy/weights_moved": moved},
+            tokens=sum(int(mb.loss_mask_T.sum()) for mb in update.micro_batches_R[0]), still=tuple(still),
+        )  # fmt: skip
+
+    def measure_gap(self, micro_batches_R: list[list[MicroBatch]]) -> tuple[float, float]:
+        """As the learner does, with its limit."""
+        pairs = zip(micro_batches_R, self.score(micro_batches_R), strict=True)
+        gaps = [
+            np.abs(mb.sampler_logprobs_T[mb.loss_mask_T > 0] - scored_M)
+            for mine, scored in pairs
+            for mb, scored_M in zip(mine, scored, strict=True)
+        ]
+        gap_M = np.concatenate(gaps)
+        if not gap_M.mean() <= self.cfg.gap_limit:
+            raise AhaError(f"sampler and learner disagree: mean |logprob difference| {gap_M.mean():.2e} nats")
+        return float(gap_M.mean()), float(gap_M.max())
 
     def _backward(self, mb: MicroBatch) -> float:
         assert self.task.grpo is not None
@@ -207,6 +241,18 @@ class PretendBackend:
         self.updates = state["updates"]
         if not self.plants["forgets"]:
             self.optimizer.load_state_dict(state["optimizer"])
+
+    def export(self, folder: Path) -> None:
+        writer = ModelWriter(folder)
+        for name, p in self.policy.hf.named_parameters():
+            writer.add(name, p.data)
+        writer.close(self.policy.hf.config, self.task.model_path)
+
+    def memory(self) -> dict[str, float]:
+        return {}
+
+    def publish(self, run: str, stage: str, step: int, metrics: Mapping[str, float]) -> None:
+        """Nobody looks."""
 
     # -------------------------------------------------------------------------------------------- nodes
 

@@ -102,6 +102,37 @@ def test_a_reward_of_length_alone_passes(tokenizer) -> None:
     assert examined(tokenizer, "tests.unit.test_doctor_rewards:short").outcome is Outcome.PASSED
 
 
+@pytest.mark.parametrize("function", ["any_number", "mentions_it"])
+def test_a_verifier_of_the_users_own_that_pays_wrong_answers_is_warned_of(tokenizer, function: str) -> None:
+    check = examined(tokenizer, f"tests.unit.test_doctor_rewards:{function}")
+    assert check.outcome is Outcome.WARNED
+    assert "a lenient verifier" in check.cause
+    assert "it pays 1 for" in check.measured
+
+
+@pytest.mark.parametrize("function", ["exact", "last_line"])
+def test_a_sound_verifier_of_the_users_own_passes(tokenizer, function: str) -> None:
+    assert examined(tokenizer, f"tests.unit.test_doctor_rewards:{function}").outcome is Outcome.PASSED
+
+
+def any_number(completion: str, **columns: object) -> float:
+    """Lenient: any number is right."""
+    return float(any(c.isdigit() for c in completion))
+
+
+def mentions_it(completion: str, *, answer: str, **columns: object) -> float:
+    """Lenient: a list of all answers is right."""
+    return float(answer in completion)
+
+
+def exact(completion: str, *, answer: str, **columns: object) -> float:
+    return float(completion.rpartition("<answer>")[2].removesuffix("</answer>") == answer)
+
+
+def last_line(completion: str, *, answer: str, **columns: object) -> float:
+    return float(completion.strip() == answer)
+
+
 def always_zero(completion: str, **columns: object) -> float:
     return 0.0
 

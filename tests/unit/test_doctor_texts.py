@@ -10,6 +10,7 @@ import pytest
 from launch.doctor.check import Outcome
 from launch.doctor.texts import end_token, mask_fault, template
 from recipes.tiny import recipe
+from rl.config import EvalConfig
 from rl.types import Example
 from tests.unit.doctored import patient
 
@@ -30,6 +31,12 @@ def test_one_template_in_all_stages_passes(tokenizer) -> None:
     check = template(patient(tokenizer))
     assert check.outcome is Outcome.PASSED
     assert "prompts, evaluation.data, sft.data" in check.measured
+
+
+def test_a_recipe_without_evaluation_has_no_template_there_that_could_differ(tokenizer) -> None:
+    check = template(patient(tokenizer, evaluation=EvalConfig()))
+    assert check.outcome is Outcome.PASSED, check
+    assert "prompts, sft.data: the same" in check.measured
 
 
 @pytest.mark.parametrize("stage", ["sft", "evaluation"])

@@ -183,3 +183,13 @@ def test_a_stage_that_only_evaluates_is_checked_too(tiny: RunConfig) -> None:
     bad = dataclasses.replace(tiny.model, lora=LoraConfig(rank=4, targets=("z_proj",)))
     with pytest.raises(BadInput, match="targets=z_proj: there is no"):
         prepare(dataclasses.replace(tiny, grpo=still[0], sft=still[1], model=bad))
+
+
+@pytest.mark.parametrize(
+    ("loss", "family", "said"), [("grpo", "olmoe", True), ("gspo", "olmoe", False), ("grpo", "", False)]
+)
+def test_gspo_is_recommended_for_a_mixture(tiny: RunConfig, tmp_path: Path, caplog, loss: str, family: str, said: bool):
+    path = str(mixtures.write(family, tmp_path)) if family else tiny.model.path
+    model, grpo = dataclasses.replace(tiny.model, path=path), dataclasses.replace(tiny.grpo, loss=loss)
+    prepare(dataclasses.replace(tiny, model=model, grpo=grpo))
+    assert ("grpo.loss=gspo weighs whole sequences" in caplog.text) == said

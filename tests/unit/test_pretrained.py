@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from transformers import Gemma3Config, LlamaConfig, Mistral3Config, PretrainedConfig, Qwen3_5Config
+from transformers import DeepseekV3Config, Gemma3Config, LlamaConfig, Mistral3Config, PretrainedConfig, Qwen3_5Config
 
 from rl.config import ModelConfig
-from rl.model.pretrained import CPU_HEAD_SIZES, context_length, refuse_head_size
+from rl.model.pretrained import CPU_HEAD_SIZES, context_length, is_mixture, refuse_head_size
 from rl.types import BadInput
+from tests.unit import mixtures
 
 
 def saved(folder: Path, **settings: int) -> str:
@@ -35,3 +36,10 @@ def test_a_model_of_several_parts_has_the_context_of_its_text_part(made_of_parts
 def test_a_head_size_of_its_own_counts_before_the_quotient(tmp_path: Path) -> None:
     refuse_head_size(saved(tmp_path, num_attention_heads=4, head_dim=32))
     assert 96 // 4 not in CPU_HEAD_SIZES
+
+
+def test_mixtures_of_experts_are_known_from_their_config() -> None:
+    assert all(is_mixture(mixtures.config(family)) for family in mixtures.FAMILIES)
+    assert is_mixture(DeepseekV3Config())
+    assert not is_mixture(LlamaConfig())
+    assert not is_mixture(Gemma3Config())

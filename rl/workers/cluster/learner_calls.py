@@ -63,6 +63,10 @@ class LearnerCalls:
         doing = "score rollouts"
         return self._on_each_learner(doing, lambda learner, batch: learner.measure_gap(batch), micro_batches_R)[0]
 
+    def score(self, micro_batches_R: list[list[MicroBatch]]) -> list[list[np.ndarray]]:
+        doing = "score rollouts"
+        return self._on_each_learner(doing, lambda learner, batch: learner.score(batch), micro_batches_R)
+
     def mean_nll(self, micro_batches_R: list[list[MicroBatch]]) -> float:
         doing = "score held-out examples"
         return self._on_each_learner(doing, lambda learner, batch: learner.mean_nll(batch), micro_batches_R)[0]

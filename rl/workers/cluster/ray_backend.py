@@ -277,6 +277,10 @@ class RayBackend(LearnerCalls):
                 f"(cluster.rollout_timeout_s){self._silent()}; resume with the same command"
             )
 
+    def forget_prompts(self) -> None:
+        refs = [h.forget_prompts.remote() for h in self.samplers]
+        self._wait(refs, self._sampler_names, self.cfg.cluster.sync_timeout_s, "forget prompts")
+
     # -------------------------------------------------------------------------------------------- rewards
 
     def ask_rewards(self, group: RolloutGroup, names: Sequence[str] | None = None) -> Callable[[], RewardReport]:

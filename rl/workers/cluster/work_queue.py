@@ -27,6 +27,8 @@ class WorkQueue:
         per_group = max((len(r.seeds_G) for r in requests), default=1)
         # The most groups that a sampler has. One more than it decodes at once keeps its batch full until the next call.
         self.depth = len(requests) if self.deterministic else cfg.sampler.max_sequences // per_group + 1
+        # Nor more than its share, so that each sampler has work also where one could take all.
+        self.depth = min(self.depth, -(-len(requests) // n))
 
     def next_for(self, i: int) -> list[SampleRequest]:
         """Take out what sampler i can start now."""

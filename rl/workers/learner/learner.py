@@ -132,7 +132,7 @@ class Learner(WeightReader):
     def _free_models(self) -> None:
         """Free the models of an earlier task before the next are built: together they need twice the memory."""
         self.reference = self.teacher = None
-        for name in ("engine", "policy", "frozen_engines"):
+        for name in ("engine", "policy", "frozen_engines", "known_names"):
             vars(self).pop(name, None)
         gc.collect()  # an engine and its hooks refer to each other, so counting references does not free them
 
@@ -195,9 +195,8 @@ class Learner(WeightReader):
                 old_UM = [[self._score(mb) for mb in micro_batches] for micro_batches in updates_U]
         total = Totals()
         gap = (float("nan"), float("nan"))
-        losses: list[float] = []
+        losses, moved = list[float](), list[float]()
         norms, rate, skipped = [], 0.0, 0
-        moved: list[float] = []
         for u, micro_batches in enumerate(updates_U):
             if self._refresh_is_due():
                 self._refresh_reference()
@@ -215,7 +214,7 @@ class Learner(WeightReader):
             if not losses and grpo is not None:  # in later updates the policy is no longer the one that sampled
                 gap = self._check_gap(metrics)
             with clock("update"):
-                weights_moved = WeightsMoved(self.policy.parameters())
+                weights_moved = WeightsMoved(self.policy.hf.named_parameters())
                 applied, norm = self._apply(rate)
                 moved.append(weights_moved.share())
             skipped += not applied
@@ -239,6 +238,7 @@ class Learner(WeightReader):
             tokens=tokens,
             metrics=metrics,
             seconds=clock.seconds,
+            still=weights_moved.still() if moved and applied else (),
         )
 
     def _accumulate(self, mb: MicroBatch, old_M: Tensor | None, clock: Clock) -> tuple[float, dict[str, Tensor]]:
@@ -281,6 +281,10 @@ class Learner(WeightReader):
     @torch.no_grad()
     def _score(self, mb: MicroBatch) -> Tensor:
         return self.engine(ModelInput.of(mb, self.device, self.share))[0].detach()
+
+    def score(self, micro_batches: list[MicroBatch]) -> list[np.ndarray]:
+        """Logprobs of each micro-batch's masked-in tokens, float32 (M,), at each token's own temperature."""
+        return [self._score(mb).float().cpu().numpy() for mb in micro_batches]
 
     def measure_gap(self, micro_batches: list[MicroBatch]) -> tuple[float, float]:
         """(mean, largest) |sampler logprob - learner logprob| on these micro-batches in nats, without training."""

@@ -16,6 +16,9 @@ from rl.workers.learner.dither import dithered, uniform_of
 MOST_SAMPLED = 1 << 22
 """The most weights of a rank that WeightsMoved compares after an update."""
 
+FEWEST_COMPARED = 64
+"""A tensor of which fewer are compared may stay as it is in half precision."""
+
 
 @torch.no_grad()
 def dither_masters(parameters: Iterable[tuple[str, nn.Parameter]], seed: int) -> None:
@@ -41,19 +44,33 @@ def dither_masters(parameters: Iterable[tuple[str, nn.Parameter]], seed: int) ->
 
 
 class WeightsMoved:
-    """The share of this rank's trained weights that have changed since this object was made.
+    """The share of this rank's trained weights that have changed since this object was made, and where none has.
 
-    Of at most MOST_SAMPLED weights, evenly spaced over all trained ones. A share above 0.1 is then known to within 1e-3
-    of itself.
+    parameters: (name, parameter). Of at most MOST_SAMPLED weights, evenly spaced over all trained ones. A share above
+    0.1 is then known to within 1e-3 of itself.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
-        self._parts = [shard(p).detach().view(-1) for p in parameters if p.requires_grad]
+    def __init__(self, parameters: Iterable[tuple[str, nn.Parameter]]) -> None:
+        named = list(parameters)
+        trained = [(name, shard(p).detach().view(-1)) for name, p in named if p.requires_grad]
+        adapters = any(".lora_" in name for name, _ in named)  # then the rest is frozen on purpose
+        self._frozen = [] if adapters else [name for name, p in named if not p.requires_grad]
+        self._names, self._parts = [name for name, _ in trained], [part for _, part in trained]
         self._stride = max(1, sum(part.numel() for part in self._parts) // MOST_SAMPLED)
         self._before = [part[:: self._stride].clone() for part in self._parts]
 
     def share(self) -> float:
         """Between 0 and 1."""
-        now = [part[:: self._stride] for part in self._parts]
-        changed = sum(int((a != b).sum()) for a, b in zip(self._before, now, strict=True))
-        return changed / max(1, sum(part.numel() for part in self._before))
+        self._changed = [
+            int((before != part[:: self._stride]).sum()) for before, part in zip(self._before, self._parts, strict=True)
+        ]
+        return sum(self._changed) / max(1, sum(part.numel() for part in self._before))
+
+    def still(self) -> tuple[str, ...]:
+        """Names of the frozen tensors, and of those in which share() found none of FEWEST_COMPARED weights changed.
+
+        An adapter's A is left out, which has no gradient while B is zero, and what stands still under adapters.
+        """
+        found = zip(self._names, self._changed, self._before, strict=True)
+        unmoved = [n for n, k, part in found if not k and len(part) >= FEWEST_COMPARED and ".lora_A." not in n]
+        return (*self._frozen, *unmoved)

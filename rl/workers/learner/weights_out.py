@@ -1,6 +1,7 @@
 """A learner's full weights on their way out: to the samplers, to disk, or into sums and hashes.
 
-Under ZeRO-3 they are gathered from all ranks, one layer at a time (gather_groups).
+Their names are those of Hugging Face's files (rl/model/disk_names.py). Under ZeRO-3 they are gathered from all ranks,
+one layer at a time (gather_groups).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from rl.backend import Task
 from rl.config import RunConfig
+from rl.model.disk_names import DiskNames
 from rl.model.lora import PlainWeight, plain_weights
 from rl.model.policy import Backbone, Policy
 from rl.model.writer import ModelWriter
@@ -37,17 +39,26 @@ class WeightReader(ABC):
     reference: Policy | None
     base_is_reference: bool
     sender: WeightSender | None
+    known_names: tuple[Backbone, DiskNames] | None = None
 
     @abstractmethod
     def _gathered(self, parameters: list[nn.Parameter]) -> AbstractContextManager[object]:
         """Inside the block these parameters are whole on every rank."""
 
     def full_parameters(self) -> Iterator[tuple[str, Tensor]]:
-        """(Hugging Face name, full tensor with adapters merged) of every parameter."""
-        yield from gather_groups(plain_weights(self.policy.hf), self._gathered)
+        """(name in files, full tensor with adapters merged) of every tensor that a file of the model holds."""
+        names = self.disk_names()
+        for name, tensor in gather_groups(plain_weights(self.policy.hf), self._gathered):
+            yield from names.split(name, tensor)
+
+    def disk_names(self) -> DiskNames:
+        if self.known_names is None or self.known_names[0] is not self.policy:
+            shapes = {weight.name: full_shape(weight.base) for weight in plain_weights(self.policy.hf)}
+            self.known_names = self.policy, DiskNames(self.policy.hf, shapes)
+        return self.known_names[1]
 
     def frozen_parameters(self) -> Iterator[tuple[str, Tensor]]:
-        """The same of the parameters that are not trained, without adapters."""
+        """(name in memory, full tensor) of the parameters that are not trained, without adapters."""
         weights = plain_weights(self.policy.hf)
         frozen = [PlainWeight(weight.name, weight.base) for weight in weights if not weight.base.requires_grad]
         yield from gather_groups(frozen, self._gathered)
@@ -63,9 +74,12 @@ class WeightReader(ABC):
         return self.sender.send(self._source(), version)
 
     def _source(self) -> PolicySource:
+        names = self.disk_names()
         # A CPU sampler runs with untied embeddings, so it must be sent a tied head too, or its head would go stale.
         tied = self.policy.tied_names() if self.device.type == "cpu" else {}
-        shapes = [(weight.name, full_shape(weight.base)) for weight in plain_weights(self.policy.hf)]
+        tied = {names.renamed(name): names.renamed(other) for name, other in tied.items()}
+        weights = plain_weights(self.policy.hf)
+        shapes = [part for weight in weights for part in names.of(weight.name, full_shape(weight.base))]
         return PolicySource(shapes, self.full_parameters, torch_dtype(self.cfg.model.dtype), tied)
 
     def export(self, folder: str) -> None:
@@ -110,7 +124,7 @@ def add_to_hash(digest: hashlib._Hash, name: str, tensor: Tensor) -> None:
 def gather_groups(
     weights: Sequence[PlainWeight], gathered: Callable[[list[nn.Parameter]], AbstractContextManager[object]]
 ) -> Iterator[tuple[str, Tensor]]:
-    """(Hugging Face name, full tensor with adapters merged) of every weight, gathered one group at a time.
+    """(name in memory, full tensor with adapters merged) of every weight, gathered one group at a time.
 
     A group is all weights whose names agree up to their first number ("model.layers.3."), so that no rank ever holds
     the whole model. Use a tensor before you take the next: it may be freed then.

@@ -130,6 +130,10 @@ class Sampler:
         self.version = version
         return tallies[0]
 
+    def forget_prompts(self) -> None:
+        """Empty the cache of prompts, so that what is sampled next does not depend on what was sampled before."""
+        self.llm.reset_prefix_cache()
+
     # -------------------------------------------------------------------------------------------- sampling
 
     def submit(self, requests: list[SampleRequest], params: SampleParams) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from vllm.distributed.weight_transfer.base import (
     ParamMeta,
     TrainerInitInfo,
@@ -138,6 +138,8 @@ class BucketEngine(WeightTransferEngine[BucketInitInfo, BucketUpdateInfo]):
         from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
 
         self.tally = Tally()
+        if self.device.type == "cpu":
+            forget_expert_kernels(self.model)
         initialize_layerwise_reload(self.model)
 
     def update_weights(self, update_info: dict[str, object]) -> None:
@@ -168,6 +170,21 @@ class BucketEngine(WeightTransferEngine[BucketInitInfo, BucketUpdateInfo]):
 
     def shutdown(self) -> None:
         """Nothing to do, as nothing is held between updates."""
+
+
+def forget_expert_kernels(model: nn.Module) -> None:
+    """Let a mixture's experts be packed again when new weights are in.
+
+    vLLM up to 0.32 packs them for its CPU kernel only where there is no kernel yet. An update would copy plain weights
+    into packed storage of the same size, and the sampler would compute with scrambled experts. On a GPU the kernel is
+    part of captured graphs and packs nothing: leave it alone there.
+    """
+    from vllm.model_executor.layers.fused_moe.routed_experts import RoutedExperts
+    from vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method import UnquantizedFusedMoEMethod
+
+    for module in model.modules():
+        if isinstance(module, RoutedExperts) and isinstance(module.quant_method, UnquantizedFusedMoEMethod):
+            module.quant_method.moe_kernel = None
 
 
 class _CountingModel:
