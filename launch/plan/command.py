@@ -10,6 +10,7 @@ from pathlib import Path
 from launch.plan.checks import devices_needed
 from launch.plan.hardware import find_hardware
 from launch.plan.model import find_architecture
+from launch.plan.placement import placement_table
 from launch.plan.plan import plan_run
 from launch.plan.rollouts import Lengths, assumed_lengths
 from launch.plan.show import show, to_json
@@ -40,6 +41,7 @@ class PlanOptions:
     sft_tokens: float = 0.0
     sft_examples: int = 0
     like: str = ""
+    placement: bool = False
 
 
 def plan_command(recipe: RunConfig | Recipe, options: PlanOptions) -> bool:
@@ -49,6 +51,9 @@ def plan_command(recipe: RunConfig | Recipe, options: PlanOptions) -> bool:
     if options.nodes < 0:
         raise BadInput(f"--nodes {options.nodes}: must not be negative")
     base = recipe.base if isinstance(recipe, Recipe) else recipe
+    if options.placement:
+        print("\n".join(placement_table(base)))
+        return True
     models = stage_models(recipe) if isinstance(recipe, Recipe) else [recipe.model.path]
     shapes = {path: known_model(path, options.like) for path in models}
     hw = find_hardware(
