@@ -34,6 +34,7 @@ CHECKS = {
     "streams": ("tests.gpu.training:other_stream", 90),
     "reward_model": ("tests.gpu.models:reward_model", 60),
     "speed": ("tests.gpu.models:speed", 90),
+    "sampler": ("tests.gpu.whole:sampler", 150),
     "recipe": ("tests.gpu.whole:tiny_recipe", 240),
 }
 """Name -> (function, seconds that it may take), in the order in which they run."""
