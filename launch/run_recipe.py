@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from pathlib import Path
 
 from launch.machine import settled
 from rl.config import RunConfig
@@ -29,7 +27,7 @@ def run_recipe(name: str, made: RunConfig | Recipe, *, check: bool, dry_run: boo
     from launch.report.background import Reports
     from launch.report.curve_figure import draw_run
     from rl.records.folder_lock import refuse_unwritable
-    from rl.workflow.run import layout_of
+    from rl.workflow.run import layout_of, run
 
     layout = layout_of(cfg)
     if dry_run:
@@ -40,24 +38,18 @@ def run_recipe(name: str, made: RunConfig | Recipe, *, check: bool, dry_run: boo
         layout.check(layout.plan())
         print(f"{name}: {layout.check_passed()}")
         return
+    from rl.workers.cluster.ray_backend import RayBackend
+    from rl.workers.cluster.ray_calls import start_ray
+
     reports = Reports()
     try:
-        done = _on_real_machines(cfg, reports)
+        done = run(cfg, RayBackend, prepare_machines=lambda: start_ray(layout.recipe.base), progressed=reports)
     except AhaError:  # a run that failed or was stopped has a report of what is done
         reports.wait()
         raise
     if done.name == "summary.json":
         print(draw_run(done.parent))
     reports.finish(layout.recipe.folder)
-
-
-def _on_real_machines(cfg: RunConfig | Recipe, progressed: Callable[[Path], None]) -> Path:
-    from rl.workers.cluster.ray_backend import RayBackend
-    from rl.workers.cluster.ray_calls import start_ray
-    from rl.workflow.run import layout_of, run
-
-    base = layout_of(cfg).recipe.base
-    return run(cfg, RayBackend, prepare_machines=lambda: start_ray(base), progressed=progressed)
 
 
 def quiet_libraries() -> None:

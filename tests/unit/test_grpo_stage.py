@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -131,3 +132,69 @@ def test_a_step_without_any_verdict_has_no_gap(tmp_path: Path, train: Any) -> No
     backend, logged = train(config(tmp_path), [groups(step, mixed=True, valid=False) for step in range(10)])
     assert backend.measured == []
     assert all(math.isnan(metrics["gap/mean"]) for metrics in logged)
+
+
+# ------------------------------------------------------------------------------------------------ uniform groups
+
+MIXED, UNIFORM = True, False
+
+
+class Draws:
+    """A queue that gives groups in the order of `kinds`; asked: (how many, of which version), for each round."""
+
+    def __init__(self, kinds: Sequence[bool]) -> None:
+        self.kinds, self.asked = list(kinds), list[tuple[int, int]]()
+
+    def take(self, count: int, version: int) -> list[ScoredGroup]:
+        at = sum(taken for taken, _ in self.asked)
+        self.asked.append((count, version))
+        return [drawn(at + i, self.kinds[at + i]) for i in range(count)]
+
+
+def drawn(number: int, mixed: bool) -> ScoredGroup:
+    return replace(groups(0, mixed=mixed)[0], group=RolloutGroup(Prompt(number, number, [1], "", "", {}), []))
+
+
+def sampled(kinds: Sequence[bool], **grpo: Any) -> tuple[list[int], list[int], Draws, list[int]]:
+    """Numbers of (all groups of a step of three, those to train on), the queue, and the sizes that were scored."""
+    queue, sizes = Draws(kinds), list[int]()
+
+    def finish(graded_P: list[ScoredGroup]) -> list[ScoredGroup]:
+        sizes.append(len(graded_P))
+        return graded_P
+
+    ctx: Any = SimpleNamespace(cfg=RunConfig(grpo=GRPOConfig(prompts_per_step=3, **grpo)))
+    scorer: Any = SimpleNamespace(finish=finish)
+    every, kept = stage._sample_step(ctx, queue, scorer, 7)  # type: ignore[arg-type]
+    return [s.group.prompt.id for s in every], [s.group.prompt.id for s in kept], queue, sizes
+
+
+@pytest.mark.parametrize("way", ["keep", "drop"])
+def test_uniform_groups_that_are_kept_or_dropped_are_not_replaced(way: str) -> None:
+    # What is dropped is dropped by rl/data/packing.py, so that it still counts in the step's metrics.
+    every, kept, queue, _ = sampled([UNIFORM, MIXED, UNIFORM], uniform_groups=way)
+    assert every == kept == [0, 1, 2]
+    assert queue.asked == [(3, 7)]
+
+
+def test_refill_samples_as_many_prompts_more_as_mixed_groups_are_missing_and_trains_on_mixed_ones() -> None:
+    kinds = [UNIFORM, MIXED, UNIFORM, UNIFORM, MIXED, MIXED]
+    every, kept, queue, sizes = sampled(kinds, uniform_groups="refill")
+    assert queue.asked == [(3, 7), (2, 7), (1, 7)]
+    assert every == [0, 1, 2, 3, 4, 5]
+    assert kept == [1, 4, 5]
+    assert sizes == [3, 5, 6], "advantages may depend on the whole batch, so all groups are scored again"
+
+
+def test_refill_samples_nothing_more_where_every_group_is_mixed() -> None:
+    every, kept, queue, _ = sampled([MIXED] * 3, uniform_groups="refill")
+    assert every == kept == [0, 1, 2]
+    assert queue.asked == [(3, 7)]
+
+
+def test_refill_ends_after_its_rounds_and_trains_on_what_there_is(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        every, kept, queue, _ = sampled([MIXED] + [UNIFORM] * 6, uniform_groups="refill", max_refills=2)
+    assert queue.asked == [(3, 7), (2, 7), (2, 7)]
+    assert (len(every), kept) == (7, [0])
+    assert "step 7: 1 of 3 groups are mixed after refilling" in caplog.text

@@ -33,6 +33,7 @@ from rl.types import (
     Rollout,
     RolloutGroup,
     SampleRequest,
+    Stopped,
     Verdict,
 )
 from tests.check_picks import faults
@@ -366,16 +367,44 @@ SUM, REVERSED = "What is 12 plus 4?", "reverse 12:"
 BACK = "<think>the digits are 1, 2. from the end we read 2, 1.</think> <answer>21</answer>"
 
 
-def picked(tmp_path: Path, tokenizer: object, *asked: tuple[str, str, list[str]], **settings: object) -> Path:
-    """The folder of a rejection stage with the miniature's filters: (question, answer, samples) each."""
+def picked(
+    tmp_path: Path, tokenizer: object, *asked: tuple[str, str, list[str]], done: int = 0, stopping: bool = False,
+    **settings: object,
+) -> Path:  # fmt: skip
+    """The folder of a rejection stage with the miniature's filters: (question, answer, samples) each.
+
+    done: how many of the questions were sampled before. stopping: the user has pressed Ctrl-C already.
+    """
     rewards = (RewardConfig("accuracy"), RewardConfig("format"))
     cfg = RunConfig(name="run", out=str(tmp_path), track=TrackConfig(wandb="off"), rewards=rewards)
     chosen = replace(READABLE, samples=len(asked[0][2]), **settings)  # type: ignore[arg-type]
     prompts = [Prompt(i, i, [1], q, a, {"prompt": q, "answer": a}, question=q) for i, (q, a, _) in enumerate(asked)]
+    stop = Stop()
+    stop.requested = stopping
     with Tracker(cfg.run_dir, cfg.track, name="run") as tracker:
-        ctx = Context(cfg, Scripted(cfg, [texts for _, _, texts in asked]), tokenizer, tracker, Stop(), 0)  # type: ignore[arg-type]
+        ctx = Context(cfg, Scripted(cfg, [texts for _, _, texts in asked[done:]]), tokenizer, tracker, stop, 0)  # type: ignore[arg-type]
         reject(ctx, "", prompts, Scorer(cfg.rewards, cfg.grpo), chosen)
     return cfg.run_dir
+
+
+def test_a_stop_ends_the_sampling_after_a_chunk_and_the_same_command_samples_the_rest(
+    tmp_path: Path, tokenizer: object
+) -> None:
+    other = BACK.replace("1, 2.", "1, 2,")
+    asked = (SUM, "16", [EN]), (REVERSED, "21", [BACK]), (f"{REVERSED} now", "21", [other])
+    with pytest.raises(Stopped, match=r"^stopped after 1 of 3 prompts; the same command goes on from there$"):
+        picked(tmp_path, tokenizer, *asked, chunk_prompts=1, stopping=True)
+    folder = tmp_path / "run"
+    assert len((folder / "samples.jsonl").read_text().splitlines()) == 1
+    assert not (folder / "data.jsonl").exists()
+    picked(
+        tmp_path, tokenizer, *asked, done=1, chunk_prompts=2, stopping=True
+    )  # in the last chunk nothing is left to stop
+    assert [json.loads(line)["target"] for line in (folder / "data.jsonl").read_text().splitlines()] == [
+        EN,
+        BACK,
+        other,
+    ]
 
 
 def test_what_is_kept_is_right_in_one_language_and_never_twice_by_a_check_of_its_own(
