@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +31,24 @@ TABLE_EVERY = 10
 """A table of rollouts is sent for every tenth GRPO step."""
 TABLE_ROWS = 32
 SENT = "wandb_sent.json"
+SET_HERE = ("WANDB_ERROR_REPORTING", "WANDB_SERVICE")
+LINK = re.compile(r"\[type=[^\n]*|For further information visit \S+")
+
+
+class WandbFailure(Exception):
+    """W&B does not work. Its text is one line."""
+
+
+@contextmanager
+def one_kind_of_failure() -> Iterator[None]:
+    """Raise WandbFailure for whatever fails in W&B during the block, a wrong WANDB_... variable included."""
+    try:
+        yield
+    except Exception as error:
+        # Its own errors have no class in common, and may not be importable: W&B reads its variables on import.
+        if isinstance(error, ImportError | OSError | ValueError) or type(error).__module__.startswith("wandb"):
+            raise WandbFailure(_reason(error)) from error
+        raise
 
 
 class WandbRun:
@@ -45,40 +65,17 @@ class WandbRun:
         """Begin the run. When W&B does not work: None, with a warning, if it is offline; BadInput if it is online."""
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # read on import: its crash reports phone home
         id_file = run_dir / "wandb_id.txt"
-        run_id = (id_file.read_text().strip() if id_file.exists() else "") or secrets.token_hex(6)
-        try:
-            import wandb
-        except ImportError as error:
-            _no_wandb(cfg, error)
-            return None
-        settings = wandb.Settings(
-            mode=cfg.wandb,
-            silent=True,
-            console="off",
-            disable_git=True,
-            save_code=False,
-            disable_code=True,
-            x_disable_stats=True,
-            x_disable_meta=True,
-            x_disable_machine_info=True,
-            x_save_requirements=False,
-            x_service_wait=120,
-            init_timeout=60,
-            login_timeout=30,
-            finish_timeout=120,
-        )
+        run_id = (id_file.read_text(errors="replace").strip() if id_file.exists() else "") or secrets.token_hex(6)
         sent = _sent_before(run_dir)
         try:
-            run = wandb.init(
-                project=cfg.project, name=name, id=run_id, resume="allow",
-                dir=str(run_dir), config=dict(config), settings=settings,
-            )  # fmt: skip
-            if cfg.wandb == "online":
-                for key, value in dict(run.summary).items():
-                    stage, slash, rest = key.partition("/")
-                    if slash and rest == "step" and isinstance(value, int):
-                        sent[stage] = max(sent.get(stage, -1), value)
-        except (wandb.Error, OSError) as error:
+            with one_kind_of_failure():
+                run = _init(run_dir, cfg, name, run_id, config)
+                if cfg.wandb == "online":
+                    for key, value in dict(run.summary).items():
+                        stage, slash, rest = key.partition("/")
+                        if slash and rest == "step" and isinstance(value, int):
+                            sent[stage] = max(sent.get(stage, -1), value)
+        except WandbFailure as error:
             _no_wandb(cfg, error)
             return None
         write_whole(id_file, run_id)
@@ -98,21 +95,53 @@ class WandbRun:
         if groups_P and (stage != "grpo" or step % TABLE_EVERY == 0):
             columns, rows = rollout_table(step, groups_P)
             row[f"{stage}/rollouts"] = wandb.Table(columns=columns, data=rows)
+        groups = {name.partition("/")[0] for name in row} - self._defined
+        self._defined |= groups
+        self._sent[stage] = step
         try:
-            for group in {name.partition("/")[0] for name in row} - self._defined:
-                self._run.define_metric(f"{group}/*", step_metric=f"{stage}/step")  # each stage counts its own steps
-                self._defined.add(group)
-            # Written first: a kill between the two loses a point of a curve, where the other order would send it twice.
-            self._sent[stage] = step
-            write_json(self._run_dir / SENT, self._sent)
-            self._run.log(row)
-        except (wandb.Error, OSError) as error:
+            with one_kind_of_failure():
+                for group in groups:
+                    self._run.define_metric(f"{group}/*", step_metric=f"{stage}/step")  # each counts its own steps
+                # Written first: a kill between the two loses a point of a curve, the other order would send it twice.
+                write_json(self._run_dir / SENT, self._sent)
+                self._run.log(row)
+        except WandbFailure as error:
             log.warning("W&B stopped working (%s); the run goes on without it", error)
             self._run = None
 
     def finish(self, failed: bool) -> None:
-        if self._run is not None:
-            self._run.finish(exit_code=1 if failed else 0)
+        if self._run is None:
+            return
+        try:
+            with one_kind_of_failure():
+                self._run.finish(exit_code=1 if failed else 0)
+        except WandbFailure as error:
+            log.warning("W&B did not end well (%s); what the run itself wrote is whole", error)
+
+
+def _init(run_dir: Path, cfg: TrackConfig, name: str, run_id: str, config: Mapping[str, object]) -> Run:
+    import wandb
+
+    settings = wandb.Settings(
+        mode=cfg.wandb,
+        silent=True,
+        console="off",
+        disable_git=True,
+        save_code=False,
+        disable_code=True,
+        x_disable_stats=True,
+        x_disable_meta=True,
+        x_disable_machine_info=True,
+        x_save_requirements=False,
+        x_service_wait=120,
+        init_timeout=60,
+        login_timeout=30,
+        finish_timeout=120,
+    )
+    return wandb.init(
+        project=cfg.project, name=name, id=run_id, resume="allow",
+        dir=str(run_dir), config=dict(config), settings=settings,
+    )  # fmt: skip
 
 
 def rollout_table(step: int, groups_P: Sequence[ScoredGroup | GradedGroup]) -> tuple[list[str], list[list[object]]]:
@@ -133,11 +162,18 @@ def rollout_table(step: int, groups_P: Sequence[ScoredGroup | GradedGroup]) -> t
     return columns, rows
 
 
-def _no_wandb(cfg: TrackConfig, error: Exception) -> None:
-    reason = " ".join(str(error).split())
+def _no_wandb(cfg: TrackConfig, error: WandbFailure) -> None:
+    reason = str(error)
+    variables = sorted(name for name in os.environ if name.startswith("WANDB_") and name not in SET_HERE)
+    reason += f"; its variables {', '.join(variables)} are set" if variables else ""
     if cfg.wandb == "online":
         raise BadInput(f"track.wandb=online: W&B does not start: {reason}; or set track.wandb=offline") from error
     log.warning("W&B does not start (%s); the run goes on without it. set track.wandb=off to turn it off", reason)
+
+
+def _reason(error: Exception) -> str:
+    """The error in one line, without pydantic's links."""
+    return " ".join(LINK.sub("", str(error)).split()) or type(error).__name__
 
 
 def _sent_before(run_dir: Path) -> dict[str, int]:

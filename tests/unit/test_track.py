@@ -30,6 +30,7 @@ from rl.records.rollout_files import rollouts_path, write_rollouts
 from rl.records.summary import Gain, Measured, write_summary
 from rl.records.terminal import Bar, duration, sparkline
 from rl.records.tracker import Tracker, stats_metrics
+from rl.records.wandb_run import WandbRun
 from rl.types import (
     AhaError,
     BadInput,
@@ -509,6 +510,58 @@ def test_no_step_is_sent_twice_whatever_a_kill_left_of_the_files(start, damage):
     if damage == "files":
         path.unlink()
     assert logged_at_wandb(track.run_dir) == [("grpo", step) for step in range(5 if damage == "files" else 0, 7)]
+
+
+OFFLINE_RUN = """
+import pathlib, sys
+from rl.config import TrackConfig
+from rl.records.tracker import Tracker
+with Tracker(pathlib.Path(sys.argv[1]), TrackConfig(wandb=sys.argv[2]), name="x") as track:
+    track.start({})
+    track.step("grpo", 0, {"reward/mean": 1.0})
+print("went on")
+"""
+
+
+def with_variable(folder: Path, mode: str, variable: str, value: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", OFFLINE_RUN, str(folder), mode]
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ | {variable: value}, timeout=300)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("WANDB_MODE", "nonsense"), ("WANDB_SERVICE", "nonsense"), ("WANDB_HTTP_TIMEOUT", "soon"), ("WANDB_TAGS", ","),
+        ("WANDB_IDENTITY_TOKEN_FILE", "/no/such/file"), ("WANDB_PROJECT", "a/b"),
+    ],
+)  # fmt: skip
+def test_a_wrong_variable_of_wandb_is_named_and_does_not_stop_an_offline_run(tmp_path, variable, value):
+    """Wrong on import, when settings are made, in W&B's service, and when the run begins."""
+    done = with_variable(tmp_path, "offline", variable, value)
+    assert "went on" in done.stdout, done.stderr
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
+    (said,) = [line for line in (tmp_path / "log.txt").read_text().splitlines() if "W&B" in line]
+    assert "W&B does not start (" in said
+    assert variable in said
+    assert "errors.pydantic.dev" not in said
+
+
+def test_a_wrong_variable_of_wandb_is_bad_input_online(tmp_path):
+    done = with_variable(tmp_path, "online", "WANDB_HTTP_TIMEOUT", "soon")
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("rl.types.BadInput: track.wandb=online: W&B does not start: ")
+    assert "WANDB_HTTP_TIMEOUT" in last
+
+
+def test_a_wandb_that_fails_at_the_end_is_a_warning(tmp_path, caplog):
+    from wandb.sdk.mailbox import HandleAbandonedError
+
+    class Broken:
+        def finish(self, exit_code: int) -> None:
+            raise HandleAbandonedError
+
+    WandbRun(Broken(), tmp_path, {}).finish(failed=False)
+    assert "W&B did not end well (HandleAbandonedError); what the run itself wrote is whole" in caplog.text
 
 
 @pytest.mark.parametrize(
