@@ -22,6 +22,7 @@ from launch.plan.time import Passes, SyncTime, UpdateTime, sync_time, update_tim
 from launch.plan.trial import can_be_tried, spec_of, train_here
 from rl.config import RunConfig
 from rl.data.packing import bin_lengths
+from rl.data.shared_prompts import NO_GROUP, group_parts
 from rl.settings.precision import settle
 
 SEEDS = (0, 1, 2)
@@ -134,7 +135,7 @@ def plan_run(
     step, work = None, Passes(0, 0, 1, 0, 0, 0)
     padding = 0.0
     if cfg.grpo.steps:
-        work, padding = grpo_passes(cfg, shape, lengths)
+        work, padding = grpo_passes(cfg, shape, lengths, shared=cfg.learner.shares_on(gpu=hw.on_gpu))
         step = _step(cfg, arch, hw, lengths, shape, sampler, work)
     sft_steps = cfg.sft.steps or (cfg.sft.total_steps(sft_examples) if sft_examples else 0)
     cost = _cost(cfg, arch, hw, shape, lengths, step, price, sft_tokens, sft_steps, share)
@@ -171,12 +172,15 @@ def learner_shape(
     updated = g.rollouts_per_step / g.updates_per_step * longest if g.steps else 0.0
     examples = cfg.sft.examples_per_step * sft_tokens if cfg.sft.enabled else 0.0
     tokens = int(min(learner.micro_batch_tokens, max(1.0, max(updated, examples) / learner.data_parallel)))
+    scored = lengths.limit / longest if g.steps else 1.0
+    if g.steps and learner.shares_on(gpu=hw.on_gpu):
+        scored = g.group_size * lengths.limit / (lengths.prompt + g.group_size * lengths.limit)
     return LearnerShape(
         dtype=cfg.model.dtype,
         zero_stage=learner.zero_stage,
         ranks=learner.ranks,
         tokens=-(-tokens // learner.sequence_parallel),
-        scored=int(tokens / learner.sequence_parallel * (lengths.limit / longest if g.steps else 1.0)),
+        scored=int(tokens / learner.sequence_parallel * scored),
         chunk=learner.logprob_chunk_tokens,
         checkpointing=learner.gradient_checkpointing,
         reference=g.steps > 0 and g.kl_coef > 0,
@@ -188,16 +192,24 @@ def learner_shape(
     )
 
 
-def grpo_passes(cfg: RunConfig, shape: LearnerShape, lengths: Lengths) -> tuple[Passes, float]:
-    """(what one step computes, its share of padding). Counted with the packer of the real run."""
-    g = cfg.grpo
+def grpo_passes(cfg: RunConfig, shape: LearnerShape, lengths: Lengths, *, shared: bool = False) -> tuple[Passes, float]:
+    """(what one step computes, its share of padding). Counted with the packer of the real run.
+
+    shared: a group's prompt is computed once.
+    """
+    g, budget = cfg.grpo, cfg.learner.micro_batch_tokens
     drawn = lengths.draw(g.rollouts_per_step, SEEDS[0])
     tokens, micro_batches = 0.0, 0
-    for part in np.array_split(drawn, g.updates_per_step):
-        sizes = [min(int(n + lengths.prompt), cfg.learner.micro_batch_tokens) for n in part]
-        bins = bin_lengths(sizes, cfg.learner.micro_batch_tokens, "packed" if shape.packed else "rows")
-        rows = [sum(sizes[i] for i in b) if shape.packed else len(b) * max(sizes[i] for i in b) for b in bins]
-        tokens += sum(rows)
+    order = np.arange(len(drawn))
+    if g.updates_per_step > 1:  # the packer deals the rollouts out, and with them the groups
+        np.random.default_rng(SEEDS[0]).shuffle(order)
+    for part in np.array_split(order, g.updates_per_step):
+        sizes = [min(int(drawn[i] + lengths.prompt), budget) for i in part]
+        prompts = [(int(i) // g.group_size, int(lengths.prompt)) if shared else NO_GROUP for i in part]
+        costs = group_parts(sizes, prompts, budget)[1]
+        bins = bin_lengths(costs, budget, "shared" if shared else "packed" if shape.packed else "rows")
+        padded = not (shared or shape.packed)
+        tokens += sum(len(b) * max(costs[i] for i in b) if padded else sum(costs[i] for i in b) for b in bins)
         micro_batches += -(-len(bins) // shape.ranks)
     real = float(drawn.sum()) + lengths.prompt * len(drawn)
     mean_squared = float(((drawn + lengths.prompt) ** 2).sum() / max(1.0, real))

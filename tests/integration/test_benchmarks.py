@@ -12,10 +12,11 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 LIMIT_S = 420.0
-NOT_COMMANDS = {"common", "aha_side", "trl_side", "prepare"}
-"""Parts of grpo_step.py, which runs them."""
+NOT_COMMANDS = {"common", "aha_side", "trl_side", "prepare", "arithmetic"}
+"""Parts of grpo_step.py and learner_profile.py, which run them."""
 SMALLEST = {
     "grpo_step": "--model small --only aha --rounds 1 --steps 1 --prompts 2 --max-new-tokens 8 --wait-for-quiet 0",
+    "learner_profile": "--model models/tiny-tied --shapes smallest --pairs 1",
     "load_memory": "--case whole 0 1 29573 --model models/tiny-tied --dtype float32",
     "plan_accuracy": "--only 3M --steps 1 --no-calibrate",
     "planted_faults": "--only 'stale head'",

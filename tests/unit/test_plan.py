@@ -15,7 +15,7 @@ import pytest
 
 from launch import cli
 from launch.plan.checks import devices_needed
-from launch.plan.hardware import find_hardware
+from launch.plan.hardware import find_hardware, this_machine
 from launch.plan.plan import Plan, grpo_passes, learner_shape, plan_run
 from launch.plan.rollouts import Lengths
 from launch.plan.show import advice, count, duration
@@ -111,6 +111,24 @@ def test_the_packer_of_the_run_counts_the_micro_batches():
     assert (work.micro_batches, work.tokens, padding) == (128, 1024 * 500, 0.0)
     assert work.scored == 1024 * 400
     assert work.forwards == 1  # the reference
+
+
+def test_a_shared_prompt_is_counted_once_for_each_part_of_a_group():
+    cfg, lengths = run_of(ranks=1, micro_batch_tokens=3300), Lengths(median=400, sigma=1e-9, limit=4096, prompt=100)
+    assert cfg.grpo.group_size == 16
+    shape = plan_run(cfg, H100, lengths=lengths).shape
+    work, padding = grpo_passes(cfg, shape, lengths, shared=True)
+    # 64 groups of 16 completions; two micro-batches of 100 + 8 * 400 tokens hold one.
+    assert (work.micro_batches, work.tokens, padding) == (128, 128 * 3300, 0.0)
+    assert work.scored == 1024 * 400
+
+
+def test_the_plan_shares_prompts_where_the_run_does():
+    cfg = apply_overrides(run_of(), ["grpo.updates_per_step=1", "cluster.device=cpu"])
+    settings = [apply_overrides(cfg, [f"learner.share_prompts={value}"]) for value in ("auto", "true", "false")]
+    on_cpus, on_gpus = ([plan_run(c, hw, lengths=LENGTHS) for c in settings] for hw in (this_machine(), H100))
+    assert [p.step.update.seconds < 0.95 * on_cpus[2].step.update.seconds for p in on_cpus] == [True, True, False]
+    assert [p.step.update.seconds < 0.95 * on_gpus[2].step.update.seconds for p in on_gpus] == [False, True, False]
 
 
 def test_sixteen_updates_a_batch_score_the_old_logprobs_first():
