@@ -42,6 +42,11 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "smollm3": ("smollm3", _rope(theta=2e4)),
     "olmo2": ("olmo2", _rope(theta=2e4)),
     "gpt-neox": ("gpt_neox", _rope(theta=2e4, partial_rotary_factor=0.5)),
+    "qwen3-moe": ("qwen3_moe", _rope(theta=2e4) | {
+        "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32,
+    }),
+    "olmoe": ("olmoe", _rope(theta=2e4) | {"num_experts": 4, "num_experts_per_tok": 2}),
+    "mixtral": ("mixtral", _rope(theta=2e4) | {"num_local_experts": 4}),
     "deepseek": ("deepseek_v3", _rope("yarn", 2e4, factor=4.0, mscale=1.0, mscale_all_dim=0.7, **ORIGINAL) | {
         "kv_lora_rank": 16, "q_lora_rank": 16, "qk_rope_head_dim": 8, "head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 16,
         "first_k_dense_replace": 2, "n_routed_experts": 8, "n_group": 2, "topk_group": 1,
