@@ -52,6 +52,12 @@ STYLE = frozenset((
 ))  # fmt: skip
 """Short names of the rewards that say nothing of what is right."""
 
+TEXT_ALONE = frozenset((
+    "accuracy", "countdown", "format", "format_boxed", "format_cold_start", "language_consistency", "reasoning_gym",
+))  # fmt: skip
+"""Short names of the rewards that work on the text alone and pay 0 at the least. A text that makes one of them too slow
+or too large is wrong: left out of the loss, it would escape its penalty."""
+
 REFERENCE_CHECKS: dict[str, str] = {"accuracy": "rewards.accuracy:check_reference"}
 """Short name -> "module:function" that takes a row's answer and returns why nothing compares with it, or None."""
 

@@ -41,6 +41,8 @@ def in_a_formula(word: str, text: str, place: int, every: bool = True) -> bool:
         left = text[place - 2 : place - 1]
     if right == " ":
         right = text[end : end + 3].lstrip(" ")[:1]
+    if left.isalpha() and right.isalpha() and word not in _FUNCTIONS:
+        return False  # most words
     if left and left in _MEASURED and (word in _UNITS or word.lower() in _UNITS):
         return True
     if right and word in _FUNCTIONS and (right in _ARGUMENT or _is_symbol(text[end : end + 3].lstrip(" "))):

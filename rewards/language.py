@@ -48,6 +48,7 @@ _SENTENCE = 5  # from so many on, the end of a sentence ends a run
 _SHORT_RUN = 3  # up to so many words, a lead of at most _DOUBT (log likelihood) tells nothing
 _DOUBT = 6.0
 _LONGEST_WORD = 40  # characters
+_LONGEST_NAME = max(3, *map(len, NAMES))
 
 _GAP = r"[ \t\d\"-\-/:-@\[-`{-~、，：；（）「」『』“”]"
 _TOKEN = re.compile(
@@ -123,16 +124,14 @@ def word_counts(text: str, languages: tuple[str, ...] = LANGUAGES, *, target: st
     language ("so", or two words that are nearly as likely in another) go with the rest of their script, and else with
     the target: a very short chain has the benefit of the doubt.
     """
-    unknown = set(languages) - KNOWN
-    if unknown:
-        raise ValueError(f"no known languages: {', '.join(sorted(unknown))}; there are {', '.join(sorted(KNOWN))}")
-    allowed = frozenset(languages) | (relatives(target) if target else frozenset())
-    runs, counts = _runs(plain_text(text), formulas=bool(target) and target not in LANGUAGES_OF["latin"])
+    allowed = _told_apart(languages, target)
+    runs, found = _words_of(text, bool(target) and target not in LANGUAGES_OF["latin"])
+    counts = found.copy()
     by_script: dict[str, list[list[str]]] = {}
     for script, run in runs:
         by_script.setdefault(script, []).append(run)
     for script, parts in by_script.items():
-        candidates = tuple(sorted(allowed & LANGUAGES_OF.get(script, frozenset())))
+        candidates = _candidates(allowed, script)
         if len(candidates) > 1 and (not target or target in candidates):
             for label, number in _by_language(parts, candidates, target).items():
                 counts[label] += number
@@ -144,6 +143,20 @@ def word_counts(text: str, languages: tuple[str, ...] = LANGUAGES, *, target: st
     return {label: count for label, count in counts.items() if count}
 
 
+@lru_cache(maxsize=64)
+def _told_apart(languages: tuple[str, ...], target: str) -> frozenset[str]:
+    unknown = set(languages) - KNOWN
+    if unknown:
+        raise ValueError(f"no known languages: {', '.join(sorted(unknown))}; there are {', '.join(sorted(KNOWN))}")
+    return frozenset(languages) | (relatives(target) if target else frozenset())
+
+
+@lru_cache(maxsize=256)
+def _candidates(languages: frozenset[str], script: str) -> tuple[str, ...]:
+    """Those of the languages that are written in a script."""
+    return tuple(sorted(languages & LANGUAGES_OF.get(script, frozenset())))
+
+
 def _by_language(parts: list[list[str]], candidates: tuple[str, ...], target: str) -> Counter[str]:
     """Words of one script by language. What tells none goes with the rest; where nothing tells one, with the target."""
     found: Counter[str] = Counter()
@@ -153,12 +166,8 @@ def _by_language(parts: list[list[str]], candidates: tuple[str, ...], target: st
         float
     )  # of each other language over the target, where one of the two is the likeliest
     has_relatives = len(relatives(target)) > 1
-    known: dict[str, list[tuple[str, float]]] = {}  # a text that repeats itself is classified once
     for part in parts:
-        words = " ".join(part)
-        if words not in known:
-            known[words] = _ranking(words, candidates)
-        ranking = known[words]
+        ranking = _ranking(" ".join(part), candidates)
         best, score = ranking[0]
         if score - ranking[1][1] <= (_DOUBT if len(part) <= _SHORT_RUN else 0.0):
             undecided += part
@@ -182,7 +191,12 @@ def _by_language(parts: list[list[str]], candidates: tuple[str, ...], target: st
     return found
 
 
-def _runs(text: str, *, formulas: bool) -> tuple[list[tuple[str, list[str]]], dict[str, float]]:
+@lru_cache(maxsize=2)  # a chain whose language is not given is looked at again once it is known
+def _words_of(text: str, formulas: bool) -> tuple[list[tuple[str, list[str]]], defaultdict[str, float]]:
+    return _runs(plain_text(text), formulas=formulas)
+
+
+def _runs(text: str, *, formulas: bool) -> tuple[list[tuple[str, list[str]]], defaultdict[str, float]]:
     """Runs of words of one script, and the words of scripts without spaces, already counted (characters of Han and
     kana by language, sentence by sentence). formulas: leave out the Latin words that belong to them, which are of no
     account in a text of Latin words.
@@ -194,6 +208,7 @@ def _runs(text: str, *, formulas: bool) -> tuple[list[tuple[str, list[str]]], di
     run: list[str] = []
     ends: set[int] = set()  # where in the run sentences end
     han = kana = 0
+    plain_from = _LONGEST_NAME if formulas else 2  # words of more letters need no second look
     for token in _TOKEN.finditer(text):
         kind = token.lastgroup or ""
         if kind == "gap":
@@ -206,6 +221,9 @@ def _runs(text: str, *, formulas: bool) -> tuple[list[tuple[str, list[str]]], di
             continue
         word = token[kind]
         length = len(word)
+        if kind == script and length > plain_from and kind not in WORDS_A_CHARACTER:
+            run.append(word[:_LONGEST_WORD])  # most words
+            continue
         if kind == "han":
             han += length
         elif kind == "kana":
@@ -254,7 +272,7 @@ def _count_han_and_kana(sentences: list[tuple[int, int]], counts: dict[str, floa
 def _parts(run: list[str], ends: set[int]) -> list[list[str]]:
     """A run in parts of at most 10 words, cut at 8, or at the end of a sentence from 5 on. Short capitals go, being
     names of points and units, unless 4 words in a row are capitals: that is shouting."""
-    if any(word.isupper() for word in run):
+    if any(map(str.isupper, run)):
         words: list[tuple[str, bool]] = []
         marked = [(word, place + 1 in ends) for place, word in enumerate(run)]
         # Scripts beyond U+0530 have letters that count as capitals and have no small ones.
@@ -277,15 +295,16 @@ def _parts(run: list[str], ends: set[int]) -> list[list[str]]:
     return parts
 
 
-def _ranking(text: str, candidates: tuple[str, ...]) -> list[tuple[str, float]]:
+@lru_cache(maxsize=256)  # texts repeat themselves, and are asked again once their language is known
+def _ranking(text: str, candidates: tuple[str, ...]) -> tuple[tuple[str, float], ...]:
     """At least two languages with their log likelihoods, the likeliest first. Both forms of Norwegian are one."""
     found: list[tuple[str, float]] = _identifier(candidates).rank(text)
     if "no" not in candidates:
-        return found
+        return tuple(found)
     ranking: dict[str, float] = {}
     for name, score in found:
         ranking.setdefault("no" if name == "nn" else name, score)
-    return list(ranking.items())
+    return tuple(ranking.items())
 
 
 @lru_cache(maxsize=1)

@@ -20,17 +20,32 @@ _FANCY = re.compile("[" + "".join(f"{chr(first)}-{chr(end - 1)}" for first, end 
 _MARKS = re.compile(r"</?(?:think|answer)>|<\|[^|<>\s]{1,40}\|>(?:system|user|assistant)?|\|special_token\|")
 _COMMAND = re.compile(r"\\(?:begin|end)\{[A-Za-z]+\*?\}|\\[A-Za-z]+")
 _SPACED_LETTERS = re.compile(r"(?<![^\W_])[^\W\d_](?:[^\w\n][^\W\d_]){5,}(?![^\W_])")
+_FEW_SPACED_LETTERS = re.compile(r"[^A-Za-z0-9_\n][A-Za-z\x80-\U0010ffff]" * 5)
+"""Stands in all of _SPACED_LETTERS, and is found in less time."""
 _NOT_A_LETTER = re.compile(r"[\W\d_]+")
 _SYMBOL = r"[^\x00-@\[-`{-\x7f]"
-_PROSE = re.compile(rf"(?<!{_SYMBOL})(?:{_SYMBOL}{{2,30}}+[ ,]{{1,3}}+){{5,}}+{_SYMBOL}{{2,30}}+|[^\x00-\x7f]{{8,}}+")
+_PROSE = re.compile(
+    rf"{_SYMBOL}(?<!{_SYMBOL}{{2}}){_SYMBOL}{{1,29}}+[ ,]{{1,3}}+"
+    rf"(?:{_SYMBOL}{{2,30}}+[ ,]{{1,3}}+){{4,}}+{_SYMBOL}{{2,30}}+|[^\x00-\x7f]{{8,}}+"
+)
+"""Six words in a row, or eight signs of other scripts. Here and below, what a pattern looks back at stands behind its
+first letter: a search for a letter is faster than one that looks back everywhere.
+"""
 
 # ------------------------------------------------------------------------------------------------ what hides in spans
 
 _APART = re.compile(r"[^\s,.;:]")
-_SPACES = re.compile(r"\\q?quad|\\[ ,;:!]|~|[ \t\n]+")
+_NO_WORD = re.compile(
+    r"(?:[^A-Za-z\\\x80-\U0010ffff]++|\\(?!q?quad[A-Za-z])[A-Za-z]*+"
+    rf"|[A-Za-z\x80-\U0010ffff](?!{_SYMBOL}))*+"
+)
+"""Commands, and letters that stand alone: most formulas have nothing else, and no prose."""
+_SPACES = re.compile(r"\\q?quad|\\[ ,;:!]|~| [ \t\n]+|[\t\n][ \t\n]*")
 _LATIN = "A-Za-zªºÀ-ÖØ-öø-ʯ\u1e00-\u1eff"
-_LATIN_WORD = rf"[{_LATIN}]{{1,40}}+(?:['’][{_LATIN}]{{1,3}})?"
-_WORDS = re.compile(rf"(?<![{_LATIN}\d_]){_LATIN_WORD}(?: {_LATIN_WORD})*+")
+_ENDING = rf"(?:['’][{_LATIN}]{{1,3}})?"
+_WORDS = re.compile(
+    rf"[{_LATIN}](?<![{_LATIN}\d_][{_LATIN}])[{_LATIN}]{{0,39}}+{_ENDING}(?: [{_LATIN}]{{1,40}}+{_ENDING})*+"
+)
 _WORD = re.compile(rf"[{_LATIN}]{{2,40}}")
 _OTHER_LETTERS = re.compile(r"[\u0400-\u1cff\u2e80-\uffef\U00020000-\U0003ffff]{2,}")
 _WIDE = re.compile(r"[\u0e00-\u0eff\u2e80-\uffef\U00020000-\U0003ffff]")
@@ -77,58 +92,71 @@ def plain_text(text: str) -> str:
     "It is $x+1$ or `f(x)`" -> "It is   or  ". "$5 and then $10" stays: no closing $ stands before a digit. A run of
     6 words inside mathematics or code is prose and stays too, as do shorter ones where they are more than labels.
     """
-    if _FANCY.search(text):
+    if not text.isascii() and _FANCY.search(text):
         text = text.translate(_plain_letters())
-    text = _MARKS.sub(" ", _INVISIBLE.sub("", text))
+    text = _INVISIBLE.sub("", text)
+    if "<" in text or "|" in text:
+        text = _MARKS.sub(" ", text)
     if not MARK.search(text):
-        return _SPACED_LETTERS.sub(lambda found: _NOT_A_LETTER.sub("", found.group()), text)
+        return _without_spaced_letters(text)
     kept: list[str] = []
-    hidden = _Hidden()
+    formulas: list[list[str]] = []  # and code in lines: neighbours with nothing between them count as one: `we` `add`
+    blocks: list[list[str]] = []
     position = 0
-    for span in spans(text):
-        between = text[position : span.start]
+    for start, end, kind in spans(text):
+        between = text[position:start]
         kept.append(between)
-        hidden.add(text[span.start : span.end], span.kind, joined=not kept or not _APART.search(between))
-        position = span.end
+        content = text[start:end].strip("`$")
+        if kind == "block":
+            blocks.append([content])
+        elif formulas and not _APART.search(between):
+            formulas[-1].append(content)
+        else:
+            formulas.append([content])
+        position = end
     kept.append(text[position:])
     visible = " ".join(kept)
-    text = _COMMAND.sub(" ", " ".join([visible, *hidden.prose(visible)]))
+    hidden = _hidden_prose(formulas, visible, is_block=False) if formulas else []
+    if blocks:
+        hidden += _hidden_prose(blocks, visible, is_block=True)
+    text = _COMMAND.sub(" ", " ".join([visible, *hidden]))
+    return _without_spaced_letters(text)
+
+
+def _without_spaced_letters(text: str) -> str:
+    """ "s p a c e d" -> "spaced"."""
+    if not _FEW_SPACED_LETTERS.search(text):
+        return text
     return _SPACED_LETTERS.sub(lambda found: _NOT_A_LETTER.sub("", found.group()), text)
 
 
-class _Hidden:
-    """The contents of a text's spans. Neighbours with nothing between them count as one: `we` `add` `the` `sums`."""
+def _hidden_prose(groups: list[list[str]], visible: str, *, is_block: bool) -> list[str]:
+    """What of the contents is prose: long runs of words always, short ones where they are too many for labels."""
+    found: list[str] = []
+    short: list[str] = []
+    rest: list[str] = []
+    for content in map(" ".join, groups):
+        if _NO_WORD.fullmatch(content):
+            continue
+        if _may_be_prose(content) and (runs := _PROSE.findall(content)):
+            found += runs
+            content = _PROSE.sub("|", content)
+        content = _COMMAND.sub("|", _SPACES.sub(" ", content))
+        rest.append(content)
+        short += [run for run in _WORDS.findall(content) if len(_content_words(run)) >= 3]
+        short += _OTHER_LETTERS.findall(content)
+    if not is_block and (whole := _held_together(rest)):
+        short = whole
+    number = sum(map(_number_of_words, short))
+    few, share = (_FEW_IN_BLOCKS, _SHARE_OF_BLOCKS) if is_block else (_FEW, _SHARE)
+    if number and (number > few or _exceeds(number, share, visible)):
+        found += short
+    return found
 
-    def __init__(self) -> None:
-        self._groups: dict[bool, list[list[str]]] = {False: [], True: []}
 
-    def add(self, content: str, kind: str, *, joined: bool) -> None:
-        groups = self._groups[kind == "block"]
-        if joined and groups and kind != "block":
-            groups[-1].append(content.strip("`$"))
-        else:
-            groups.append([content.strip("`$")])
-
-    def prose(self, visible: str) -> list[str]:
-        """What of it is prose: long runs of words always, short ones where there are too many for labels."""
-        found: list[str] = []
-        for is_block, groups in self._groups.items():
-            short: list[str] = []
-            rest: list[str] = []
-            for group in groups:
-                content = " ".join(group)
-                found += _PROSE.findall(content)
-                content = _COMMAND.sub("|", _SPACES.sub(" ", _PROSE.sub("|", content)))
-                rest.append(content)
-                short += [run for run in _WORDS.findall(content) if len(_content_words(run)) >= 3]
-                short += _OTHER_LETTERS.findall(content)
-            if not is_block and (whole := _held_together(rest)):
-                short = whole
-            number = sum(_number_of_words(run) for run in short)
-            few, share = (_FEW_IN_BLOCKS, _SHARE_OF_BLOCKS) if is_block else (_FEW, _SHARE)
-            if number and (number > few or _exceeds(number, share, visible)):
-                found += short
-        return found
+def _may_be_prose(content: str) -> bool:
+    """Whether _PROSE may find something, which takes longer to ask: 6 words have 5 signs between them."""
+    return not content.isascii() or content.count(" ") + content.count(",") >= 5
 
 
 def _content_words(run: str) -> list[str]:

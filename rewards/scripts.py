@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from functools import cache
+from functools import cache, lru_cache
 
 LANGUAGES = (
     "ar", "bn", "de", "el", "en", "es", "fa", "fr", "he", "hi", "id", "it", "ja", "ko", "nl", "pl", "pt", "ru", "sv",
@@ -102,6 +102,7 @@ def row_language(value: object) -> str:
         return ""
 
 
+@lru_cache(maxsize=256)
 def language_code(name: str) -> str:
     """ "German", "de", "de-AT", "deu" and "DE_de" -> "de"; "nb" and "Norwegian (Bokmål)" -> "no"; "Mandarin Chinese" ->
     "zh". Raises ValueError for what is no known language, or several.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import NamedTuple
 
 _MATHEMATICS = (
     "equation|eqnarray|align|aligned|alignat|gather|gathered|multline|split|cases|array|smallmatrix|[bpvBV]?matrix|"
@@ -26,12 +25,8 @@ MARK = re.compile(r"[`~$\\]")
 """What every span begins with."""
 
 
-class Span(NamedTuple):
-    """text[start:end] with its marks. kind: "mathematics", "code" (in a line) or "block" (of code)."""
-
-    start: int
-    end: int
-    kind: str
+Span = tuple[int, int, str]
+"""(start, end, kind): text[start:end] with its marks, "mathematics", "code" (in a line) or "block" (of code)."""
 
 
 def spans(text: str) -> Iterator[Span]:
@@ -45,9 +40,10 @@ def spans(text: str) -> Iterator[Span]:
         if match is None:
             continue
         position = match.end()
-        if match["inline"]:
-            yield Span(start, position, "mathematics")
-        elif match["open"]:
+        form = match.lastgroup
+        if form == "inline":
+            yield start, position, "mathematics"
+        elif form == "open":
             opening = match["open"]
             closing = f"\\end{{{match['name']}" if match["name"] else _CLOSING.get(opening, opening)
             close = -1 if closing in dead else text.find(closing, position)
@@ -55,10 +51,10 @@ def spans(text: str) -> Iterator[Span]:
                 dead.add(closing)
             else:
                 position = close + len(closing)
-                yield Span(start, position, "mathematics")
+                yield start, position, "mathematics"
         elif (close := ticks.closing(start, position)) >= 0:
             position = close
-            yield Span(start, position, "block" if match.end() - start >= 3 else "code")
+            yield start, position, "block" if match.end() - start >= 3 else "code"
 
 
 class _Runs:

@@ -25,6 +25,7 @@ from rewards import (
     REWARDS,
     ROW_CHECKS,
     STYLE,
+    TEXT_ALONE,
     TIMEOUTS_S,
     short_name,
 )
@@ -64,6 +65,7 @@ class RewardFunctions:
                 continue
             kind = _Batched if takes_lists(function) else _Native
             self._rewards[name] = kind(name, function, options, _settings(reward.function, function))
+            self._rewards[name].blames_text = short_name(reward.function) in TEXT_ALONE
         if faults:
             raise BadInput("\n".join(faults))
 
@@ -78,6 +80,10 @@ class RewardFunctions:
     def limit_s(self, name: str) -> float:
         """Seconds that this reward may take for one sample."""
         return limit_s(self.configs[name])
+
+    def blames_text(self, name: str) -> bool:
+        """Whether nothing but the text can make this reward slow (rewards.TEXT_ALONE)."""
+        return self._rewards[name].blames_text
 
     def call(self, name: str, group: RolloutGroup) -> list[RewardPart | None]:
         """A part for each sample of the group, None where the reward does not apply. Never raises on its account."""
@@ -202,6 +208,7 @@ class _RewardFunction:
         self._name, self._function, self._options, self._settings = name, function, options, settings
         self._parameters = parameters_of(function)
         self._traced = False
+        self.blames_text = False  # whether what goes wrong with the size of a text is the text's own fault
 
     def call(self, group: RolloutGroup) -> list[RewardPart | None]:
         raise NotImplementedError
@@ -230,9 +237,14 @@ class _Native(_RewardFunction):
         columns = {**prompt.columns, "prompt": prompt.for_rewards, "answer": prompt.reference}
         # A column with the name of the completion's own parameter would be passed twice.
         columns.pop(next(iter(self._parameters), ""), None)
+        results_G = [
+            self._invoke((r.text,), columns | {"completion_tokens": len(r.token_ids_T)}) for r in group.rollouts_G
+        ]
         return [
-            _part(self._invoke((r.text,), columns | {"completion_tokens": len(r.token_ids_T)}))
-            for r in group.rollouts_G
+            too_much(f"{type(result).__name__}: {result}")
+            if self.blames_text and isinstance(result, RecursionError | MemoryError | OverflowError)
+            else _part(result)
+            for result in results_G
         ]
 
 
@@ -292,6 +304,11 @@ def _part(result: object) -> RewardPart | None:
     if not found.is_valid:
         return RewardPart(math.nan, found, reason)
     return RewardPart(number, found, reason) if math.isfinite(number) else failed(f"returned {number}")
+
+
+def too_much(reason: str) -> RewardPart:
+    """The part of a text that is more work than a reward of TEXT_ALONE does: it is wrong."""
+    return RewardPart(0.0, Verdict.WRONG, " ".join(f"too much work: {reason}".split())[:300])
 
 
 def failed(reason: str) -> RewardPart:

@@ -3,7 +3,8 @@
 A reward worker holds a few such processes, started as they are needed. One Ray actor runs it; it imports no Ray.
 Inside a process the functions run in the main thread, where the alarms that some verifiers set work.
 
-A call is killed   -> its samples are timed out; the process is replaced by the next call that needs one.
+A call is killed   -> its samples are timed out, or wrong where the process was at work on nothing but their text; the
+                      process is replaced by the next call that needs one.
 A process dies     -> the call is done again in a new one; if that dies too, its samples have failed.
 """
 
@@ -23,9 +24,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 from rl.config import RewardConfig, RunConfig, ScoringConfig
-from rl.scoring.reward_functions import RewardFunctions, failed, merge
+from rl.scoring.reward_functions import RewardFunctions, failed, merge, too_much
 from rl.types import AhaError, RewardPart, RewardReport, RolloutGroup, Verdict
 
 log = logging.getLogger(__name__)
@@ -33,6 +35,9 @@ log = logging.getLogger(__name__)
 START_LIMIT_S = 120.0
 GROUPS_AT_ONCE = 8
 PR_SET_PDEATHSIG = 1
+AT_WORK = 0.25
+"""From this share of its limit on a processor, a call was at work; one that got less was waiting, or the machine was
+busy with others."""
 
 
 class _TooLong(Exception):
@@ -83,6 +88,11 @@ class _RewardProcess:
         if isinstance(answer, AhaError):
             raise answer
         return list(answer)
+
+    def processor_s(self) -> float:
+        """Seconds that it has spent on a processor since it started."""
+        fields = Path(f"/proc/{self._child.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # of the user, and of the system
 
     def kill(self) -> str:
         """End it and all it started; returns how it ended."""
@@ -158,13 +168,17 @@ class RewardWorker:
         ended = ""
         for _ in range(2):
             process = self._take()
+            before = process.processor_s()
             try:
                 result = process.call((name, part), limit)
             except _TooLong:
+                worked = process.processor_s() - before
                 self._kill(process)
                 with self._lock:
                     counters.killed += 1
                 reason = f"no verdict within {limit:g} s; its process was killed"
+                if self._functions.blames_text(name) and worked >= AT_WORK * limit:
+                    return [too_much(reason)] * len(unit)
                 return [RewardPart(float("nan"), Verdict.TIMED_OUT, reason)] * len(unit)
             except _Died:
                 ended = self._kill(process)

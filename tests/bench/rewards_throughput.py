@@ -1,4 +1,7 @@
-"""Verdicts per second of the rewards, each alone in one process and through a reward worker's processes.
+"""Verdicts per second of the rewards, each alone in one process and through a reward worker's processes; texts per
+second of the search for contamination.
+
+What runs alone is measured in processor time, the rest by the clock.
 
     .venv/bin/python tests/bench/rewards_throughput.py [--data ../shared/data]
 
@@ -28,6 +31,7 @@ from rewards.code import code_accuracy
 from rewards.language import language_consistency
 from rewards.types import Score
 from rl.config import RewardConfig, ScoringConfig
+from rl.data.contamination import find_contamination
 from rl.types import Prompt, Rollout, RolloutGroup
 from tests.unit.hostile_answers import GOLDS, HOSTILE
 
@@ -40,7 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--data", type=Path, default=REPO.parent / "shared" / "data")
     data = parser.parse_args().data
-    print(f"{'':34}{'a second':>10}{'wanted':>10}{'cases':>8}")
+    print(f"{'':40}{'a second':>10}{'wanted':>10}{'cases':>8}")
     if (data / "gsm8k").is_dir():
         cases = gsm8k(data / "gsm8k" / "test.jsonl")
         report("accuracy, GSM8K", alone(lambda c: accuracy(c[0], answer=c[1]), cases), 5000, len(cases))
@@ -60,12 +64,32 @@ def main() -> None:
         language_consistency(texts[0], target="en")  # loads the classifier
         found = alone(lambda text: language_consistency(text, target="en"), texts)
         report("language_consistency, MGSM", found, 1500, len(texts))
+        if (data / "math500").is_dir():
+            texts = [row["solution"] for row in rows]
+            for name, target in (("formulas", "en"), ("formulas, none given", "")):
+                found = alone(lambda text, target=target: language_consistency(text, target=target), texts)
+                report(f"language_consistency, {name}", found, None, len(texts))
+    if (data / "gsm8k").is_dir():
+        contamination(data / "gsm8k")
     if shutil.which("bwrap"):
         report("code_accuracy, four at once", sandbox(120), 30, 120)
 
 
 def report(name: str, found: float, wanted: float | None, cases: int) -> None:
-    print(f"{name:34}{found:>10,.0f}{wanted or '':>10}{cases:>8}", flush=True)
+    print(f"{name:40}{found:>10,.0f}{wanted or '':>10}{cases:>8}", flush=True)
+
+
+def contamination(folder: Path) -> None:
+    """GSM8K's test problems, and problems of a few words, looked for in its training set."""
+    tests, training = (
+        [json.loads(line) for line in (folder / f"{name}.jsonl").read_text().splitlines()] for name in ("test", "train")
+    )
+    texts = [f"{row['question']} {row['answer']}" for row in training]
+    short = [f"What is {i} + {i + 3}?" for i in range(500)]
+    for name, problems in (("GSM8K", [row["question"] for row in tests]), ("short problems", short)):
+        start = time.process_time()
+        find_contamination(problems, texts)
+        report(f"contamination, {name}", len(texts) / (time.process_time() - start), None, len(texts))
 
 
 def hostile() -> None:
@@ -76,16 +100,16 @@ def hostile() -> None:
 
 
 def seconds(answer: str, gold: str) -> float:
-    start = time.perf_counter()
+    start = time.process_time()
     accuracy(f"<answer>{answer}</answer>", answer=gold)
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def alone(reward: Callable[[T], Score], cases: Sequence[T]) -> float:
-    start = time.perf_counter()
+    start = time.process_time()
     for case in cases:
         reward(case)
-    return len(cases) / (time.perf_counter() - start)
+    return len(cases) / (time.process_time() - start)
 
 
 def through_worker(cases: list[Case]) -> float:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from rl.config import RewardConfig, ScoringConfig
+from rl.scoring.reward_functions import RewardFunctions
 from rl.scoring.reward_processes import RewardWorker
 from rl.types import AhaError, BadInput, Prompt, RewardReport, Rollout, RolloutGroup, Verdict
 
@@ -28,6 +29,8 @@ def tell(completion, folder, **columns):
             pass
     if completion == "grandchild":
         os.system(f"(sleep 1000 & echo $! > {folder}/pid); sleep 1000")
+    if completion == "deep":
+        raise RecursionError("maximum recursion depth exceeded")
     if completion == "die":
         os._exit(3)
     if completion == "die once" and not os.path.exists(folder + "/died"):
@@ -125,6 +128,33 @@ def test_a_call_that_hangs_is_killed_at_its_limit_and_the_others_keep_their_scor
     assert time.monotonic() - begin < 10
     assert report.parts_G[1]["tell"].verdict == Verdict.TIMED_OUT
     assert scores(ask(worker, group(tmp_path, "again"))) == [5.0]
+
+
+def test_a_text_that_keeps_a_reward_of_text_alone_at_work_for_too_long_is_wrong(start, tmp_path, monkeypatch):
+    monkeypatch.setattr("rl.scoring.reward_functions.TEXT_ALONE", frozenset({"worker_rewards:tell"}))
+    worker = start(timeout_s=0.5)
+    report = ask(worker, group(tmp_path, "a", "hang with alarms off", "hang"))
+    assert scores(report) == [1.0, 0.0, "timed_out"]  # the last one waits: that is not its text's work
+    part = report.parts_G[1]["tell"]
+    assert (part.verdict, part.reason.partition(":")[0]) == (Verdict.WRONG, "too much work")
+    assert report.killed == 2
+
+
+def test_a_text_that_is_too_deep_is_wrong_where_a_reward_works_on_text_alone(start, tmp_path, monkeypatch):
+    assert scores(ask(start(), group(tmp_path, "deep"))) == ["failed"]
+    monkeypatch.setattr("rl.scoring.reward_functions.TEXT_ALONE", frozenset({"worker_rewards:tell"}))
+    (part,) = RewardFunctions((RewardConfig("worker_rewards:tell"),)).call("tell", group(tmp_path, "deep"))
+    assert part is not None
+    assert (part.score, part.verdict) == (0.0, Verdict.WRONG)
+
+
+def test_accuracy_works_on_text_alone_and_code_does_not():
+    functions = RewardFunctions((RewardConfig("accuracy"), RewardConfig("code_accuracy"), RewardConfig("format")))
+    assert {name: functions.blames_text(name) for name in functions.names} == {
+        "accuracy": True,
+        "code_accuracy": False,
+        "format": True,
+    }
 
 
 def test_what_a_killed_call_had_started_dies_with_it(start, tmp_path):
