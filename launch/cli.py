@@ -232,6 +232,9 @@ def plan(
     like: Annotated[
         str, typer.Option("--like", help="A known model of the same shape, for a model that does not exist yet.")
     ] = "",
+    placement: Annotated[
+        bool, typer.Option("--placement", help="Show who gets which GPU on 1, 2, 8 and 2 x 8 GPUs, and stop.")
+    ] = False,
     published: Annotated[
         bool, typer.Option("--published", help="Show predictions beside published figures, and stop.")
     ] = False,
@@ -247,7 +250,7 @@ def plan(
         raise BadInput("aha plan: name a recipe, for example recipes/quickstart.py; see aha plan --help")
     options = planning.PlanOptions(
         gpu, nodes, gpus_per_node, price, calibrate, json, median_tokens, sigma, prompt_tokens, sft_tokens,
-        sft_examples, like,
+        sft_examples, like, placement,
     )  # fmt: skip
     if not planning.plan_command(load(recipe, overrides or []), options):
         raise typer.Exit(1)

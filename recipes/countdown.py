@@ -5,7 +5,7 @@
 Sources: TinyZero (github.com/Jiayi-Pan/TinyZero) for the task, the model and the two lengths; nano-aha-moment
 (github.com/McGill-NLP/nano-aha-moment) for GRPO on it: 16 prompts x 4 samples, learning rate 1e-6, KL 0.001, 1,024 new
 tokens, 1,000 steps, about 60 % in the end.
-Hardware: two GPUs of 80 GB, or one with learner and sampler on it (cluster.weight_transfer=ipc).
+Hardware: two GPUs of 80 GB, or one of 141 GB, on which learner and sampler take turns.
 Deliberately different: TinyZero's own script is PPO with a critic; nano-aha-moment sums the loss over tokens and pays
 half for half of the form, here each sample counts alike and the form is R1's, paid whole or not; problems are made
 here, not downloaded; top-p is 1; what the sampler and the learner differ in is corrected by truncated importance

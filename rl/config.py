@@ -53,6 +53,11 @@ def asked_day(value: str) -> str:
     return value.partition(" ")[0]
 
 
+def share_in_key(value: float) -> str:
+    """0 -> "0.9", the default when folders' keys were first written; others as they are."""
+    return str(value or 0.9)
+
+
 @dataclass(frozen=True)
 class LoraConfig:
     """Low-rank adapters (arXiv 2106.09685) on frozen weights; weight sync and export merge them into the weights."""
@@ -532,6 +537,11 @@ class LearnerConfig:
         before=False,
     )  # fmt: skip
     micro_batch_tokens: int = knob(4096, "Most tokens in a micro-batch, padding included.", lo=8)
+    offload: str = knob(
+        "none", "optimizer: its float32 weights and moments lie in host memory and are updated there: slower, 12 bytes "
+        "less of the GPU's memory for each trained parameter.",
+        choices=("none", "optimizer"), before="none",
+    )  # fmt: skip
     layout: str = knob(
         "auto", "rows: similar lengths, padded; packed: all in one row; auto: packed on GPUs, rows on CPUs.",
         choices=("auto", "rows", "packed"),
@@ -574,7 +584,10 @@ class SamplerConfig:
     tensor_parallel: int = knob(1, "GPUs of one sampler.", lo=1)
     max_sequences: int = knob(256, "Most sequences that a sampler decodes at once.", lo=1)
     kv_cache_gib: float = knob(1.0, "KV cache of a CPU sampler, GiB.", lo=0.01)
-    gpu_memory_share: float = knob(0.9, "Share of a GPU's memory for a GPU sampler.", lo=0.05, hi=0.98)
+    gpu_memory_share: float = knob(
+        0.0, "Share of a GPU's memory for a GPU sampler; 0: 0.9, or what a learner on the same GPU leaves.",
+        lo=0, hi=0.98, in_key=share_in_key,
+    )  # fmt: skip
     enforce_eager: bool = knob(True, "Capture no CUDA graphs, which makes the start faster.")
     prefix_caching: bool = knob(True, "Share the prompt's KV cache among the samples of a group.")
     threads: int = knob(0, "CPU threads of a sampler; 0: the node's cores, divided among its samplers.", lo=0)
@@ -592,8 +605,13 @@ class ClusterConfig:
     address: str = knob("", "Ray address; empty: start a local cluster (or join RAY_ADDRESS).")
     device: str = knob("auto", "What the workers run on.", choices=("auto", "cpu", "gpu"))
     cpus_per_worker: float = knob(0.5, "CPUs reserved in Ray for each learner rank and sampler.", lo=0)
+    colocated: str = knob(
+        "auto", "Learners and samplers share devices and take turns: samplers sleep while learners work. auto: where "
+        "the cluster has one GPU.",
+        choices=("auto", "true", "false"),
+    )  # fmt: skip
     weight_transfer: str = knob(
-        "auto", "auto: nccl between GPUs, bucket (through Ray's object store) on CPUs.",
+        "auto", "auto: nccl between GPUs, ipc where workers share them, bucket (through Ray's object store) on CPUs.",
         choices=("auto", "bucket", "nccl", "ipc"),
     )  # fmt: skip
     bucket_mib: int = knob(64, "Largest bucket in which weights are sent, MiB.", lo=1)

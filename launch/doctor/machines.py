@@ -48,7 +48,7 @@ class RayDoctorBackend(RayBackend):
     def _probes(self) -> list[ray.actor.ActorHandle]:
         """A probe on every node, in the order of the addresses. Probes end when their handles are gone."""
         names = [*self._learner_names, *(f"sampler {i}" for i in range(self.cfg.sampler.count))]
-        homes = placement_group_table(self.group)["bundles_to_node_id"]
+        homes, seat_of = placement_group_table(self.group)["bundles_to_node_id"], self.arranged.seats
         nodes = sorted((n for n in ray.nodes() if n["Alive"]), key=lambda n: (n["NodeManagerAddress"], n["NodeID"]))
         return [
             ray.remote(NodeProbe)
@@ -59,7 +59,7 @@ class RayDoctorBackend(RayBackend):
             )
             .remote(
                 node["NodeManagerAddress"],
-                tuple(name for i, name in enumerate(names) if homes[i] == node["NodeID"]),
+                tuple(name for i, name in enumerate(names) if homes[seat_of[i].bundle] == node["NodeID"]),
                 int(node["Resources"].get("object_store_memory", 0)),
             )
             for node in nodes
@@ -79,6 +79,7 @@ class RayDoctorBackend(RayBackend):
     # -------------------------------------------------------------------------------------------- samplers
 
     def synced_tensors(self) -> list[SyncedTensors]:
+        self._wake(["weights"])
         learner, ends = self._on_learners("take checksums", learner_checksums)[0]
         refs = [h.__ray_call__.remote(sampler_checksums, ends, self.cfg.model.dtype) for h in self.samplers]
         answers = self._wait(refs, self._sampler_names, self.cfg.cluster.sync_timeout_s, "take checksums")

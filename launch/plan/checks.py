@@ -9,22 +9,27 @@ from launch.plan.hardware import Hardware
 from launch.plan.memory import LearnerMemory, LearnerShape, SamplerMemory
 from launch.plan.model import Architecture
 from launch.plan.rollouts import Lengths
+from launch.plan.sharing import shared_gpu
 from rl.config import RunConfig
 from rl.model.sequence_parallel import check_heads
 from rl.types import BadInput
+from rl.workers.cluster.arrangement import arrange, gpus_needed, is_colocated, transfer_of
+
+
+def colocated_on(cfg: RunConfig, hw: Hardware) -> bool:
+    """Whether learners and samplers share this hardware's devices and take turns."""
+    return is_colocated(cfg, hw.devices if hw.on_gpu else 0)
 
 
 def transfer_way(cfg: RunConfig, hw: Hardware) -> str:
-    way = cfg.cluster.weight_transfer
-    return ("nccl" if hw.on_gpu else "bucket") if way == "auto" else way
+    return transfer_of(cfg, on_gpu=hw.on_gpu, colocated=colocated_on(cfg, hw))
 
 
 def devices_needed(cfg: RunConfig, hw: Hardware) -> int:
     """GPUs of learners, samplers and reward models; on CPUs, machines."""
     if not hw.on_gpu:
         return hw.nodes
-    samplers = cfg.sampler.count * cfg.sampler.tensor_parallel
-    workers = max(cfg.learner.ranks, samplers) if transfer_way(cfg, hw) == "ipc" else cfg.learner.ranks + samplers
+    workers = gpus_needed(cfg, colocated=colocated_on(cfg, hw))
     reward_models = sum(
         r.model.gpus for r in cfg.rewards if r.function.startswith("model:") and r.model.device != "cpu"
     )
@@ -33,8 +38,9 @@ def devices_needed(cfg: RunConfig, hw: Hardware) -> int:
 
 def find_problems(
     cfg: RunConfig, arch: Architecture, hw: Hardware, shape: LearnerShape, learner: LearnerMemory,
-    sampler: SamplerMemory, lengths: Lengths,
+    sampler: SamplerMemory, lengths: Lengths, share: float,
 ) -> list[str]:  # fmt: skip
+    """share: of a GPU's memory, for a sampler."""
     found = []
     try:
         check_heads(arch.heads, arch.kv_heads, cfg.learner.sequence_parallel)
@@ -47,7 +53,10 @@ def find_problems(
     if not learner.fits:
         what = "while it loads the model in float32" if learner.loading > learner.training else "in training"
         found.append(f"a learner rank needs {gib(learner.peak)} of {gib(learner.limit)} GiB {what}")
-    if cfg.grpo.steps and not sampler.fits:
+    colocated = colocated_on(cfg, hw)
+    if hw.on_gpu and colocated:
+        found += shared_gpu(learner, sampler, hw, share).problems
+    elif cfg.grpo.steps and not sampler.fits:
         found.append(
             f"a sampler has {gib(sampler.limit)} GiB and needs {gib(sampler.peak)}; {sampler.full_sequences} sequences "
             f"of {lengths.prompt + lengths.limit:,.0f} tokens fit into its KV cache"
@@ -70,6 +79,11 @@ def find_problems(
         )
     if cfg.sampler.tensor_parallel > hw.devices_per_node and hw.on_gpu:
         found.append(f"sampler.tensor_parallel={cfg.sampler.tensor_parallel} is more than a node's GPUs")
+    elif hw.on_gpu and needed <= hw.devices:
+        try:
+            arrange(cfg, [hw.devices_per_node] * hw.nodes, colocated=colocated)
+        except BadInput as error:
+            found.append(str(error))
     if cfg.grpo.steps and cfg.learner.micro_batch_tokens < lengths.prompt + lengths.limit:
         found.append(
             f"learner.micro_batch_tokens={cfg.learner.micro_batch_tokens} is less than a prompt and a completion of "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from launch.plan.hardware import GIB, Hardware
@@ -31,21 +31,25 @@ class Change:
     words: str
     cost: float
 
-    def sentence(self) -> str:
-        return f"{self.words} fits: {gib(self.memory.peak)} of {gib(self.memory.limit)} GiB ({' '.join(self.knobs)})"
+    def sentence(self, beside: float = 0.0) -> str:
+        """beside: bytes of a sleeping sampler on the same device."""
+        needed = self.memory.peak + beside
+        return f"{self.words} fits: {gib(needed)} of {gib(self.memory.limit)} GiB ({' '.join(self.knobs)})"
 
 
 def changes_that_fit(
-    arch: Architecture, shape: LearnerShape, hw: Hardware, *, longest: int, rollouts_per_update: int, most: int = 3
-) -> list[Change]:
+    arch: Architecture, shape: LearnerShape, hw: Hardware, *, longest: int, rollouts_per_update: int, most: int = 3,
+    fits: Callable[[LearnerMemory], bool] = lambda memory: memory.fits, offload: bool = False,
+) -> list[Change]:  # fmt: skip
     """The changes after which a rank fits, the smallest first; none when nothing helps.
 
     longest: the tokens of a sequence that a micro-batch must hold. rollouts_per_update: the largest number of ranks.
-    A change is left out when a part of it is enough.
+    A change is left out when a part of it is enough. fits: where more than the learner is on a device.
+    offload: the optimiser may be moved to the host.
     """
     found: list[Change] = []
-    for change in sorted(_candidates(arch, shape, hw, longest, rollouts_per_update), key=lambda c: c.cost):
-        if not change.memory.fits:
+    for change in sorted(_candidates(arch, shape, hw, longest, rollouts_per_update, offload), key=lambda c: c.cost):
+        if not fits(change.memory):
             continue
         names = {knob.partition("=")[0] for knob in change.knobs}
         if any({knob.partition("=")[0] for knob in c.knobs} <= names for c in found):
@@ -57,31 +61,33 @@ def changes_that_fit(
 
 
 def _candidates(
-    arch: Architecture, shape: LearnerShape, hw: Hardware, longest: int, rollouts_per_update: int
+    arch: Architecture, shape: LearnerShape, hw: Hardware, longest: int, rollouts_per_update: int, may_offload: bool
 ) -> Iterator[Change]:
-    stages = range(shape.zero_stage, 4)
+    stages = range(shape.zero_stage if shape.ranks > 1 else min(1, shape.zero_stage), 4)
     recomputed = (False, True) if not shape.checkpointing else (True,)
     halvings = range(1 + max(0, int(math.log2(max(1.0, shape.tokens * shape.shared_by / max(1, longest))))))
     doublings = range(MOST_DOUBLINGS + 1) if hw.on_gpu else range(1)
-    for stage, recompute, halved, doubled in itertools.product(stages, recomputed, halvings, doublings):
+    offloads = (False, True) if may_offload and not shape.offload else (shape.offload,)
+    product = itertools.product(stages, recomputed, halvings, doublings, offloads)
+    for stage, recompute, halved, doubled, offload in product:
         ranks = shape.ranks * 2**doubled
-        if ranks > max(shape.ranks, rollouts_per_update) or (stage, recompute, halved, ranks) == (
-            shape.zero_stage, shape.checkpointing, 0, shape.ranks,
+        if ranks > max(shape.ranks, rollouts_per_update) or (stage, recompute, halved, ranks, offload) == (
+            shape.zero_stage, shape.checkpointing, 0, shape.ranks, shape.offload,
         ):  # fmt: skip
             continue
-        if stage == 0 and shape.dtype in HALF:
+        if stage == 0 and (shape.dtype in HALF or offload):
             continue
         tokens = shape.tokens // 2**halved
         other = replace(
             shape, zero_stage=stage, checkpointing=recompute, tokens=tokens, ranks=ranks,
-            scored=max(1, shape.scored // 2**halved),
+            scored=max(1, shape.scored // 2**halved), offload=offload,
         )  # fmt: skip
         memory = learner_memory(arch, other, hw)
         # Settings that only change the speed come first, and more hardware comes last.
         cost = (
-            1.0 * (stage != shape.zero_stage) + 0.1 * (stage - shape.zero_stage)
+            1.0 * (stage != shape.zero_stage) + 0.1 * abs(stage - shape.zero_stage)
             + 1.2 * (recompute and not shape.checkpointing) + 1.1 * (halved > 0) + 0.1 * halved
-            + 2.5 * (doubled > 0) + 1.0 * doubled
+            + 1.5 * (offload and not shape.offload) + 2.5 * (doubled > 0) + 1.0 * doubled
         )  # fmt: skip
         yield Change(other, memory, _knobs(shape, other, halved), _words(shape, other), cost)
 
@@ -96,6 +102,8 @@ def _knobs(old: LearnerShape, new: LearnerShape, halved: int) -> tuple[str, ...]
         knobs.append(f"learner.micro_batch_tokens={new.tokens * new.shared_by}")
     if new.checkpointing != old.checkpointing:
         knobs.append("learner.gradient_checkpointing=true")
+    if new.offload != old.offload:
+        knobs.append("learner.offload=optimizer")
     return tuple(knobs)
 
 
@@ -110,4 +118,7 @@ def _words(old: LearnerShape, new: LearnerShape) -> str:
         parts.append(f"micro-batches of {now:,} tokens instead of {before:,}")
     if new.checkpointing != old.checkpointing:
         parts.append("gradient checkpointing")
-    return " with ".join(parts[:2]) + (f" and {parts[2]}" if len(parts) > 2 else "")
+    if new.offload != old.offload:
+        parts.append("the optimiser in host memory")
+    first, rest = parts[0], parts[1:]
+    return first + (f" with {', '.join(rest[:-1])}{' and ' if len(rest) > 1 else ''}{rest[-1]}" if rest else "")

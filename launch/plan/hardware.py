@@ -41,11 +41,15 @@ class Efficiency:
 
 @dataclass(frozen=True)
 class MemoryModel:
-    """Memory beside the model's: libraries, and what the allocator keeps (a share of the temporary tensors)."""
+    """Memory beside the model's: libraries, and what the allocator keeps (a share of the temporary tensors).
+
+    asleep_gib: what a sampler still holds of its GPU while it sleeps.
+    """
 
     base_gib: float
     slack_share: float
     sampler_base_gib: float
+    asleep_gib: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,9 @@ MALLOC_RETURNS_ABOVE = 32 << 20
 class LearnerShape:
     """What a rank's memory depends on. tokens: T with padding. scored: M. chunk: C. lora: rank of the adapters, or 0.
 
-    shared_by: the number of ranks that share a micro-batch; tokens and scored are those of one rank.
+    shared_by: the number of ranks that share a micro-batch; tokens and scored are those of one rank. offload: the
+    optimiser's state and the float32 gradients are in host memory. base_is_reference: the base under adapters is the
+    reference, so that there is no second copy.
     """
 
     dtype: str
@@ -38,6 +40,13 @@ class LearnerShape:
     packed: bool
     lora: int = 0
     shared_by: int = 1
+    offload: bool = False
+    base_is_reference: bool = False
+
+    @property
+    def second_copy(self) -> bool:
+        """Whether the reference is a model of its own."""
+        return self.reference and not (self.lora and self.base_is_reference)
 
     @property
     def width(self) -> int:
@@ -71,8 +80,18 @@ class LearnerMemory:
         return max(self.training, self.loading)
 
     @property
+    def at_rest(self) -> float:
+        """What it keeps between two steps."""
+        return sum(t.num_bytes for t in self.terms if t.name in RESTING)
+
+    @property
     def fits(self) -> bool:
         return self.peak <= self.limit
+
+
+RESTING = (
+    "framework", "weights", "master weights", "Adam moments", "gradients", "reference", "DeepSpeed's buffers",
+)  # fmt: skip
 
 
 def learner_memory(arch: Architecture, shape: LearnerShape, hw: Hardware) -> LearnerMemory:
@@ -84,10 +103,12 @@ def learner_memory(arch: Architecture, shape: LearnerShape, hw: Hardware) -> Lea
     trained = arch.adapter_parameters(shape.lora) if shape.lora else arch.parameters
     frozen = arch.parameters if shape.lora else 0
     weights = w * (trained + frozen) * (share if stage == 3 else 1.0)
-    separate_master = not (stage == 0 and shape.dtype == "float32")
+    separate_master = not (stage == 0 and shape.dtype == "float32") and not shape.offload
     master = 4.0 * trained * (share if stage else 1.0) if separate_master else 0.0
+    moments = 0.0 if shape.offload else 8.0 * trained * (share if stage else 1.0)
+    on_host = "in host memory" if shape.offload else ""
     gradients, held = _gradients(trained, shape)
-    reference = w * arch.parameters * (share if stage == 3 else 1.0) if shape.reference else 0.0
+    reference = w * arch.parameters * (share if stage == 3 else 1.0) if shape.second_copy else 0.0
     layers = _activations(arch, shape, hw.on_gpu)
     head = _head(arch, shape, hw.on_gpu)
     buffers = _buffers(arch, trained, shape, hw.on_gpu)
@@ -101,12 +122,15 @@ def learner_memory(arch: Architecture, shape: LearnerShape, hw: Hardware) -> Lea
         Term("framework", hw.memory.base_gib * GIB, "libraries and device context"),
         Term("weights", weights, f"{shape.dtype}{_over(stage == 3, shape.ranks)}"),
         Term(
-            "master weights", master, f"float32{_over(stage > 0, shape.ranks)}" if master else "the weights themselves"
+            "master weights",
+            master,
+            f"float32{_over(stage > 0, shape.ranks)}" if master else on_host or "the weights themselves",
         ),
-        Term("Adam moments", 8.0 * trained * (share if stage else 1.0), f"2 x float32{_over(stage > 0, shape.ranks)}"),
+        Term("Adam moments", moments, on_host or f"2 x float32{_over(stage > 0, shape.ranks)}"),
         Term("gradients", gradients, f"float32{_over(stage >= 2, shape.ranks)}"),
-        Term("reference", reference, f"{shape.dtype}{_over(stage == 3, shape.ranks)}" if reference else "none"),
-    ]
+        Term("reference", reference, f"{shape.dtype}{_over(stage == 3, shape.ranks)}" if reference else
+             "the base under the adapters" if shape.reference else "none"),
+    ]  # fmt: skip
     after = max(reduction, step)
     if kept or in_backward >= after:
         terms += [
@@ -130,6 +154,8 @@ def _over(sharded: bool, ranks: int) -> str:
 def _gradients(trained: int, shape: LearnerShape) -> tuple[float, float]:
     """(accumulated float32 gradients, the gradients that backward leaves on the weights)."""
     share = 1.0 / max(1, shape.ranks)
+    if shape.offload:  # the float32 ones are on the host, and what backward leaves is sent there
+        return 0.0, shape.width * trained * (share if shape.zero_stage >= 2 else 1.0)
     if shape.dtype in HALF:
         # ZeRO 1: BF16_Optimizer accumulates all gradients on each rank and leaves the bfloat16 ones in place.
         return (4.0 * trained, 2.0 * trained) if shape.zero_stage <= 1 else (4.0 * trained * share, 0.0)
@@ -175,7 +201,7 @@ def _buffers(arch: Architecture, trained: int, shape: LearnerShape, on_gpu: bool
     """DeepSpeed's buffers. A CPU commits only memory that is written, a GPU the whole bucket."""
     w, stage = shape.width, shape.zero_stage
     bucket = w * float(BUCKET_NUMBERS if on_gpu else min(BUCKET_NUMBERS, trained))
-    if stage == 0 or (stage == 1 and shape.dtype in HALF):
+    if stage == 0 or (stage == 1 and shape.dtype in HALF and not shape.offload):
         # Gradients are flattened into one more tensor to be reduced, in compute precision.
         return w * float(min(trained, BUCKET_NUMBERS)) if shape.ranks > 1 else 0.0
     if stage == 3:
@@ -189,14 +215,14 @@ def _reduction(trained: int, shape: LearnerShape) -> float:
     share = 1.0 / max(1, shape.ranks)
     if shape.zero_stage == 3:  # one flat tensor of all, and this rank's part of the sum
         return shape.width * float(min(trained, BUCKET_NUMBERS)) * (1.0 + share)
-    if shape.zero_stage == 1 and shape.dtype == "float32":
+    if shape.zero_stage == 1 and shape.dtype == "float32" and not shape.offload:
         return 4.0 * trained * share
     return 0.0
 
 
 def _optimiser_step(trained: int, shape: LearnerShape) -> float:
     """A flat copy of this rank's gradients for AdamW; BF16_Optimizer (ZeRO 1) needs none."""
-    if shape.zero_stage == 0 or (shape.zero_stage == 1 and shape.dtype in HALF):
+    if shape.offload or shape.zero_stage == 0 or (shape.zero_stage == 1 and shape.dtype in HALF):
         return 0.0
     flat = 4.0 * trained / max(1, shape.ranks)
     return min(flat, 4.0 * SUB_GROUP_NUMBERS) if shape.zero_stage == 3 else flat
@@ -218,10 +244,10 @@ def _loading(arch: Architecture, shape: LearnerShape, hw: Hardware) -> float:
     share = 1.0 / max(1, shape.ranks)
     if shape.zero_stage == 3:
         shards = 4.0 * (arch.parameters + (arch.embedding if arch.tied else 0)) * share
-        held = 8.0 * arch.parameters * share if shape.reference else 0.0
+        held = 8.0 * arch.parameters * share if shape.second_copy else 0.0
         return base + mapped + held + shards + 12.0 * arch.largest_tensor
     policy = base + mapped + 4.0 * arch.parameters
-    if not shape.reference:
+    if not shape.second_copy:
         return policy
     held = 4.0 * arch.parameters * (1.0 + share)
     return max(policy, base + mapped + held + shape.width * arch.parameters)
@@ -241,6 +267,8 @@ class SamplerMemory:
     full_sequences: int
     mean_sequences: int
     max_sequences: int
+    least: float = 0.0
+    """The least that it runs in: with a cache for one sequence of full length."""
 
     @property
     def peak(self) -> float:
@@ -279,4 +307,5 @@ def sampler_memory(
         full_sequences=int(cache // (kv_token * full_length)),
         mean_sequences=int(cache // (kv_token * mean_length)),
         max_sequences=max_sequences,
+        least=base + weights + kv_token * full_length,
     )  # fmt: skip

@@ -12,11 +12,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from launch.plan.checks import assumptions_of, devices_needed, find_problems, transfer_way
+from launch.plan.checks import assumptions_of, colocated_on, devices_needed, find_problems, transfer_way
 from launch.plan.hardware import Hardware
 from launch.plan.memory import LearnerMemory, LearnerShape, SamplerMemory, learner_memory, sampler_memory
 from launch.plan.model import Architecture, find_architecture
 from launch.plan.rollouts import Lengths, RolloutTime, assumed_lengths, make_decoder, simulate
+from launch.plan.sharing import Shared, share_of, shared_gpu
 from launch.plan.time import Passes, SyncTime, UpdateTime, sync_time, update_time
 from launch.plan.trial import can_be_tried, spec_of, train_here
 from rl.config import RunConfig
@@ -90,6 +91,8 @@ class Plan:
     padding_share: float
     step: Step | None
     cost: Cost
+    share: float
+    """Of a GPU's memory, for a sampler."""
     problems: tuple[str, ...]
     assumptions: tuple[str, ...]
 
@@ -100,6 +103,13 @@ class Plan:
     @property
     def fits(self) -> bool:
         return not self.problems
+
+    @property
+    def shared(self) -> Shared | None:
+        """A GPU on which learner and sampler take turns; None where each has its own."""
+        if not (self.hw.on_gpu and colocated_on(self.cfg, self.hw)):
+            return None
+        return shared_gpu(self.learner, self.sampler, self.hw, self.share)
 
 
 def plan_run(
@@ -119,14 +129,15 @@ def plan_run(
     sft_tokens = min(sft_tokens, room) if room else sft_tokens
     shape = learner_shape(cfg, arch, hw, lengths, sft_tokens)
     learner = learner_memory(arch, shape, hw)
-    sampler = _sampler(cfg, arch, hw, lengths)
+    share = share_of(cfg, learner, colocated=colocated_on(cfg, hw))
+    sampler = sampler_of(cfg, arch, hw, lengths, share)
     step, work = None, Passes(0, 0, 1, 0, 0, 0)
     padding = 0.0
     if cfg.grpo.steps:
         work, padding = grpo_passes(cfg, shape, lengths)
         step = _step(cfg, arch, hw, lengths, shape, sampler, work)
     sft_steps = cfg.sft.steps or (cfg.sft.total_steps(sft_examples) if sft_examples else 0)
-    cost = _cost(cfg, arch, hw, shape, lengths, step, price, sft_tokens, sft_steps)
+    cost = _cost(cfg, arch, hw, shape, lengths, step, price, sft_tokens, sft_steps, share)
     tried = can_be_tried(arch, shape, hw)
     return Plan(
         cfg, arch, hw, lengths, shape, learner, sampler,
@@ -135,7 +146,8 @@ def plan_run(
         padding_share=padding,
         step=step,
         cost=cost,
-        problems=tuple(find_problems(cfg, arch, hw, shape, learner, sampler, lengths)),
+        share=share,
+        problems=tuple(find_problems(cfg, arch, hw, shape, learner, sampler, lengths, share)),
         assumptions=tuple(assumptions_of(cfg, arch, hw, lengths, sft_tokens, sft_steps, tried)),
     )  # fmt: skip
 
@@ -171,6 +183,8 @@ def learner_shape(
         packed=is_packed(cfg, hw),
         lora=cfg.model.lora.rank,
         shared_by=learner.sequence_parallel,
+        base_is_reference=not 0 < g.ref_refresh_steps < g.total_updates,
+        offload=hw.on_gpu and learner.offload == "optimizer",
     )
 
 
@@ -202,10 +216,13 @@ def grpo_passes(cfg: RunConfig, shape: LearnerShape, lengths: Lengths) -> tuple[
 # ------------------------------------------------------------------------------------------------ time
 
 
-def _sampler(cfg: RunConfig, arch: Architecture, hw: Hardware, lengths: Lengths) -> SamplerMemory:
+def sampler_of(
+    cfg: RunConfig, arch: Architecture, hw: Hardware, lengths: Lengths, share: float
+) -> SamplerMemory:  # fmt: skip
+    """A sampler that has this share of a GPU's memory."""
     s = cfg.sampler
     return sampler_memory(
-        arch, cfg.model.dtype, hw, tensor_parallel=s.tensor_parallel, gpu_share=s.gpu_memory_share,
+        arch, cfg.model.dtype, hw, tensor_parallel=s.tensor_parallel, gpu_share=share,
         kv_cache_gib=s.kv_cache_gib, max_sequences=s.max_sequences,
         full_length=lengths.prompt + lengths.limit, mean_length=lengths.prompt + lengths.mean(),
     )  # fmt: skip
@@ -261,17 +278,17 @@ def _update(arch: Architecture, shape: LearnerShape, work: Passes, hw: Hardware)
 
 
 def sampling_seconds(
-    cfg: RunConfig, arch: Architecture, hw: Hardware, lengths: Lengths, problems: int, samples: int
+    cfg: RunConfig, arch: Architecture, hw: Hardware, lengths: Lengths, problems: int, samples: int, share: float
 ) -> float:
-    """Seconds to sample so many problems so many times each, outside training."""
-    sampler = _sampler(cfg, arch, hw, lengths)
+    """Seconds to sample so many problems so many times each, outside training. share: of a GPU's memory."""
+    sampler = sampler_of(cfg, arch, hw, lengths, share)
     drawn = lengths.draw(problems * samples, SEEDS[0])
     return _sample(cfg, arch, hw, lengths, _slots(sampler), drawn, samples).seconds
 
 
 def _cost(
     cfg: RunConfig, arch: Architecture, hw: Hardware, shape: LearnerShape, lengths: Lengths, step: Step | None,
-    price: float, sft_tokens: float, sft_steps: int,
+    price: float, sft_tokens: float, sft_steps: int, share: float,
 ) -> Cost:  # fmt: skip
     g, e = cfg.grpo, cfg.evaluation
     a_step = 0.0 if step is None else step.asynchronous_s if cfg.rollout.staleness > 0 else step.synchronous_s
@@ -283,5 +300,5 @@ def _cost(
     evaluation_s = 0.0
     if g.steps and e.data.source and e.data.limit:
         times = 2 + (max(0, (g.steps - 1) // e.every) if e.every else 0)
-        evaluation_s = times * sampling_seconds(cfg, arch, hw, lengths, e.data.limit, e.samples + int(e.greedy))
+        evaluation_s = times * sampling_seconds(cfg, arch, hw, lengths, e.data.limit, e.samples + int(e.greedy), share)
     return Cost(g.steps, g.steps * a_step, sft_s, evaluation_s, devices_needed(cfg, hw), price)

@@ -69,7 +69,8 @@ def grpo_config(
             gradient_checkpointing=True,
         ),
         sampler=SamplerConfig(
-            count=samplers, tensor_parallel=tensor_parallel, max_sequences=max_sequences, enforce_eager=eager
+            count=samplers, tensor_parallel=tensor_parallel, max_sequences=max_sequences, enforce_eager=eager,
+            gpu_memory_share=0.9,  # what others keep beside their sampler is not known
         ),
         cluster=replace(base.cluster, weight_transfer=weight_transfer),
     )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 
 from rich.console import Console
 from rich.table import Table
@@ -12,8 +13,11 @@ from launch.plan.checks import devices_needed
 from launch.plan.fit import changes_that_fit, gib
 from launch.plan.hardware import gpu_names, sources
 from launch.plan.host import host_memory
-from launch.plan.memory import Term
-from launch.plan.plan import Plan, Step
+from launch.plan.memory import Term, learner_memory
+from launch.plan.placement import placement_lines
+from launch.plan.plan import Plan, Step, sampler_of
+from launch.plan.sharing import one_card_lines
+from rl.workers.cluster.share import WHOLE
 
 
 def console() -> Console:
@@ -48,6 +52,10 @@ def show(plan: Plan, title: str = "") -> None:
     out.print(_summary(plan), soft_wrap=True)
     out.print()
     out.print(_memory_table(plan))
+    for line in sharing_lines(plan):
+        out.print(line, soft_wrap=True)
+    for line in placement_lines(plan.cfg, plan.hw):
+        out.print(line, soft_wrap=True)
     if plan.step is not None:
         out.print(_time_table(plan, plan.step))
     out.print(_cost_lines(plan), soft_wrap=True)
@@ -99,6 +107,20 @@ def _memory_table(plan: Plan) -> Table:
               f"{s.full_sequences:,} sequences at full length, {s.mean_sequences:,} at the mean; at most "
               f"{s.max_sequences:,} at once")  # fmt: skip
     return table
+
+
+def sharing_lines(plan: Plan) -> list[str]:
+    """What a GPU holds that learner and sampler share; on one card, also what two would hold."""
+    shared = plan.shared
+    if shared is None:
+        return []
+    if plan.hw.devices == 1:
+        alone = sampler_of(plan.cfg, plan.arch, plan.hw, plan.lengths, WHOLE)
+        return one_card_lines(shared, alone, plan.hw.name)
+    return [
+        f"Learners and samplers share GPUs in turns: {gib(shared.training)} of {gib(shared.limit)} GiB in training, "
+        f"{gib(shared.sampling)} while sampling (a share of {shared.share:g} for the sampler)"
+    ]
 
 
 def _rows(table: Table, name: str, terms: Sequence[Term], total: float, what: str) -> None:
@@ -155,19 +177,35 @@ def _cost_lines(plan: Plan) -> str:
 
 
 def advice(plan: Plan) -> list[str]:
-    """What to change so that a learner rank fits; nothing when it fits already."""
-    if plan.learner.fits:
+    """What to change so that a learner rank fits, with a sampler on its GPU where they share one; else nothing."""
+    shared = plan.shared
+    if not shared.problems if shared else plan.learner.fits:
         return []
     g = plan.cfg.grpo
     longest = int(plan.lengths.prompt + plan.lengths.limit) if g.steps else plan.shape.tokens
     rollouts = g.rollouts_per_step // g.updates_per_step if g.steps else plan.cfg.sft.examples_per_step
-    found = changes_that_fit(plan.arch, plan.shape, plan.hw, longest=longest, rollouts_per_update=rollouts)
-    if found:
-        return [change.sentence() for change in found]
+    fits = shared.holds if shared else lambda memory: memory.fits
+    beside = shared.asleep if shared else 0.0
+    for shape in (plan.shape, replace(plan.shape, lora=plan.shape.lora or ADAPTERS)):
+        found = changes_that_fit(
+            plan.arch, shape, plan.hw, longest=longest, rollouts_per_update=rollouts if not shared else shape.ranks,
+            fits=fits, offload=plan.hw.on_gpu,
+        )  # fmt: skip
+        adapters = "" if shape == plan.shape else f"; with adapters alone trained: model.lora.rank={shape.lora}"
+        if found:
+            return [change.sentence(beside) + adapters for change in found]
+        alone = learner_memory(plan.arch, shape, plan.hw)
+        if adapters and fits(alone):
+            return [f"{gib(alone.peak + beside)} of {gib(alone.limit)} GiB fits{adapters}"]
+    on_two = "two GPUs (cluster.colocated=false), " if shared and plan.learner.fits else ""
     return [
-        "no setting of stage, ranks, micro-batches and checkpointing helps: shorter completions, larger devices, or a "
-        "smaller model"
+        "no setting of stage, ranks, micro-batches, checkpointing and offload helps, nor adapters: "
+        f"{on_two}shorter completions, larger devices, or a smaller model"
     ]
+
+
+ADAPTERS = 16
+"""The rank of the adapters that are proposed where training all weights does not fit."""
 
 
 # ------------------------------------------------------------------------------------------------ json
@@ -193,6 +231,10 @@ def _as_data(plan: Plan) -> dict[str, object]:
             "terms": {t.name: t.num_bytes for t in plan.sampler.terms}, "limit": plan.sampler.limit,
             "sequences_full_length": plan.sampler.full_sequences, "sequences_mean_length": plan.sampler.mean_sequences,
         },
+        "colocated": None if plan.shared is None else {
+            "training": plan.shared.training, "sampling": plan.shared.sampling, "share": plan.shared.share,
+        },
+        "placement": placement_lines(plan.cfg, plan.hw),
         "tokens_per_step": plan.tokens_per_step,
         "step_s": None if step is None else {
             "rollouts": step.rollout.seconds, "update": step.update.seconds, "sync": step.sync.seconds,

@@ -62,7 +62,7 @@ def plan_stages(
             plans.append(StagePlan(stage.name, kind, model, plan, plan.cost.seconds, plan.cost.devices, note))
             continue
         problems, samples = stage.samples_of
-        seconds = sampling_seconds(cfg, plan.arch, hw, lengths, problems, samples) if problems else 0.0
+        seconds = sampling_seconds(cfg, plan.arch, hw, lengths, problems, samples, plan.share) if problems else 0.0
         note = "" if problems else "time unknown: its data have no limit"
         plans.append(StagePlan(stage.name, kind, model, None, seconds, devices_needed(cfg, hw), note))
     return plans

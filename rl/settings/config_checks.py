@@ -65,6 +65,7 @@ def relation_faults(cfg: RunConfig) -> list[str]:
     faults += _learner_faults(cfg) + _sequence_faults(cfg) + _evaluation_faults(cfg)
     if fault := chat_date_fault(cfg.model.chat_date):
         faults.append(fault)
+    faults += _sharing_faults(cfg)
     if not cfg.model.path:
         faults.append("model.path: name a Hugging Face id or a folder")
     if not cfg.name or "/" in cfg.name:
@@ -157,12 +158,17 @@ def _sampling_faults(cfg: RunConfig) -> list[str]:
 
 
 def _learner_faults(cfg: RunConfig) -> list[str]:
-    """Settings that do not go with the precision of the weights."""
+    """Settings that do not go with the precision of the weights, or with where the optimiser is."""
     faults = []
     if cfg.learner.zero_stage == 0 and cfg.model.dtype in ("bfloat16", "float16"):
         faults.append(
             f"learner.zero_stage=0: DeepSpeed keeps no float32 copy of {cfg.model.dtype} weights there and does not "
             "start; use learner.zero_stage=1, or model.dtype=float32"
+        )
+    if cfg.learner.offload == "optimizer" and cfg.learner.zero_stage == 0:
+        faults.append(
+            "learner.offload=optimizer: DeepSpeed moves the optimiser to the host from ZeRO stage 1 on; use "
+            "learner.zero_stage=1, or offload=none"
         )
     if cfg.model.dtype == "float16" and cfg.cluster.device == "cpu":
         faults.append("model.dtype=float16 trains on GPUs alone; use model.dtype=auto")
@@ -184,6 +190,26 @@ def _sequence_faults(cfg: RunConfig) -> list[str]:
         faults.append(f"{set_to} does not go with sft.distill; use 1")
     if learner.layout == "rows":
         faults.append(f"{set_to} needs whole sequences in one row; use learner.layout=packed, or auto")
+    return faults
+
+
+def _sharing_faults(cfg: RunConfig) -> list[str]:
+    """What does not go with learners and samplers on the same devices, or not. Whether they pair, the cluster says."""
+    c, share, faults = cfg.cluster, cfg.sampler.gpu_memory_share, []
+    if 0 < share < 0.05:
+        faults.append(
+            f"sampler.gpu_memory_share={share:g}: too little for any sampler; use 0 for auto, or at least 0.05"
+        )
+    if c.colocated == "false" and c.weight_transfer == "ipc":
+        faults.append(
+            "cluster.weight_transfer=ipc is for learners and samplers that share GPUs, which cluster.colocated=false "
+            "says they do not; use weight_transfer=auto, or colocated=auto"
+        )
+    if c.colocated == "true" and c.weight_transfer == "nccl":
+        faults.append(
+            "cluster.weight_transfer=nccl: NCCL does not connect two processes on one GPU, and cluster.colocated=true "
+            "puts them there; use weight_transfer=auto"
+        )
     return faults
 
 

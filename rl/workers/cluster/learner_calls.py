@@ -1,4 +1,6 @@
-"""The half of RayBackend that calls the learners, with one method for each thing that a stage asks of them."""
+"""The half of RayBackend that calls the learners, with one method for each thing that a stage asks of them, and lets
+colocated learners and samplers take turns on their devices.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ import ray
 
 from rl.config import RunConfig
 from rl.types import MicroBatch, PackedBatch, StepStats
+from rl.workers.cluster.hardware import Rest, let_go
 from rl.workers.cluster.ray_calls import SyncWatch, Unanswered, collect, silent_nodes
+from rl.workers.sampler.sampler import SLEEPERS
 
 if TYPE_CHECKING:
     # Loads DeepSpeed, which the driver does without.
@@ -26,12 +30,15 @@ class LearnerCalls:
     """Every wait is bounded; one that runs out names the workers and the nodes that did not answer.
 
     learners, samplers: handles of their Ray actors. places: the address of the node of each, the learners' first.
+    colocated: learners and samplers share devices. asleep: what samplers have given back to the learners.
     """
 
     cfg: RunConfig
     learners: list[ray.actor.ActorHandle]
     samplers: list[ray.actor.ActorHandle]
     places: list[str]
+    colocated: bool
+    asleep: list[str]
 
     def _on_learners(
         self, doing: str, work: Callable[[Learner], T], bound: float | None = None, watch: SyncWatch | None = None
@@ -55,11 +62,13 @@ class LearnerCalls:
         return self._wait(refs, self._learner_names, bound or self.cfg.cluster.step_timeout_s, doing, watch=watch)
 
     def step(self, updates_U: Sequence[PackedBatch]) -> StepStats:
+        self._learners_turn()
         batches_R = [[update.micro_batches_R[rank] for update in updates_U] for rank in range(len(self.learners))]
         doing = "take a training step"
         return self._on_each_learner(doing, lambda learner, batches: learner.step(batches), batches_R)[0]
 
     def measure_gap(self, micro_batches_R: list[list[MicroBatch]]) -> tuple[float, float]:
+        self._learners_turn()
         doing = "score rollouts"
         return self._on_each_learner(doing, lambda learner, batch: learner.measure_gap(batch), micro_batches_R)[0]
 
@@ -68,10 +77,12 @@ class LearnerCalls:
         return self._on_each_learner(doing, lambda learner, batch: learner.score(batch), micro_batches_R)
 
     def mean_nll(self, micro_batches_R: list[list[MicroBatch]]) -> float:
+        self._learners_turn()
         doing = "score held-out examples"
         return self._on_each_learner(doing, lambda learner, batch: learner.mean_nll(batch), micro_batches_R)[0]
 
     def scores(self, micro_batches_R: list[list[MicroBatch]]) -> list[list[np.ndarray]]:
+        self._learners_turn()
         doing = "score held-out pairs"
         return self._on_each_learner(doing, lambda learner, batch: learner.scores(batch), micro_batches_R)
 
@@ -80,6 +91,7 @@ class LearnerCalls:
         self._on_learners(f"save into {folder}", lambda learner: learner.save(path))
 
     def restore(self, folder: Path) -> None:
+        self._learners_turn()
         path = str(folder.absolute())
         self._on_learners(f"load {folder}", lambda learner: learner.restore(path))
 
@@ -93,6 +105,32 @@ class LearnerCalls:
     def parameter_sums(self) -> dict[str, float]:
         """Name -> sum of a parameter's absolute values."""
         return self._on_learners("sum the weights", lambda learner: learner.parameter_sums())[0]
+
+    # -------------------------------------------------------------------------------------------- turns
+
+    def _learners_turn(self) -> None:
+        """Before the learners compute: samplers on their devices give back all memory. Apart, nothing happens."""
+        if not self.colocated or not self.samplers or self.asleep == SLEEPERS:
+            return
+        self._on_samplers([h.sleep.remote() for h in self.samplers], "fall asleep")
+        self.asleep = list(SLEEPERS)
+
+    def _wake(self, parts: Sequence[str]) -> None:
+        """Wake these parts of all samplers, once every learner rank has given back the memory that it does not need."""
+        parts = [part for part in parts if part in self.asleep]
+        if not parts:
+            return
+        self._let_go()
+        for part in parts:
+            self._on_samplers([h.wake_up.remote(part) for h in self.samplers], f"wake up its {part}")
+            self.asleep.remove(part)
+
+    def _let_go(self) -> list[Rest]:
+        return self._on_learners("give back memory", lambda _: let_go(), self.cfg.cluster.sync_timeout_s)
+
+    def _on_samplers(self, refs: list[ray.ObjectRef], doing: str) -> None:
+        """Wait for all samplers. One that has died is left to the next sync or rollout, which start it again."""
+        self._wait(refs, self._sampler_names, self.cfg.cluster.sync_timeout_s, doing, keep_gone=True)
 
     # -------------------------------------------------------------------------------------------- waits
 

@@ -1,8 +1,8 @@
-"""What the workers need of the cluster: CPUs and GPUs, a kind of weight transfer, threads, environment variables."""
+"""What the workers need of the cluster: CPUs and GPUs, threads, environment variables."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import ray
 from ray.util.placement_group import PlacementGroup
@@ -10,29 +10,26 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from rl.config import RunConfig
 from rl.types import BadInput
-from rl.workers.cluster.ray_calls import QUIET, most_on_one_node, offline
+from rl.workers.cluster.arrangement import Arrangement
+from rl.workers.cluster.ray_calls import QUIET, collect, most_on_one_node, offline
 
 Bundle = dict[str, float]
-"""The resources that Ray reserves for one worker: {"CPU": 1, "GPU": 0.5}."""
+"""The resources that Ray reserves for the workers of one node, or for one worker: {"CPU": 1, "GPU": 2}."""
 
 
-def transfer_of(cfg: RunConfig, device: str) -> str:
-    """How weights reach the samplers: bucket, nccl or ipc. Raises BadInput for nccl and ipc on CPUs."""
-    kind = cfg.cluster.weight_transfer
-    if kind == "auto":
-        return "nccl" if device == "gpu" else "bucket"
-    if kind != "bucket" and device == "cpu":
-        raise BadInput(f"cluster.weight_transfer={kind} needs GPUs; use bucket or auto")
-    return kind
+def gpus_of_nodes(device: str) -> list[int]:
+    """The number of GPUs of each node that has some; empty when the workers run on CPUs."""
+    counts = [int(node["Resources"].get("GPU", 0)) for node in ray.nodes() if node["Alive"]]
+    return [count for count in counts if count] if device == "gpu" else []
 
 
-def bundles_of(cfg: RunConfig, device: str, transfer: str) -> list[Bundle]:
-    """One bundle for each learner rank, then one for each sampler. With ipc a rank and a sampler share each GPU."""
-    cpus = cfg.cluster.cpus_per_worker
-    share = 0.5 if transfer == "ipc" else 1.0
-    learner = {"CPU": cpus} | ({"GPU": share} if device == "gpu" else {})
-    sampler = {"CPU": cpus} | ({"GPU": share * cfg.sampler.tensor_parallel} if device == "gpu" else {})
-    bundles = [learner] * cfg.learner.ranks + [sampler] * cfg.sampler.count
+def bundles_of(cfg: RunConfig, arranged: Arrangement) -> list[Bundle]:
+    """The resources of each bundle of the arrangement."""
+    homes = [seat.bundle for seat in arranged.seats]
+    bundles = [
+        {"CPU": homes.count(i) * cfg.cluster.cpus_per_worker, "GPU": float(arranged.gpus_in(i))}
+        for i in range(arranged.bundles)
+    ]
     return [{k: v for k, v in b.items() if v} or {"CPU": 0.001} for b in bundles]  # Ray refuses an empty bundle
 
 
@@ -42,11 +39,50 @@ def refuse_too_small(cfg: RunConfig, bundles: Sequence[Bundle], models: Sequence
     for kind in ("CPU", "GPU"):
         need = sum(b.get(kind, 0.0) for b in (*bundles, *models))
         if need > have.get(kind, 0.0):
+            of_models = sum(b.get(kind, 0.0) for b in models)
             raise BadInput(
                 f"the cluster has {have.get(kind, 0):g} {kind}s, but {cfg.learner.ranks} learner ranks and "
                 f"{cfg.sampler.count} samplers {f'and {len(models)} reward models ' if models else ''}need {need:g}"
-                "; lower learner.ranks or sampler.count" + (", or cluster.cpus_per_worker" if kind == "CPU" else "")
+                "; lower learner.ranks or sampler.count"
+                + (", or cluster.cpus_per_worker" if kind == "CPU" else "")
+                + (", or run reward models with model.device=cpu" if kind == "GPU" and of_models else "")
             )
+
+
+def gpu_ids_of(group: PlacementGroup, bundles: Sequence[Bundle], bound: float) -> list[list[str]]:
+    """Which GPUs Ray reserved for each bundle, under the names that CUDA_VISIBLE_DEVICES takes.
+
+    Asked of Ray by a task that takes the whole bundle for a moment, since the workers themselves ask Ray for no GPU:
+    Ray cannot give the same GPU to two workers when one of them has several.
+    """
+    asked = [i for i, bundle in enumerate(bundles) if bundle.get("GPU")]
+    ask = ray.remote(_visible_gpus)
+    refs = [
+        ask.options(
+            num_cpus=0,
+            num_gpus=bundles[i]["GPU"],
+            scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=i),
+            runtime_env={"env_vars": QUIET},
+        ).remote()
+        for i in asked
+    ]
+    found = dict(zip(asked, collect(refs, [f"bundle {i}" for i in asked], bound, "say which GPUs it has"), strict=True))
+    return [found.get(i, []) for i in range(len(bundles))]
+
+
+def _visible_gpus() -> list[str]:
+    ids = [str(gpu) for gpu in ray.get_runtime_context().get_accelerator_ids()["GPU"]]
+    return sorted(ids, key=lambda gpu: (len(gpu), gpu))  # "10" after "9"
+
+
+def describe(arranged: Arrangement, nodes: Sequence[str], ids: Sequence[Sequence[str]]) -> list[str]:
+    """One line for each worker on GPUs. nodes, ids: of each bundle, its node's address and its GPUs."""
+    lines = []
+    for kind, seats in (("learner rank", arranged.learners), ("sampler", arranged.samplers)):
+        for i, seat in enumerate(seats):
+            gpus = ", ".join(ids[seat.bundle][gpu] for gpu in seat.gpus)
+            lines.append(f"{kind} {i} on GPU {gpus} of node {nodes[seat.bundle]}")
+    return lines
 
 
 def threads_of(cfg: RunConfig, places: list[str]) -> tuple[int, int]:
@@ -67,14 +103,14 @@ def threads_of(cfg: RunConfig, places: list[str]) -> tuple[int, int]:
 
 
 def actor_on(
-    cls: type, group: PlacementGroup, index: int, bundle: Bundle, threads: int, env: dict[str, str]
+    cls: type, group: PlacementGroup, bundle: int, cpus: float, threads: int, env: Mapping[str, str]
 ) -> ray.actor.ActorClass:
-    """The class as a Ray actor in the group's bundle of this index."""
+    """The class as a Ray actor in the group's bundle of this index. Its GPUs are in `env`, not in Ray's books."""
     return ray.remote(cls).options(
-        num_cpus=bundle.get("CPU", 0),
-        num_gpus=bundle.get("GPU", 0),
-        scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index),
-        runtime_env={"env_vars": QUIET | offline() | {"OMP_NUM_THREADS": str(threads)} | env},
+        num_cpus=cpus,
+        num_gpus=0,
+        scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=bundle),
+        runtime_env={"env_vars": QUIET | offline() | {"OMP_NUM_THREADS": str(threads)} | dict(env)},
     )
 
 

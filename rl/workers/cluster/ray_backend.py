@@ -30,16 +30,19 @@ from rl.types import (
     SyncReport,
 )
 from rl.workers.cluster.actors import LearnerHost, RaySyncClient, SamplerHost
+from rl.workers.cluster.arrangement import arrange, is_colocated, transfer_of
 from rl.workers.cluster.gauges import Gauges
 from rl.workers.cluster.hardware import hardware_of, memory_metrics
 from rl.workers.cluster.learner_calls import LearnerCalls
 from rl.workers.cluster.placement import (
     actor_on,
     bundles_of,
+    describe,
+    gpu_ids_of,
+    gpus_of_nodes,
     refuse_too_small,
     sampler_environment,
     threads_of,
-    transfer_of,
 )
 from rl.workers.cluster.ray_calls import (
     ActorGone,
@@ -53,7 +56,9 @@ from rl.workers.cluster.ray_calls import (
     unwrap,
 )
 from rl.workers.cluster.reward_actors import MAX_RESTARTS, RewardActors
+from rl.workers.cluster.share import Share
 from rl.workers.cluster.work_queue import Sampling, WorkQueue
+from rl.workers.sampler.sampler import SLEEPERS
 from rl.workers.sync.buckets import SamplerConnection
 
 log = logging.getLogger("aha.cluster")
@@ -63,7 +68,7 @@ class RayBackend(LearnerCalls):
     """Implements rl.backend.Backend on a Ray cluster, with one actor for each learner rank and each sampler.
 
     version: of the weights that the samplers have, -1 for none. restarts: of samplers. group: Ray's reservation of the
-    workers' CPUs and GPUs. places: the node of each worker in it.
+    workers' CPUs and GPUs. bundle_nodes: the node of each bundle of it. places: the node of each worker.
     """
 
     def __init__(self, cfg: RunConfig) -> None:
@@ -72,7 +77,14 @@ class RayBackend(LearnerCalls):
         self.device = find_device(cfg)
         self.cfg = cfg = settle(cfg, Machine(self.device, cpu_unit()))[0]
         self.layout = cfg.learner.layout_on(gpu=self.device == "gpu")
-        self.transfer = transfer_of(cfg, self.device)
+        gpus_N = gpus_of_nodes(self.device)
+        self.colocated = is_colocated(cfg, sum(gpus_N))
+        self.transfer = transfer_of(cfg, on_gpu=self.device == "gpu", colocated=self.colocated)
+        if self.colocated:
+            log.info(
+                "learners and samplers share devices and take turns (cluster.colocated); weights go by %s",
+                self.transfer,
+            )
         self.learners: list[ray.actor.ActorHandle] = []
         self.samplers: list[ray.actor.ActorHandle] = []
         self.reward_actors = RewardActors(cfg, self.device)
@@ -80,26 +92,38 @@ class RayBackend(LearnerCalls):
         self.gauges = Gauges()
         self.work_queue = WorkQueue(cfg, [])
         self.version = -1
+        self.asleep: list[str] = []
+        self.share = Share(cfg)
         self.restarts = 0
         self.places: list[str] = []
-        self._place()
+        self._place(gpus_N)
 
     # -------------------------------------------------------------------------------------------- placement
 
-    def _place(self) -> None:
+    def _place(self, gpus_N: Sequence[int]) -> None:
         """Reserve the CPUs and GPUs of all workers together. Raises BadInput when the cluster is too small."""
-        cfg = self.cfg
-        self.bundles = bundles_of(cfg, self.device, self.transfer)
+        cfg, bound = self.cfg, self.cfg.cluster.start_bound_s(self.device)
+        self.arranged = arrange(cfg, gpus_N, colocated=self.colocated)
+        self.bundles = bundles_of(cfg, self.arranged)
         refuse_too_small(cfg, self.bundles, self.reward_actors.resources())
         self.group = placement_group(self.bundles, strategy="PACK")
-        self._wait(
-            [self.group.ready()], ["the placement group"], cfg.cluster.start_bound_s(self.device), "get its resources"
-        )
-        self.places = node_of_bundles(self.group)
+        self._wait([self.group.ready()], ["the placement group"], bound, "get its resources")
+        self._find_places()
+        self.gpu_ids = gpu_ids_of(self.group, self.bundles, bound)
+        if gpus_N:
+            log.info("; ".join(describe(self.arranged, self.bundle_nodes, self.gpu_ids)))
         self.learner_threads, self.sampler_threads = threads_of(cfg, self.places)
 
+    def _find_places(self) -> None:
+        self.bundle_nodes = node_of_bundles(self.group)
+        self.places = [self.bundle_nodes[seat.bundle] for seat in self.arranged.seats]
+
     def _actor(self, cls: type, index: int, threads: int, env: dict[str, str]) -> ray.actor.ActorClass:
-        return actor_on(cls, self.group, index, self.bundles[index], threads, env)
+        """index: of the worker, learners first."""
+        seat = self.arranged.seats[index]
+        if seat.gpus:
+            env = env | {"CUDA_VISIBLE_DEVICES": ",".join(self.gpu_ids[seat.bundle][gpu] for gpu in seat.gpus)}
+        return actor_on(cls, self.group, seat.bundle, self.cfg.cluster.cpus_per_worker, threads, env)
 
     # -------------------------------------------------------------------------------------------- start
 
@@ -116,16 +140,32 @@ class RayBackend(LearnerCalls):
             )
             for rank in range(cfg.learner.ranks)
         ]
-        self.samplers = [self._new_sampler(i) for i in range(cfg.sampler.count if samplers else 0)]
+        self.with_samplers = samplers
+        if samplers and not self.colocated:
+            self.samplers = [self._new_sampler(i) for i in range(cfg.sampler.count)]
         if samplers and cfg.rewards:
             self.reward_actors.start()
         endpoints = self._wait([h.endpoint.remote() for h in self.learners], self._learner_names, bound, "start")
         # All ranks meet at rank 0's node, and later the samplers meet it there.
         address, port, _ = endpoints[0]
         self._on_learners("join the process group", lambda learner: learner.connect(address, port), bound)
-        self._wait([h.ping.remote() for h in self.samplers], self._sampler_names, bound, "start")
+        self._await_samplers()
         if len(set(self.places)) > 1:
             log.info(", ".join([*self._learner_names, *self._sampler_names]))
+
+    def _await_samplers(self) -> None:
+        pings = [h.ping.remote() for h in self.samplers]
+        self._wait(pings, self._sampler_names, self.cfg.cluster.start_bound_s(self.device), "start")
+
+    def _start_colocated_samplers(self) -> None:
+        """Start them in the memory that learners with their model leave, and again when a later model leaves less."""
+        if not self.share.shrinks(self._let_go()) and self.samplers:
+            return
+        for handle in self.samplers:
+            ray.kill(handle)
+        self.samplers = [self._new_sampler(i) for i in range(self.cfg.sampler.count)]
+        self._await_samplers()
+        self.asleep = []
 
     def adopt(self, cfg: RunConfig) -> None:
         same = (cfg.rewards, cfg.scoring) == (self.cfg.rewards, self.cfg.scoring)
@@ -141,13 +181,17 @@ class RayBackend(LearnerCalls):
     def _new_sampler(self, index: int) -> ray.actor.ActorHandle:
         cfg, env = self.cfg, sampler_environment(self.cfg, self.device)
         actor = self._actor(SamplerHost, cfg.learner.ranks + index, self.sampler_threads, env)
+        cfg = self.share.given_to(cfg, colocated=self.colocated)
         return actor.remote(cfg, index, self.model_path, self.context_length, self.device, self.transfer)
 
     def load(self, task: Task) -> str:
+        self._learners_turn()
         task = models_seen_from_anywhere(task)
         fingerprints = self._on_learners("load the model", lambda learner: learner.load(task))
         self._choose_layout(task)
-        if task.reward is None and self.samplers:  # no sampler can run a reward model
+        if task.reward is None and self.with_samplers:  # no sampler can run a reward model
+            if self.colocated:
+                self._start_colocated_samplers()
             self._connect_learners_to(range(len(self.samplers)))
         return fingerprints[0]
 
@@ -199,6 +243,7 @@ class RayBackend(LearnerCalls):
 
     def sync_weights(self, version: int) -> SyncReport:
         start = time.perf_counter()
+        self._wake(["weights"])
         report = self._send_weights(version, range(len(self.samplers)))
         self.version = version
         return replace(report, seconds=time.perf_counter() - start)
@@ -240,7 +285,7 @@ class RayBackend(LearnerCalls):
         self.samplers[i] = self._new_sampler(i)
         bound = self.cfg.cluster.start_bound_s(self.device)
         self._wait([self.samplers[i].ping.remote()], [f"sampler {i}"], bound, "start again")
-        self.places = node_of_bundles(self.group)  # if its node died too, Ray has put it on another
+        self._find_places()  # if its node died too, Ray has put it on another
         # Only to this sampler: the others have these weights, and may be in the middle of a completion.
         self._connect_learners_to([i])
         self._send_weights(version, [i])
@@ -249,6 +294,7 @@ class RayBackend(LearnerCalls):
     # -------------------------------------------------------------------------------------------- rollouts
 
     def rollouts(self, requests: Sequence[SampleRequest], params: SampleParams) -> Iterator[tuple[int, list[Rollout]]]:
+        self._wake(SLEEPERS)
         self.work_queue = WorkQueue(self.cfg, requests)
         work = Sampling(self.work_queue, params, self.samplers)
         while work.polls:
@@ -315,7 +361,7 @@ class RayBackend(LearnerCalls):
         return memory_metrics("learner", held[:ranks]) | memory_metrics("sampler", held[ranks:])
 
     def hardware(self) -> Hardware:
-        return hardware_of(ray.nodes(), self.places, self.bundles, self.reward_actors.resources())
+        return hardware_of(ray.nodes(), self.bundle_nodes, self.bundles, self.reward_actors.resources())
 
     def close(self) -> None:
         for handle in (*self.learners, *self.samplers):

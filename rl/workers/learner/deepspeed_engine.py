@@ -42,10 +42,11 @@ SHARDS_ONLY = {
 def engine_config(cfg: RunConfig, optim: OptimConfig | None) -> dict[str, object]:
     """DeepSpeed's settings: for the model that is trained or, without optim, for a frozen one."""
     zero: dict[str, object] = {"stage": cfg.learner.zero_stage, "overlap_comm": False}
+    zero |= SHARDS_ONLY if optim is None else {}
     config: dict[str, object] = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
-        "zero_optimization": zero | (SHARDS_ONLY if optim is None else {}),
+        "zero_optimization": zero,
         "bf16": {"enabled": cfg.model.dtype == BFLOAT16},
         "fp16": {"enabled": cfg.model.dtype == FLOAT16},
         "data_types": {"grad_accum_dtype": "fp32"},
@@ -56,6 +57,9 @@ def engine_config(cfg: RunConfig, optim: OptimConfig | None) -> dict[str, object
         adam = {"lr": optim.lr, "betas": [optim.beta1, optim.beta2], "eps": optim.eps,
                 "weight_decay": optim.weight_decay, "torch_adam": True, "fused": True}  # fmt: skip
         config |= {"gradient_clipping": optim.max_grad_norm, "optimizer": {"type": "AdamW", "params": adam}}
+        if cfg.learner.offload == "optimizer":
+            # torch_adam holds on the host too: DeepSpeed's own AdamW would be compiled at the first start.
+            zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
     return config
 
 

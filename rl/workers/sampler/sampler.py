@@ -17,6 +17,9 @@ from rl.backend import SampleParams
 from rl.config import RunConfig
 from rl.types import AhaError, Rollout, SampleRequest, SamplerReport, TopLogprobs
 
+SLEEPERS = ["weights", "kv_cache"]
+"""vLLM's names of what sleeps. In this order they are woken: weights alone are enough for a sync."""
+
 
 @dataclass(slots=True)
 class _Group:
@@ -32,7 +35,8 @@ class _Group:
 class Sampler:
     """One vLLM engine in this process. It starts with dummy weights and refuses to sample before the first sync.
 
-    index: of this sampler. transfer: bucket, nccl or ipc. version: of the weights, -1 for the dummy ones.
+    index: of this sampler. transfer: bucket, nccl or ipc. version: of the weights, -1 for the dummy ones. asleep: what
+    it has given back of its device. sleeps, wakes: how often it fell asleep, and how often a part was woken.
     """
 
     def __init__(
@@ -67,6 +71,7 @@ class Sampler:
             max_num_batched_tokens=max(8192, context_length),
             disable_log_stats=True,
             **({"gpu_memory_utilization": cfg.sampler.gpu_memory_share} if on_gpu else {}),
+            enable_sleep_mode=on_gpu and cfg.cluster.colocated == "true",
             **engine_options(cfg.model.dtype, on_gpu=on_gpu),
         )
         if not on_gpu and cfg.model.dtype != "float32":
@@ -77,6 +82,8 @@ class Sampler:
         self.groups: dict[int, _Group] = {}
         self.decode_steps = 0
         self.sync_fault = ""
+        self.asleep: list[str] = []
+        self.sleeps = self.wakes = 0
 
     # -------------------------------------------------------------------------------------------- weights in
 
@@ -134,12 +141,37 @@ class Sampler:
         """Empty the cache of prompts, so that what is sampled next does not depend on what was sampled before."""
         self.llm.reset_prefix_cache()
 
+    # -------------------------------------------------------------------------------------------- turns on a device
+
+    def sleep(self) -> None:
+        """Give the device's memory to the learner: the weights move to the host, the KV cache is forgotten.
+
+        Raises AhaError while groups are being sampled, as vLLM would abort them.
+        """
+        if self.groups:
+            raise AhaError(
+                f"sampler {self.index}: told to sleep while it still had {len(self.groups)} groups to sample"
+            )
+        if self.asleep != SLEEPERS:
+            self.llm.sleep(level=1)  # level 2 would drop the weights, and a rollout without a sync would be of nothing
+            self.asleep = list(SLEEPERS)
+            self.sleeps += 1
+
+    def wake_up(self, part: str) -> None:
+        """Take the memory of the weights or of the KV cache again. Updates need the weights awake, sampling both."""
+        if part in self.asleep:
+            self.llm.wake_up([part])
+            self.asleep.remove(part)
+            self.wakes += 1
+
     # -------------------------------------------------------------------------------------------- sampling
 
     def submit(self, requests: list[SampleRequest], params: SampleParams) -> None:
         """Give groups to the engine. Each sample is a request of its own with its own seed."""
         if self.version < 0:
             raise AhaError(f"sampler {self.index}: asked to sample before any weights arrived")
+        if self.asleep:
+            raise AhaError(f"sampler {self.index}: asked to sample while its {' and '.join(self.asleep)} are asleep")
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
