@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from launch.plan.checks import devices_needed
-from launch.plan.hardware import Hardware, find_hardware
+from launch.plan.hardware import find_hardware
 from launch.plan.model import find_architecture
 from launch.plan.placement import placement_table
 from launch.plan.plan import plan_run
@@ -61,7 +61,7 @@ def plan_command(recipe: RunConfig | Recipe, options: PlanOptions) -> bool:
         nodes=options.nodes or 1, gpus_per_node=options.gpus_per_node, calibrate=options.calibrate,
     )  # fmt: skip
     if hw.on_gpu and not options.nodes:
-        hw = replace(hw, nodes=nodes_needed(base, hw))
+        hw = replace(hw, nodes=max(1, math.ceil(devices_needed(base, hw) / hw.devices_per_node)))
 
     base, chosen = settle(base, hw.machine)
     recipe = replace(recipe, base=base) if isinstance(recipe, Recipe) else base
@@ -96,14 +96,6 @@ def plan_command(recipe: RunConfig | Recipe, options: PlanOptions) -> bool:
     else:
         show(plan)
     return plan.fits
-
-
-def nodes_needed(cfg: RunConfig, hw: Hardware) -> int:
-    """As many nodes of this kind as the workers need. On one node of one GPU learner and sampler share it."""
-    if devices_needed(cfg, hw) <= hw.devices:
-        return 1
-    several = replace(hw, nodes=2 + hw.nodes)  # enough that nothing is shared which does not have to be
-    return math.ceil(devices_needed(cfg, several) / hw.devices_per_node)
 
 
 def default_gpu(cfg: RunConfig, parameters: int) -> str:

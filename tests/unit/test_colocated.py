@@ -138,6 +138,14 @@ def test_a_sleeping_sampler_is_not_put_to_sleep_again(start, events):
     assert "sleep 1" not in events
 
 
+def test_awake_samplers_sleep_before_another_model_is_loaded(start, events):
+    backend = start()
+    backend.sync_weights(0)
+    events.clear()
+    backend.load(TASK)
+    assert events == ["sleep 1", "let go"]
+
+
 def test_samplers_with_devices_of_their_own_never_sleep(start, events):
     train(start("false"), 2)
     assert events == ["sampler starts", "sync", "step", "sync", "step"]
@@ -202,6 +210,9 @@ def test_samplers_start_again_with_less_when_a_later_model_leaves_less(start, ev
     assert backend.samplers[0] is not first
     assert not first.alive
     assert backend.samplers[0].actor.cfg.sampler.gpu_memory_share == 0.47  # 8 of 80 GiB less
+    events.clear()
+    backend.step([])  # the new one is awake, though the old one slept
+    assert events == ["sleep 1", "step"]
     train(backend, 1)
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from launch.plan.command import nodes_needed
+from launch.plan.checks import devices_needed
 from launch.plan.hardware import GIB, find_hardware
 from launch.plan.placement import placement_table
 from launch.plan.plan import Plan, plan_run
@@ -159,6 +159,20 @@ def test_where_both_do_not_fit_the_change_that_is_offered_makes_them_fit(card, o
         assert planned(apply_overrides(cfg, knobs), card).problems == ()
 
 
+def test_a_change_that_helps_the_learner_alone_is_not_offered():
+    whole = ["model.lora.rank=0", "model.path=Qwen/Qwen2.5-0.5B", "learner.gradient_checkpointing=false"]
+    cfg = apply_overrides(card_24gb.recipe(), [*whole, "learner.micro_batch_tokens=6144"])
+    plan = planned(cfg, "RTX4090-24G")
+    assert plan.learner.fits
+    assert "1.00 of the sleeping sampler" in plan.problems[0]
+    assert advice(plan)
+    cfg = apply_overrides(card_24gb.recipe(), ["model.lora.rank=0", "learner.micro_batch_tokens=32768"])
+    (line,) = advice(planned(cfg, "RTX4090-24G"))  # offload alone would do for a learner that has the card to itself
+    assert "learner.micro_batch_tokens=16384 learner.offload=optimizer" in line
+    changed = apply_overrides(cfg, ["learner.micro_batch_tokens=16384", "learner.offload=optimizer"])
+    assert planned(changed, "RTX4090-24G").problems == ()
+
+
 def test_adapters_are_offered_where_training_all_weights_never_fits():
     cfg = apply_overrides(card_80gb.recipe(), ["model.lora.rank=0", "model.path=Qwen/Qwen2.5-14B"])
     found = advice(planned(cfg, "H100-80G"))
@@ -181,10 +195,8 @@ def test_the_optimiser_on_the_host_frees_what_it_held():
     assert not plan_run(apply_overrides(cfg, ["learner.offload=optimizer"]), on_cpu, lengths=LENGTHS).shape.offload
 
 
-def test_a_node_of_one_gpu_is_enough_only_where_both_can_share_it():
+def test_one_gpu_is_enough_only_where_both_can_share_it():
     one = find_hardware("H100-80G", nodes=1, gpus_per_node=1)
-    assert nodes_needed(card_80gb.recipe(), one) == 1
-    assert nodes_needed(apply_overrides(card_80gb.recipe(), ["learner.ranks=3", "sampler.count=3"]), one) == 6
-    assert nodes_needed(apply_overrides(card_80gb.recipe(), ["cluster.colocated=false"]), one) == 2
-    eight = find_hardware("H100-80G", nodes=1, gpus_per_node=8)
-    assert nodes_needed(apply_overrides(card_80gb.recipe(), ["learner.ranks=12", "sampler.count=4"]), eight) == 2
+    assert devices_needed(card_80gb.recipe(), one) == 1
+    assert devices_needed(apply_overrides(card_80gb.recipe(), ["learner.ranks=3", "sampler.count=3"]), one) == 6
+    assert devices_needed(apply_overrides(card_80gb.recipe(), ["cluster.colocated=false"]), one) == 2
