@@ -73,6 +73,7 @@ class LearnerCalls:
         return self._on_each_learner(doing, lambda learner, batch: learner.measure_gap(batch), micro_batches_R)[0]
 
     def score(self, micro_batches_R: list[list[MicroBatch]]) -> list[list[np.ndarray]]:
+        self._learners_turn()
         doing = "score rollouts"
         return self._on_each_learner(doing, lambda learner, batch: learner.score(batch), micro_batches_R)
 

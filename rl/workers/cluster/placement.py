@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import ray
-from ray.util.placement_group import PlacementGroup
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from rl.config import RunConfig
 from rl.types import BadInput
 from rl.workers.cluster.arrangement import Arrangement
-from rl.workers.cluster.ray_calls import QUIET, collect, most_on_one_node, offline
+from rl.workers.cluster.ray_calls import most_on_one_node
 
 Bundle = dict[str, float]
 """The resources that Ray reserves for the workers of one node, or for one worker: {"CPU": 1, "GPU": 2}."""
@@ -49,42 +47,6 @@ def refuse_too_small(cfg: RunConfig, bundles: Sequence[Bundle], models: Sequence
             )
 
 
-def gpu_ids_of(group: PlacementGroup, bundles: Sequence[Bundle], bound: float) -> list[list[str]]:
-    """Which GPUs Ray reserved for each bundle, under the names that CUDA_VISIBLE_DEVICES takes.
-
-    Asked of Ray by a task that takes the whole bundle for a moment, since the workers themselves ask Ray for no GPU:
-    Ray cannot give the same GPU to two workers when one of them has several.
-    """
-    asked = [i for i, bundle in enumerate(bundles) if bundle.get("GPU")]
-    ask = ray.remote(_visible_gpus)
-    refs = [
-        ask.options(
-            num_cpus=0,
-            num_gpus=bundles[i]["GPU"],
-            scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=i),
-            runtime_env={"env_vars": QUIET},
-        ).remote()
-        for i in asked
-    ]
-    found = dict(zip(asked, collect(refs, [f"bundle {i}" for i in asked], bound, "say which GPUs it has"), strict=True))
-    return [found.get(i, []) for i in range(len(bundles))]
-
-
-def _visible_gpus() -> list[str]:
-    ids = [str(gpu) for gpu in ray.get_runtime_context().get_accelerator_ids()["GPU"]]
-    return sorted(ids, key=lambda gpu: (len(gpu), gpu))  # "10" after "9"
-
-
-def describe(arranged: Arrangement, nodes: Sequence[str], ids: Sequence[Sequence[str]]) -> list[str]:
-    """One line for each worker on GPUs. nodes, ids: of each bundle, its node's address and its GPUs."""
-    lines = []
-    for kind, seats in (("learner rank", arranged.learners), ("sampler", arranged.samplers)):
-        for i, seat in enumerate(seats):
-            gpus = ", ".join(ids[seat.bundle][gpu] for gpu in seat.gpus)
-            lines.append(f"{kind} {i} on GPU {gpus} of node {nodes[seat.bundle]}")
-    return lines
-
-
 def threads_of(cfg: RunConfig, places: list[str]) -> tuple[int, int]:
     """(threads of a learner rank, threads of a sampler): as configured, else an even share of a node's cores.
 
@@ -99,18 +61,6 @@ def threads_of(cfg: RunConfig, places: list[str]) -> tuple[int, int]:
     return (
         cfg.learner.threads or max(1, cores // most_on_one_node(places[:ranks])),
         cfg.sampler.threads or max(1, cores // most_on_one_node(samplers_at)),
-    )
-
-
-def actor_on(
-    cls: type, group: PlacementGroup, bundle: int, cpus: float, threads: int, env: Mapping[str, str]
-) -> ray.actor.ActorClass:
-    """The class as a Ray actor in the group's bundle of this index. Its GPUs are in `env`, not in Ray's books."""
-    return ray.remote(cls).options(
-        num_cpus=cpus,
-        num_gpus=0,
-        scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=bundle),
-        runtime_env={"env_vars": QUIET | offline() | {"OMP_NUM_THREADS": str(threads)} | dict(env)},
     )
 
 
