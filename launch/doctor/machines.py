@@ -48,7 +48,7 @@ class RayDoctorBackend(RayBackend):
     def _probes(self) -> list[ray.actor.ActorHandle]:
         """A probe on every node, in the order of the addresses. Probes end when their handles are gone."""
         names = [*self._learner_names, *(f"sampler {i}" for i in range(self.cfg.sampler.count))]
-        homes, seat_of = placement_group_table(self.group)["bundles_to_node_id"], self.arranged.seats
+        homes, seat_of = placement_group_table(self.reserved.group)["bundles_to_node_id"], self.reserved.arranged.seats
         nodes = sorted((n for n in ray.nodes() if n["Alive"]), key=lambda n: (n["NodeManagerAddress"], n["NodeID"]))
         return [
             ray.remote(NodeProbe)

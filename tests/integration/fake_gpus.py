@@ -40,16 +40,17 @@ def placed(settings: list[str], number_of: dict[str, int]) -> dict[str, object]:
         backend = RayBackend(cfg)
     except BadInput as error:
         return {"error": str(error)}
-    home = placement_group_table(backend.group)["bundles_to_node_id"]
+    reserved = backend.reserved
+    home = placement_group_table(reserved.group)["bundles_to_node_id"]
     out: dict[str, object] = {
         "transfer": backend.transfer,
         "workers": [
-            [number_of[home[seat.bundle]], ",".join(backend.gpu_ids[seat.bundle][gpu] for gpu in seat.gpus)]
-            for seat in backend.arranged.seats
+            [number_of[home[seat.bundle]], ",".join(reserved.gpu_ids[seat.bundle][gpu] for gpu in seat.gpus)]
+            for seat in reserved.arranged.seats
         ],
     }
     if start:
-        workers = [backend._actor(Worker, i, 1, {}).remote() for i in range(len(backend.arranged.seats))]
+        workers = [reserved.actor(Worker, i, 1, {}).remote() for i in range(len(reserved.arranged.seats))]
         seen = ray.get([worker.sees.remote() for worker in workers], timeout=120)
         out["seen"] = [[number_of[node], gpus] for node, gpus in seen]
         for worker in workers:

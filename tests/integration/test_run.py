@@ -145,7 +145,7 @@ def test_sampler_and_learner_agree_from_node_to_node_and_stale_weights_and_dead_
     try:
         backend.start(path, 256)
         backend.load(Task(path, OPTIM, 10, grpo))
-        assert len(set(placement_group_table(backend.group)["bundles_to_node_id"].values())) == 2
+        assert len(set(placement_group_table(backend.reserved.group)["bundles_to_node_id"].values())) == 2
         assert len(backend.reward_actors.workers) == 2  # a reward worker on each node
         backend.sync_weights(0)
         # A stop text may be a special token: here the only one that may be sampled.

@@ -43,6 +43,7 @@ ONLY_IN = {
         "rl/workers/cluster/placement.py",
         "rl/workers/cluster/ray_backend.py",
         "rl/workers/cluster/ray_calls.py",
+        "rl/workers/cluster/reservation.py",
         "rl/workers/cluster/reward_actors.py",
         "launch/doctor/machines.py",
         "launch/submit.py",

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import ray
-from ray.util.placement_group import PlacementGroup
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from rl.config import RunConfig
 from rl.types import BadInput
 from rl.workers.cluster.arrangement import Arrangement
-from rl.workers.cluster.ray_calls import QUIET, collect, most_on_one_node, offline
+from rl.workers.cluster.ray_calls import most_on_one_node
 
 Bundle = dict[str, float]
 """The resources that Ray reserves for the workers of one node, or for one worker: {"CPU": 1, "GPU": 2}."""
@@ -99,18 +97,6 @@ def threads_of(cfg: RunConfig, places: list[str]) -> tuple[int, int]:
     return (
         cfg.learner.threads or max(1, cores // most_on_one_node(places[:ranks])),
         cfg.sampler.threads or max(1, cores // most_on_one_node(samplers_at)),
-    )
-
-
-def actor_on(
-    cls: type, group: PlacementGroup, bundle: int, cpus: float, threads: int, env: Mapping[str, str]
-) -> ray.actor.ActorClass:
-    """The class as a Ray actor in the group's bundle of this index. Its GPUs are in `env`, not in Ray's books."""
-    return ray.remote(cls).options(
-        num_cpus=cpus,
-        num_gpus=0,
-        scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=bundle),
-        runtime_env={"env_vars": QUIET | offline() | {"OMP_NUM_THREADS": str(threads)} | dict(env)},
     )
 
 

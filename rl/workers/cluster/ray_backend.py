@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import ray
-from ray.util.placement_group import placement_group, remove_placement_group
 
 from rl.backend import SampleParams, Task
 from rl.config import RunConfig
@@ -30,15 +29,11 @@ from rl.types import (
     SyncReport,
 )
 from rl.workers.cluster.actors import LearnerHost, RaySyncClient, SamplerHost
-from rl.workers.cluster.arrangement import arrange, is_colocated, transfer_of
+from rl.workers.cluster.arrangement import is_colocated, transfer_of
 from rl.workers.cluster.gauges import Gauges
 from rl.workers.cluster.hardware import hardware_of, memory_metrics
 from rl.workers.cluster.learner_calls import LearnerCalls
 from rl.workers.cluster.placement import (
-    actor_on,
-    bundles_of,
-    describe,
-    gpu_ids_of,
     gpus_of_nodes,
     refuse_too_small,
     sampler_environment,
@@ -50,11 +45,11 @@ from rl.workers.cluster.ray_calls import (
     Unanswered,
     find_device,
     models_seen_from_anywhere,
-    node_of_bundles,
     seen_from_anywhere,
     start_ray,
     unwrap,
 )
+from rl.workers.cluster.reservation import Reservation
 from rl.workers.cluster.reward_actors import MAX_RESTARTS, RewardActors
 from rl.workers.cluster.share import Share
 from rl.workers.cluster.work_queue import Sampling, WorkQueue
@@ -67,8 +62,8 @@ log = logging.getLogger("aha.cluster")
 class RayBackend(LearnerCalls):
     """Implements rl.backend.Backend on a Ray cluster, with one actor for each learner rank and each sampler.
 
-    version: of the weights that the samplers have, -1 for none. restarts: of samplers. group: Ray's reservation of the
-    workers' CPUs and GPUs. bundle_nodes: the node of each bundle of it. places: the node of each worker.
+    version: of the weights that the samplers have, -1 for none. restarts: of samplers. places: the node of each worker.
+    colocated: learners and samplers share devices.
     """
 
     def __init__(self, cfg: RunConfig) -> None:
@@ -96,34 +91,11 @@ class RayBackend(LearnerCalls):
         self.share = Share(cfg)
         self.restarts = 0
         self.places: list[str] = []
-        self._place(gpus_N)
-
-    # -------------------------------------------------------------------------------------------- placement
-
-    def _place(self, gpus_N: Sequence[int]) -> None:
-        """Reserve the CPUs and GPUs of all workers together. Raises BadInput when the cluster is too small."""
-        cfg, bound = self.cfg, self.cfg.cluster.start_bound_s(self.device)
-        self.arranged = arrange(cfg, gpus_N, colocated=self.colocated)
-        self.bundles = bundles_of(cfg, self.arranged)
-        refuse_too_small(cfg, self.bundles, self.reward_actors.resources())
-        self.group = placement_group(self.bundles, strategy="PACK")
-        self._wait([self.group.ready()], ["the placement group"], bound, "get its resources")
-        self._find_places()
-        self.gpu_ids = gpu_ids_of(self.group, self.bundles, bound)
-        if gpus_N:
-            log.info("; ".join(describe(self.arranged, self.bundle_nodes, self.gpu_ids)))
+        models, bound = self.reward_actors.resources(), cfg.cluster.start_bound_s(self.device)
+        with self._naming_silent_nodes():
+            self.reserved = Reservation(cfg, gpus_N, models, bound, colocated=self.colocated)
+        self.places = self.reserved.places
         self.learner_threads, self.sampler_threads = threads_of(cfg, self.places)
-
-    def _find_places(self) -> None:
-        self.bundle_nodes = node_of_bundles(self.group)
-        self.places = [self.bundle_nodes[seat.bundle] for seat in self.arranged.seats]
-
-    def _actor(self, cls: type, index: int, threads: int, env: dict[str, str]) -> ray.actor.ActorClass:
-        """index: of the worker, learners first."""
-        seat = self.arranged.seats[index]
-        if seat.gpus:
-            env = env | {"CUDA_VISIBLE_DEVICES": ",".join(self.gpu_ids[seat.bundle][gpu] for gpu in seat.gpus)}
-        return actor_on(cls, self.group, seat.bundle, self.cfg.cluster.cpus_per_worker, threads, env)
 
     # -------------------------------------------------------------------------------------------- start
 
@@ -135,7 +107,7 @@ class RayBackend(LearnerCalls):
         self.model_path, self.context_length = seen_from_anywhere(model_path), context_length
         env = {"DS_ACCELERATOR": "cpu"} if self.device == "cpu" else {}
         self.learners = [
-            self._actor(LearnerHost, rank, self.learner_threads, env).remote(
+            self.reserved.actor(LearnerHost, rank, self.learner_threads, env).remote(
                 cfg, rank, self.device, self.learner_threads
             )
             for rank in range(cfg.learner.ranks)
@@ -174,13 +146,13 @@ class RayBackend(LearnerCalls):
             old, self.reward_actors = self.reward_actors, RewardActors(cfg, self.device)
             self.reward_actors.take_over(old)
             old.close()
-            refuse_too_small(cfg, self.bundles, self.reward_actors.resources())
+            refuse_too_small(cfg, self.reserved.bundles, self.reward_actors.resources())
             if cfg.rewards:
                 self.reward_actors.start()
 
     def _new_sampler(self, index: int) -> ray.actor.ActorHandle:
         cfg, env = self.cfg, sampler_environment(self.cfg, self.device)
-        actor = self._actor(SamplerHost, cfg.learner.ranks + index, self.sampler_threads, env)
+        actor = self.reserved.actor(SamplerHost, cfg.learner.ranks + index, self.sampler_threads, env)
         cfg = self.share.given_to(cfg, colocated=self.colocated)
         return actor.remote(cfg, index, self.model_path, self.context_length, self.device, self.transfer)
 
@@ -285,7 +257,8 @@ class RayBackend(LearnerCalls):
         self.samplers[i] = self._new_sampler(i)
         bound = self.cfg.cluster.start_bound_s(self.device)
         self._wait([self.samplers[i].ping.remote()], [f"sampler {i}"], bound, "start again")
-        self._find_places()  # if its node died too, Ray has put it on another
+        self.reserved.find_places()  # if its node died too, Ray has put it on another
+        self.places = self.reserved.places
         # Only to this sampler: the others have these weights, and may be in the middle of a completion.
         self._connect_learners_to([i])
         self._send_weights(version, [i])
@@ -361,13 +334,13 @@ class RayBackend(LearnerCalls):
         return memory_metrics("learner", held[:ranks]) | memory_metrics("sampler", held[ranks:])
 
     def hardware(self) -> Hardware:
-        return hardware_of(ray.nodes(), self.bundle_nodes, self.bundles, self.reward_actors.resources())
+        return hardware_of(ray.nodes(), self.reserved.nodes, self.reserved.bundles, self.reward_actors.resources())
 
     def close(self) -> None:
         for handle in (*self.learners, *self.samplers):
             ray.kill(handle)
         self.reward_actors.close()
         self.learners, self.samplers = [], []
-        remove_placement_group(self.group)
+        self.reserved.release()
         if self.started_ray:
             ray.shutdown()
