@@ -47,42 +47,6 @@ def refuse_too_small(cfg: RunConfig, bundles: Sequence[Bundle], models: Sequence
             )
 
 
-def gpu_ids_of(group: PlacementGroup, bundles: Sequence[Bundle], bound: float) -> list[list[str]]:
-    """Which GPUs Ray reserved for each bundle, under the names that CUDA_VISIBLE_DEVICES takes.
-
-    Asked of Ray by a task that takes the whole bundle for a moment, since the workers themselves ask Ray for no GPU:
-    Ray cannot give the same GPU to two workers when one of them has several.
-    """
-    asked = [i for i, bundle in enumerate(bundles) if bundle.get("GPU")]
-    ask = ray.remote(_visible_gpus)
-    refs = [
-        ask.options(
-            num_cpus=0,
-            num_gpus=bundles[i]["GPU"],
-            scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=i),
-            runtime_env={"env_vars": QUIET},
-        ).remote()
-        for i in asked
-    ]
-    found = dict(zip(asked, collect(refs, [f"bundle {i}" for i in asked], bound, "say which GPUs it has"), strict=True))
-    return [found.get(i, []) for i in range(len(bundles))]
-
-
-def _visible_gpus() -> list[str]:
-    ids = [str(gpu) for gpu in ray.get_runtime_context().get_accelerator_ids()["GPU"]]
-    return sorted(ids, key=lambda gpu: (len(gpu), gpu))  # "10" after "9"
-
-
-def describe(arranged: Arrangement, nodes: Sequence[str], ids: Sequence[Sequence[str]]) -> list[str]:
-    """One line for each worker on GPUs. nodes, ids: of each bundle, its node's address and its GPUs."""
-    lines = []
-    for kind, seats in (("learner rank", arranged.learners), ("sampler", arranged.samplers)):
-        for i, seat in enumerate(seats):
-            gpus = ", ".join(ids[seat.bundle][gpu] for gpu in seat.gpus)
-            lines.append(f"{kind} {i} on GPU {gpus} of node {nodes[seat.bundle]}")
-    return lines
-
-
 def threads_of(cfg: RunConfig, places: list[str]) -> tuple[int, int]:
     """(threads of a learner rank, threads of a sampler): as configured, else an even share of a node's cores.
 
