@@ -100,23 +100,23 @@ def zero_stages(device: str) -> Figures:
         path = random_model(Path(folder) / "model", layers=2)
         for dtype, stage in CASES:
             cfg = config(dtype, stage, device)
-            if relation_faults(replace(cfg, model=replace(cfg.model, path=path))) or (
-                dtype == "float16" and device == "cpu"
-            ):
-                continue  # what Aha refuses: float16 on a CPU, no ZeRO in half precision
+            refused = [fault for fault in relation_faults(cfg) if fault.startswith("learner.zero_stage")]
+            if refused or (dtype == "float16" and device == "cpu"):
+                continue  # no ZeRO in half precision, and float16 on a CPU: Aha refuses both
             name = f"{dtype}, ZeRO-{stage}"
             with learner_of(cfg, path, device) as learner:
-                losses, norms = train(learner, cfg, name, Path(folder) / f"{dtype}-{stage}")
-            figures[f"{name}: losses"] = " ".join(f"{loss:.5f}" for loss in losses)
+                norms = train(learner, cfg, name, Path(folder) / f"{dtype}-{stage}")
+            figures[f"{name}: gradient norms"] = " ".join(f"{norm:.6f}" for norm in norms)
             want = wanted.setdefault(dtype, norms)
             bound = 1e-3 if dtype == "float32" else 0.05
             off = max(abs(a / b - 1) for a, b in zip(norms, want, strict=True))
             require(off < bound, f"{name}: gradient norms are off by {off:.1%} from the first stage's")
+    require(len(wanted) == (3 if device == "cuda" else 2), f"only {', '.join(wanted) or 'nothing'} was trained")
     return figures
 
 
-def train(learner: Learner, cfg: RunConfig, name: str, folder: Path) -> tuple[list[float], list[float]]:
-    """Two updates, one with a NaN, and one from a checkpoint. Returns losses and norms of the first two."""
+def train(learner: Learner, cfg: RunConfig, name: str, folder: Path) -> list[float]:
+    """Two updates, one with a NaN, and one from a checkpoint. Returns the gradient norms of the first two."""
     stats = [learner.step(batches(cfg, seed)) for seed in range(2)]
     require(all(s.updates == 1 and math.isfinite(s.grad_norm) for s in stats), f"{name}: an update was not applied")
     before = learner.weights_hash()
@@ -134,7 +134,7 @@ def train(learner: Learner, cfg: RunConfig, name: str, folder: Path) -> tuple[li
     learner.step(batches(cfg, 3))
     sums = learner.parameter_sums()
     require(all(math.isfinite(x) for x in sums.values()), f"{name}: weights that are not finite")
-    return [s.loss for s in stats], [s.grad_norm for s in stats]
+    return [s.grad_norm for s in stats]
 
 
 # ------------------------------------------------------------------------------------------------ 8 streams

@@ -107,13 +107,11 @@ def largest_gap(policy, rollout: Rollout, device: str) -> float:  # type: ignore
 
 
 def tiny_recipe(device: str) -> Figures:
-    """recipes/tiny.py learns on the card: SFT, weight syncs, sampling, GRPO, checkpoints."""
+    """recipes/tiny.py runs on the card, which learner and sampler share: SFT, syncs, sampling, GRPO, checkpoints."""
     needs("ray", "vllm", "deepspeed")
     with tempfile.TemporaryDirectory() as folder:
         settings = [f"out={folder}", "grpo.steps=2", "sft.steps=20", "evaluation.data.limit=8"]
-        settings += (
-            ["model.dtype=bfloat16", "cluster.device=gpu", "cluster.weight_transfer=ipc"] if device == "cuda" else []
-        )
+        settings += ["model.dtype=bfloat16", "cluster.device=gpu"] if device == "cuda" else []
         start = time.monotonic()
         command = [sys.executable, "-m", "launch.cli", "run", "recipes/tiny.py", *settings]
         done = subprocess.run(command, capture_output=True, text=True)
