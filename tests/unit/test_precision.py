@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from launch import machine
-from launch.machine import settled
+from launch.machine import settled, settled_run
 from launch.plan.hardware import this_machine as planned_machine
 from recipes.quickstart import recipe
 from rl.config import ClusterConfig, ModelConfig, RunConfig
@@ -123,6 +125,19 @@ def test_a_cluster_is_taken_to_have_gpus_where_it_is_not_asked(monkeypatch: pyte
     cfg = dataclasses.replace(typed("auto"), out="/nowhere", cluster=ClusterConfig(address="10.0.0.1:6379"))
     assert settled(cfg, ask_cluster=False)[0].model.dtype == "bfloat16"  # type: ignore[union-attr]
     assert settled(cfg)[0].model.dtype == "float32"  # type: ignore[union-attr]
+
+
+def test_a_cluster_is_joined_before_it_is_asked_unless_it_must_not_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    asked = SimpleNamespace(
+        start_ray=lambda cfg: calls.append("joined"), cluster_machine=lambda cfg: [calls.append("asked"), UNIT][1]
+    )
+    monkeypatch.setitem(sys.modules, "rl.workers.cluster.ray_calls", asked)
+    cfg = dataclasses.replace(typed("auto"), out="/nowhere", cluster=ClusterConfig(address="10.0.0.1:6379"))
+    assert settled_run(cfg)[0].model.dtype == "bfloat16"
+    assert calls == ["joined", "asked"]
+    settled_run(cfg, ask_cluster=False)
+    assert calls == ["joined", "asked"]
 
 
 def test_what_the_chosen_precision_does_not_go_with_is_told_before_the_start(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -194,6 +194,15 @@ def test_text_that_was_cut_within_a_character_is_cut_further():
     assert encoded is not None
 
 
+def test_one_token_of_a_response_is_enough_to_be_read(llama):
+    encoder = load_encoder(str(llama), max_tokens=FRAME + 1)
+    encoded = encoder.encode("2 + 2?", "xyz")
+    assert encoded is not None
+    assert (len(encoded.token_ids), encoded.cut) == (FRAME + 1, True)
+    encoder.max_tokens = FRAME
+    assert encoder.encode("2 + 2?", "xyz") is None
+
+
 def test_a_question_that_leaves_no_room_costs_its_samples(llama):
     report = model(llama).score(group("a", "b", question="x" * 300))
     assert [parts["rm"].verdict for parts in report.parts_G] == [Verdict.FAILED] * 2
@@ -248,6 +257,14 @@ def test_the_tags_of_thinking_stay_whole_even_as_special_tokens():
     encoded = Encoder(tokenizer, 200, thinking=True).encode("q", "<think>a</think><|turn|>")
     assert encoded is not None
     assert tokenizer.decode(encoded.token_ids) == "<s>user:q</s><s>assistant:<think>a</think>< |turn|></s>"
+
+
+def test_a_special_token_of_two_characters_is_broken_up_and_one_of_a_single_character_cannot_be():
+    tokenizer = byte_tokenizer(chat=CHAT)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<>", "~"]})
+    encoded = Encoder(tokenizer, 200, thinking=True).encode("q", "a<>b~c")
+    assert encoded is not None
+    assert tokenizer.decode(encoded.token_ids) == "<s>user:q</s><s>assistant:a< >b~c</s>"
 
 
 # ------------------------------------------------------------------------------------------------ refused before a run
