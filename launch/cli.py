@@ -12,6 +12,7 @@ import typer
 
 from launch.completion import SCRIPTS, Shell, complete_recipe, complete_setting
 from launch.recipe_help import RecipeCommand, print_settings
+from rl.records.disk_faults import disk_fault
 from rl.types import AhaError, BadInput, Stopped
 
 if TYPE_CHECKING:
@@ -351,6 +352,11 @@ def main() -> None:
         sys.exit(_say(stopped, 130))
     except AhaError as error:
         sys.exit(_say(error, 1))
+    except OSError as error:
+        told = disk_fault(error, Path(), "then give the command again")
+        if told is None:
+            raise
+        sys.exit(_say(told, 1))
     except KeyboardInterrupt:
         print("stopped at once; the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(130)
