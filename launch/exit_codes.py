@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
+from rl.records.disk_faults import disk_fault
 from rl.types import AhaError, BadInput, Stopped
 
 FAILED, BAD_INPUT, STOPPED = 1, 2, 130
@@ -21,6 +23,11 @@ def run_and_exit(command: Callable[[], object]) -> None:
         _exit(stopped, STOPPED)
     except AhaError as error:
         _exit(error, FAILED)
+    except OSError as error:
+        told = disk_fault(error, Path(), "then give the command again")
+        if told is None:
+            raise
+        _exit(told, FAILED)
     except KeyboardInterrupt:
         print("stopped at once; the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(STOPPED)

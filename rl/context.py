@@ -138,12 +138,13 @@ class Context:
         with self.timed("save"):
             store = self.store(stage)
             partial = store.begin(step)
-            self.backend.save(partial)
             learner = self.cfg.learner
             meta = CheckpointMeta(
                 step, cursor, fingerprint, learner.ranks, learner.zero_stage, score, dict(self.seconds)
             )
-            store.commit(partial, meta)
+            with _removed_when_it_fails(partial):
+                self.backend.save(partial)
+                store.commit(partial, meta)
 
     def resume(self, stage: str, fingerprint: str, stream: Resumable, total: int) -> int:
         """Load the stage's newest checkpoint, if there is one, into the learners and the stream. Returns its steps.
@@ -178,9 +179,20 @@ class Context:
         with self.timed("export"):
             partial = folder.with_name(f"{folder.name}.partial")
             shutil.rmtree(partial, ignore_errors=True)
-            self.backend.export(partial)
+            with _removed_when_it_fails(partial):
+                self.backend.export(partial)
             shutil.rmtree(folder, ignore_errors=True)
             partial.rename(folder)
+
+
+@contextmanager
+def _removed_when_it_fails(partial: Path) -> Iterator[None]:
+    """Remove a half-written folder when the block fails: on a full disk, what else is written needs its room."""
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
 
 
 def sample_seed(run_seed: int, *parts: int | str) -> int:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -171,11 +173,31 @@ class _ConsoleHandler(logging.Handler):
             self._console.print(Text(prefix + record.getMessage()), soft_wrap=True)
 
 
+class _LogFile(logging.FileHandler):
+    """log.txt. A disk that it cannot be written to is told once, on the console, and holds nobody up."""
+
+    def __init__(self, path: Path, console: Console) -> None:
+        super().__init__(path, encoding="utf-8")
+        self._path, self._console, self._told = path, console, False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self._told:
+            self._told = True
+            self._console.print(Text(f"warning: {self._path} lacks messages: {error.strerror}"), soft_wrap=True)
+
+    def close(self) -> None:
+        with suppress(OSError):  # of what could not be written before; it was told
+            super().close()
+
+
 def log_to(path: Path, console: Console) -> Callable[[], None]:
     """Send log messages from INFO up to the file, and Aha's own and warnings to the console. Returns a function that
     ends this.
     """
-    to_file = logging.FileHandler(path, encoding="utf-8")
+    to_file = _LogFile(path, console)
     to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     handlers = [to_file, _ConsoleHandler(console)]
     root = logging.getLogger()

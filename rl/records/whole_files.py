@@ -26,6 +26,16 @@ RUN_STAGE_AGAIN = "delete its stage's folder, and the same command runs that sta
 
 
 @contextmanager
+def named_in_errors(path: Path) -> Iterator[None]:
+    """Put the path into an OSError that has none: a write that fails names only what went wrong."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
+@contextmanager
 def whole(path: Path) -> Iterator[Path]:
     """Yield a temporary path to write to. It replaces `path` when the block ends, and is removed when the block fails.
 
@@ -35,12 +45,13 @@ def whole(path: Path) -> Iterator[Path]:
     # With the process's number, because a run and `aha report` may write the same page.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        yield temporary
-        # Without these two syncs a power cut could leave the new name with none of the content.
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        sync_folder(path.parent)
+        with named_in_errors(path):
+            yield temporary
+            # Without these two syncs a power cut could leave the new name with none of the content.
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
+            sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -120,7 +131,7 @@ def cut_partial_line(path: Path) -> None:
 
 def append_lines(path: Path, lines: Iterable[Mapping[str, object]]) -> None:
     """Add lines and wait until they are on the disk."""
-    with path.open("a", encoding="utf-8") as file:
+    with named_in_errors(path), path.open("a", encoding="utf-8") as file:
         file.writelines(json.dumps(line, default=str) + "\n" for line in lines)
         file.flush()
         os.fsync(file.fileno())

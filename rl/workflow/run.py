@@ -19,6 +19,7 @@ from rl.backend import Backend, RewardWorkers
 from rl.config import RunConfig
 from rl.context import Context, Inputs, StageRun, Stop
 from rl.model.pretrained import load_config
+from rl.records.disk_faults import disk_faults_told
 from rl.records.folder_lock import held
 from rl.records.tracker import Tracker
 from rl.scoring.reward_processes import LocalRewardWorker
@@ -54,12 +55,13 @@ def run(
     what they share.
     make_local_rewards(cfg) starts the rewards of a stage without machines.
     progressed(folder) is called after each stage and each evaluation; it must return at once.
-    Raises BadInput for whatever is wrong before anything starts, and when another process is at work in the folder.
+    Raises BadInput for whatever is wrong before anything starts, and when another process is at work in the folder;
+    AhaError when a disk is full.
     """
     layout = layout_of(made)
     layout.check(layout.plan())
     machines = Machines(make_backend, make_local_rewards, prepare_machines)
-    with held(layout.recipe.folder):
+    with held(layout.recipe.folder), disk_faults_told(layout.recipe.folder):
         return _run(layout, machines, progressed)
 
 
