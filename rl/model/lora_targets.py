@@ -64,8 +64,9 @@ def _fault(hf: PreTrainedModel, linear: Sequence[str], targets: Sequence[str], t
     """Why a target is refused; "" when it means linear layers whose weights are theirs alone."""
     given = f"{KEY}={target if PLAIN.fullmatch(target) else repr(target)}:"
     if target == ALL_LINEAR:
-        if len(set(targets)) > 1:
-            return f"{given} it means every linear layer but the head, so it stands alone; leave it or the others out"
+        others = ", ".join(repr(other) for other in targets if other != ALL_LINEAR)
+        if others:
+            return f"{given} it means every linear layer but the head, so it stands alone; leave it out, or {others}"
         return _shared_fault(hf, linear, given)
     ends = _ends_fault(hf, target)
     if ends:
@@ -84,10 +85,10 @@ def _ends_fault(hf: PreTrainedModel, target: str) -> str:
     for module, what in ((hf.get_input_embeddings(), "the embedding"), (hf.get_output_embeddings(), "the output head")):
         name = next((n for n, m in hf.named_modules() if module is not None and m is module), None)
         if name is not None and _means(target, name):
-            both = ", which is the embedding and the head in one tensor here" if tied else ""
+            both = " (embedding and head are one tensor here)" if tied else ""
             return (
-                f"it is {what}: samplers and exports get its plain weight, and logprobs are computed from it in chunks"
-                f"{both}, so it has no adapter. Leave it out, or train all weights with model.lora.rank=0"
+                f"it is {what}{both}: logprobs, samplers and exports take its plain weight, so it has no adapter. "
+                "Leave it out, or train all weights with model.lora.rank=0"
             )
     return ""
 

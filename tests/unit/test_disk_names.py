@@ -10,8 +10,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig
 
+from rl.config import LoraConfig
 from rl.model import disk_names
 from rl.model.disk_names import DiskNames
+from rl.model.lora import add_adapters, plain_weights
 from tests.unit import mixtures
 
 
@@ -67,6 +69,17 @@ def test_a_dense_model_goes_out_as_it_is_without_a_copy(tied: bool) -> None:
         assert names.of(name, tuple(p.shape)) == [(name, tuple(p.shape))]
         assert [(n, t.data_ptr()) for n, t in names.split(name, p.data)] == [(name, p.data_ptr())]
     assert names.renamed("lm_head.weight") == "lm_head.weight"
+
+
+@pytest.mark.parametrize("family", mixtures.FAMILIES)
+def test_merged_adapters_go_out_under_the_names_of_the_file_too(family: str, tmp_path: Path) -> None:
+    file = load_file(mixtures.write(family, tmp_path) / "model.safetensors")
+    hf = AutoModelForCausalLM.from_pretrained(tmp_path)
+    add_adapters(hf, LoraConfig(rank=2), seed=0)
+    weights = plain_weights(hf)
+    names = DiskNames(hf, {weight.name: tuple(weight.base.shape) for weight in weights})
+    found = {part: t for weight in weights for part, t in names.split(weight.name, weight.merged())}
+    assert equal(found, file)  # an adapter's B is zero at first
 
 
 def test_names_alone_may_differ() -> None:

@@ -61,7 +61,7 @@ def test_every_target_that_matches_nothing_is_named() -> None:
 
 
 def test_all_linear_stands_alone_and_no_targets_are_refused() -> None:
-    assert "stands alone" in refusal("all-linear", "q_proj")
+    assert "stands alone; leave it out, or 'q_proj', 'z'" in refusal("all-linear", "q_proj", "z")
     assert "no layer is named" in refusal()
 
 
@@ -73,8 +73,8 @@ def test_a_block_is_named_with_the_linear_layers_in_it() -> None:
 @pytest.mark.parametrize(("target", "what"), [("lm_head", "the output head"), ("model.embed_tokens", "the embedding")])
 def test_embedding_and_head_are_refused_with_the_reason(target: str, what: str, tied: bool) -> None:
     text = refusal("q_proj", target, tied=tied)
-    assert f"={target}: it is {what}: samplers and exports get its plain weight" in text
-    assert ("in one tensor here" in text) == tied
+    both = " (embedding and head are one tensor here)" if tied else ""
+    assert f"={target}: it is {what}{both}: logprobs, samplers and exports take its plain weight" in text
     assert "model.lora.rank=0" in text
 
 
