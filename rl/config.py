@@ -60,7 +60,7 @@ def share_in_key(value: float) -> str:
 
 @dataclass(frozen=True)
 class LoraConfig:
-    """Low-rank adapters (arXiv 2106.09685) on frozen weights; weight sync and export merge them into the weights."""
+    """Low-rank adapters (arXiv 2106.09685) on frozen weights. Exports merge them, and syncs by cluster.lora_sync."""
 
     rank: int = knob(0, "Rank of the adapters; 0 trains all weights.", lo=0)
     alpha: float = knob(32.0, "An adapter's product is multiplied by alpha / rank.", lo=0)
@@ -613,6 +613,11 @@ class ClusterConfig:
     weight_transfer: str = knob(
         "auto", "auto: nccl between GPUs, ipc where workers share them, bucket (through Ray's object store) on CPUs.",
         choices=("auto", "bucket", "nccl", "ipc"),
+    )  # fmt: skip
+    lora_sync: str = knob(
+        "auto", "With LoRA, a sync sends the adapter alone, or weights with the adapter merged: bfloat16 then rounds "
+        "small updates away. auto: the adapter where vLLM can run it.",
+        choices=("auto", "adapter", "merged"),
     )  # fmt: skip
     bucket_mib: int = knob(64, "Largest bucket in which weights are sent, MiB.", lo=1)
     start_timeout_s: float = knob(

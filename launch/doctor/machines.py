@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -105,7 +106,8 @@ def learner_checksums(learner: Learner) -> tuple[dict[str, int], dict[str, tuple
     kept = {disk.renamed(first[id(p)]) for p in outer}
     checksums: dict[str, int] = {}
     shapes: dict[str, tuple[int, ...]] = {}
-    for name, tensor in learner.full_parameters():
+    apart = itertools.chain(learner.base_parameters(), learner.adapter_parameters())
+    for name, tensor in apart if learner.adapters_apart else learner.full_parameters():
         checksums[name] = tensor_checksum(tensor.to(dtype))
         if name in kept or tensor.dim() == 1:
             shapes[name] = tuple(tensor.shape)

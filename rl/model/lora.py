@@ -1,8 +1,9 @@
 """Low-rank adapters (LoRA, 2106.09685) through peft, and the plain Hugging Face weights that they stand for.
 
-A layer with weight W computes W x + scale * B (A x), scale = alpha / rank. The learner sends W + scale * B A under W's
-own name, so samplers and exports see a plain model. In bfloat16 that sum is rounded when it is sent, while the learner
-adds the two products unrounded. The difference is part of the sampler-learner gap, which every step measures.
+A layer with weight W computes W x + scale * B (A x), scale = alpha / rank. Exports hold W + scale * B A under W's own
+name, a plain model. Samplers that run adapters (rl/workers/sampler/adapters.py) get W once and A and B after that, the
+others that sum too. In bfloat16 the sum is rounded, while the learner adds the two products unrounded. The difference
+is part of the sampler-learner gap, which every step measures.
 
 Adapters are on linear layers alone (rl/model/lora_targets.py says which). Experts of a mixture are 3-D tensors and stay
 as they are.
@@ -115,6 +116,24 @@ def plain_weights(hf: nn.Module) -> list[PlainWeight]:
         else:
             weights.append(PlainWeight(name.replace(".base_layer.", "."), parameter))
     return weights
+
+
+def base_weights(hf: nn.Module) -> list[PlainWeight]:
+    """plain_weights without what the adapters add."""
+    return [PlainWeight(weight.name, weight.base) for weight in plain_weights(hf)]
+
+
+def adapter_weights(hf: nn.Module) -> list[PlainWeight]:
+    """Every adapter's A and B: "model.layers.0.mlp.up_proj.lora_A.weight"."""
+    adapted = [(weight.name.removesuffix("weight"), weight.adapters) for weight in plain_weights(hf) if weight.adapters]
+    return [
+        PlainWeight(f"{name}lora_{ab}.weight", p) for name, pair in adapted for ab, p in zip("AB", pair, strict=True)
+    ]
+
+
+def adapter_scale(hf: nn.Module) -> float:
+    """alpha / rank, which all adapters share."""
+    return next(weight.scale for weight in plain_weights(hf) if weight.adapters)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
     .venv/bin/python tests/bench/precision.py                                    # tiny: SFT at 1e-5 and 1e-6, minutes
     .venv/bin/python tests/bench/precision.py --model smollm2 --stage sft --lr 1e-5
     .venv/bin/python tests/bench/precision.py --model smollm2 --stage grpo --lr 1e-5    # an hour and a half
+    .venv/bin/python tests/bench/precision.py --stage merge                      # what merging a LoRA adapter loses, seconds
 
 Each case is a stage of a recipe in the real learner (and sampler), kept in .bench/precision: the same command goes on
 from there. Every precision starts from the same model, which was trained in float32 and rounded to bfloat16's grid, as
@@ -133,10 +134,38 @@ def rows(results: dict[Case, Result]) -> Iterator[str]:
         yield f"| {model} | {stage} | {lr:g} | {precision} | {loss} | {accuracy} | {moved} % |"
 
 
+def merge_rows(sizes: Sequence[float] = (1e-1, 1e-2, 1e-3, 1e-4), rank: int = 16) -> Iterator[str]:
+    """What is lost of an adapter that is merged into bfloat16 weights, by the size of its update beside the weights.
+
+    Error: |merged - W - update| / |update|, as norms over the matrix; 1 means that all of the update is lost.
+    """
+    import torch
+
+    torch.manual_seed(0)
+    base = (0.02 * torch.randn(1024, 1024)).bfloat16().float()
+    a, b = torch.randn(rank, 1024), torch.randn(1024, rank)
+    yield "| update / weights | weights that move, % | error of the merged update | error of the two products apart |"
+    yield "|---|---|---|---|"
+    x = torch.randn(1024, 64).bfloat16().float()
+    for size in sizes:
+        scale = size * base.norm() / (b @ a).norm()
+        low, high = (
+            a.bfloat16().float(),
+            (scale * b).bfloat16().float(),
+        )  # as they travel, and as they are computed with
+        update = high @ low
+        merged = (base + update).bfloat16().float()
+        lost = (merged - base - update).norm() / update.norm()
+        # Apart, the two products are added: their errors are those of their own bfloat16 matrices.
+        apart = (high @ (low @ x).bfloat16().float() - update @ x).norm() / (update @ x).norm()
+        moved = 100 * float((merged != base).float().mean())
+        yield f"| {size:g} | {moved:.3g} | {float(lost):.2g} | {float(apart):.2g} |"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=("tiny", "smollm2"), default="tiny")
-    parser.add_argument("--stage", choices=("sft", "grpo"), default="sft")
+    parser.add_argument("--stage", choices=("sft", "grpo", "merge"), default="sft")
     parser.add_argument("--lr", type=float, nargs="+", default=[1e-5, 1e-6])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
@@ -145,6 +174,9 @@ def main() -> None:
         "--start-steps", type=int, default=0, help="SFT steps of the model to start from; 0: the recipe's"
     )
     asked = parser.parse_args()
+    if asked.stage == "merge":
+        print("\n".join(merge_rows()))
+        return
 
     from rl.workers.cluster.ray_backend import RayBackend
     from rl.workers.cluster.ray_calls import start_ray

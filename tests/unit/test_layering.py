@@ -55,6 +55,7 @@ ONLY_IN = {
         "rl/workers/learner/ulysses.py",
     },
     "vllm": {
+        "rl/workers/sampler/adapters.py",
         "rl/workers/sampler/precision.py",
         "rl/workers/sampler/sampler.py",
         "rl/workers/sync/vllm_transfer.py",

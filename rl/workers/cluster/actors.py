@@ -94,6 +94,10 @@ class RaySyncClient:
         while len(self.pending) > self.under_way:
             self._wait(self.pending.pop(0))
 
+    def load_adapter(self, buckets: list[dict[str, object]], scale: float, *, alone: bool) -> None:
+        shared = ray.put(buckets)
+        self._wait([h.load_adapter.remote(shared, scale, alone) for h in self.handles])
+
     def finish_weight_update(self, weight_version: str | None = None) -> None:
         while self.pending:
             self._wait(self.pending.pop(0))

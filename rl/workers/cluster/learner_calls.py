@@ -4,6 +4,7 @@ colocated learners and samplers take turns on their devices.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,14 +15,15 @@ import ray
 
 from rl.config import RunConfig
 from rl.types import MicroBatch, PackedBatch, StepStats
-from rl.workers.cluster.hardware import Rest, let_go
-from rl.workers.cluster.ray_calls import SyncWatch, Unanswered, collect, silent_nodes
+from rl.workers.cluster.hardware import Rest, let_go, memory_metrics
+from rl.workers.cluster.ray_calls import ActorGone, SyncWatch, Unanswered, collect, silent_nodes
 from rl.workers.sampler.sampler import SLEEPERS
 
 if TYPE_CHECKING:
     # Loads DeepSpeed, which the driver does without.
     from rl.workers.learner.learner import Learner
 
+log = logging.getLogger("aha.cluster")
 A = TypeVar("A")
 T = TypeVar("T")
 
@@ -106,6 +108,18 @@ class LearnerCalls:
     def parameter_sums(self) -> dict[str, float]:
         """Name -> sum of a parameter's absolute values."""
         return self._on_learners("sum the weights", lambda learner: learner.parameter_sums())[0]
+
+    def memory(self) -> dict[str, float]:
+        refs = [h.memory.remote() for h in (*self.learners, *self.samplers)]
+        names = [*self._learner_names, *self._sampler_names]
+        try:
+            held = self._wait(refs, names, self.cfg.cluster.sync_timeout_s, "measure memory")
+        except (ActorGone, Unanswered) as error:
+            # A metric that fails must not end the run. The next sync or rollout finds out who is gone.
+            log.warning("this step's memory is not known: %s", error)
+            return {}
+        ranks = len(self.learners)
+        return memory_metrics("learner", held[:ranks]) | memory_metrics("sampler", held[ranks:])
 
     # -------------------------------------------------------------------------------------------- turns
 

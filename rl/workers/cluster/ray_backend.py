@@ -31,7 +31,7 @@ from rl.types import (
 from rl.workers.cluster.actors import LearnerHost, RaySyncClient, SamplerHost
 from rl.workers.cluster.arrangement import is_colocated, transfer_of
 from rl.workers.cluster.gauges import Gauges
-from rl.workers.cluster.hardware import hardware_of, memory_metrics
+from rl.workers.cluster.hardware import hardware_of
 from rl.workers.cluster.learner_calls import LearnerCalls
 from rl.workers.cluster.placement import (
     gpus_of_nodes,
@@ -42,7 +42,6 @@ from rl.workers.cluster.placement import (
 from rl.workers.cluster.ray_calls import (
     ActorGone,
     SyncWatch,
-    Unanswered,
     find_device,
     models_seen_from_anywhere,
     seen_from_anywhere,
@@ -200,12 +199,21 @@ class RayBackend(LearnerCalls):
         )
         endpoint = self.learners[0].endpoint.remote()  # a new port: the last connection may hold its own for a while
         address, _, port = self._wait([endpoint], self._learner_names[:1], bound, "name a free port")[0]
-        connection = SamplerConnection(
-            self.transfer, client, address, port, len(samplers) * gpus_each, self.cfg.cluster.bucket_mib << 20
-        )
+        bucket_bytes, gpus = self.cfg.cluster.bucket_mib << 20, len(samplers) * gpus_each
+        adapters = self._take_adapters(samplers)
+        connection = SamplerConnection(self.transfer, client, address, port, gpus, bucket_bytes, adapters)
         watch = self._sync_watch(samplers)
         doing = "connect to the samplers"
         self._on_learners(doing, lambda learner: learner.connect_samplers(connection), bound, watch)
+
+    def _take_adapters(self, samplers: Sequence[int]) -> bool:
+        """Whether these samplers run LoRA adapters apart from the base. One that has died will do as the others do."""
+        if not self.cfg.model.lora.rank or self.cfg.cluster.lora_sync == "merged":
+            return False
+        refs = [self.samplers[i].takes_adapters.remote() for i in samplers]
+        names, bound = [self._sampler_names[i] for i in samplers], self.cfg.cluster.sync_timeout_s
+        answers = self._wait(refs, names, bound, "say whether it takes adapters", keep_gone=True)
+        return all(answer for answer in answers if not isinstance(answer, ActorGone))
 
     def _sync_watch(self, samplers: Sequence[int]) -> SyncWatch | None:
         """What to watch while learners wait for samplers. With buckets the learner itself hears of their errors."""
@@ -320,18 +328,6 @@ class RayBackend(LearnerCalls):
 
     def queue(self) -> Queue:
         return Queue(self.work_queue.waiting, self.work_queue.sampling, self.reward_actors.unanswered)
-
-    def memory(self) -> dict[str, float]:
-        refs = [h.memory.remote() for h in (*self.learners, *self.samplers)]
-        names = [*self._learner_names, *self._sampler_names]
-        try:
-            held = self._wait(refs, names, self.cfg.cluster.sync_timeout_s, "measure memory")
-        except (ActorGone, Unanswered) as error:
-            # A metric that fails must not end the run. The next sync or rollout finds out who is gone.
-            log.warning("this step's memory is not known: %s", error)
-            return {}
-        ranks = len(self.learners)
-        return memory_metrics("learner", held[:ranks]) | memory_metrics("sampler", held[ranks:])
 
     def hardware(self) -> Hardware:
         return hardware_of(ray.nodes(), self.reserved.nodes, self.reserved.bundles, self.reward_actors.resources())

@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from rl.backend import Task
 from rl.config import RunConfig
 from rl.model.disk_names import DiskNames
-from rl.model.lora import PlainWeight, plain_weights
+from rl.model.lora import PlainWeight, adapter_scale, adapter_weights, base_weights, plain_weights
 from rl.model.policy import Backbone, Policy
 from rl.model.writer import ModelWriter
 from rl.settings.precision import torch_dtype
 from rl.types import SyncReport
 from rl.workers.learner.deepspeed_engine import full_shape
-from rl.workers.sync.buckets import PolicySource, SamplerConnection
+from rl.workers.sync.buckets import AdapterSource, PolicySource, SamplerConnection
 from rl.workers.sync.send import WeightSender
 
 
@@ -40,6 +40,8 @@ class WeightReader(ABC):
     base_is_reference: bool
     sender: WeightSender | None
     known_names: tuple[Backbone, DiskNames] | None = None
+    adapters_apart: bool = False
+    """The samplers run adapters beside the base, so they are not merged into what is sent."""
 
     @abstractmethod
     def _gathered(self, parameters: list[nn.Parameter]) -> AbstractContextManager[object]:
@@ -47,8 +49,19 @@ class WeightReader(ABC):
 
     def full_parameters(self) -> Iterator[tuple[str, Tensor]]:
         """(name in files, full tensor with adapters merged) of every tensor that a file of the model holds."""
+        yield from self._named_as_in_files(plain_weights(self.policy.hf))
+
+    def base_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """The same without adapters."""
+        yield from self._named_as_in_files(base_weights(self.policy.hf))
+
+    def adapter_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """(name, full tensor) of every adapter's two matrices."""
+        yield from gather_groups(adapter_weights(self.policy.hf), self._gathered)
+
+    def _named_as_in_files(self, weights: Sequence[PlainWeight]) -> Iterator[tuple[str, Tensor]]:
         names = self.disk_names()
-        for name, tensor in gather_groups(plain_weights(self.policy.hf), self._gathered):
+        for name, tensor in gather_groups(weights, self._gathered):
             yield from names.split(name, tensor)
 
     def disk_names(self) -> DiskNames:
@@ -66,12 +79,21 @@ class WeightReader(ABC):
     def connect_samplers(self, connection: SamplerConnection) -> None:
         if self.sender is not None:
             self.sender.close()
+        self.adapters_apart = connection.adapters and bool(adapter_weights(self.policy.hf))
         self.sender = WeightSender(connection, self.rank, self._source())
 
     def send_weights(self, version: int) -> SyncReport:
         """Send the policy's weights to every connected sampler as this version."""
         assert self.sender is not None
-        return self.sender.send(self._source(), version)
+        return self.sender.send(self._source(), version, self._adapter_source())
+
+    def _adapter_source(self) -> AdapterSource | None:
+        """The adapters, where the samplers run them; else they are merged into what _source yields."""
+        if not self.adapters_apart:
+            return None
+        hf, dtype = self.policy.hf, torch_dtype(self.cfg.model.dtype)
+        shapes = [(weight.name, full_shape(weight.base)) for weight in adapter_weights(hf)]
+        return AdapterSource(shapes, self.adapter_parameters, dtype, adapter_scale(hf))
 
     def _source(self) -> PolicySource:
         names = self.disk_names()
@@ -80,7 +102,8 @@ class WeightReader(ABC):
         tied = {names.renamed(name): names.renamed(other) for name, other in tied.items()}
         weights = plain_weights(self.policy.hf)
         shapes = [part for weight in weights for part in names.of(weight.name, full_shape(weight.base))]
-        return PolicySource(shapes, self.full_parameters, torch_dtype(self.cfg.model.dtype), tied)
+        iterate = self.base_parameters if self.adapters_apart else self.full_parameters
+        return PolicySource(shapes, iterate, torch_dtype(self.cfg.model.dtype), tied)
 
     def export(self, folder: str) -> None:
         """Write the policy as a Hugging Face folder. Rank 0 writes; the others take part in gathering."""
@@ -105,7 +128,7 @@ class WeightReader(ABC):
     def reference_sums(self) -> dict[str, float]:
         """parameter_sums of the reference, which may be the base under the policy's adapters; empty without one."""
         if self.base_is_reference:
-            weights = [PlainWeight(weight.name, weight.base) for weight in plain_weights(self.policy.hf)]
+            weights = base_weights(self.policy.hf)
         else:
             weights = plain_weights(self.reference.hf) if self.reference is not None else []
         return _sums(gather_groups(weights, self._gathered))

@@ -46,6 +46,7 @@ class Sampler:
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         from vllm import LLM
 
+        from rl.workers.sampler.adapters import adapter_options, adapter_request
         from rl.workers.sampler.precision import engine_options, widen_head
         from rl.workers.sampler.vllm_process import EXTENSION
         from rl.workers.sync.vllm_transfer import sampler_backend
@@ -73,7 +74,9 @@ class Sampler:
             **({"gpu_memory_utilization": cfg.sampler.gpu_memory_share} if on_gpu else {}),
             enable_sleep_mode=on_gpu and cfg.cluster.colocated == "true",
             **engine_options(cfg.model.dtype, on_gpu=on_gpu),
+            **(adapters := adapter_options(cfg, model_path)),
         )
+        self.adapter = adapter_request() if adapters else None
         if not on_gpu and cfg.model.dtype != "float32":
             self.llm.collective_rpc(widen_head)
         self.engine = self.llm.llm_engine
@@ -100,6 +103,17 @@ class Sampler:
     def update_weights(self, update_info: dict[str, object]) -> None:
         with self._remembering_faults():
             self.llm.update_weights({"update_info": update_info})
+
+    def takes_adapters(self) -> bool:
+        """Whether it runs LoRA adapters apart from the base; else it wants them merged."""
+        return self.adapter is not None
+
+    def load_adapter(self, buckets: list[dict[str, object]], scale: float, alone: bool) -> None:
+        """Take the place of the last adapter; the base must be there. rl/workers/sampler/adapters.py"""
+        from rl.workers.sampler.adapters import load_adapter
+
+        with self._remembering_faults():
+            self.llm.collective_rpc(load_adapter, args=(buckets, scale, alone))
 
     def finish_weight_update(self, version: str) -> None:
         with self._remembering_faults():
@@ -194,7 +208,7 @@ class Sampler:
                     output_kind=RequestOutputKind.FINAL_ONLY,
                 )
                 prompt = {"prompt_token_ids": request.prompt_token_ids}
-                self.engine.add_request(f"{request.group}.{i}", prompt, sampling)
+                self.engine.add_request(f"{request.group}.{i}", prompt, sampling, lora_request=self.adapter)
 
     def sample(self, requests: list[SampleRequest], params: SampleParams) -> SamplerReport:
         """Submit groups and poll, in one call, so that its caller, who waits, gets the errors of both."""

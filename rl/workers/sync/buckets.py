@@ -28,12 +28,16 @@ class SyncClient(Protocol):
 
     def finish_weight_update(self, weight_version: str | None = None) -> None: ...
 
+    def load_adapter(self, buckets: list[dict[str, object]], scale: float, *, alone: bool) -> None:
+        """Ours: buckets of a LoRA adapter. alone: the base was not sent before it in this sync."""
+
 
 @dataclass(frozen=True)
 class SamplerConnection:
     """How a learner reaches the samplers. kind: bucket, nccl or ipc (send.py).
 
     address, port: where the GPUs of nccl meet. sampler_ranks: all samplers' GPUs. bucket_bytes: the most in one bucket.
+    adapters: the samplers run LoRA adapters, so that the base is sent once and after that the adapter alone.
     """
 
     kind: str
@@ -42,8 +46,11 @@ class SamplerConnection:
     port: int
     sampler_ranks: int
     bucket_bytes: int
+    adapters: bool = False
 
 
+MASK = (1 << 64) - 1
+"""Checksums are sums modulo 2^64."""
 CHUNK = {"cpu": 1 << 14}
 """Words summed at once, elsewhere 1 << 22; the sum does not depend on it. On a CPU so few that torch uses one thread:
 with several, which wait for one another, it took fifty times as long on a busy machine.
@@ -69,7 +76,7 @@ def tensor_checksum(tensor: Tensor) -> int:
         last = torch.zeros(8, dtype=torch.uint8, device=data.device)
         last[: len(data) - whole] = data[whole:]
         total += last.view(torch.int64)[0] * at
-    return int(total) & ((1 << 64) - 1)
+    return int(total) & MASK
 
 
 @dataclass
@@ -83,7 +90,7 @@ class Tally:
 
     def add(self, name: str, tensor: Tensor, checksum: int | None = None) -> int:
         found = tensor_checksum(tensor) if checksum is None else checksum
-        self.checksum = (self.checksum + found * (2 * zlib.crc32(name.encode()) + 1)) & ((1 << 64) - 1)
+        self.checksum = (self.checksum + found * (2 * zlib.crc32(name.encode()) + 1)) & MASK
         self.by_name[name] = found
         self.num_tensors += 1
         self.num_bytes += tensor.numel() * tensor.element_size()
@@ -128,6 +135,20 @@ class PolicySource:
 
     def _copies(self, name: str) -> list[str]:
         return [self.tied[name]] if name in self.tied else []
+
+
+class AdapterSource(PolicySource):
+    """A LoRA adapter's tensors. scale: what a product of its two matrices is multiplied by."""
+
+    def __init__(
+        self,
+        shapes: list[tuple[str, tuple[int, ...]]],
+        iterate: Callable[[], Iterator[tuple[str, Tensor]]],
+        dtype: torch.dtype,
+        scale: float,
+    ) -> None:
+        super().__init__(shapes, iterate, dtype, {})
+        self.scale = scale
 
 
 # ------------------------------------------------------------------------------------------------ buckets

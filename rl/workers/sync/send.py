@@ -5,16 +5,19 @@ ways:
     nccl    vLLM's trainer engine: packed broadcast between GPUs
     ipc     vLLM's trainer engine: CUDA handles between processes that share a GPU
 
+A LoRA adapter goes in buckets through Ray whatever the way, after the base, which is sent once for each connection.
+
 vLLM is imported only for nccl and ipc: its import takes longer than all else that a learner starts with.
 """
 
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rl.types import SyncReport
-from rl.workers.sync.buckets import PolicySource, SamplerConnection, pack_buckets
+from rl.workers.sync.buckets import MASK, AdapterSource, PolicySource, SamplerConnection, pack_buckets
 
 if TYPE_CHECKING:
     from rl.workers.sync.vllm_transfer import TrainerEngine
@@ -25,6 +28,7 @@ class WeightSender:
 
     def __init__(self, connection: SamplerConnection, rank: int, source: PolicySource) -> None:
         self.connection, self.rank = connection, rank
+        self.has_base = False  # whether the samplers have the base under the adapters
         self.engine: TrainerEngine | None = None
         if connection.kind != "bucket":
             from rl.workers.sync.vllm_transfer import TrainerEngine
@@ -38,12 +42,32 @@ class WeightSender:
         if self.engine is not None:
             self.engine.close()
 
-    def send(self, source: PolicySource, version: int) -> SyncReport:
+    def send(self, source: PolicySource, version: int, adapter: AdapterSource | None = None) -> SyncReport:
         """Send the weights as this version. Call it on every rank, as under ZeRO-3 the ranks gather weights together.
 
-        Only rank 0 talks to the samplers, and only its report's checksum is compared with theirs.
+        With an adapter `source` is the base, which the samplers keep. Only rank 0 talks to the samplers, and only its
+        report's checksum is compared with theirs.
         """
         start = time.perf_counter()
+        base = SyncReport(version, 0, 0, 0, 0, 0.0)
+        if adapter is None or not self.has_base:
+            base = self._send_weights(source, version)
+        report = base if adapter is None else self._send_adapter(adapter, base)
+        self.has_base = True
+        return replace(report, seconds=time.perf_counter() - start)
+
+    def _send_adapter(self, adapter: AdapterSource, base: SyncReport) -> SyncReport:
+        """Send the adapter after the base, or alone. Returns the report of both."""
+        buckets = [b | {"version": base.version} for b in pack_buckets(adapter, self.connection.bucket_bytes)]
+        if self.rank == 0:
+            self.connection.client.load_adapter(buckets, adapter.scale, alone=self.has_base)
+        tally = adapter.tally
+        return SyncReport(
+            base.version, (base.checksum + tally.checksum) & MASK, base.num_tensors + tally.num_tensors,
+            base.num_buckets + len(buckets), base.num_bytes + tally.num_bytes, 0.0,
+        )  # fmt: skip
+
+    def _send_weights(self, source: PolicySource, version: int) -> SyncReport:
         buckets = 0  # vLLM's engines have none of ours
         if self.engine is not None:
             self.engine.send(source)
@@ -52,8 +76,8 @@ class WeightSender:
         else:
             for _ in source:  # takes part in gathering
                 pass
-        tally, seconds = source.tally, time.perf_counter() - start
-        return SyncReport(version, tally.checksum, tally.num_tensors, buckets, tally.num_bytes, seconds)
+        tally = source.tally
+        return SyncReport(version, tally.checksum, tally.num_tensors, buckets, tally.num_bytes, 0.0)
 
     def _send_buckets(self, source: PolicySource, version: int) -> int:
         client = self.connection.client

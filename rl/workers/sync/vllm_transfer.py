@@ -120,6 +120,22 @@ class BucketUpdateInfo(WeightTransferUpdateInfo):
     data: np.ndarray = field(repr=False)
 
 
+def unpack(bucket: BucketUpdateInfo, tally: Tally) -> list[tuple[str, Tensor]]:
+    """A bucket's tensors, added to the tally. Raises AhaError for one that is not what the learner sent."""
+    data = torch.from_numpy(bucket.data if bucket.data.flags.writeable else bucket.data.copy())
+    tensors, at = [], 0
+    columns = zip(bucket.names, bucket.dtype_names, bucket.shapes, bucket.checksums, strict=True)
+    for name, dtype_name, shape, checksum in columns:
+        dtype = torch_dtype(dtype_name)
+        end = at + int(np.prod(shape)) * dtype.itemsize
+        tensor = data[at:end].view(dtype).view(shape)
+        if tally.add(name, tensor) != checksum:
+            raise AhaError(f"weight sync: {name} of version {bucket.version} arrived damaged; nothing was sampled")
+        tensors.append((name, tensor))
+        at = end
+    return tensors
+
+
 class BucketEngine(WeightTransferEngine[BucketInitInfo, BucketUpdateInfo]):
     """Loads buckets into a vLLM worker's model.
 
@@ -147,21 +163,8 @@ class BucketEngine(WeightTransferEngine[BucketInitInfo, BucketUpdateInfo]):
         self.receive_weights(self.parse_update_info(update_info))
 
     def receive_weights(self, update_info: BucketUpdateInfo) -> None:
-        self.model.load_weights(self._unpack(update_info))
-
-    def _unpack(self, bucket: BucketUpdateInfo) -> list[tuple[str, Tensor]]:
-        data = torch.from_numpy(bucket.data if bucket.data.flags.writeable else bucket.data.copy())
-        tensors, at = [], 0
-        columns = zip(bucket.names, bucket.dtype_names, bucket.shapes, bucket.checksums, strict=True)
-        for name, dtype_name, shape, checksum in columns:
-            dtype = torch_dtype(dtype_name)
-            end = at + int(np.prod(shape)) * dtype.itemsize
-            tensor = data[at:end].view(dtype).view(shape)
-            if self.tally.add(name, tensor) != checksum:
-                raise AhaError(f"weight sync: {name} of version {bucket.version} arrived damaged; nothing was sampled")
-            tensors.append((name, tensor.to(self.device)))
-            at = end
-        return tensors
+        tensors = unpack(update_info, self.tally)
+        self.model.load_weights((name, tensor.to(self.device)) for name, tensor in tensors)
 
     def finish_weight_update(self) -> None:
         from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
