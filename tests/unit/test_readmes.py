@@ -120,11 +120,8 @@ def unknown_settings(text: str) -> list[str]:
     """Dotted settings that no run and no stage has; "zero.grpo.steps" is that of a stage by name."""
     known, groups = settings(), {f.name for f in dataclasses.fields(RunConfig)}
     named = SETTING.findall(text)
-    named += [
-        n
-        for n in re.findall(r"`([a-z_]+(?:\.[a-z_]+)+)`", text)
-        if n.split(".")[0] in groups and not n.endswith(".json")
-    ]
+    named += [n for n in re.findall(r"`([a-z_]+(?:\.[a-z_]+)+)`", text) if n.split(".")[0] in groups]
+    named = [n for n in named if not n.endswith(".json")]  # `rewards.json` is a file of a run's folder
     prefixes = {key.rsplit(".", i)[0] for key in known for i in range(1, 4)}
     return [n for n in named if not {n, n.partition(".")[2]} & (known | prefixes)]
 
