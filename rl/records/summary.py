@@ -37,13 +37,14 @@ def write_summary(
     steps: int,
     seconds: Mapping[str, float],
     gain_stderr: float | None = None,
+    warning: str = "",
     console: Console | None = None,
 ) -> Path:
     """Write summary.txt and summary.json into run_dir and print the table. Returns the path of summary.json.
 
     seconds: phase -> seconds. before, after: None when held-out accuracy was not measured. gain_stderr: the standard
     error of after - before, computed from pairs of the same problems. None treats the two as independent, which gives a
-    larger error and so is on the safe side.
+    larger error and so is on the safe side. warning: what the user should know of the run beside its numbers.
     """
     gain = after.pass_at_1 - before.pass_at_1 if before and after else None
     if before and after and gain_stderr is None:
@@ -58,9 +59,9 @@ def write_summary(
         "seed": seed,
         "gain": gain,
         "gain_stderr": gain_stderr,
-    }
+    } | ({"warning": warning} if warning else {})
     table = _table(f"{name}: {model}, seed {seed}, {steps} GRPO steps", before, after, gain, gain_stderr)
-    lines = [_phases(seconds), f"Everything is in {run_dir}"]
+    lines = [*([f"Warning: {warning}"] if warning else []), _phases(seconds), f"Everything is in {run_dir}"]
     text = io.StringIO()
     for out in (Console(file=text, width=100), console or Console()):
         out.print(table)

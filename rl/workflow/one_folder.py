@@ -17,7 +17,7 @@ from pathlib import Path
 
 from rl.config import RunConfig
 from rl.context import Inputs, StageRun
-from rl.evaluation.evaluate import EvalResult, read_evaluation
+from rl.evaluation.evaluate import EvalResult, decline_until, read_evaluation
 from rl.evaluation.metrics import paired_difference
 from rl.records.checkpoint import refuse_fewer_steps
 from rl.records.summary import Measured, write_summary
@@ -163,6 +163,7 @@ class OneFolder:
         at.ctx.tracker.close()
         cfg = self.cfg
         before, after = (_evaluated(cfg, step) for step in (0, cfg.grpo.steps))
+        fall = decline_until(cfg.run_dir, cfg.grpo.steps) if after else None
         write_summary(
             cfg.run_dir,
             name=cfg.name,
@@ -173,6 +174,7 @@ class OneFolder:
             steps=cfg.grpo.steps,
             seconds=at.ctx.seconds,
             gain_stderr=paired_difference(before.correct_P, after.correct_P)[1] if before and after else None,
+            warning=str(fall) if fall else "",
         )
 
     def end(self, planned: list[Planned], seconds: float) -> Path:
