@@ -130,7 +130,7 @@ class OneFolder:
             return True
         print(f"This run is complete: {self.cfg.run_dir / 'summary.json'}\n")
         table = self.cfg.run_dir / "summary.txt"
-        print(table.read_text(encoding="utf-8") if table.is_file() else "Its summary.txt is gone.")
+        print(table.read_text(encoding="utf-8", errors="replace") if table.is_file() else "Its summary.txt is gone.")
         return False
 
     def announce(self, number: int, planned: list[Planned], seconds: float) -> None:
