@@ -63,7 +63,7 @@ def _read(file: Path, *keys: str) -> object:
         node = json.loads(file.read_text(encoding="utf-8"))
         for key in keys:
             node = node[key]
-    except (FileNotFoundError, json.JSONDecodeError, KeyError, TypeError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError):  # damaged text is a ValueError, of JSON or of UTF-8
         return None
     return node
 

@@ -91,7 +91,10 @@ def _function(file: Path) -> Callable[..., object]:
         raise BadInput(f"{file}: is no Python file; a recipe ends in .py or .json")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # where dataclasses look for the types of their fields
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise BadInput(f"{error.filename} line {error.lineno}: {error.msg}") from error
     make = vars(module).get("recipe")
     if not callable(make):
         raise BadInput(f"{file}: has no function recipe() that returns a RunConfig or a Recipe")

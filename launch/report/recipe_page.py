@@ -14,7 +14,7 @@ from launch.report.charts import MOST_POINTS, Points, Section, Steady, points, s
 from launch.report.html import Shown, write_page
 from launch.report.reading import Json, Run
 from launch.report.recipe import Claims, Input, RecipeRun, StageRun, claims_of, evaluated_on, read_recipe
-from launch.report.results import Fact, Value, thousands, value_of
+from launch.report.results import Fact, Value, thousands, value_of, warnings
 from rl.records.terminal import duration
 from rl.stage import MAKES_MODEL
 
@@ -220,4 +220,5 @@ def _stage_facts(s: StageRun) -> list[Fact]:
         out.append(Fact("Steps", f"{done:,} of {total:,}" if done < total else f"{done:,}"))
     out += [Fact("Time", duration(seconds))] if seconds else []
     out += [Fact("Tokens sampled", thousands(sampled))] if sampled else []
-    return out + ([Fact("Tokens trained on", thousands(trained))] if trained else [])
+    out += [Fact("Tokens trained on", thousands(trained))] if trained else []
+    return out + (warnings(s.run) if s.run and s.trains == "grpo" else [])

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from launch.report.reading import Record, Run
+from rl.evaluation.decline import decline
 from rl.records.terminal import duration
 
 LABELS = {
@@ -173,7 +174,18 @@ def facts(run: Run) -> list[Fact]:
         out.append(Fact("Time", duration(seconds)))
     if run.config:
         out.append(Fact("Seed", str(run.config.seed)))
-    return out
+    return out + warnings(run)
+
+
+def warnings(run: Run) -> list[Fact]:
+    """What the reader must not miss: a policy that training has made worse."""
+    shares = {
+        step: [math.nan if share is None else share for share in file.correct_P]
+        for step, file in run.evaluations.items()
+        if file.correct_P
+    }
+    fall = decline(shares)
+    return [Fact("Warning", str(fall))] if fall else []
 
 
 def thousands(count: float) -> str:

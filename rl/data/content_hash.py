@@ -87,7 +87,11 @@ def _imports(file: Path, package: str) -> list[str]:
     In package "a.b", `from .c import d` gives a.b.c and a.b.c.d, `from .. import d` gives a and a.d.
     """
     names = []
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+    try:
+        tree = ast.parse(file.read_bytes())
+    except SyntaxError as error:
+        raise BadInput(f"{file} line {error.lineno}: {error.msg}") from error
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):

@@ -160,7 +160,7 @@ def python_function(source: str) -> Callable[..., object]:
     module_name, _, name = source.partition(":")
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
+    except (ImportError, SyntaxError) as error:
         raise BadInput(f"{source}: cannot import {module_name}: {_one_line(error)}") from error
     function = vars(module).get(name)
     if not callable(function):

@@ -20,6 +20,7 @@ from rl.context import Context, sample_seed
 from rl.data.few_shot import shot_stop
 from rl.evaluation import resumable
 from rl.evaluation.consensus import consensus, correct_share
+from rl.evaluation.decline import Decline, decline
 from rl.evaluation.metrics import default_ks, mean_and_stderr, pass_at_k
 from rl.evaluation.resumable import forget
 from rl.evaluation.style import Style, measure_style
@@ -269,7 +270,18 @@ def evaluate_once(
         f" after {step} steps" if step else "", 100 * result.pass_at_1, 100 * result.stderr,
         "" if result.greedy is None else f", greedy {100 * result.greedy:.1f} %",
     )  # fmt: skip
+    if step:
+        fall = decline_until(ctx.run_dir, step)
+        ctx.tracker.warn(str(fall) if fall else "")
     return result
+
+
+def decline_until(run_dir: Path, step: int) -> Decline | None:
+    """Whether accuracy has fallen in training, by the evaluations after at most `step` steps."""
+    files = sorted(eval_path(run_dir, 0).parent.glob("step_*.json"))
+    steps = [number for file in files if (number := int(file.stem.removeprefix("step_"))) <= step]
+    found = {number: read_evaluation(run_dir, number) for number in steps}
+    return decline({number: result.correct_P for number, result in found.items() if result})
 
 
 def ensure_evaluated(

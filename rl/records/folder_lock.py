@@ -36,7 +36,7 @@ def held(folder: Path) -> Iterator[None]:
         lock.acquire()
         write_whole(holder, f"pid {os.getpid()} on {socket.gethostname()}")
     except Timeout:
-        who = f" ({holder.read_text(encoding='utf-8')})" if holder.is_file() else ""
+        who = f" ({holder.read_text(encoding='utf-8', errors='replace')})" if holder.is_file() else ""
         raise BadInput(
             f"another aha run{who} is working in {folder}; wait for it, or use another name=... If that process is "
             f"gone and the file system did not notice, delete {folder / '.lock'}"

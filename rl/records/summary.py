@@ -50,12 +50,13 @@ def write_summary(
     steps: int,
     seconds: Mapping[str, float],
     gains: Sequence[Gain] = (),
+    warning: str = "",
     console: Console | None = None,
 ) -> Path:
     """Write summary.txt and summary.json into run_dir and print the table. Returns the path of summary.json.
 
     seconds: phase -> seconds. before, after: None when held-out accuracy was not measured. gains: of the measures that
-    both evaluations have, pass@1 first.
+    both evaluations have, pass@1 first. warning: what the user should know of the run beside its numbers.
     """
     summary = {
         "before": before.as_json() if before else None,
@@ -67,9 +68,9 @@ def write_summary(
         "seed": seed,
         "gain": gains[0].difference if gains else None,
         "gain_stderr": gains[0].stderr if gains else None,
-    }
+    } | ({"warning": warning} if warning else {})
     table = _table(f"{name}: {model}, seed {seed}, {steps} GRPO steps", before, after, gains)
-    lines = [_phases(seconds), f"Everything is in {run_dir}"]
+    lines = [*([f"Warning: {warning}"] if warning else []), _phases(seconds), f"Everything is in {run_dir}"]
     text = io.StringIO()
     for out in (Console(file=text, width=100), console or Console()):
         out.print(table)

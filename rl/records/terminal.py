@@ -49,6 +49,7 @@ class Bar:
         self._phases: dict[str, float] = {}
         self._last: dict[str, float] = {}
         self._queue: Callable[[], Queue] = Queue
+        self.warning = ""
 
     def watch(self, queue: Callable[[], Queue]) -> None:
         """Show the queue in the live view. queue() is called twice a second, from another thread."""
@@ -126,7 +127,7 @@ class Bar:
         if held:
             each = (f"{_spoken(name)} {gib:.1f} GiB" for name, gib in held.items())
             rows.add_row("", "", "largest " + ", ".join(each))
-        return Group(head, rows)
+        return Group(head, rows, *([Text(f"warning: {self.warning}", style="bold red")] if self.warning else []))
 
     def end(self) -> None:
         if self._live:

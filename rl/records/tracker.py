@@ -124,6 +124,12 @@ class Tracker:
             sink(self._name, stage, step, written)
         self._bar.advance(stage, step, record)
 
+    def warn(self, text: str) -> None:
+        """Log a warning, and keep it in the live view until another one, or "", takes its place."""
+        if text:
+            log.warning("%s", text)
+        self._bar.warning = text
+
     def close(self, *, failed: bool = False) -> None:
         """End progress, W&B and the log. Further calls do nothing."""
         self._bar.end()

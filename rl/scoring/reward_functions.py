@@ -189,7 +189,7 @@ def resolve(spec: str) -> Function:
         raise BadInput(f"rewards: no reward is named {spec!r}; {hint} One of your own is 'module:function'")
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
+    except (ImportError, SyntaxError) as error:
         raise BadInput(f"rewards: {spec!r}: cannot import {module_name}: {error}") from error
     function = vars(module).get(name)
     if not callable(function):

@@ -22,6 +22,7 @@ from rl.backend import Task
 from rl.config import RewardTrainConfig, RunConfig, knob
 from rl.context import Context, Inputs, StageRun
 from rl.data.preference_pairs import EncodedPreferences, PreferenceStream, Unit, load_preferences, pack_preferences
+from rl.evaluation.decline import unpaired_decline
 from rl.evaluation.metrics import mean_and_stderr
 from rl.records.tracker import stats_metrics
 from rl.records.whole_files import RUN_STAGE_AGAIN, read_json, write_json
@@ -195,6 +196,10 @@ def _measure(ctx: Context, step: int, held_out: EncodedPreferences, cfg: RewardT
         "held-out accuracy after %d updates: %.1f %% (standard error %.1f) of %d rows",
         step, 100 * result.accuracy, 100 * result.stderr, result.rows,
     )  # fmt: skip
+    steps = sorted(int(file.stem.removeprefix("step_")) for file in held_out_path(ctx.run_dir, 0).parent.glob("step_*"))
+    found = {at: HeldOut.read(held_out_path(ctx.run_dir, at)) for at in steps if at <= step}
+    fall = unpaired_decline({at: (one.accuracy, one.stderr) for at, one in found.items()}, "reward.optim.lr")
+    ctx.tracker.warn(str(fall) if fall else "")
     return result
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from rl.config import RunConfig, asked_day
 from rl.context import Inputs, StageRun
-from rl.evaluation.evaluate import EvalResult, read_evaluation
+from rl.evaluation.evaluate import EvalResult, decline_until, read_evaluation
 from rl.evaluation.gains import gains
 from rl.records.checkpoint import refuse_fewer_steps
 from rl.records.summary import Measured, write_summary
@@ -130,7 +130,7 @@ class OneFolder:
             return True
         print(f"This run is complete: {self.cfg.run_dir / 'summary.json'}\n")
         table = self.cfg.run_dir / "summary.txt"
-        print(table.read_text(encoding="utf-8") if table.is_file() else "Its summary.txt is gone.")
+        print(table.read_text(encoding="utf-8", errors="replace") if table.is_file() else "Its summary.txt is gone.")
         return False
 
     def announce(self, number: int, planned: list[Planned], seconds: float) -> None:
@@ -163,6 +163,7 @@ class OneFolder:
         at.ctx.tracker.close()
         cfg = self.cfg
         before, after = (_evaluated(cfg, step) for step in (0, cfg.grpo.steps))
+        fall = decline_until(cfg.run_dir, cfg.grpo.steps) if after else None
         write_summary(
             cfg.run_dir,
             name=cfg.name,
@@ -173,6 +174,7 @@ class OneFolder:
             steps=cfg.grpo.steps,
             seconds=at.ctx.seconds,
             gains=gains(before, after) if before and after else (),
+            warning=str(fall) if fall else "",
         )
 
     def end(self, planned: list[Planned], seconds: float) -> Path:

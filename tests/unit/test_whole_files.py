@@ -13,10 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
+from launch.machine import settled
 from recipes.tiny import recipe as tiny
 from rl.evaluation.evaluate import EvalResult, ensure_evaluated, eval_path, read_evaluation
 from rl.records import provenance
+from rl.records.folder_lock import held
 from rl.records.metrics_file import read_metrics
 from rl.records.whole_files import append_lines, read_json, whole, whole_lines, write_json, write_rows, write_whole
 from rl.settings.overrides import to_json
@@ -277,6 +280,35 @@ def test_damaged_settings_of_a_run_are_named_with_the_remedy(tmp_path: Path, tex
     write_whole(cfg.run_dir / "resolved.json", text)
     with pytest.raises(BadInput, match=r"resolved.json: .* delete this file"):
         OneFolder(cfg).plan()
+
+
+@pytest.mark.parametrize("text", CUT)
+def test_damaged_settings_stop_neither_the_choice_of_a_precision_nor_the_line_that_names_them(
+    tmp_path: Path, text: str
+) -> None:
+    cfg = dataclasses.replace(tiny(), out=str(tmp_path))
+    recipe = made_up(tmp_path / "staged")
+    for file in (cfg.run_dir / "resolved.json", recipe.folder / "recipe.json"):
+        write_whole(file, text.encode(errors="surrogateescape"))
+    settled(recipe, ask_cluster=False)
+    settled(cfg, ask_cluster=False)
+    with pytest.raises(BadInput, match=r"resolved.json: .* delete this file"):
+        OneFolder(cfg).plan()
+
+
+def test_damaged_texts_that_only_people_read_are_shown_as_they_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cfg = dataclasses.replace(tiny(), out=str(tmp_path))
+    write_whole(cfg.run_dir / "resolved.json", to_json(cfg))
+    write_json(cfg.run_dir / "summary.json", {"steps": cfg.grpo.steps})
+    write_whole(cfg.run_dir / "summary.txt", b"gain \xff")
+    layout = OneFolder(cfg)
+    assert not layout.begin(layout.plan())
+    assert "gain \ufffd" in capsys.readouterr().out
+    write_whole(cfg.run_dir / ".lock.holder", b"\xff")
+    with FileLock(cfg.run_dir / ".lock"), pytest.raises(BadInput, match="another aha run"), held(cfg.run_dir):
+        pass
 
 
 class Evaluated:

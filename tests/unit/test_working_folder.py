@@ -13,7 +13,9 @@ from launch.cli import app
 from launch.recipes import load
 from launch.working_folder import LIBRARIES, OURS
 from rl.config import RunConfig
+from rl.data.content_hash import path_hash
 from rl.data.rows import python_function
+from rl.scoring.reward_functions import resolve
 from rl.settings.overrides import apply_overrides, to_json
 from rl.types import BadInput
 
@@ -58,6 +60,21 @@ def test_a_folder_that_is_no_package_may_have_any_name(here: Path, name: str) ->
 def test_the_checkout_of_aha_is_a_working_folder_like_any(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     assert isinstance(load("recipes/tiny.py"), RunConfig)
+
+
+def test_a_syntax_error_in_ones_own_module_is_one_line_with_its_place(here: Path) -> None:
+    broken = here / "mine_and_broken.py"
+    broken.write_text("def grade(completion):\n    return 1.0 +\n")
+    load("mine.py")
+    for read in (resolve, python_function):
+        with pytest.raises(
+            BadInput, match=r"cannot import mine_and_broken: invalid syntax \(mine_and_broken.py, line 2\)"
+        ):
+            read("mine_and_broken:grade")
+    with pytest.raises(BadInput, match=rf"{broken} line 2: invalid syntax"):
+        path_hash("mine_and_broken:grade")
+    with pytest.raises(BadInput, match=r"mine_and_broken.py line 2: invalid syntax"):
+        load("mine_and_broken.py")
 
 
 def test_a_file_that_a_run_wrote_finds_modules_of_the_working_folder(here: Path) -> None:

@@ -22,6 +22,7 @@ from rl.backend import Task
 from rl.config import RunConfig
 from rl.settings.precision import CPU_UNITS, Machine, cpu_unit
 from rl.types import AhaError, BadInput
+from rl.workers.cluster.head_watch import watch_head
 
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -74,6 +75,7 @@ def start_ray(cfg: RunConfig) -> bool:
         raise BadInput(f"cluster.address={address or 'local'}: Ray did not start or answer ({error})") from error
     # Ray has replaced our handler by its own, which would end the run without a checkpoint.
     signal.signal(signal.SIGTERM, on_sigterm)
+    watch_head(ray.get_runtime_context().gcs_address, ray.is_initialized)
     return not address
 
 
