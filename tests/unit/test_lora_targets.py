@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
 from recipes.tiny import recipe
 from rl.config import LearnerConfig, LoraConfig, RunConfig
+from rl.model import lora
 from rl.model.lora import plain_weights, refuse_unmerged
 from rl.model.lora_targets import adapted_layers, fused_experts
 from rl.model.policy import load_policy, refuse_model
@@ -142,6 +143,13 @@ def test_adapters_that_would_be_merged_nowhere_are_refused() -> None:
     peft.inject_adapter_in_model(peft.LoraConfig(r=2, target_modules="all-linear"), hf, adapter_name="default")
     with pytest.raises(BadInput, match=r"the adapters of .*mlp\.experts.* cannot be merged .*rank=0"):
         refuse_unmerged(hf, before, layers)
+
+
+def test_a_model_whose_adapters_would_be_merged_nowhere_is_not_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = peft.LoraConfig  # let peft choose
+    monkeypatch.setattr(peft, "LoraConfig", lambda **given: config(**(given | {"target_modules": "all-linear"})))
+    with pytest.raises(BadInput, match=r"mlp\.experts.* cannot be merged"):
+        lora.add_adapters(mixtures.model("qwen3_moe"), LoraConfig(rank=2), seed=0)
 
 
 def test_a_layer_that_got_no_adapter_is_refused() -> None:
