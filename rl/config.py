@@ -595,6 +595,7 @@ class SamplerConfig:
     seeded: bool = knob(
         True, "Each sample has a seed of its own, so that a resumed run repeats itself; false: vLLM draws the tokens "
         "of all samples at once, which may be faster. On GPUs neither speed nor repeatability has been measured.",
+        before=True,
     )  # fmt: skip
 
 
