@@ -37,6 +37,9 @@ MAX_BOXES = 8
 """Boxes with different texts that may still agree (0.5, 1/2): each pair is a comparison."""
 
 
+_CHOICES = re.compile(r"\(?[A-J]\)?(?:(?: ?,? and | ?, ?|、)?\(?[A-J]\)?)*")
+
+
 def accuracy(
     completion: str,
     *,
@@ -144,6 +147,8 @@ def same_mathematics(one: str, gold: str, *, percent: str = "strict") -> bool:
 def _same_mathematics(one: str, gold: str, percent: str) -> bool:
     if len(one) <= MAX_LENGTH >= len(gold) and text_key(one) == text_key(gold):
         return True
+    if (wanted_choices := _choices(gold)) and _choices(one) == wanted_choices:
+        return True
     try:
         wanted = read(gold)
     except Unreadable as error:
@@ -162,6 +167,14 @@ def _same_mathematics(one: str, gold: str, percent: str) -> bool:
         raise Unreadable(f"the answer cannot be read as mathematics: {error}") from error
 
 
+def _choices(text: str) -> str:
+    """ "A, C", "A and C" and "AC" -> "AC": several choices in the order of the alphabet; "" for anything else."""
+    if len(text) > 60 or not (found := _CHOICES.fullmatch(re.sub(r"\\text ?\{([^{}]*)\}", r"\1", text).strip())):
+        return ""
+    letters = "".join(re.findall("[A-J]", found.group()))
+    return letters if len(letters) > 1 and list(letters) == sorted(set(letters)) else ""
+
+
 def _read_like(text: str, wanted: Form) -> Form | None:
     """The simple Form of an answer, in the light of what is wanted: AB is a word, K a choice, 5 m a length."""
     if wanted.kind == "letter" and re.fullmatch("[A-Z]", text):
@@ -169,6 +182,8 @@ def _read_like(text: str, wanted: Form) -> Form | None:
     given = read_simple(text, wordy=wanted.kind == "words")
     if given is None and wanted.text == POWER_OF_TEN and (number := power_of_ten(text)):
         return Form("number", POWER_OF_TEN, number=number)
+    if given is None and wanted.unit == "degree" and "\\pi" in text:
+        return read(text)
     if given is None and (unit := re.fullmatch(r"([a-zμ])(?:\^([23]))?", wanted.unit)):
         power = rf"\^ ?\{{?{unit[2]}\}}?" if unit[2] else ""
         given = read_simple(re.sub(rf" ?{unit[1]}{power}$", "", text))

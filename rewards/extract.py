@@ -15,12 +15,19 @@ ANSWER_OPEN, ANSWER_CLOSE = "<answer>", "</answer>"
 _ANSWER_TAG = re.compile("</?answer>")
 # A box's opening, any escaped character (so that \{ is no brace), or a brace. Each match has a bounded length.
 _BOX_TOKEN = re.compile(r"\\boxed\s{0,4}\{|\\.|[{}]", re.DOTALL)
-_MARKS = (("**", "**"), ("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"))
+_MARKS = (("**", "**"), ("`", "`"), ("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"))
 # Full-width and Chinese punctuation and signs, and the dashes that stand for minus. Digits and letters stay: int()
 # would read every script's digits, and a model need not be paid for those.
 _PLAIN_SIGNS = str.maketrans(
     "，；：．％＋－＝＜＞／＊＾＿｜！（）［］｛｝＄￥、。∶−–—‒‐‑﹣", ",;:.%+-=<>/*^_|!()[]{}$¥,.:-------"
 )
+_SAID = re.compile(
+    r"(?:\\text ?\{ ?|\*\*)?(?:(?:so|thus|hence|therefore),? )?(?:the )?(?:final )?answer"
+    r"(?: ?:| is:?| =)(?: ?\}| ?\*\*)? *(?=\S)"
+    r"|\\therefore *|答案(?:是|为|:) *",
+    re.IGNORECASE,
+)
+"""What an answer may be announced with: "The answer is 5"."""
 _INNER_BOX = re.compile(r"\\boxed\s{0,4}(?=\{)")
 
 
@@ -119,7 +126,9 @@ def normalise(text: str) -> str:
     text = " ".join((text if text.isascii() else text.translate(_PLAIN_SIGNS)).split())
     if "\\boxed" in text:
         text = _INNER_BOX.sub("", text)
-    text = _without_full_stop(text)
+    text = _without_full_stop(text.rstrip("\\").rstrip())
+    if not text[:1].isdigit() and (said := _SAID.match(text)):
+        text = text[said.end() :] or text
     for left, right in _MARKS:
         inner = text[len(left) : -len(right)]
         if len(text) > len(left) + len(right) and text.startswith(left) and text.endswith(right):
