@@ -21,6 +21,7 @@ from __future__ import annotations
 import re
 from typing import Literal
 
+from rewards.closed_forms import UNDONE
 from rewards.comparing import agree, variables_agree
 from rewards.disguise import asks_for_percent, is_disguised
 from rewards.expressions import Unreadable
@@ -162,6 +163,8 @@ def _same_mathematics(one: str, gold: str, percent: str) -> bool:
             given is not None and variables_agree(variable, wanted.variable) and agree(given, wanted, percent=percent)
         )
     try:
+        if not UNDONE.search(gold) and (undone := UNDONE.search(one)):
+            raise Unreadable(f"the command {undone.group().split('_')[0]} is left to be evaluated")
         return agree(read(one), wanted, percent=percent)
     except Unreadable as error:
         raise Unreadable(f"the answer cannot be read as mathematics: {error}") from error

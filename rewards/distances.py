@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from rewards.closed_forms import put
 from rewards.equality import same_value, sign
 from rewards.expressions import read_expression
 from rewards.intervals import Interval, Intervals, union
@@ -28,7 +29,7 @@ def read_distance(left: str, order: str, right: str) -> tuple[Intervals, str] | 
     if len(names) != 1 or bound.names() or bound.is_relation or inner.is_relation:
         return None
     (name,) = names
-    at_zero, at_one = (_put(inner, name, number(value)) for value in (0, 1))
+    at_zero, at_one = (put(inner, name, number(value)) for value in (0, 1))
     slope = Node("+", (at_one, Node("-", (at_zero,))))
     line = Node("+", (Node("*", (slope, Node("name", name=name))), at_zero))
     if not same_value(inner, line) or sign(slope) == 0:
@@ -50,9 +51,3 @@ def _within(slope: Node, shift: Node, bound: Node, order: str) -> Intervals:
         return union((Interval(low, high, "[]" if closed else "()"),))
     left = Interval(infinities[0], low, "(]" if closed else "()")
     return union((left, Interval(high, infinities[1], "[)" if closed else "()")))
-
-
-def _put(node: Node, name: str, value: Node) -> Node:
-    if node.op == "name":
-        return value if node.name == name else node
-    return node._replace(args=tuple(_put(arg, name, value) for arg in node.args))

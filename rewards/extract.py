@@ -21,13 +21,6 @@ _MARKS = (("**", "**"), ("`", "`"), ("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("
 _PLAIN_SIGNS = str.maketrans(
     "，；：．％＋－＝＜＞／＊＾＿｜！（）［］｛｝＄￥、。∶−–—‒‐‑﹣", ",;:.%+-=<>/*^_|!()[]{}$¥,.:-------"
 )
-_SAID = re.compile(
-    r"(?:\\text ?\{ ?|\*\*)?(?:(?:so|thus|hence|therefore),? )?(?:the )?(?:final )?answer"
-    r"(?: ?:| is:?| =)(?: ?\}| ?\*\*)? *(?=\S)"
-    r"|\\therefore *|答案(?:是|为|:) *",
-    re.IGNORECASE,
-)
-"""What an answer may be announced with: "The answer is 5"."""
 _INNER_BOX = re.compile(r"\\boxed\s{0,4}(?=\{)")
 
 
@@ -127,8 +120,6 @@ def normalise(text: str) -> str:
     if "\\boxed" in text:
         text = _INNER_BOX.sub("", text)
     text = _without_full_stop(text.rstrip("\\").rstrip())
-    if not text[:1].isdigit() and (said := _SAID.match(text)):
-        text = text[said.end() :] or text
     for left, right in _MARKS:
         inner = text[len(left) : -len(right)]
         if len(text) > len(left) + len(right) and text.startswith(left) and text.endswith(right):

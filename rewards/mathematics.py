@@ -20,6 +20,7 @@ import re
 from dataclasses import replace
 from functools import lru_cache
 
+from rewards.closed_forms import read_closed, with_closed_sums
 from rewards.equality import check_defined
 from rewards.expressions import ENGLISH, NAMES, read_expression
 from rewards.forms import NAME, REALS, Form
@@ -159,6 +160,7 @@ def _read_words(plain: str, wordy: bool) -> Form | None:
 def _read_expression(text: str) -> Form:
     """An expression, equation or inequality. Raises Unreadable, also for what has no value anywhere."""
     body, unit = split_unit(text)
-    meant, expression = read_expression(body)
+    meant, expression = read_closed(body) or read_expression(body)
+    expression = with_closed_sums(expression)
     check_defined(expression)
     return Form("relation" if expression.is_relation else "expression", text=meant, expression=expression, unit=unit)
