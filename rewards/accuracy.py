@@ -21,6 +21,7 @@ from __future__ import annotations
 import re
 from typing import Literal
 
+from rewards.closed_forms import UNDONE
 from rewards.comparing import agree, variables_agree
 from rewards.disguise import asks_for_percent, is_disguised
 from rewards.expressions import Unreadable
@@ -35,6 +36,9 @@ __all__ = ["accuracy", "check_reference", "reference_answer", "same_answer"]
 
 MAX_BOXES = 8
 """Boxes with different texts that may still agree (0.5, 1/2): each pair is a comparison."""
+
+
+_CHOICES = re.compile(r"\(?[A-J]\)?(?:(?: ?,? and | ?, ?|、)?\(?[A-J]\)?)*")
 
 
 def accuracy(
@@ -144,6 +148,8 @@ def same_mathematics(one: str, gold: str, *, percent: str = "strict") -> bool:
 def _same_mathematics(one: str, gold: str, percent: str) -> bool:
     if len(one) <= MAX_LENGTH >= len(gold) and text_key(one) == text_key(gold):
         return True
+    if (wanted_choices := _choices(gold)) and _choices(one) == wanted_choices:
+        return True
     try:
         wanted = read(gold)
     except Unreadable as error:
@@ -157,9 +163,19 @@ def _same_mathematics(one: str, gold: str, percent: str) -> bool:
             given is not None and variables_agree(variable, wanted.variable) and agree(given, wanted, percent=percent)
         )
     try:
+        if not UNDONE.search(gold) and (undone := UNDONE.search(one)):
+            raise Unreadable(f"the command {undone.group().split('_')[0]} is left to be evaluated")
         return agree(read(one), wanted, percent=percent)
     except Unreadable as error:
         raise Unreadable(f"the answer cannot be read as mathematics: {error}") from error
+
+
+def _choices(text: str) -> str:
+    """ "A, C", "A and C" and "AC" -> "AC": several choices in the order of the alphabet; "" for anything else."""
+    if len(text) > 60 or not (found := _CHOICES.fullmatch(re.sub(r"\\text ?\{([^{}]*)\}", r"\1", text).strip())):
+        return ""
+    letters = "".join(re.findall("[A-J]", found.group()))
+    return letters if len(letters) > 1 and list(letters) == sorted(set(letters)) else ""
 
 
 def _read_like(text: str, wanted: Form) -> Form | None:
@@ -169,6 +185,8 @@ def _read_like(text: str, wanted: Form) -> Form | None:
     given = read_simple(text, wordy=wanted.kind == "words")
     if given is None and wanted.text == POWER_OF_TEN and (number := power_of_ten(text)):
         return Form("number", POWER_OF_TEN, number=number)
+    if given is None and wanted.unit == "degree" and "\\pi" in text:
+        return read(text)
     if given is None and (unit := re.fullmatch(r"([a-zμ])(?:\^([23]))?", wanted.unit)):
         power = rf"\^ ?\{{?{unit[2]}\}}?" if unit[2] else ""
         given = read_simple(re.sub(rf" ?{unit[1]}{power}$", "", text))

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from rewards.equality import same_relation, same_value
+from rewards.equality import infinite, same_relation, same_value
 from rewards.expressions import read_expression
 from rewards.forms import NAME, Form
-from rewards.intervals import expression_of, real_set, same_set
+from rewards.intervals import BRACKETS, expression_of, real_set, same_set
 from rewards.mathematics import SHORT_E
-from rewards.nodes import Node, Unreadable, letter
+from rewards.nodes import PI, Node, Unreadable, letter, number
 from rewards.quantities import Number, is_unit, may_be_left_out
 from rewards.structures import assignments
 
@@ -27,8 +27,12 @@ def agree(one: Form, gold: Form, *, percent: str = "strict") -> bool:
         return _assignments_agree(one, gold, percent)
     if not variables_agree(one.variable, gold.variable) or "relation" in (one.kind, gold.kind):
         return _relations_agree(one, gold)
+    if "degree" in (one.unit, gold.unit) and one.unit != gold.unit and _same_angle(one, gold):
+        return True
     if not _units_agree(one.unit, gold.unit):
         return False
+    if one.kind == gold.kind == "tuple" and one.text == gold.text == ":":
+        return _same_ratio(one, gold)
     if one.number and gold.number:
         return (one.text != SHORT_E or gold.text != "") and _numbers_agree(one.number, gold.number, percent)
     if one.kind == gold.kind == "letter":
@@ -41,6 +45,34 @@ def agree(one: Form, gold: Form, *, percent: str = "strict") -> bool:
     if "union" in (one.kind, gold.kind) and (found := _sets_agree(one, gold)) is not None:
         return found
     return _parts_agree(one, gold, percent)
+
+
+def _same_angle(one: Form, gold: Form) -> bool:
+    a, b = _angle(one), _angle(gold)
+    return a is not None and b is not None and same_value(a, b)
+
+
+def _angle(form: Form) -> Node | None:
+    """An angle in radians: degrees are so many times pi/180."""
+    value = expression_of(form)
+    if value is None or form.unit not in ("degree", "radian", "") or value.names():
+        return None
+    if form.unit == "" and not value.holds("constant"):  # a plain 30 is no angle of 30 radians
+        return None
+    return Node("*", (value, Node("/", (PI, number(180))))) if form.unit == "degree" else value
+
+
+def _same_ratio(one: Form, gold: Form) -> bool:
+    """Whether each part is to the first as in the other: 2:3:4 and 4:6:8."""
+    a, b = ([expression_of(part) for part in form.parts] for form in (one, gold))
+    if len(a) != len(b) or None in a + b or any(part.unit for part in (*one.parts, *gold.parts)):
+        return _parts_agree(one, gold, "strict")
+    if any(first is not None and same_value(first, number(0)) for first in (a[0], b[0])):
+        return _parts_agree(one, gold, "strict")
+    pairs = [
+        (Node("*", (x, b[0])), Node("*", (y, a[0]))) for x, y in zip(a, b, strict=True) if x and y and a[0] and b[0]
+    ]
+    return all(same_value(*pair) for pair in pairs)
 
 
 def variables_agree(one: str, gold: str) -> bool:
@@ -142,7 +174,22 @@ def relation_of(form: Form) -> Node | None:
     """The relation that a Form is: its own, or y = 2x + 3 of the variable y; None when it is none."""
     if form.kind == "relation":
         return form.expression
+    if form.unit or not re.fullmatch(NAME, form.variable):
+        return None
+    if form.kind == "tuple" and len(form.parts) == 2 and form.text in BRACKETS:
+        return _one_sided(form)
     value = expression_of(form)
-    if value is None or form.unit or not re.fullmatch(NAME, form.variable):
+    if value is None:
         return None
     return Node("=", (read_expression(form.variable)[1], value))
+
+
+def _one_sided(form: Form) -> Node | None:
+    """An interval to infinity of a variable as its inequality: y < 3 - x; None where both ends are finite."""
+    low, high = map(expression_of, form.parts)
+    if low is None or high is None or not low.names() | high.names():
+        return None
+    name = read_expression(form.variable)[1]
+    if infinite(low):
+        return Node("<" if form.text[1] == ")" else "<=", (name, high))
+    return Node(">" if form.text[0] == "(" else ">=", (name, low)) if infinite(high) else None

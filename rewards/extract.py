@@ -15,7 +15,7 @@ ANSWER_OPEN, ANSWER_CLOSE = "<answer>", "</answer>"
 _ANSWER_TAG = re.compile("</?answer>")
 # A box's opening, any escaped character (so that \{ is no brace), or a brace. Each match has a bounded length.
 _BOX_TOKEN = re.compile(r"\\boxed\s{0,4}\{|\\.|[{}]", re.DOTALL)
-_MARKS = (("**", "**"), ("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"))
+_MARKS = (("**", "**"), ("`", "`"), ("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"))
 # Full-width and Chinese punctuation and signs, and the dashes that stand for minus. Digits and letters stay: int()
 # would read every script's digits, and a model need not be paid for those.
 _PLAIN_SIGNS = str.maketrans(
@@ -119,7 +119,7 @@ def normalise(text: str) -> str:
     text = " ".join((text if text.isascii() else text.translate(_PLAIN_SIGNS)).split())
     if "\\boxed" in text:
         text = _INNER_BOX.sub("", text)
-    text = _without_full_stop(text)
+    text = _without_full_stop(text.rstrip("\\").rstrip())
     for left, right in _MARKS:
         inner = text[len(left) : -len(right)]
         if len(text) > len(left) + len(right) and text.startswith(left) and text.endswith(right):

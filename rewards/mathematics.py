@@ -20,6 +20,7 @@ import re
 from dataclasses import replace
 from functools import lru_cache
 
+from rewards.closed_forms import read_closed, with_closed_sums
 from rewards.equality import check_defined
 from rewards.expressions import ENGLISH, NAMES, read_expression
 from rewards.forms import NAME, REALS, Form
@@ -54,6 +55,8 @@ SHORT_E, POWER_OF_TEN = "e", "10^"
 """The text of a number like 4.2e1 (see is_short_e_notation), and of one like 4.5e33; that of any other is empty."""
 _VARIABLE = re.compile(
     rf"(?P<name>{NAME}'{{0,2}}(?: ?\([A-Za-z0-9](?:, ?[A-Za-z0-9])*\))?|\({NAME}(?: ?, ?{NAME})+\)"
+    r"|[A-Za-z]\^ ?\{? ?-1 ?\}? ?\([A-Za-z]\)|\\frac ?\{ ?d[A-Za-z] ?\} ?\{ ?d[A-Za-z] ?\}"
+    r"|\\text ?\{(?![^{}]*\b(?:not|no|or)\b)[^{}]{2,30}\}|[A-Z][a-z]{2,15}(?: [a-z]{2,15}){0,3}"
     r"|\\angle ?[A-Z]{1,3}|\\overline ?\{[A-Z]{2}\})"
     r" ?(?:=|\\in(?![A-Za-z])) ?(?P<rest>[^=<>]+|\\begin.*|\\\{ ?\\begin.*)"
 )
@@ -67,6 +70,10 @@ _BASE_NAMES = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7,
 _BASE_NAMES |= {"eleven": 11, "twelve": 12, "sixteen": 16}
 _NUMBER_SETS = re.compile(r"\\mathbb ?\{? ?([ZNQC]) ?\}?")
 _TIME = re.compile(r"([0-9]{1,2})(?: ?: ?([0-9]{2}))? ?([ap])\.? ?m\.?", re.IGNORECASE)
+_SAME_WORDS = {"dne": "does not exist", "doesn't exist": "does not exist", "the limit does not exist": "does not exist"}
+_INFINITE = {"infinity": "\\infty", "positive infinity": "\\infty", "+infinity": "\\infty", "+\\infty": "\\infty"}
+_INFINITE |= {"-infinity": "-\\infty", "negative infinity": "-\\infty", "minus infinity": "-\\infty"}
+_OPTION = re.compile(r"(?:option|choice) \(?([A-Z])\)?", re.IGNORECASE)
 _ALL_REALS = {"all real numbers", "all reals", "real numbers", "the real numbers", "全体实数", "所有实数"}
 _NO_SOLUTION = {"no solution", "no solutions", "no real solution", "no real solutions", "无解", "empty set", "空集"}
 
@@ -79,6 +86,7 @@ def read(text: str) -> Form:
     """
     text = tidy(text)
     body, variable = without_variable(text)
+    body = _INFINITE.get(body.lower(), body)
     form = read_simple(body) or read_structure(body, read) or _read_expression(body)
     if form.kind == "relation" and variable:  # a = (b = c) is no reading
         raise Unreadable("several relations in one")
@@ -108,6 +116,8 @@ def read_simple(text: str, *, wordy: bool = False) -> Form | None:
     number = _read_number(text)
     if number is not None:
         return number
+    if option := _OPTION.fullmatch(plain):
+        return Form("letter", option[1].upper())
     if letter := _LETTER.fullmatch(plain):
         return Form("letter", letter[1] or letter[2] or letter[3])
     if plain != text and re.fullmatch("[A-Za-z]", plain):
@@ -143,13 +153,14 @@ def _read_words(plain: str, wordy: bool) -> Form | None:
     wordy = wordy or any(len(word) > 2 and not word.isdigit() for word in words)
     wordy = wordy or (len(words) > 2 and "-" not in plain)  # B A C is an order of letters
     if wordy and _WORDS.fullmatch(plain) and not {*words} & NAMES:
-        return Form("words", re.sub(" ?- ?", "-", lower))
+        return Form("words", _SAME_WORDS.get(lower, re.sub(" ?- ?", "-", lower)))
     return None
 
 
 def _read_expression(text: str) -> Form:
     """An expression, equation or inequality. Raises Unreadable, also for what has no value anywhere."""
     body, unit = split_unit(text)
-    meant, expression = read_expression(body)
+    meant, expression = read_closed(body) or read_expression(body)
+    expression = with_closed_sums(expression)
     check_defined(expression)
     return Form("relation" if expression.is_relation else "expression", text=meant, expression=expression, unit=unit)

@@ -21,6 +21,16 @@ _FRACTIONS = {"½": "12", "⅓": "13", "⅔": "23", "¼": "14", "¾": "34", "⅕
 _LATEX = re.compile(r"\\\\|\\[,;:!| ]|\\[A-Za-z]+|~|\*\*|[<>]=|[π∞∪∩≤≥⩽⩾≦≧≠×·⋅•∙÷√±∈∅ℝθ⟨⟩∖°½⅓⅔¼¾⅕⅙⅛]")
 _SPACES = ("\\,", "\\;", "\\:", "\\!", "\\ ", "~", "\\quad", "\\qquad", "\\thinspace", "\\enspace")
 _NOTHING: tuple[str, ...] = ("\\displaystyle", "\\textstyle", "\\limits", "\\left", "\\right", "\\middle")
+_FRAMES = re.compile(r"\\(?:underline|fbox|framebox) ?\{([^{}]*)\}")
+_OLD_FONTS = re.compile(r"\{ ?\\(?:rm|bf|it|sf|tt) ?([^{}\\]*)\}|\\(?:rm|bf|it|sf|tt) ?\{([^{}]*)\}")
+_OVER = re.compile(r"\{([^{}]*)\\over(?![A-Za-z])([^{}]*)\}")
+_OUTSIDE = re.compile(r"([\[\]])([^\[\](){}]*[,;][^\[\](){}]*)([\[\]])")
+_TO = re.compile(r"([0-9]+) ?(?:\\text ?\{ ?to ?\}|to) ?([0-9]+)")
+_FEET = re.compile(r"([0-9]+) ?['′] ?([0-9.]+) ?(?:\"|''|″)")
+_UNIT_FRACTION = re.compile(
+    r"\\frac ?\{ ?\\text ?\{([^{}]+)\} ?\} ?\{ ?\\text ?\{([^{}]+)\}(?: ?\^ ?\{?([23])\}?)? ?\}"
+)
+_UNIT_POWER = re.compile(r"\\text ?\{ ?([A-Za-z]+)[ .]+([A-Za-z]+) ?\^ ?\{? ?-([123]) ?\}? ?\}?")
 _NOTHING += tuple(f"\\{size}{side}" for size in ("big", "Big", "bigg", "Bigg") for side in ("", "l", "r", "m"))
 _TEXT: tuple[str, ...] = (
     "\\mbox",
@@ -75,11 +85,15 @@ def tidy(text: str) -> str:
 
 def respelled(text: str) -> str:
     r"""One spelling for each thing: "\left(\dfrac12,\;π\right)" -> "(\frac12, \pi)"; "1 or 2" -> "1 \lor 2"."""
-    text = SEPARATORS.sub(",", text)
+    text = _OUTSIDE.sub(_usual_brackets, _FEET.sub(r"\1 ft \2 in", SEPARATORS.sub(",", text)))
+    text = _FRAMES.sub(r"{\1}", _OVER.sub(r"\\frac{\1}{\2}", _OLD_FONTS.sub(_text, text)))
     text = _SUPERSCRIPT.sub(lambda m: "^{" + "".join(_SUPERSCRIPTS[c] for c in m.group()) + "}", text)
     text = _ROOT.sub(r"\\sqrt{\1}", text)
     text = _LATEX.sub(lambda match: _TIDIED.get(match.group(), match.group()), text)
     text = _REALS.sub(r"\\reals ", text)
+    text = _UNIT_POWER.sub(_unit_power, _UNIT_FRACTION.sub(_unit_fraction, text))
+    if whole := _TO.fullmatch(text.strip()):
+        text = f"{whole[1]}:{whole[2]}"
     text = _TEXT_LETTER.sub(_plain_letter, _TEXT_FUNCTION.sub(r"\\\1 ", text))
     text = _TEXT_JOIN.sub(_joined_texts, _TEXT_SIGN.sub(r"\1", _SUBSCRIPT.sub(r"_{\1}", text)))
     text = _CHOOSE.sub(r"\\binom{\1}{\2}", _INTEGER_LETTER.sub("", _UNITS.sub(_one_unit, _UNITS.sub(_one_unit, text))))
@@ -88,6 +102,29 @@ def respelled(text: str) -> str:
     while (single := _DOUBLE_BRACES.sub(r"{\1}", text)) != text:
         text = single
     return _BRACED_QUOTIENT.sub(r"\1/\2", without_outer_braces(text))
+
+
+def _text(match: re.Match[str]) -> str:
+    content = match[1] if match[1] is not None else match[2]
+    return f"\\text{{{content}}}"
+
+
+def _usual_brackets(match: re.Match[str]) -> str:
+    """ "]1, 5[" -> "(1, 5)": a bracket that looks away leaves the end out."""
+    left, inner, right = match.groups()
+    if left == "[" and right == "]":
+        return match.group()
+    return ("(" if left == "]" else "[") + inner + (")" if right == "[" else "]")
+
+
+def _unit_fraction(match: re.Match[str]) -> str:
+    r""" "\frac{\text{m}}{\text{s}^2}" -> "\text{m/s^2}"."""
+    return f"\\text{{{match[1]}/{match[2]}}}" + (f"^{match[3]}" if match[3] else "")
+
+
+def _unit_power(match: re.Match[str]) -> str:
+    r""" "\text{m s^{-1}}" -> "\text{m/s}"."""
+    return f"\\text{{{match[1]}/{match[2]}}}" + (f"^{match[3]}" if match[3] != "1" else "")
 
 
 def _plain_letter(match: re.Match[str]) -> str:

@@ -134,15 +134,31 @@ dollar dollars usd|cent cents|euro euros|yen|yuan rmb 元|sterling|degree degree
 mph|m/s|km/h kph|newton newtons|joule joules|watt watts|kw|hz hertz|khz|mhz|pa pascal pascals|kpa|volt volts
 ampere amperes amp amps|coulomb coulombs|kelvin kelvins|mol moles mole|ev|kev|mev|gev|tesla teslas
 farad farads|ohm ohms|kj|kn|cal calorie calories|kcal"""
+_CASED = {f"{prefix}{unit}": f"{prefix}{unit}" for prefix in "mM" for unit in ("Hz", "W", "J", "V", "N", "Pa", "A")}
+_CASED |= {"Mm": "Mm", "mm": "mm", "Mg": "Mg", "mg": "mg", "Pm": "Pm", "pm": "pm", "Gs": "Gs", "Ms": "Ms", "ms": "ms"}
+"""Milli and mega differ in their case alone."""
 UNITS = {alias: line.split()[0] for line in re.split(r"[|\n]", _UNIT_LINES) for alias in line.split()}
 # One letter is a unit in its own case only: N is newtons, \mathrm{n} is a number.
 _ONE_LETTER = {"m": "m", "g": "g", "s": "s", "h": "h", "l": "l", "L": "l", "N": "newton", "J": "joule", "W": "watt"}
 _ONE_LETTER |= {"V": "volt", "A": "ampere", "C": "coulomb", "K": "kelvin", "T": "tesla", "F": "farad"}
-_SCALES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
+_QUOTIENTS = {"mi/h": "mph"}
+_SCALES = {
+    "百": 100,
+    "千": 10**3,
+    "万": 10**4,
+    "亿": 10**8,
+    "hundred": 100,
+    "thousand": 10**3,
+    "million": 10**6,
+    "billion": 10**9,
+    "trillion": 10**12,
+    "dozen": 12,
+}
 _NO_COUNTED = {"tenths", "thirds", "halves", "quarters", "hundredths", "thousandths", "fourths", "fifths", "sixths"}
 _NO_COUNTED |= {"eighths", "ninths", "twelfths", "dozens", "hundreds", "thousands", "millions", "billions", "pairs"}
 _NO_COUNTED |= {"trillions", "scores", "less", "plus", "minus", "times", "pluses", "negatives", "opposites", "powers"}
 _NO_COUNTED |= {"tens", "percents", "points", "is", "does", "was", "has", "gross", "sevenths", "towards", "afterwards"}
+_CHANGES = frozenset("万亿千百十半倍成折点分零几多约或和减加乘除负正第个") - {"个"}
 _COUNTED = {"people", "children", "men", "women", "mice", "fish", "sheep", "人", "个"}
 _CURRENCY = {"$": "dollar", "\\$": "dollar", "€": "euro", "£": "sterling", "¥": "yen"}
 _CURRENCY_HEAD = re.compile(r"(?P<sign>[+-]?)(?P<mark>\\?\$|[€£¥])\s*(?=[0-9.\\])")
@@ -151,7 +167,8 @@ _PERCENT = re.compile(r"(?<=[0-9}]) ?(?:\\text ?\{ ?percent ?\}|percent|\\text ?
 # A single letter is a unit only inside \text{}: 5m is five times m.
 _UNIT_TAIL = re.compile(
     r"(?:\\text ?\{ ?(?P<text>[A-Za-z一-鿿μ][A-Za-z ./一-鿿-]{0,40})\}|(?<=[0-9}) ])"
-    r"(?P<word>(?:(?:square|cubic|sq) )?[A-Za-z/]{2,20}|[一-鿿]{1,6})) ?(?:\^ ?(?:\{(?P<power>[23])\}|(?P<p>[23])))?$"
+    r"(?P<word>(?:(?:square|cubic|sq) )?[A-Za-z/]{2,20}(?: per [A-Za-z]{2,10})?|[一-鿿]{1,6}))"
+    r" ?(?:\^ ?(?:\{(?P<power>[23])\}|(?P<p>[23])))?$"
 )
 _POWERS = {"square ": "^2", "sq ": "^2", "cubic ": "^3", "平方": "^2", "立方": "^3"}
 _SCALE_TAIL = re.compile(rf"(?<=[0-9}}]) ?(?:\\text ?\{{ ?)?(?P<scale>{'|'.join(_SCALES)})(?: ?\}}| (?=[A-Za-z\\]))?$")
@@ -165,7 +182,15 @@ def is_unit(name: str) -> bool:
 
 
 def _unit(word: str) -> str:
-    return _ONE_LETTER.get(word, "") if len(word) == 1 and word.isascii() else UNITS.get(word.lower(), "")
+    if len(word) == 1 and word.isascii():
+        return _ONE_LETTER.get(word, "")
+    return _CASED.get(word) or UNITS.get(word.lower(), "")
+
+
+def _canonical(name: str) -> str:
+    """ "miles per hour" -> "mph"; "km/hr" -> "km/h"; "" for what is no unit."""
+    parts = [_unit(part.strip()) for part in re.split(r" per |/", name)]
+    return _unit(name) or ((_QUOTIENTS.get(found, found) if all(parts) else "") if (found := "/".join(parts)) else "")
 
 
 def may_be_left_out(unit: str) -> bool:
@@ -174,8 +199,14 @@ def may_be_left_out(unit: str) -> bool:
     Not so a word that changes the number (million, dozen) or says which (pm, north).
     """
     name = unit.partition("^")[0]
-    counted = re.fullmatch("[a-z]{2,}s", name) is not None and name not in _NO_COUNTED
-    return not unit or is_unit(name) or counted or name in _COUNTED
+    return not unit or is_unit(name) or _is_counted(name)
+
+
+def _is_counted(name: str) -> bool:
+    """Whether it names things that are counted: apples, people, 个."""
+    if re.fullmatch("[一-鿿]{1,6}", name):
+        return not set(name) & _CHANGES
+    return name in _COUNTED or (re.fullmatch("[a-z]{2,}s", name) is not None and name not in _NO_COUNTED)
 
 
 def split_scale(text: str) -> tuple[str, int]:
@@ -201,6 +232,8 @@ def split_unit(text: str) -> tuple[str, str]:
     for prefix, meant in _POWERS.items():
         if name.startswith(prefix):
             name, exponent = name.removeprefix(prefix), meant
-    if name in _SCALES or (match["word"] and not _unit(name)):
+    if name[0] in _SCALES and not _unit(name):  # 3万人
+        return text[: match.start()] + name[0], name[1:]
+    if name in _SCALES or (match["word"] and not _canonical(name) and (name.isascii() or not _is_counted(name))):
         return text, ""
-    return text[: match.start()].rstrip(), (_unit(name) or name) + exponent
+    return text[: match.start()].rstrip(), (_canonical(name) or name) + exponent

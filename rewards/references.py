@@ -14,6 +14,9 @@ _NO_ANSWERS = {
     *("proof", "prove", "proved", "proven", "qed", "q.e.d", "nan", "none", "null", "nil", "na", "n/a", "n.a", "#n/a"),
     *("notfound", "noanswer", "unknown", "unanswered", "missing", "tbd", "tba", "todo", "error", "omitted", "inf"),
     *("-inf", "answer", "the answer", "solution", "empty", "image", "figure", "inconclusive", "answers vary", "varies"),
+    *("略", "证明", "证明略", "答案略", "见解析", "见答案", "无", "无答案", "暂无", "暂无答案", "解答なし", "証明略"),
+    *("demostración", "sin respuesta", "démonstration", "preuve", "pas de réponse", "beweis", "keine antwort"),
+    *("siehe lösung", "нет ответа", "доказательство"),
     *("answers may vary", "answers will vary", "various answers", "undefined value", "invalid", "untitled", "blank"),
 }
 _NO_ANSWER = re.compile(
@@ -44,7 +47,7 @@ def no_answer(gold: str) -> str | None:
     if len(gold) > 80:
         return None
     text = re.sub(r"\\(?:text|mathrm|textbf|mbox|emph|textit|mathbf) ?\{([^{}]*)\}", r"\1", normalise(gold))
-    text = " ".join(text.strip(" .!\"'`*_[]<>").casefold().split())
+    text = " ".join(text.strip(" .!\"'`*_[]<>()").casefold().split())
     nothing = not any(c.isalnum() for c in _EMPTY_COMMAND.sub("", gold)) and normalise(gold) not in _SIGNS
     if nothing or text in _NO_ANSWERS or _NO_ANSWER.fullmatch(text):
         return f"the reference {excerpt(gold)} is no answer; leave the row out, or give it one"

@@ -10,10 +10,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import product
 
+from rewards.distances import read_distance
 from rewards.expressions import bracket_step
 from rewards.forms import NAME, REALS, Form
 from rewards.intervals import Interval, expression_of, intersection, real_set, union
 from rewards.nodes import INFINITY, Node, Unreadable
+from rewards.quantities import is_unit
 
 Read = Callable[[str], Form]
 """Reads one piece: rewards.mathematics.read."""
@@ -38,6 +40,11 @@ _BUILDER = re.compile(rf"({NAME})(?: ?\\in ?\\reals)? ?[:|] ?(.+)")
 _UNEQUAL = re.compile(rf"({NAME}) ?\\ne ?(.+)")
 _WITHOUT = re.compile(r"(?:\\reals|\(-\\infty, ?\\infty\)) ?(?:\\setminus|-) ?(\\\{.*\\\})")
 _ORDERS = ("<", ">", "\\le", "\\ge", "\\lt", "\\gt")
+_HALF = re.compile(
+    r"\\reals ?(?:[_^] ?\{? ?[+-] ?\}?|_ ?\{ ?(?:\\ge|\\le|>|<) ?0 ?\}|_ ?\{? ?0 ?\}? ?\^ ?\{? ?[+-] ?\}?"
+    r"|\^ ?\{? ?[+-] ?\}? ?_ ?\{? ?0 ?\}?)"
+)
+_TIME = re.compile("[0-9]{1,2} ?: ?[0-9]{2}")
 _INFINITE = (Node("-", (INFINITY,)), INFINITY)
 
 
@@ -49,12 +56,14 @@ def read_structure(text: str, read: Read) -> Form | None:
         return _read_cases(_inside(cases), read)
     if text in ("\\reals", "(-\\infty, +\\infty)"):
         return REALS
-    if positive := re.fullmatch(r"\\reals ?[_^] ?\{? ?([+-]) ?\}?", text):
-        return read("(0, \\infty)" if positive[1] == "+" else "(-\\infty, 0)")
+    if half := _HALF.fullmatch(text):
+        return _half_line(half, read)
     if text in ("\\emptyset", "\\{\\}"):
         return Form("set")
     if (without := _WITHOUT.fullmatch(text)) and "\\}" not in without[1][:-2]:
         return _all_but(read(without[1]).parts)
+    if len(pieces := split(text, "\\setminus")[::2]) == 2:
+        return _difference(*(read(piece) for piece in pieces))
     if (unequal := _UNEQUAL.fullmatch(text)) and "\\ne" not in unequal[2]:
         return replace(
             _all_but(_parts(_without_plus_minus(split(unequal[2], ",", "\\land")[::2], read), read)),
@@ -68,9 +77,11 @@ def read_structure(text: str, read: Read) -> Form | None:
     if len(values := _without_plus_minus([piece for piece in pieces[::2] if piece], read)) > 1:
         return _read_list(_parts(values, read), pieces[1::2])
     if len(pieces := split(text, *_ORDERS)) > 1:
+        if len(pieces) == 3 and (within := read_distance(*pieces)) is not None:
+            return _of_intervals(within[0], within[1])
         return _read_inequality(pieces, read)
     if len(pieces := split(text, ":")[::2]) > 1:
-        return Form("tuple", ":", parts=_parts(pieces, read))
+        return Form("tuple", "h:m" if _TIME.fullmatch(text) else ":", parts=_parts(pieces, read))
     return _read_compound(text, read) or _read_brackets(text, read)
 
 
@@ -133,6 +144,8 @@ def _without_plus_minus(pieces: Sequence[str], read: Read) -> list[str]:
 
 def _read_list(parts: tuple[Form, ...], separators: Sequence[str]) -> Form:
     """Values between separators: assignments, conditions on one variable, quantities, blanks in order, or a set."""
+    if "\\lor" in separators and all(part.kind == "letter" for part in parts):
+        raise Unreadable("one of several choices, which is not told")
     variables = [part.variable for part in parts]
     if all(variables) and len(set(variables)) == len(parts):
         return assignments(parts)
@@ -179,6 +192,24 @@ def _of_intervals(intervals: Sequence[Interval], variable: str = "") -> Form:
     return Form("union", parts=tuple(parts), variable=variable)
 
 
+def _half_line(match: re.Match[str], read: Read) -> Form:
+    r""" "\\reals^+", "\\reals_{\\ge 0}", "\\reals_0^+": above or below zero, with or without it."""
+    signs = match.group()
+    low = "-" in signs or "<" in signs or "\\le" in signs
+    with_zero = "\\ge" in signs or "\\le" in signs or ("0" in signs and not re.search("[<>]", signs))
+    if low:
+        return read("(-\\infty, 0" + ("]" if with_zero else ")"))
+    return read(("[" if with_zero else "(") + "0, \\infty)")
+
+
+def _difference(one: Form, other: Form) -> Form:
+    r""" "(0, 2) \\setminus \\{1\\}" -> the two intervals beside 1."""
+    a, points = real_set(one), real_set(_all_but(other.parts)) if other.kind == "set" else None
+    if a is None or points is None:
+        raise Unreadable("a difference of sets that are no sets of numbers")
+    return _of_intervals(intersection(a, points))
+
+
 def _all_but(points: tuple[Form, ...]) -> Form:
     """All real numbers but these."""
     found = real_set(Form("set", parts=points))
@@ -193,7 +224,9 @@ def _read_compound(text: str, read: Read) -> Form | None:
     pieces = re.findall(r"([0-9][0-9.,/]*) ?((?:\\text ?\{[A-Za-z .]+\}|[A-Za-z]{1,12}))(?= ?[0-9]|$)", text)
     if len(pieces) < 2 or re.sub(r"[ ,]", "", "".join(a + b for a, b in pieces)) != re.sub(r"[ ,]", "", text):
         return None
-    parts = _parts([f"{number}{unit if unit[0] == chr(92) else ' ' + unit}" for number, unit in pieces], read)
+    if any(len(unit) == 1 and not is_unit(unit) for _, unit in pieces):
+        return None
+    parts = _parts([number + (unit if unit[0] == "\\" else f"\\text{{{unit}}}") for number, unit in pieces], read)
     if not all(part.kind == "number" and part.unit for part in parts):
         return None
     return Form("compound", parts=parts)

@@ -1,6 +1,7 @@
 """How far the accuracy reward agrees with labelled answers, refuses near misses, and keeps the property of its tests.
 
     .venv/bin/python tests/bench/verdicts.py [--data ../shared/data] [--pairs 10000] [--seed 18]
+    .venv/bin/python tests/bench/verdicts.py --against math-verify      # another verifier's word on the same answers
 
 Needs GSM8K, MATH-500, AIME and MGSM under --data; what is not there is left out. Exits with 1 when a labelled answer is
 refused, or a near miss or a changed expression is paid.
@@ -10,8 +11,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from fractions import Fraction
 from itertools import islice
@@ -20,7 +23,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from rewards.accuracy import accuracy, check_reference, reference_answer
-from rewards.extract import normalise
+from rewards.extract import final_answers, normalise
 from rewards.quantities import parse_number
 from tests.unit.made_expressions import pairs
 
@@ -34,13 +37,19 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=REPO.parent / "shared" / "data")
     parser.add_argument("--pairs", type=int, default=10_000, help="random pairs, half of them equal")
     parser.add_argument("--seed", type=int, default=18)
+    parser.add_argument("--against", choices=["math-verify"], help="compare with another verifier, and nothing else")
     args = parser.parse_args()
+    if args.against:
+        against_math_verify(args.data)
+        return
     wrong: list[str] = []
+    reasons: Counter[str] = Counter()
     print(f"{'':44}{'agree':>8}{'of':>8}{'slowest s':>12}")
     for name, rows in sets(args.data):
         report(f"{name}: labelled answers paid", [(*row, True) for row in rows], wrong)
         report(f"{name}: near misses refused", [case for row in rows for case in near_misses(row)], wrong)
         refused = [f"{gold}: {reason}" for _, _, gold in rows if (reason := check_reference(gold))]
+        reasons.update(_kind(check_reference(gold)) for _, _, gold in rows)
         print(
             f"{name + ': references accepted':44}{len(rows) - len(refused):>8}{len(rows):>8}",
             *refused[:SHOWN],
@@ -51,6 +60,7 @@ def main() -> None:
     ]
     report("random expressions: equal ones paid", [case for case in made if case[3]], wrong)
     report("random expressions: others refused", [case for case in made if not case[3]], wrong)
+    print("references by reason:", *(f"  {count:>6}  {reason}" for reason, count in reasons.most_common()), sep="\n")
     print("\n".join(wrong[:SHOWN]))
     raise SystemExit(1 if wrong else 0)
 
@@ -65,6 +75,42 @@ def report(name: str, cases: list[tuple[str, str, str, bool]], wrong: list[str])
         if (score.value == 1) != paid:
             wrong.append(f"{name}: {gold!r}: {completion[-80:]!r}: {score}")
     print(f"{name:44}{agree:>8}{len(cases):>8}{slowest:>12.3f}", flush=True)
+
+
+def _kind(reason: str | None) -> str:
+    """A reason without what it says of one text: quoted parts and numbers."""
+    return re.sub(r"[0-9]+", "N", re.sub(r"'[^']*'", "'..'", reason)) if reason else "accepted"
+
+
+def against_math_verify(data: Path) -> None:
+    """Every reference against itself, every labelled answer and every near miss: both verdicts, and where they differ.
+
+    The label says who is right: labelled answers and references are right, near misses are wrong.
+    """
+    from math_verify import parse, verify  # an independent check: no reward uses it
+
+    print(f"{'':44}{'both':>8}{'of':>8}{'ours right':>12}{'theirs right':>14}")
+    for name, rows in sets(data):
+        differ: Counter[str] = Counter()
+        kinds = {
+            "labelled answers": [(*row, True) for row in rows],
+            "references": [(question, _tags(reference_answer(gold)), gold, True) for question, _, gold in rows],
+            "near misses": [case for row in rows[:500] for case in near_misses(row)],
+        }
+        for kind, cases in kinds.items():
+            both = ours_right = theirs_right = 0
+            for question, completion, gold, paid in cases:
+                ours = accuracy(completion, prompt=question, answer=gold).value == 1
+                given = final_answers(completion, opened=False).answers[-1]
+                theirs = bool(verify(parse(f"${reference_answer(gold)}$"), parse(f"${given}$")))
+                both += ours == theirs
+                ours_right += ours == paid
+                theirs_right += theirs == paid
+                if ours != theirs:
+                    right = "ours" if ours == paid else "theirs"
+                    differ[f"{right} right: {reference_answer(gold)!r}, answer {given[:60]!r}"] += 1
+            print(f"{f'{name}: {kind}':44}{both:>8}{len(cases):>8}{ours_right:>12}{theirs_right:>14}", flush=True)
+        print("\n".join(f"  {text}" for text in differ))
 
 
 def near_misses(row: Row) -> Iterator[tuple[str, str, str, bool]]:
