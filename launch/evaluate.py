@@ -21,7 +21,7 @@ from rich.table import Table
 from launch.machine import settled_run
 from recipes.benchmarks import BENCHMARKS, EXAMPLES, STEP_BY_STEP, r1_protocol
 from rl.config import DataConfig, EvalConfig, GRPOConfig, ModelConfig, RewardConfig, RolloutConfig, RunConfig, asked_day
-from rl.data.rows import READERS
+from rl.data.row_files import FILES
 from rl.data.templates import CHAT
 from rl.records.renamed_metrics import with_old_names
 from rl.records.whole_files import write_json
@@ -126,7 +126,7 @@ def _slug(text: str) -> str:
     """
     path = Path(text.rpartition(":")[2])
     last = path.parent.name if path.name == "model" else path.name
-    stem = last.removesuffix(Path(last).suffix) if Path(last).suffix.lower() in READERS else last
+    stem = last.removesuffix(Path(last).suffix) if Path(last).suffix.lower() in FILES else last
     return "".join(c if c.isalnum() or c in "-_." else "-" for c in stem) or "model"
 
 

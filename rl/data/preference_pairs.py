@@ -16,8 +16,10 @@ import numpy as np
 
 from rl.config import LearnerConfig, RewardTrainConfig
 from rl.data.packing import Packable, schedule
+from rl.data.row_store import select
 from rl.data.rows import load_rows, place
 from rl.data.streams import Stream
+from rl.data.templates import Where, refuse_half_character
 from rl.scoring.reward_model_text import Encoder, read_part, scored_position
 from rl.types import BadInput, PackedBatch, Row
 
@@ -45,7 +47,7 @@ class EncodedPreferences:
     """Rows as units. cut: responses that were too long and lost their end. dropped: reason -> rows left out."""
 
     units: list[Unit] = field(default_factory=list)
-    rows: list[Row] = field(default_factory=list)
+    rows: Sequence[Row] = ()
     cut: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
 
@@ -75,8 +77,8 @@ def load_preferences(
     else:
         questions = [_text(cfg, row, cfg.data.prompt_field, i) for i, row in enumerate(rows)]
         kept_back = _held_out(questions, cfg.held_out_share, seed)
-        train = [row for row, q in zip(rows, questions, strict=True) if q not in kept_back]
-        held_out = [row for row, q in zip(rows, questions, strict=True) if q in kept_back]
+        train = select(rows, [i for i, question in enumerate(questions) if question not in kept_back])
+        held_out = select(rows, [i for i, question in enumerate(questions) if question in kept_back])
     sides = encode(train, cfg, encoder, padding), encode(held_out, cfg, encoder, padding)
     for side, name in zip(sides, ("to train on", "held out"), strict=True):
         if not side.units:
@@ -100,7 +102,7 @@ def encode(rows: Sequence[Row], cfg: RewardTrainConfig, encoder: Encoder, paddin
 
     scores=summary takes what follows the thinking, which is an empty text where the thinking never ends.
     """
-    out = EncodedPreferences()
+    out, kept = EncodedPreferences(), list[int]()
     for i, row in enumerate(rows):
         question = _text(cfg, row, cfg.data.prompt_field, i)
         if cfg.kind == "pairwise":
@@ -118,8 +120,9 @@ def encode(rows: Sequence[Row], cfg: RewardTrainConfig, encoder: Encoder, paddin
             _count(out, "both responses are the same tokens")
         else:
             out.units.append(unit)
-            out.rows.append(row)
+            kept.append(i)
             out.cut += sum(e.cut for e, _ in found if e is not None)
+    out.rows = select(rows, kept)
     return out
 
 
@@ -135,6 +138,7 @@ def _text(cfg: RewardTrainConfig, row: Row, name: str, i: int) -> str:
     value = row.get(name)
     if not isinstance(value, str):
         raise BadInput(f"{place(cfg.data.source, i)}: column {name!r} is missing or no text")
+    refuse_half_character(value, Where(lambda: f"{place(cfg.data.source, i)}: column {name!r}"))
     return value
 
 

@@ -5,7 +5,6 @@ Whatever is wrong with the data is found when they are loaded, before any worker
 
 from __future__ import annotations
 
-import csv
 import datetime
 import decimal
 import hashlib
@@ -14,33 +13,40 @@ import inspect
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from rl.config import DataConfig
+from rl.data.row_files import FILES, LINE_FILES, MAX_DIGITS, READERS, as_row, file_rows, numbered, one_line
+from rl.data.row_store import Rows
 from rl.types import BadInput, Row
 
 TASK = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 """A Python function as a source: 'module:function'."""
 
 
-def load_rows(cfg: DataConfig) -> list[Row]:
+def load_rows(cfg: DataConfig) -> Sequence[Row]:
     """Rows of cfg.source in their order, at most cfg.limit (0: all).
 
     The source is a file (its ending says which kind), a Python function 'module:function' that is called without
-    arguments, or a Hub id.
+    arguments, or a Hub id. Rows of files and of the Hub stay on disk (rl/data/row_store.py); those of a function are in
+    memory, unless it returns a Dataset of `datasets`.
     Raises BadInput, naming the source and the row, when it cannot be read, is malformed, or is empty.
     """
-    rows: list[Row] = []
-    try:
-        for where, row in itertools.islice(_read(cfg), cfg.limit or None):
-            if not isinstance(row, dict):
-                raise BadInput(f"{cfg.source} {where}: expected an object with named fields, not {type(row).__name__}")
-            rows.append(row)
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{cfg.source}: is not UTF-8 text (byte {error.start}: {error.reason})") from error
-    if not rows:
+    path = Path(cfg.source)
+    if path.suffix.lower() in FILES:
+        refuse_missing(cfg.source)
+        rows: Sequence[Row] = file_rows(path, cfg.limit)
+    elif path.is_file():
+        raise BadInput(f"{cfg.source}: unknown kind of file; use {', '.join(FILES)}")
+    elif TASK.fullmatch(cfg.source):
+        rows = _task_rows(cfg)
+    elif cfg.source:
+        rows = _hub_rows(cfg)
+    else:
+        raise BadInput("no data source: set source to a Hub id, a file, or 'module:function'")
+    if not len(rows):
         raise BadInput(f"{cfg.source}: has no rows")
     return rows
 
@@ -57,7 +63,7 @@ def place(source: str, index: int) -> str:
     return f"{source} {where}"
 
 
-def fingerprint(rows: Sequence[Row]) -> str:
+def fingerprint(rows: Iterable[Row]) -> str:
     """Hash of the rows' content and order, 64 hex digits."""
     digest = hashlib.sha256()
     for row in rows:
@@ -75,93 +81,13 @@ def _stable_text(value: object) -> str:
     return type(value).__name__
 
 
-def _read(cfg: DataConfig) -> Iterator[tuple[str, object]]:
-    """Pairs: where the row is in the source ("line 7"), and the row."""
-    path = Path(cfg.source)
-    if path.suffix.lower() in READERS:
-        refuse_missing(cfg.source)
-        yield from READERS[path.suffix.lower()](path)
-    elif path.is_file():
-        raise BadInput(f"{cfg.source}: unknown kind of file; use {', '.join(READERS)}")
-    elif TASK.fullmatch(cfg.source):
-        yield from _numbered(_call_task(cfg.source))
-    elif cfg.source:
-        yield from _numbered(_load_from_hub(cfg))
-    else:
-        raise BadInput("no data source: set source to a Hub id, a file, or 'module:function'")
-
-
-def _numbered(rows: Iterable[object]) -> Iterator[tuple[str, object]]:
-    return ((f"row {i}", row) for i, row in enumerate(rows, 1))
-
-
-def _read_jsonl(path: Path) -> Iterator[tuple[str, object]]:
-    with path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                try:
-                    yield f"line {number}", json.loads(line.rstrip())
-                except json.JSONDecodeError as error:
-                    raise BadInput(f"{path} line {number}: not JSON: {error.msg} (column {error.colno})") from error
-
-
-def _read_json(path: Path) -> Iterator[tuple[str, object]]:
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8-sig"))
-    except json.JSONDecodeError as error:
-        hint = "; one object a line belongs in a .jsonl file" if error.msg == "Extra data" else ""
-        raise BadInput(f"{path} line {error.lineno}: not JSON: {error.msg}{hint}") from error
-    if not isinstance(rows, list):
-        raise BadInput(f"{path}: expected a list of objects, not {type(rows).__name__}")
-    yield from _numbered(rows)
-
-
-def _read_csv(path: Path) -> Iterator[tuple[str, object]]:
-    csv.field_size_limit(2**31 - 1)  # the default refuses a cell of over 131,072 characters: a long chain of thought
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
-        try:
-            header = next(reader, [])
-            if len(set(header)) < len(header):
-                raise BadInput(f"{path} line 1: two columns have the same name: {', '.join(header)}")
-            for cells in reader:
-                if len(cells) not in (0, len(header)):
-                    raise BadInput(f"{path} line {reader.line_num}: {len(cells)} cells under {len(header)} columns")
-                if cells:
-                    yield f"line {reader.line_num}", dict(zip(header, cells, strict=True))
-        except csv.Error as error:
-            raise BadInput(f"{path} line {reader.line_num}: {error}") from error
-
-
-def _read_parquet(path: Path) -> Iterator[tuple[str, object]]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            yield from _numbered(row for batch in file.iter_batches() for row in batch.to_pylist())
-    except pyarrow.ArrowInvalid as error:
-        raise BadInput(f"{path}: not a Parquet file: {_one_line(error)}") from error
-
-
-LINE_FILES = (".jsonl", ".csv", ".tsv")
-"""Files whose errors are named by line, not by row."""
-READERS: dict[str, Callable[[Path], Iterator[tuple[str, object]]]] = {
-    ".jsonl": _read_jsonl,
-    ".json": _read_json,
-    ".parquet": _read_parquet,
-    ".csv": _read_csv,
-    ".tsv": _read_csv,
-}
-
-
 def python_function(source: str) -> Callable[..., object]:
     """The function that 'module:function' names. Raises BadInput when there is none."""
     module_name, _, name = source.partition(":")
     try:
         module = importlib.import_module(module_name)
     except (ImportError, SyntaxError) as error:
-        raise BadInput(f"{source}: cannot import {module_name}: {_one_line(error)}") from error
+        raise BadInput(f"{source}: cannot import {module_name}: {one_line(error)}") from error
     function = vars(module).get(name)
     if not callable(function):
         raise BadInput(f"{source}: {module_name} has no function {name}")
@@ -170,36 +96,61 @@ def python_function(source: str) -> Callable[..., object]:
 
 def refuse_missing(source: str) -> None:
     """Raise BadInput when the file or the Python function does not exist. Reads no rows, and does not ask the Hub."""
-    if Path(source).suffix.lower() in READERS:
+    if Path(source).suffix.lower() in FILES:
         if not Path(source).is_file():
             raise BadInput(f"{source}: no such file")
     elif TASK.fullmatch(source):
         python_function(source)
 
 
-def _call_task(source: str) -> Iterable[object]:
-    function = python_function(source)
+def _task_rows(cfg: DataConfig) -> Sequence[Row]:
+    import datasets
+
+    function = python_function(cfg.source)
     try:
         inspect.signature(function).bind()
     except TypeError as error:
-        raise BadInput(f"{source}: is called without arguments, but: {error}") from error
-    rows = function()
-    if not isinstance(rows, Iterable):
-        raise BadInput(f"{source}: returned {type(rows).__name__}, expected rows")
+        raise BadInput(f"{cfg.source}: is called without arguments, but: {error}") from error
+    found = function()
+    if isinstance(found, datasets.Dataset):
+        return _at_most(found, cfg.limit)
+    if not isinstance(found, Iterable):
+        raise BadInput(f"{cfg.source}: returned {type(found).__name__}, expected rows")
+    rows = []
+    for where, row in itertools.islice(numbered(found), cfg.limit or None):
+        rows.append(as_row(cfg.source, where, row))
+        if _has_long_number(row):
+            raise BadInput(f"{cfg.source} {where}: has a number of more than {MAX_DIGITS:,} digits; give it as text")
     return rows
 
 
-def _load_from_hub(cfg: DataConfig) -> Iterable[object]:
+def _has_long_number(value: object) -> bool:
+    if isinstance(value, int):
+        return value.bit_length() > 3 * MAX_DIGITS and abs(value) >= 10**MAX_DIGITS
+    if isinstance(value, dict | list | tuple):
+        return any(map(_has_long_number, value.values() if isinstance(value, dict) else value))
+    return False
+
+
+def _hub_rows(cfg: DataConfig) -> Rows:
     import datasets
 
     try:
-        return cast(Iterable[object], datasets.load_dataset(cfg.source, cfg.subset or None, split=cfg.split))
+        return _at_most(datasets.load_dataset(cfg.source, cfg.subset or None, split=cfg.split), cfg.limit)
     except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:
         raise BadInput(
             f"{cfg.source}: no such file, and not loaded from the Hub (subset {cfg.subset or 'none'}, "
-            f"split {cfg.split}): {_one_line(error)}"
+            f"split {cfg.split}): {one_line(error)}"
+        ) from error
+    except RuntimeError as error:
+        if "script" not in str(error):
+            raise
+        raise BadInput(
+            f"{cfg.source}: is a Python script, and `datasets` runs none any more. The Hub has most such sets in "
+            "Parquet too, in their branch refs/convert/parquet: fetch the files and name one of them"
         ) from error
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+def _at_most(data: Any, limit: int) -> Rows:
+    """The first rows of a Dataset; 0: all."""
+    return Rows(data.select(range(min(limit, len(data)))) if limit else data)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -18,10 +19,22 @@ import numpy as np
 
 from rl.config import DataConfig, LearnerConfig
 from rl.data.packing import Packable, schedule
+from rl.data.row_store import TokenStore, select
 from rl.data.rows import place
 from rl.data.streams import Stream
 from rl.data.teacher_logprobs import refuse_other_tokenizers, refuse_ragged, target_ids, top_logprobs
-from rl.data.templates import CHAT, Message, Table, check_template, end_token_ids, open_answer, prompt_prefix, tokenise
+from rl.data.templates import (
+    CHAT,
+    Message,
+    Table,
+    Where,
+    check_template,
+    end_token_ids,
+    open_answer,
+    prompt_prefix,
+    refuse_half_character,
+    tokenise,
+)
 from rl.types import BadInput, Example, PackedBatch, Row, TopLogprobs
 
 if TYPE_CHECKING:
@@ -33,7 +46,7 @@ CONTEXT, MICRO_BATCH = "model.context_length", "learner.micro_batch_tokens"
 
 
 class ExampleStream(Stream[Example]):
-    """SFT examples in a seeded order.
+    """SFT examples in a seeded order. Their rows and tokens stay on disk.
 
     cached: the rows carry a teacher's logprobs, which become Example.teacher (rl/data/teacher_logprobs.py).
     limited_by: the setting that max_tokens comes from. limit: max_tokens and that setting in words.
@@ -59,35 +72,47 @@ class ExampleStream(Stream[Example]):
             )
         table = Table(rows, cfg, functools.partial(place, cfg.source))
         self.dropped = self.split = 0
-        self.limit, self.limited_by = f"{max_tokens} tokens ({limited_by})", limited_by
         self._teachers: list[TopLogprobs] = []
+        self.limit, self.limited_by = f"{max_tokens} tokens ({limited_by})", limited_by
+        self._pieces, teachers = TokenStore(), list[TopLogprobs]()
+        for part in table.parts():
+            if cfg.text_field:
+                pieces, split = _document_pieces(part, tokenizer, max_tokens)
+                self.split += split
+            elif cfg.messages_field:
+                pieces = _conversations(part, tokenizer)
+            else:
+                pieces = _answers(part, tokenizer, cached=cached)
+            for i, (ids, learnt) in enumerate(pieces):
+                self._pieces.append(np.where(learnt, ~ids, ids))
+                if cached:
+                    teachers.append(top_logprobs(part, i, ids[learnt]))
+        lengths = self._pieces.lengths()
+        self._kept = np.arange(len(lengths))
         if cfg.text_field:
-            self._pieces, self.split = _document_pieces(table, tokenizer, max_tokens)
             # Cut to another length, the same rows are other examples, so the length goes into the fingerprint.
-            identity: list[Row] = [*rows, {"piece tokens": max_tokens}]
-            super().__init__(identity, seed, cfg.shuffle, size=len(self._pieces))
+            identity = itertools.chain(rows, [{"piece tokens": max_tokens}])
+            super().__init__(identity, seed, cfg.shuffle, size=len(lengths))
             return
-        pieces = _conversations(table, tokenizer) if cfg.messages_field else _answers(table, tokenizer, cached=cached)
-        lengths = [len(ids) for ids, _ in pieces]
-        if overlong == "error" or min(lengths) > max_tokens:
+        if overlong == "error" or lengths.min() > max_tokens:
             remedy = f"raise {limited_by}, or set overlong=drop to leave the longest out"
             what = "conversation" if cfg.messages_field else "example (prompt, target, end token)"
             table.refuse_long(lengths, max_tokens, what, remedy)
-        kept = [i for i, length in enumerate(lengths) if length <= max_tokens]
-        self.dropped = len(rows) - len(kept)
-        self._pieces = [pieces[i] for i in kept]
+        self._kept = np.flatnonzero(lengths <= max_tokens)
+        self.dropped = len(rows) - len(self._kept)
         if cached:
-            teachers = [top_logprobs(table, i, ids[learnt]) for i, (ids, learnt) in enumerate(pieces)]
             refuse_ragged(table, teachers)
-            self._teachers = [teachers[i] for i in kept]
-        super().__init__([rows[i] for i in kept], seed, cfg.shuffle)
+            self._teachers = [teachers[i] for i in self._kept]
+        super().__init__(select(rows, self._kept) if self.dropped else rows, seed, cfg.shuffle)
 
     def all(self) -> list[Example]:
         """Every example once, in the order of the rows."""
         return [self._item(i, i) for i in range(len(self))]
 
     def _item(self, index: int, draw: int) -> Example:
-        ids, learnt = self._pieces[index]
+        kept = self._pieces[int(self._kept[index])]  # a token that is learnt is there as its complement, below 0
+        learnt = kept < 0
+        ids = np.where(learnt, ~kept, kept)
         return Example(ids.tolist(), learnt.astype(int).tolist(), self._teachers[index] if self._teachers else None)
 
 
@@ -105,7 +130,7 @@ def _with_end(ids: np.ndarray, end: int) -> np.ndarray:
     return ids if ids[-1:].tolist() == [end] else np.append(ids, np.int32(end))
 
 
-def _refuse_second_think(where: str, opening: str, answer: str) -> None:
+def _refuse_second_think(where: object, opening: str, answer: str) -> None:
     # Some chat templates write <think> themselves, those of R1's distilled models for example.
     if opening.rstrip().endswith("<think>") and answer.lstrip().startswith("<think>"):
         raise BadInput(f"{where}: the template already opens <think>; begin the target after it")
@@ -119,7 +144,7 @@ def _answers(table: Table, tokenizer: PreTrainedTokenizerBase, *, cached: bool =
     """
     targets, (texts, prompt_ids) = table.texts(table.cfg.target_field), table.prompts(tokenizer)
     for i, (text, target) in enumerate(zip(texts, targets, strict=True)):
-        _refuse_second_think(table.where(i), text, target)
+        _refuse_second_think(table.at(i), text, target)
     end = end_token_ids(tokenizer)[0]
     learnt = [_with_end(ids, end) for ids in tokenise(targets, tokenizer, table.where)]
     if cached:
@@ -146,10 +171,10 @@ def _conversations(table: Table, tokenizer: PreTrainedTokenizerBase) -> list[Pie
         for t, message in enumerate(messages):
             if message["role"] == ASSISTANT:
                 weights.append(learnt_turns[t])
-                openings.append(open_answer(messages[:t], tokenizer, table.where(i)))
+                openings.append(open_answer(messages[:t], tokenizer, table.at(i)))
                 answers.append(message["content"])
                 owners.append(i)
-                _refuse_second_think(table.where(i), openings[-1], answers[-1])
+                _refuse_second_think(table.at(i), openings[-1], answers[-1])
     end = end_token_ids(tokenizer)[0]
     opening_ids = tokenise(openings, tokenizer, lambda k: table.where(owners[k]))
     answer_ids = tokenise(answers, tokenizer, lambda k: table.where(owners[k]))
@@ -169,7 +194,7 @@ def _conversations(table: Table, tokenizer: PreTrainedTokenizerBase) -> list[Pie
 
 def _turns(table: Table, index: int) -> tuple[list[Message], list[bool]]:
     """The row's messages, checked, after the system message of cfg.system; and for each whether it may be learnt."""
-    where, name = table.where(index), table.cfg.messages_field
+    where, name = table.at(index), table.cfg.messages_field
     value = table.field(index, name)
     if not isinstance(value, list) or not value:
         raise BadInput(f"{where}: field {name!r} must be a list of messages with role and content, and not empty")
@@ -181,8 +206,11 @@ def _turns(table: Table, index: int) -> tuple[list[Message], list[bool]]:
         role, content = message.get("role"), message.get("content")
         if not isinstance(role, str) or not isinstance(content, str) or not content.strip():
             raise BadInput(f"{where}: message {number} of {name!r} lacks its role, or its content as text")
+        this = Where(functools.partial("{}: message {} of {!r}".format, where, number, name))
+        for text in (role, content):
+            refuse_half_character(text, this)
         messages.append({"role": role, "content": content})
-        learnt.append(_is_learnt(message, f"{where}: message {number} of {name!r}"))
+        learnt.append(_is_learnt(message, this))
     if messages[-1]["role"] != ASSISTANT:
         raise BadInput(f"{where}: {name!r} ends with a turn of {messages[-1]['role']}; only an assistant's is learnt")
     system = table.cfg.system
@@ -196,7 +224,7 @@ def _turns(table: Table, index: int) -> tuple[list[Message], list[bool]]:
     return messages, learnt
 
 
-def _is_learnt(message: Mapping[str, object], where: str) -> bool:
+def _is_learnt(message: Mapping[str, object], where: object) -> bool:
     """False for weight 0, as in OpenAI's format. Raises BadInput for anything else besides role and content."""
     weight = 1
     for key, value in message.items():

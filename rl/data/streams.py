@@ -8,14 +8,15 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Generic, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 import numpy as np
 
 from rl.config import DataConfig
+from rl.data.row_store import TokenStore, select
 from rl.data.rows import fingerprint, place
-from rl.data.templates import Table
+from rl.data.templates import Table, render
 from rl.types import BadInput, Prompt, Row
 
 if TYPE_CHECKING:
@@ -32,9 +33,10 @@ class Stream(Generic[ItemT]):
     size: items of an epoch; 0: one for each row.
     """
 
-    def __init__(self, rows: Sequence[Row], seed: int, shuffle: bool, size: int = 0) -> None:
+    def __init__(self, rows: Iterable[Row], seed: int, shuffle: bool, size: int = 0) -> None:
         self._draws = 0
-        self._size, self._seed, self._shuffle = size or len(rows), seed, shuffle
+        self._size = size or len(cast("Sequence[Row]", rows))
+        self._seed, self._shuffle = seed, shuffle
         self._fingerprint = int(fingerprint(rows)[:12], 16)
         self._order, self._order_epoch = np.arange(self._size), -1
 
@@ -84,7 +86,7 @@ TRAINED_BOUND = "the less of model.context_length and learner.micro_batch_tokens
 
 
 class PromptStream(Stream[Prompt]):
-    """Prompts to sample from, all tokenised at the start.
+    """Prompts to sample from, all tokenised at the start. Their rows and tokens stay on disk.
 
     Raises BadInput when a row lacks a field, or when its prompt has more than max_prompt_tokens tokens. With
     cfg.long_prompts=drop such rows are left out instead, and a warning says how many.
@@ -100,35 +102,33 @@ class PromptStream(Stream[Prompt]):
         bound: str = TRAINED_BOUND,
     ) -> None:
         """bound: the setting that lets longer prompts in."""
-        table = Table(rows, cfg, functools.partial(place, cfg.source))
-        self._references = [table.reference(i) for i in range(len(rows))]
-        self._questions = table.texts(cfg.prompt_field)
-        self._texts, self._ids = table.prompts(tokenizer)
-        self._rows = rows
-        lengths = [len(ids) for ids in self._ids]
-        self._kept = [i for i, length in enumerate(lengths) if length <= max_prompt_tokens]
-        if cfg.long_prompts == "error" or not self._kept:
+        self._table, self._tokenizer = Table(rows, cfg, functools.partial(place, cfg.source)), tokenizer
+        self._ids = TokenStore()
+        for part in self._table.parts():
+            for i in range(len(part.rows)):
+                part.reference(i)  # now, so that a fault is found before anything starts
+            for ids in part.prompts(tokenizer)[1]:
+                self._ids.append(ids)
+        lengths = self._ids.lengths()
+        self._kept = np.flatnonzero(lengths <= max_prompt_tokens)
+        if cfg.long_prompts == "error" or not len(self._kept):
             remedy = f"set long_prompts=drop, raise {bound}, or lower max_new_tokens"
-            table.refuse_long(lengths, max_prompt_tokens, "prompt", remedy)
+            self._table.refuse_long(lengths, max_prompt_tokens, "prompt", remedy)
         elif len(self._kept) < len(rows):
             left_out = len(rows) - len(self._kept)
             log.warning(
                 "%s: dropped %d of %d prompts, which are longer than %d tokens", cfg.source, left_out, len(rows),
                 max_prompt_tokens,
             )  # fmt: skip
-        super().__init__([rows[i] for i in self._kept], seed, cfg.shuffle)
+        super().__init__(select(rows, self._kept) if len(self._kept) < len(rows) else rows, seed, cfg.shuffle)
 
     def _item(self, index: int, draw: int) -> Prompt:
-        index = self._kept[index]
-        return Prompt(
-            index,
-            draw,
-            self._ids[index].tolist(),
-            self._texts[index],
-            self._references[index],
-            self._rows[index],
-            self._questions[index],
-        )
+        index = int(self._kept[index])
+        cfg, row = self._table.cfg, self._table.rows[index]
+        one = Table([row], cfg, lambda _: self._table.where(index))
+        question = one.text(0, cfg.prompt_field)
+        text = render(question, cfg, self._tokenizer)
+        return Prompt(index, draw, self._ids[index].tolist(), text, one.reference(0), row, question)
 
 
 def all_prompts(

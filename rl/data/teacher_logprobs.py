@@ -69,7 +69,7 @@ def target_ids(table: Table, index: int, tokenizer: PreTrainedTokenizerBase, tok
 
 def top_logprobs(table: Table, index: int, learnt_N: np.ndarray) -> TopLogprobs:
     """The row's stored logprobs, one position for each learnt token. Raises BadInput where they are no distribution."""
-    where = table.where(index)
+    where = table.at(index)
     ids_NK, logprobs_NK = _array(table, index, IDS, np.int32, 2), _array(table, index, LOGPROBS, np.float32, 2)
     if ids_NK.shape != logprobs_NK.shape or not ids_NK.shape[1]:
         raise BadInput(f"{where}: {IDS} is {ids_NK.shape}, {LOGPROBS} is {logprobs_NK.shape}; both must be (N, K)")

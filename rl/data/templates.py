@@ -7,6 +7,10 @@ A template is a text with {prompt} in it. A completion follows a rendered prompt
 from __future__ import annotations
 
 import difflib
+import functools
+import itertools
+import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -40,6 +44,10 @@ TEMPLATES = {
 ENDS_A_SENTENCE = tuple(".?!:;,…。？！：；，")
 CHUNK = 4096
 """Texts tokenised at once, which bounds the memory that the tokenizer's results take."""
+PART = 512
+"""Rows that are in memory at once while a dataset is tokenised."""
+HALF_CHARACTER = re.compile("[\ud800-\udfff]")
+"""A surrogate without its other half, which no tokenizer and no file can write."""
 
 
 def check_template(cfg: DataConfig, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -75,7 +83,7 @@ def render(prompt: str, cfg: DataConfig, tokenizer: PreTrainedTokenizerBase) -> 
     return text.replace("{prompt}", prompt)
 
 
-def open_answer(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, where: str = "") -> str:
+def open_answer(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, where: object = "") -> str:
     """The chat template's text of these messages, up to and with the opening of the next answer.
 
     where: the row, for the message. Raises BadInput when the template fails.
@@ -171,6 +179,25 @@ def _lost_characters(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -
     return {c for c, ids in zip(seen, encode(seen, tokenizer), strict=True) if not ids}
 
 
+def refuse_half_character(text: str, where: object) -> None:
+    """Raise BadInput for a text with a surrogate that lacks its other half. where: what has the text."""
+    if not text.isascii() and (found := HALF_CHARACTER.search(text)):
+        raise BadInput(
+            f"{where} has half a character, {found[0]!a}, at place {found.start() + 1}: it was cut inside an emoji "
+            "or the like; mend or drop it"
+        )
+
+
+class Where:
+    """Says where something is, once an error needs it: a row of a file is looked up there, which takes a while."""
+
+    def __init__(self, say: Callable[[], str]) -> None:
+        self._say = say
+
+    def __str__(self) -> str:
+        return self._say()
+
+
 class Table:
     """Rows, and the settings that say how to read them. Each error is a BadInput that begins with where(index)."""
 
@@ -178,6 +205,10 @@ class Table:
         if not rows:
             raise BadInput(f"{cfg.source}: has no rows")
         self.rows, self.cfg, self.where = rows, cfg, where
+
+    def at(self, index: int) -> Where:
+        """where(index), looked up only when it is written."""
+        return Where(lambda: self.where(index))
 
     def field(self, index: int, name: str) -> object:
         if name not in self.rows[index]:
@@ -190,10 +221,22 @@ class Table:
             raise BadInput(f"{self.where(index)}: field {name!r} is empty")
         if not isinstance(value, str):
             raise BadInput(f"{self.where(index)}: field {name!r} is {type(value).__name__}, expected text")
+        refuse_half_character(value, Where(lambda: f"{self.where(index)}: field {name!r}"))
         return value
 
     def texts(self, name: str) -> list[str]:
         return [self.text(i, name) for i in range(len(self.rows))]
+
+    def parts(self) -> Iterator[Table]:
+        """The rows in order, PART at a time, each part as a table that has its rows in memory."""
+        rows = iter(self.rows)
+        for start in itertools.count(0, PART):
+            if not (part := list(itertools.islice(rows, PART))):
+                return
+            yield Table(part, self.cfg, functools.partial(self._where_after, start))
+
+    def _where_after(self, start: int, index: int) -> str:
+        return self.where(start + index)
 
     def reference(self, index: int) -> str:
         """The reference answer as text; a number as Python writes it. "" when cfg.answer_field is "", or the row has
@@ -205,6 +248,11 @@ class Table:
         value = self.field(index, name)
         if value is None:
             return ""
+        if isinstance(value, float) and not math.isfinite(value):
+            raise BadInput(
+                f"{self.where(index)}: field {name!r} is {value}, which no answer equals; write null where there is "
+                "no answer, or the answer as text"
+            )
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             return str(value)
         text = self.text(index, name)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rl.config import DataConfig, RunConfig
 from rl.data.content_hash import path_hash
-from rl.data.rows import READERS
+from rl.data.row_files import FILES
 from rl.evaluation.metrics import paired_difference
 from rl.records import provenance
 from rl.records.whole_files import read_json
@@ -96,7 +96,7 @@ def _hub_ids(sources: Iterable[str]) -> list[str]:
 
 def _is_hub_id(source: str) -> bool:
     """Whether it is a Hub id such as "openai/gsm8k", and not an existing folder, a path, a file or a Python task."""
-    if source.count("/") != 1 or ":" in source or source[0] in "./~@" or Path(source).suffix.lower() in READERS:
+    if source.count("/") != 1 or ":" in source or source[0] in "./~@" or Path(source).suffix.lower() in FILES:
         return False
     return not Path(source).exists()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -67,8 +67,8 @@ def write_json(path: Path, value: object, indent: int | None = 2) -> None:
     write_whole(path, json.dumps(value, indent=indent) + "\n")
 
 
-def write_rows(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
-    """Write rows as JSON lines, whole or not at all."""
+def write_rows(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
+    """Write rows as JSON lines, whole or not at all, also when `rows` fails on its way."""
     # A lone surrogate, which UTF-8 cannot hold, becomes its escape \\ud800, which JSON reads back as it was.
     with whole(path) as temporary, temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
         file.writelines(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)

@@ -26,7 +26,8 @@ log = logging.getLogger(__name__)
 class Build(Stage):
     """Make a dataset with a Python function. Output: a dataset.
 
-    The function gets one argument, {source: its rows}, and returns the new rows as an iterable.
+    The function gets one argument, {source: its rows}, and returns the new rows as an iterable. Rows that it yields one
+    by one are never all in memory.
     """
 
     function: str = knob("", "'module:function'.")
@@ -54,13 +55,20 @@ def build(folder: Path, function: str, sources: Mapping[str, str]) -> Path:
     """Write what function({name: rows}) returns as data.jsonl. sources: name -> file. Raises BadInput."""
     make = python_function(function)
     given = {key: load_rows(DataConfig(source=path)) for key, path in sources.items()}
-    rows = list(cast(Iterable[object], make(given)))
-    bad = next((i for i, row in enumerate(rows) if not isinstance(row, dict)), None)
-    if not rows or bad is not None:
-        what = "returned no rows" if not rows else f"row {cast(int, bad) + 1} is not a dict"
-        raise BadInput(f"function={function}: {what}")
-    write_rows(folder / "data.jsonl", cast(list[Row], rows))
-    manifest = {"rows": len(rows), "function": function, "sources": {k: len(v) for k, v in given.items()}}
+    written = 0
+
+    def rows() -> Iterator[Row]:
+        nonlocal written
+        for row in cast(Iterable[object], make(given)):
+            written += 1
+            if not isinstance(row, dict):
+                raise BadInput(f"function={function}: row {written} is not a dict")
+            yield row
+        if not written:
+            raise BadInput(f"function={function}: returned no rows")
+
+    write_rows(folder / "data.jsonl", rows())
+    manifest = {"rows": written, "function": function, "sources": {k: len(v) for k, v in given.items()}}
     write_json(folder / "manifest.json", manifest)
-    log.info("%s made %d rows from %s", function, len(rows), manifest["sources"] or "nothing")
+    log.info("%s made %d rows from %s", function, written, manifest["sources"] or "nothing")
     return folder / "data.jsonl"

@@ -9,6 +9,7 @@ manifest.json   for each part: how many rows it had, how many were taken, how ma
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import logging
 from collections import Counter
@@ -58,19 +59,21 @@ class Mix(Stage):
 def mix(folder: Path, cfg: MixConfig, seed: int) -> Path:
     """Write data.jsonl and manifest.json into folder. Raises BadInput for a part that is too small for its quota."""
     index = evaluation_index(cfg.against)
-    seen: set[tuple[str, str]] = set()
-    rows: list[Row] = []
+    seen: set[bytes] = set()
+    taken: list[tuple[_Part, int]] = []
     parts = []
     for number, part in enumerate(cfg.parts):
-        mine, counts = _take(part, cfg, index, seen, [seed, number])
-        rows += mine
+        mine = _Part(part)
+        indices, counts = _take(mine, cfg, index, seen, [seed, number])
+        taken += [(mine, i) for i in indices]
         parts.append({"source": part.data.source, "domain": part.domain, "quota": part.quota, **counts})
         log.info("%s: %s", part.data.source, ", ".join(f"{n} {what}" for what, n in counts.items()))
     if cfg.shuffle:
-        rows = [rows[i] for i in np.random.default_rng([seed, len(cfg.parts)]).permutation(len(rows))]
-    write_rows(folder / "data.jsonl", rows)
-    domains = Counter(str(row.get("domain", "")) for row in rows)
-    manifest = {"rows": len(rows), "sha256": fingerprint(rows), "domains": domains, "parts": parts}
+        taken = [taken[i] for i in np.random.default_rng([seed, len(cfg.parts)]).permutation(len(taken))]
+    domains: Counter[str] = Counter()
+    write_rows(folder / "data.jsonl", _counted(taken, domains))
+    sha256 = fingerprint(part.common(i) for part, i in taken)
+    manifest = {"rows": len(taken), "sha256": sha256, "domains": domains, "parts": parts}
     manifest |= {"against": [data.source for data in cfg.against], "evaluation_ngrams": len(index)}
     write_json(folder / "manifest.json", manifest)
     return folder / "data.jsonl"
@@ -90,31 +93,47 @@ def evaluation_index(against: Sequence[DataConfig]) -> EvaluationIndex:
     return EvaluationIndex(questions, solutions)
 
 
+def _counted(taken: Sequence[tuple[_Part, int]], domains: Counter[str]) -> Iterator[Row]:
+    for part, i in taken:
+        row = part.common(i)
+        domains[str(row.get("domain", ""))] += 1
+        yield row
+
+
+class _Part:
+    """A part's rows. They stay on disk; those that are taken are read again when they are written."""
+
+    def __init__(self, part: MixPart) -> None:
+        self.part, self.rows = part, load_rows(part.data)
+        self._where = functools.partial(place, part.data.source)
+        self._table = Table(self.rows, part.data, self._where)
+
+    def common(self, i: int) -> Row:
+        """The row under common names."""
+        return _common(self._table, self.rows[i], i, self.part, self._where)
+
+
 def _take(
-    part: MixPart, cfg: MixConfig, index: EvaluationIndex, seen: set[tuple[str, str]], seed: Sequence[int]
-) -> tuple[list[Row], dict[str, int]]:
-    """(the part's rows under common names, counts: what became of its rows)."""
-    found = load_rows(part.data)
+    rows: _Part, cfg: MixConfig, index: EvaluationIndex, seen: set[bytes], seed: Sequence[int]
+) -> tuple[list[int], dict[str, int]]:
+    """(which of the part's rows are taken, counts: what became of its rows). seen: hashes of the rows of all parts."""
+    part, found = rows.part, rows.rows
     counts = {"rows": len(found), "taken": 0, "duplicate": 0, "contaminated": 0, "surplus": 0}
     order = np.random.default_rng(list(seed)).permutation(len(found)) if part.quota else np.arange(len(found))
     taken: list[int] = []
-    common: dict[int, Row] = {}
-    where = functools.partial(place, part.data.source)
-    table = Table(found, part.data, where)
     for i in (int(i) for i in order):
         if part.quota and len(taken) == part.quota:
             counts["surplus"] += 1
             continue
-        row = _common(table, found[i], i, part, where)
-        key = (_comparable(row["prompt"]), _comparable(row.get("messages", row.get("target", ""))))
-        if len(index) and any(index.overlap(text) for text in shown_texts(found[i], part.data)):
+        row = rows.common(i)
+        key = _key(row)
+        if len(index) and any(index.overlap(text) for text in shown_texts(row, part.data)):
             counts["contaminated"] += 1
         elif cfg.deduplicate and key in seen:
             counts["duplicate"] += 1
         else:
             seen.add(key)
             taken.append(i)
-            common[i] = row
     counts["taken"] = len(taken)
     if len(taken) < part.quota and cfg.short == "error":
         raise BadInput(
@@ -122,7 +141,7 @@ def _take(
             f"{counts['contaminated']} contaminated ones left out), but its quota is {part.quota}; lower the quota, or "
             "set mix.short=take"
         )
-    return [common[i] for i in sorted(taken)], counts
+    return sorted(taken), counts
 
 
 def _common(table: Table, row: Row, i: int, part: MixPart, where: Callable[[int], str]) -> Row:
@@ -141,6 +160,12 @@ def _common(table: Table, row: Row, i: int, part: MixPart, where: Callable[[int]
     if part.domain:
         out["domain"] = part.domain
     return out
+
+
+def _key(row: Row) -> bytes:
+    """A hash by which rows are duplicates: of their question and their answer or conversation."""
+    texts = (_comparable(row["prompt"]), _comparable(row.get("messages", row.get("target", ""))))
+    return hashlib.blake2b(json.dumps(texts).encode(), digest_size=16).digest()
 
 
 def _comparable(value: object) -> str:

@@ -6,8 +6,11 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NotRequired, TypedDict
+from typing import NotRequired, TypedDict, cast
 
+import numpy as np
+
+from rl.data.row_store import keep_json
 from rl.records.whole_files import whole_lines, write_json, write_rows
 from rl.stages.selection import KEPT, category, is_kept
 from rl.types import Row
@@ -49,16 +52,21 @@ def write_kept(folder: Path, teacher: Mapping[str, object] | None = None, withou
     """Write data.jsonl and yield.json from samples.jsonl, in the order of the prompts. teacher, without_thought (how
     many of its answers have no thought): for yield.json.
     """
-    lines = sorted(read_samples(folder / "samples.jsonl"), key=lambda line: line["prompt_id"])
+    lines = keep_json(cast("Iterator[Row]", read_samples(folder / "samples.jsonl")))
+    order = np.argsort([cast(int, line["prompt_id"]) for line in lines], kind="stable")
     reasons: Counter[str] = Counter()
-    rows: list[Mapping[str, object]] = []
-    for line in lines:
-        for sample in line["samples"]:
-            reasons[category(sample["reason"])] += 1
-            if is_kept(sample["reason"]):
-                rows.append(_kept_row(line, sample))
-    write_rows(folder / "data.jsonl", rows)
-    solved = sum(any(is_kept(s["reason"]) for s in line["samples"]) for line in lines)
+    solved = 0
+
+    def rows() -> Iterator[Row]:
+        nonlocal solved
+        for i in order.tolist():
+            line = cast(PromptLine, lines[i])
+            reasons.update(category(sample["reason"]) for sample in line["samples"])
+            kept = [sample for sample in line["samples"] if is_kept(sample["reason"])]
+            solved += bool(kept)
+            yield from (_kept_row(line, sample) for sample in kept)
+
+    write_rows(folder / "data.jsonl", rows())
     report = {"prompts": len(lines), "prompts_with_a_sample": solved, "samples": reasons.total(), "by_reason": reasons}
     report |= {"teacher": teacher, "without_thought": without_thought} if teacher is not None else {}
     write_json(folder / "yield.json", report)

@@ -14,6 +14,7 @@ from rl.config import AskConfig, DataConfig, RunConfig
 from rl.context import Inputs
 from rl.data.contamination import check_run
 from rl.data.few_shot import asked_prompts, evaluation_prompts
+from rl.data.row_store import select
 from rl.data.rows import TASK, load_rows, place, python_function
 from rl.data.sft_examples import CONTEXT, MICRO_BATCH, ExampleStream
 from rl.data.streams import PromptStream
@@ -137,12 +138,13 @@ def _examples(
     )
 
 
-def _rewardable_rows(cfg: RunConfig, data: DataConfig) -> list[Row]:
+def _rewardable_rows(cfg: RunConfig, data: DataConfig) -> Sequence[Row]:
     """The rows on which a reward can give a verdict. Raises BadInput for others, or drops them."""
     rows = load_rows(data)
     table = Table(rows, data, functools.partial(place, data.source))
     steps = cfg.grpo.steps if data is cfg.prompts else 0  # evaluation asks every reward, whatever the step
-    bad = unrewardable_rows(cfg.rewards, rows, [table.reference(i) for i in range(len(rows))], steps)
+    references = [part.reference(i) for part in table.parts() for i in range(len(part.rows))]
+    bad = unrewardable_rows(cfg.rewards, rows, references, steps)
     if not bad:
         return rows
     shown = "; ".join(f"{place(data.source, i)}: {reason}" for i, reason in list(bad.items())[:3])
@@ -150,7 +152,7 @@ def _rewardable_rows(cfg: RunConfig, data: DataConfig) -> list[Row]:
     if data.unjudgeable == "error" or len(bad) == len(rows):
         raise BadInput(f"{found}. Mend the rows, or leave them out with unjudgeable=drop")
     log.warning("%s. Dropped", found)
-    return [row for i, row in enumerate(rows) if i not in bad]
+    return select(rows, [i for i in range(len(rows)) if i not in bad])
 
 
 def with_teachers(cfg: RunConfig, found: Callable[[str], str]) -> RunConfig:

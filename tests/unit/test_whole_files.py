@@ -51,9 +51,12 @@ BY_A_TEMPORARY_PATH = {
 """What a library writes, to the path that whole() yields."""
 INTO_A_FOLDER_RENAMED_WHEN_WHOLE = {
     "rl/export/folder.py:export_folder",
+    "rl/export/folder.py:_copy",
     "rl/export/folder.py:_write_chat_template",
     "rl/export/folder.py:_write_generation_config",
     "rl/model/added_tokens.py:_write",
+    "rl/model/older_names.py:_write",
+    "rl/model/older_names.py:complete",
     "rl/model/writer.py:_flush",
     "rl/model/writer.py:close",
     "rl/workers/learner/deepspeed_engine.py:save",
