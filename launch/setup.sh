@@ -153,12 +153,18 @@ install_packages() { # DEVICE
     if [[ "$(content "$lock_stamp")" == "$wanted" ]]; then
         return
     fi
-    local index=() count torch
+    local index=() count torch list
     if [[ -n ${AHA_TORCH_INDEX:-} ]]; then
         index=(--extra-index-url "$AHA_TORCH_INDEX")
     fi
     count=$(grep -c '^[a-z]' "$lock")
-    torch=$(grep '^torch==' "$lock")
+    list=$lock
+    if [[ $1 == gpu ]]; then
+        # "===" is this version to the letter: where pip also knows CPU builds of torch, "==" takes 2.13.0+cpu for 2.13.0.
+        list=.venv/aha-exact.lock
+        sed -E 's/^(torch[a-z]*)==/\1===/' "$lock" >"$list"
+    fi
+    torch=$(grep '^torch==' "$list")
     rm -f "$lock_stamp"
     touch "$installing"
     if [[ $1 == cpu && -z ${AHA_DEVICE:-} ]]; then
@@ -167,7 +173,7 @@ install_packages() { # DEVICE
     say "installing $count packages from $lock (a few minutes the first time; log in $log)"
     # torch first: when it cannot be found, the error comes before gigabytes of other packages have been fetched.
     install_torch "$torch" "${index[@]}"
-    if ! pip_install "${index[@]}" -r "$lock" "$count"; then
+    if ! pip_install "${index[@]}" -r "$list" "$count"; then
         tail -n 20 "$log" >&2
         die "pip could not install $lock; the end of $log is above"
     fi

@@ -11,13 +11,15 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 folder=${1:-$(mktemp -d)}
 readonly folder
 readonly python=$folder/venv/bin/python
-trap 'rm -rf "$folder/venv"' EXIT
+trap 'rm -rf "$folder/venv" "$folder/exact.lock"' EXIT
 
 say() { printf '[install %4ds] %s\n' "$SECONDS" "$*"; }
 
 "${AHA_PYTHON:-python3.11}" -m venv --clear "$folder/venv"
 say "installing $(grep -c '^[a-z]' requirements-gpu.lock) packages"
-"$python" -m pip install --quiet --no-deps --no-cache-dir --no-compile --disable-pip-version-check -r requirements-gpu.lock
+# "===" is this version to the letter: where pip also knows CPU builds of torch, "==" takes 2.13.0+cpu for 2.13.0.
+sed -E 's/^(torch[a-z]*)==/\1===/' requirements-gpu.lock >"$folder/exact.lock"
+"$python" -m pip install --quiet --no-deps --no-cache-dir --no-compile --disable-pip-version-check -r "$folder/exact.lock"
 say "installed: $(du -sh "$folder/venv" | cut -f 1)"
 "$python" -m pip check --disable-pip-version-check || say "pip check found the above; the imports say whether it matters"
 # Without the workstation's own packages, and where vLLM and DeepSpeed look for a GPU they find what there is.
@@ -47,6 +49,8 @@ for name in ours:
 import torch
 
 print(f"{len(ours)} modules of Aha; torch {torch.__version__}, CUDA {torch.version.cuda}, card: {torch.cuda.is_available()}")
+if torch.version.cuda is None:
+    failed.append("torch: a build for CPUs")
 print("\n".join(["failed:", *failed]) if failed else "all were imported")
 sys.exit(bool(failed))
 PYTHON

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -31,7 +32,7 @@ def checkout(tmp_path: Path) -> Path:
         shutil.copy(ROOT / name, tmp_path)
     (tmp_path / "models" / "SmolLM2-135M-Instruct").mkdir(parents=True)
     # pip, compileall and our own modules do nothing; scripts run, with a torch that this test has written.
-    real = f'[[ $1 == -m ]] && exit 0; PYTHONPATH="{tmp_path}/fake" exec "{sys.executable}" "$@"'
+    real = f'[[ $1 == -m ]] && {{ echo "$@" >>"{tmp_path}/calls"; exit 0; }}; PYTHONPATH="{tmp_path}/fake" exec "{sys.executable}" "$@"'
     program(tmp_path / ".venv" / "bin" / "python", real)
     program(tmp_path / ".venv" / "bin" / "aha", "")
     (tmp_path / ".venv" / ".aha-sandbox").touch()
@@ -119,7 +120,7 @@ def pip_and_uv(checkout: Path, *, index_has_torch: bool = False, says: str = LAC
             "uv pip install") echo "$* cert=$SSL_CERT_FILE proxy=$HTTPS_PROXY" >>"{asked}"; exit {int(uv_fails)} ;;
             "pip install "*)
                 echo "$*" >>"{asked}"
-                [[ "$*" == *"torch==2.13.0+cpu"* && "$*" != *--extra-index-url* && {int(index_has_torch)} == 0 ]] || exit 0
+                [[ "$*" == *"=2.13.0+cpu"* && "$*" != *--extra-index-url* && {int(index_has_torch)} == 0 ]] || exit 0
                 echo "{says}"; echo "{NO_MATCH}"; exit 1 ;;
         esac
         """,
@@ -194,7 +195,7 @@ def test_the_gpu_build_is_never_looked_for_in_pytorchs_cpu_index(checkout: Path)
     lock.write_text(lock.read_text().replace("torch==2.13.0", "torch==2.13.0+cpu.not"))
     done = set_up(checkout, device="gpu", nvidia_smi="exit 1")
     assert done.returncode == 1
-    assert "pip could not install torch==2.13.0+cpu.not" in done.stderr
+    assert "pip could not install torch===2.13.0+cpu.not" in done.stderr
     assert len(calls(asked)) == 1
 
 
@@ -218,3 +219,20 @@ def test_a_machine_for_which_nothing_is_built_is_told_what_it_can_do(
     done = set_up(checkout, nvidia_smi="exit 1", device=device)
     assert (done.returncode == 0) == (not said)
     assert said in done.stderr
+
+
+@pytest.mark.parametrize(("device", "sign"), [("gpu", "==="), ("cpu", "==")])
+def test_a_cpu_build_of_torch_that_pip_knows_too_is_never_taken_for_the_gpu_build(
+    checkout: Path, device: str, sign: str
+) -> None:
+    done = set_up(checkout, SEES, DRIVER, device=device)
+    assert done.returncode == 0, done.stderr
+    pip = [call.split() for call in (checkout / "calls").read_text().splitlines() if call.startswith("-m pip install")]
+    (torch,) = [word for call in pip for word in call if word.startswith("torch=")]
+    assert re.fullmatch(rf"torch{sign}[0-9][^=]*", torch)
+    (lock,) = [checkout / call[call.index("-r") + 1] for call in pip if "-r" in call]
+    pins = [line for line in lock.read_text().splitlines() if re.match(r"torch[a-z]*=", line)]
+    assert pins
+    assert all(re.match(rf"torch[a-z]*{sign}[0-9]", pin) for pin in pins)
+    plain = (checkout / f"requirements-{device}.lock").read_text()
+    assert lock.read_text().replace("===", "==") == plain
