@@ -23,8 +23,8 @@ class HostMemory:
 def host_memory(
     arch: Architecture, shape: LearnerShape, hw: Hardware, *, samplers: int, sleeping: float = 0.0
 ) -> HostMemory:
-    """samplers: how many GPUs sample, all samplers together. sleeping: bytes of weights that a sleeping sampler moves to
-    the host from each of its GPUs.
+    """samplers: how many GPUs sample, all samplers together. sleeping: bytes of weights that a sleeping sampler has
+    moved to the host from each of its GPUs.
 
     Up to ZeRO-2 every rank reads the whole model in float32 into host memory before it goes to the GPU. Under ZeRO-3
     rank 0 reads one tensor at a time, at most three times as large as the largest (rl/workers/learner). An offloaded
