@@ -99,7 +99,8 @@ def _memory_table(plan: Plan) -> Table:
         "shard by shard" if plan.shape.zero_stage == 3 else "whole"))  # fmt: skip
     if plan.hw.on_gpu:
         sampling = plan.cfg.sampler.count * plan.cfg.sampler.tensor_parallel if plan.step is not None else 0
-        host = host_memory(plan.arch, plan.shape, plan.hw, samplers=sampling)
+        sleeping = next(t.num_bytes for t in plan.sampler.terms if t.name == "weights") if plan.shared else 0.0
+        host = host_memory(plan.arch, plan.shape, plan.hw, samplers=sampling, sleeping=sleeping)
         table.add_row("a machine, beside its GPUs", gib(host.num_bytes), host.note)
     if plan.step is not None:
         s = plan.sampler

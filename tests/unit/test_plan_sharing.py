@@ -8,6 +8,7 @@ import pytest
 
 from launch.plan.checks import devices_needed
 from launch.plan.hardware import GIB, find_hardware
+from launch.plan.host import PROCESS_GIB, host_memory
 from launch.plan.placement import placement_table
 from launch.plan.plan import Plan, plan_run
 from launch.plan.rollouts import Lengths
@@ -193,6 +194,21 @@ def test_the_optimiser_on_the_host_frees_what_it_held():
     assert here.learner.at_rest - away.learner.at_rest == pytest.approx(16 * here.arch.parameters, rel=0.1)
     on_cpu = replace(find_hardware("cpu", nodes=1, gpus_per_node=1))
     assert not plan_run(apply_overrides(cfg, ["learner.offload=optimizer"]), on_cpu, lengths=LENGTHS).shape.offload
+
+
+def test_the_host_holds_the_optimiser_and_the_weights_of_a_sleeping_sampler():
+    cfg = apply_overrides(card_24gb.recipe(), ["model.lora.rank=0", "learner.offload=optimizer"])
+    plan = planned(cfg, "H100-80G")
+    weights = 2.0 * plan.arch.parameters
+    both = host_memory(plan.arch, plan.shape, plan.hw, samplers=1, sleeping=weights)
+    assert both.num_bytes == 16.0 * plan.arch.parameters + weights + PROCESS_GIB * GIB
+    assert both.note == "the optimiser, while training; weights of sleeping samplers"
+    here = host_memory(plan.arch, replace(plan.shape, offload=False), plan.hw, samplers=1)
+    assert here.num_bytes == 4.0 * plan.arch.parameters + PROCESS_GIB * GIB
+    two = host_memory(
+        plan.arch, replace(plan.shape, ranks=16), replace(plan.hw, nodes=2, devices_per_node=8), samplers=0
+    )
+    assert two.num_bytes == max(32.0, 8.0) * plan.arch.parameters + 8 * PROCESS_GIB * GIB  # the float32 models are more
 
 
 def test_one_gpu_is_enough_only_where_both_can_share_it():
