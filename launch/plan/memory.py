@@ -16,8 +16,6 @@ BUCKET_NUMBERS = 500_000_000
 """DeepSpeed's reduce_bucket_size, which the learner leaves at its default. A GPU allocates all of it at once."""
 PREFETCH_NUMBERS = 50_000_000
 SUB_GROUP_NUMBERS = 1_000_000_000
-MALLOC_RETURNS_ABOVE = 32 << 20
-"""glibc gives a block this large back to the system when it is freed; smaller ones stay with the process."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +95,7 @@ RESTING = (
 def learner_memory(arch: Architecture, shape: LearnerShape, hw: Hardware) -> LearnerMemory:
     """The peak of one learner rank: in the backward pass or after it, whichever is larger.
 
-    On a CPU the two add up while activations are small, because malloc keeps their memory.
+    On a CPU the two add up, because malloc keeps the activations' memory.
     """
     w, stage, share = shape.width, shape.zero_stage, 1.0 / max(1, shape.ranks)
     trained = arch.adapter_parameters(shape.lora) if shape.lora else arch.parameters
@@ -114,7 +112,7 @@ def learner_memory(arch: Architecture, shape: LearnerShape, hw: Hardware) -> Lea
     buffers = _buffers(arch, trained, shape, hw.on_gpu)
     in_backward = layers + head + held
     reduction, step = _reduction(trained, shape), _optimiser_step(trained, shape)
-    kept = _malloc_keeps(arch, shape, hw)
+    kept = _malloc_keeps(hw)
     early = stage == 3 and trained > BUCKET_NUMBERS  # the bucket is full, and reduced, before backward has ended
     in_backward += reduction if early else 0.0
     slack = hw.memory.slack_share * (layers + head if kept or hw.on_gpu else head)
@@ -228,10 +226,9 @@ def _optimiser_step(trained: int, shape: LearnerShape) -> float:
     return min(flat, 4.0 * SUB_GROUP_NUMBERS) if shape.zero_stage == 3 else flat
 
 
-def _malloc_keeps(arch: Architecture, shape: LearnerShape, hw: Hardware) -> bool:
-    """Whether malloc keeps freed activations: on a CPU, while each is smaller than 32 MiB."""
-    largest = shape.tokens * max(4.0 * arch.hidden, float(shape.width * arch.intermediate))
-    return not hw.on_gpu and largest < MALLOC_RETURNS_ABOVE
+def _malloc_keeps(hw: Hardware) -> bool:
+    """Whether malloc keeps freed activations: on a CPU, as the learner is told to (KEEP_MEMORY)."""
+    return not hw.on_gpu
 
 
 def _loading(arch: Architecture, shape: LearnerShape, hw: Hardware) -> float:

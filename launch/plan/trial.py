@@ -9,6 +9,7 @@ process of its own.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -126,6 +127,7 @@ def _line(values: list[float]) -> tuple[float, float]:
 
 def _run_ranks(spec: TrialSpec, folder: Path) -> dict[str, dict[str, float]]:
     """The times that rank 0 wrote: layers -> micro-batches -> seconds."""
+    from rl.workers.cluster.ray_backend import KEEP_MEMORY
     from rl.workers.cluster.ray_calls import free_port
 
     command = [sys.executable, *RANK, json.dumps(asdict(spec)), str(folder), str(free_port())]
@@ -134,7 +136,10 @@ def _run_ranks(spec: TrialSpec, folder: Path) -> dict[str, dict[str, float]]:
     try:
         for rank in range(spec.shape.ranks):
             with (folder / f"{rank}.log").open("wb") as log:
-                ranks.append(subprocess.Popen([*command, str(rank)], cwd=root, stdout=log, stderr=subprocess.STDOUT))
+                env = os.environ | KEEP_MEMORY
+                ranks.append(
+                    subprocess.Popen([*command, str(rank)], cwd=root, env=env, stdout=log, stderr=subprocess.STDOUT)
+                )
         deadline = time.monotonic() + TIMEOUT_S
         while any(rank.poll() is None for rank in ranks) and not any(rank.poll() for rank in ranks):
             if time.monotonic() > deadline:

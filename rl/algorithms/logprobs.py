@@ -23,8 +23,9 @@ class Chunks:
     """
 
     def __init__(
-        self, hidden_TD: Tensor, weight_VD: Tensor, chunk_tokens: int, temperature_T: Tensor | None = None
-    ) -> None:
+        self, hidden_TD: Tensor, weight_VD: Tensor, chunk_tokens: int, temperature_T: Tensor | None = None,
+        first_CV: Tensor | None = None,  # the first chunk's logits, up to a number for each row, if they are there
+    ) -> None:  # fmt: skip
         num_tokens, vocab = hidden_TD.shape[0], weight_VD.shape[0]
         self.mixed = hidden_TD.is_cuda and hidden_TD.dtype != torch.float32
         self.hidden_TD, self.weight_VD = hidden_TD, weight_VD if self.mixed else weight_VD.float()
@@ -32,7 +33,8 @@ class Chunks:
         self.temperature_T = temperature_T if temperature_T is not None and (temperature_T != 1).any() else None
         self.parts = [slice(i, min(i + chunk_tokens, num_tokens)) for i in range(0, num_tokens, chunk_tokens)]
         # One buffer for all chunks: the system would have to map the pages of a new one each time.
-        self.logits_buffer_CV = hidden_TD.new_empty(min(chunk_tokens, num_tokens), vocab, dtype=torch.float32)
+        rows, self.first_CV = min(chunk_tokens, num_tokens), first_CV
+        self.logits_buffer_CV = hidden_TD.new_empty(rows, vocab, dtype=torch.float32) if first_CV is None else first_CV
 
     def logits(self, part: slice) -> Tensor:
         """float32 logits (C, V) after temperature, in a buffer that the next call overwrites."""
@@ -55,7 +57,8 @@ class Chunks:
         grad_hidden_TD = torch.empty_like(self.hidden_TD) if needs[0] else None
         grad_weight_VD = torch.zeros_like(self.weight_VD, dtype=torch.float32) if needs[1] else None
         for part in self.parts:
-            grad_CV, hidden_CD = grad_logits(part, self.logits(part)), self.hidden_TD[part]
+            there = self.first_CV if part.start == 0 else None
+            grad_CV, hidden_CD = grad_logits(part, self.logits(part) if there is None else there), self.hidden_TD[part]
             if self.mixed:
                 grad_CV = grad_CV.to(hidden_CD.dtype)
             with float32_products(hidden_CD.dtype):
@@ -86,7 +89,7 @@ def float32_products(dtype: torch.dtype) -> Iterator[None]:
 
 
 class _ChunkedLogprobs(torch.autograd.Function):
-    """See chunked_logprobs. Backward computes the logits again.
+    """See chunked_logprobs. Backward computes the logits again, those of the first chunk aside, which forward leaves.
 
     The weight is kept as the Parameter object, not as a saved tensor: under ZeRO-3 its data is released after
     forward and gathered again before backward, and only the object follows that.
@@ -98,7 +101,7 @@ class _ChunkedLogprobs(torch.autograd.Function):
         entropy_T = torch.empty_like(logprobs_T)
         chunks = Chunks(hidden_TD, weight_VD, chunk_tokens, temperature_T)
         probs_buffer_CV = torch.empty_like(chunks.logits_buffer_CV)
-        for part in chunks.parts:
+        for part in reversed(chunks.parts):  # the first one last: its logits stay in the buffer
             logits_CV = chunks.logits(part)
             target_logits_C = logits_CV.gather(1, targets_T[part, None]).squeeze(1)
             max_C = logits_CV.amax(dim=1)
@@ -110,6 +113,7 @@ class _ChunkedLogprobs(torch.autograd.Function):
             # H = log Z - E[logit]. The logits are shifted by their maximum, which cancels.
             entropy_T[part] = log_sum_C - probs_CV.mul_(logits_CV).sum(dim=1) / sum_C
         ctx.weight_VD, ctx.chunk_tokens = weight_VD, chunk_tokens
+        ctx.first_CV = chunks.logits_buffer_CV if any(ctx.needs_input_grad) else None
         ctx.save_for_backward(hidden_TD, targets_T, temperature_T)
         ctx.mark_non_differentiable(entropy_T)
         return logprobs_T, entropy_T
@@ -123,7 +127,8 @@ class _ChunkedLogprobs(torch.autograd.Function):
             grad_CV = torch.softmax(logits_CV, dim=1, out=logits_CV).mul_(-scale_C[:, None])
             return grad_CV.scatter_add_(1, targets_T[part, None], scale_C[:, None])
 
-        chunks = Chunks(hidden_TD, ctx.weight_VD, ctx.chunk_tokens, temperature_T)
+        chunks = Chunks(hidden_TD, ctx.weight_VD, ctx.chunk_tokens, temperature_T, ctx.first_CV)
+        ctx.first_CV = None  # is overwritten now, so a second backward computes all
         return *chunks.gradients(ctx.needs_input_grad, grad_logits), None, None, None
 
 

@@ -37,9 +37,7 @@ Counted = tuple[Prompt, Rollout, float]
 @dataclass(frozen=True, slots=True)
 class Packable:
     """One sequence to compute. loss_mask_T: 0 or 1 for each token. sampler_logprobs, teacher: of the tokens with 1.
-
-    prompt: (number of its group, how many first tokens are the same in the whole group).
-    """
+    prompt: (number of its group, how many first tokens are the same in the whole group)."""
 
     token_ids: Sequence[int] | np.ndarray
     loss_mask_T: np.ndarray
@@ -137,10 +135,9 @@ def _pack_update(
         )
         token_ids = np.concatenate([prompt.token_ids, rollout.token_ids_T])
         mask_T = np.concatenate([np.zeros(len(prompt.token_ids)), np.ones(length)])
-        group = (prompt.draw, len(prompt.token_ids))
-        sequences.append(
-            Packable(token_ids, mask_T, weight, advantage, rollout.temperature, rollout.logprobs_T, prompt=group)
-        )
+        same = (prompt.draw, len(prompt.token_ids))
+        one = Packable(token_ids, mask_T, weight, advantage, rollout.temperature, rollout.logprobs_T, prompt=same)
+        sequences.append(one)
     return PackedBatch(
         micro_batches_R=schedule([[s] for s in sequences], learner, layout),
         num_loss_tokens=sum(int(s.loss_mask_T.sum()) for s in sequences),
@@ -160,8 +157,7 @@ def schedule(units: Sequence[Sequence[Packable]], learner: LearnerConfig, layout
     (learner.sequence_parallel) count as one, and each of them gets the list.
     Raises ValueError on a unit that is larger than learner.micro_batch_tokens.
     """
-    rows = layout == "rows"
-    lengths = [len(unit) * max(map(len, unit)) if rows else sum(map(len, unit)) for unit in units]
+    lengths = [len(unit) * max(map(len, unit)) if layout == "rows" else sum(map(len, unit)) for unit in units]
     budget, prompts = learner.micro_batch_tokens, [unit[0].prompt if layout == "shared" else NO_GROUP for unit in units]
     parts, costs = group_parts(lengths, prompts, budget)
     bins = [[i for part in members for i in parts[part]] for members in bin_lengths(costs, budget, layout)]

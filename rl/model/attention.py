@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import sys
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -53,7 +54,7 @@ def packed_attention(
         from torch.nn.attention.varlen import varlen_attn
 
         q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
-        grouped = {} if q.shape[1] == k.shape[1] else {"enable_gqa": True}
+        grouped: dict[str, Any] = {} if q.shape[1] == k.shape[1] else {"enable_gqa": True}
         out = varlen_attn(
             q, k, v, cu_seq_lens, cu_seq_lens, longest, longest, scale=scale, window_size=(-1, 0), **grouped
         )

@@ -150,11 +150,11 @@ class _SharedAttention(torch.autograd.Function):
     def forward(ctx, q, k, v, sharing: Sharing, scale):  # type: ignore[no-untyped-def]
         own = [_wide(x) for x in (q, k, v)]
         padded = [sharing.pad(x) for x in own]
-        parts = [_attend(*(b.of(x) for x in padded), True, scale) for b in sharing.blocks]
+        parts = [_attend(*(b.of(x) for x in padded), causal=True, scale=scale) for b in sharing.blocks]
         out_NHd, lse_NH = sharing.unpad([p[0] for p in parts]).float(), sharing.unpad([p[1] for p in parts])
         for r in sharing.readers:
             out_MHd, lse_MH = out_NHd[r.start : r.stop], lse_NH[r.start : r.stop]
-            part, part_lse = _attend(*_views(r, *own), False, scale)
+            part, part_lse = _attend(*_views(r, *own), causal=False, scale=scale)
             part, part_lse = part[0].transpose(0, 1), part_lse[0].transpose(0, 1)
             both_MH = torch.logaddexp(lse_MH, part_lse)
             out_MHd.mul_(torch.exp(lse_MH - both_MH)[..., None])
@@ -170,13 +170,13 @@ class _SharedAttention(torch.autograd.Function):
         sharing, scale = ctx.sharing, ctx.scale
         own, grad_NHd = [_wide(x) for x in (q, k, v)], _wide(grad_NHd)
         padded = [sharing.pad(x) for x in (grad_NHd, *own, out_NHd, lse_NH)]
-        parts = [_attend_backward(*(b.of(x) for x in padded), True, scale) for b in sharing.blocks]
+        parts = [_attend_backward(*(b.of(x) for x in padded), causal=True, scale=scale) for b in sharing.blocks]
         grads = [sharing.unpad([part[i] for part in parts]).float() for i in range(3)]
         for r in sharing.readers:
             rows, prompt = slice(r.start, r.stop), slice(r.prompt_start, r.prompt_stop)
             lse_1HM = lse_NH[rows].transpose(0, 1)[None]
             gradient, merged = _row(grad_NHd[rows]), _row(out_NHd[rows])
-            part = _attend_backward(gradient, *_views(r, *own), merged, lse_1HM, False, scale)
+            part = _attend_backward(gradient, *_views(r, *own), merged, lse_1HM, causal=False, scale=scale)
             for grad, added, at in zip(grads, part, (rows, prompt, prompt), strict=True):
                 grad[at].add_(added[0].transpose(0, 1))
         return *(grad.to(q.dtype) for grad in grads), None, None
@@ -187,7 +187,7 @@ def _wide(x: Tensor) -> Tensor:
     return x if x.is_cuda else x.float()
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float | None) -> tuple[Tensor, Tensor]:
+def _attend(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float | None) -> tuple[Tensor, Tensor]:
     """One softmax over all keys, (B, H, length, d), and its log-sum-exps, (B, H, length) in float32."""
     if q.is_cuda:
         out, lse = _aten._scaled_dot_product_flash_attention(q, k, v, 0.0, causal, False, scale=scale)[:2]
@@ -197,7 +197,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float | None) 
 
 
 def _attend_backward(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, causal: bool, scale: float | None
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, *, causal: bool, scale: float | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients by q, k and v, given the output and the log-sum-exps of the softmax over the keys of all parts."""
     if q.is_cuda:

@@ -6,11 +6,15 @@ The loop is that of rl/stages/grpo.py without its files, evaluation and checkpoi
 from __future__ import annotations
 
 import os
+import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import version
 
 import psutil
+import torch
+from arithmetic import Sizes, needed_flops, peak_flops
 from common import Clock, Settings, SideResult, StepResult, side_arguments, trained_rollouts, with_other
 
 from rl.backend import Backend, SampleParams, Task
@@ -34,7 +38,10 @@ from rl.data.templates import end_token_ids
 from rl.model.pretrained import load_tokenizer
 from rl.scoring.scorer import Scorer
 from rl.settings.config_checks import validate
-from rl.types import Prompt, RewardReport, RolloutGroup, SampleRequest
+from rl.types import PackedBatch, Prompt, RewardReport, RolloutGroup, SampleRequest, ScoredGroup
+
+PAIRS = 2
+"""Updates with and without shared prompts that are compared, after one pair that is not counted."""
 
 Asked = tuple[RolloutGroup, Callable[[], RewardReport]]
 
@@ -81,6 +88,8 @@ class Steps:
         self.scorer = Scorer(cfg.rewards, cfg.grpo)
         self.rows = load_rows(cfg.prompts)
         self.version = 0
+        self.scored_P: list[ScoredGroup] = []
+        self.updates_U: list[PackedBatch] = []
 
     def run(self, num_prompts: int, max_new_tokens: int) -> StepResult:
         """One step on the first num_prompts prompts: sample, score, train, send the new weights."""
@@ -92,11 +101,8 @@ class Steps:
             asked_P = self._sample(prompts_P, max_new_tokens)
         with clock.time("scoring"):
             graded_P = [self.scorer.grade(group, verdicts().parts_G) for group, verdicts in asked_P]
-            scored_P = self.scorer.finish(graded_P)
-            updates_U = pack(
-                scored_P, grpo=cfg.grpo, learner=cfg.learner, max_new_tokens=max_new_tokens, layout=self.backend.layout,
-                seed=cfg.seed,
-            )  # fmt: skip
+            self.scored_P = scored_P = self.scorer.finish(graded_P)
+            self.updates_U = updates_U = self.pack(self.backend.layout)
         with clock.time("update"):
             stats = self.backend.step(updates_U)
         self.version += 1
@@ -113,6 +119,21 @@ class Steps:
             grad_norm=stats.grad_norm,
             mean_reward=sum(rewards) / len(rewards),
         )
+
+    def pack(self, layout: str) -> list[PackedBatch]:
+        """The last rollouts, laid out in this way."""
+        cfg = self.cfg
+        return pack(
+            self.scored_P, grpo=cfg.grpo, learner=cfg.learner, max_new_tokens=cfg.rollout.max_new_tokens,
+            layout=layout, seed=cfg.seed,
+        )  # fmt: skip
+
+    def seconds_of_update(self, layout: str) -> float:
+        """Seconds of an update on the last rollouts, laid out in this way."""
+        updates_U = self.pack(layout)
+        start = time.perf_counter()
+        self.backend.step(updates_U)
+        return time.perf_counter() - start
 
     def _sample(self, prompts_P: list[Prompt], max_new_tokens: int) -> list[Asked]:
         """Groups in the prompts' order, each handed to the reward workers while others are still being sampled."""
@@ -142,6 +163,27 @@ def workers_peak_mib() -> float:
     return peak
 
 
+def ratios_of_update(steps: Steps, result: SideResult) -> dict[str, float]:
+    """The measured update against its arithmetic at the speed of matrix products now, and against one that computes
+    every prompt for each sample (PAIRS pairs, alternately). Call it after the measured steps.
+    """
+    settings, cfg, backend = steps.settings, steps.cfg, steps.backend
+    sizes = Sizes.of(settings.model_dir)
+    torch.set_num_threads(settings.threads)
+    peak = peak_flops(sizes, settings.dtype, min(2048, settings.aha_micro_batch_tokens))
+    update = result.steps[-1].seconds["update"]
+    # A policy that is trained on the same rollouts again and again moves away from the sampler, as is wanted here.
+    grpo = replace(cfg.grpo, max_logprob_gap=1e9, importance="none")
+    backend.load(Task(settings.model_dir, cfg.grpo.optim, 100, grpo))
+    pairs = [[steps.seconds_of_update(layout) for layout in ("rows", "shared")] for _ in range(PAIRS + 1)][1:]
+    return {
+        "GFLOP/s of matrix products": peak / 1e9,
+        "update / its arithmetic at that speed": update * peak / needed_flops(sizes, steps.pack("shared")),
+        "share of that speed": needed_flops(sizes, steps.updates_U) / update / peak,
+        "update without / with shared prompts": statistics.median(rows / shared for rows, shared in pairs),
+    }
+
+
 def run_steps(settings: Settings, result: SideResult) -> None:
     """A warm-up step, then settings.steps measured ones, into result."""
     from rl.workers.cluster.ray_backend import RayBackend
@@ -160,6 +202,7 @@ def run_steps(settings: Settings, result: SideResult) -> None:
             f"micro-batches of at most {settings.aha_micro_batch_tokens} tokens in {backend.layout}",
             f"learner and sampler together {workers_peak_mib():.0f} MiB at their peaks",
         ]
+        result.ratios = ratios_of_update(steps, result)
     finally:
         backend.close()
 

@@ -119,6 +119,7 @@ class SideResult:
     versions: dict[str, str]
     steps: list[StepResult] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    ratios: dict[str, float] = field(default_factory=dict)
     peak_rss_mib: float = 0.0
 
     def write(self, path: str) -> None:

@@ -189,6 +189,7 @@ def summarise(results: list[dict], settings: Settings) -> dict[str, object]:  # 
         "peak_rss_mib": max(result["peak_rss_mib"] for result in results),
         "versions": results[0]["versions"],
         "notes": results[0]["notes"],
+        "ratios": {name: median(result["ratios"][name] for result in results) for name in results[0]["ratios"]},
     }
 
 
@@ -216,6 +217,8 @@ def print_table(report: dict) -> None:  # type: ignore[type-arg]
             f"{'; '.join(s['notes'])}\n     parts: {parts}\n     "
             + ", ".join(f"{name} {version}" for name, version in s["versions"].items())
         )
+        for name, value in s["ratios"].items():
+            print(f"     {name}: {value:.2f}")
 
 
 def main() -> None:

@@ -27,6 +27,7 @@ from rl.config import GRPOConfig, LearnerConfig, ModelConfig, OptimConfig, RunCo
 from rl.data.packing import pack
 from rl.settings.precision import Machine, cpu_unit
 from rl.types import PackedBatch, Prompt, Rollout, RolloutGroup, ScoredGroup
+from rl.workers.cluster.ray_backend import KEEP_MEMORY
 from rl.workers.cluster.ray_calls import free_port
 from rl.workers.learner.learner import Learner
 
@@ -88,6 +89,8 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=3, help="updates with and without shared prompts, alternately")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
+    if not KEEP_MEMORY.keys() <= os.environ.keys():  # malloc reads them when a process starts
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | KEEP_MEMORY)
     dtype = Machine("cpu", cpu_unit()).dtype if args.dtype == "auto" else args.dtype
     sizes, budget = Sizes.of(args.model), SHAPES[args.shapes][-1]
     cfg = RunConfig(

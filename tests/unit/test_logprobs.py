@@ -54,3 +54,17 @@ def test_a_frozen_head_gets_no_gradient() -> None:
     chunked_logprobs(h, weight, targets, temperature)[0].backward(grad)
     assert weight.grad is None
     assert h.grad is not None
+
+
+@pytest.mark.parametrize("chunk", [3, 64])
+def test_a_second_backward_gives_the_gradients_of_the_first(chunk: int) -> None:
+    """The first one uses up the logits that forward has left for it."""
+    generator = torch.Generator().manual_seed(3)
+    hidden, weight = (torch.randn(n, 8, generator=generator).requires_grad_() for n in (10, 20))
+    targets, temperature = torch.arange(10), torch.full((10,), 0.7)
+    logprobs, _ = chunked_logprobs(hidden, weight, targets, temperature, chunk)
+    loss = (logprobs * torch.arange(10)).sum()
+    first = torch.autograd.grad(loss, (hidden, weight), retain_graph=True)
+    second = torch.autograd.grad(loss, (hidden, weight))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert first[0].abs().max() > 0.1

@@ -127,6 +127,22 @@ def test_learners_get_the_absolute_paths_of_all_model_folders(backend, tmp_path,
     assert {task.model_path, task.reference_path, task.teacher_path} == {str(tmp_path / "teacher")}
 
 
+def test_a_learner_on_a_cpu_keeps_memory_that_it_has_freed(backend, monkeypatch):
+    environments: dict[str, dict[str, str]] = {}
+    actor = backend.reserved.actor
+
+    def noted(cls: type, index: int, threads: int, env: dict[str, str]):
+        environments[cls.__name__] = env
+        return actor(cls, index, threads, env)
+
+    monkeypatch.setattr(backend.reserved, "actor", noted)
+    backend.start("model", 16)
+    assert (
+        environments["Host"]["MALLOC_TRIM_THRESHOLD_"] == environments["Host"]["MALLOC_MMAP_THRESHOLD_"] == "1073741824"
+    )
+    assert not any(name.startswith("MALLOC") for name in environments["OneByOne"])
+
+
 def test_prompts_are_shared_in_grpo_alone_and_where_the_models_allow_it(backend, caplog):
     caplog.set_level("INFO")
     grpo = Task("model", OptimConfig(), 1, GRPOConfig())
