@@ -16,7 +16,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 FULL_TEXTS = (
     os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), "os error 28", "database or disk is full",
-    "PytorchStreamWriter failed writing", "inline_container.cc",
+    "PytorchStreamWriter failed writing", "unexpected pos ",
 )  # fmt: skip
 """How libraries, and workers on other nodes, tell of a full disk without an errno. The last two are torch.save's."""
 

@@ -33,7 +33,9 @@ from rl.workflow.plan import DONE, NEW, RESUMES, Planned
 from rl.workflow.reward_versions import changed_versions, write_versions
 
 log = logging.getLogger(__name__)
-FREE_ON_RESUME = ("grpo.steps", "evaluation.every", "checkpoint", "track", "cluster", "scoring", "out")
+FREE_ON_RESUME = (
+    "grpo.steps", "evaluation.every", "sft.eval_every", "checkpoint", "track", "cluster", "scoring", "out",
+)  # fmt: skip
 """Settings that may change when a run resumes: it is the same run all the same."""
 COMPLETE = "complete"
 
@@ -77,6 +79,9 @@ class OneFolder:
         done = cfg.grpo.steps if finished == cfg.grpo.steps else self._saved
         notes.append(changed_rate(old.grpo, cfg.grpo, done))
         notes.append(missing_evaluations(self.recipe.stages[-1], cfg.run_dir, done))
+        every = old.sft.eval_every, cfg.sft.eval_every
+        if every[0] != every[1] and (saved_steps(cfg.run_dir, "sft") or (cfg.run_dir / "sft").is_dir()):
+            notes.append(f"sft.eval_every was {every[0]} and is {every[1]}; it counts for SFT steps still to come")
         notes.append(changed_versions(cfg.run_dir, cfg.rewards) if done else "")
         if finished and not done:
             notes.append(f"the checkpoints of its {finished} finished steps are gone: GRPO begins again with step 1")

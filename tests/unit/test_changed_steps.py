@@ -192,6 +192,16 @@ def test_evaluations_asked_for_after_the_fact_are_told(tmp_path: Path, finished:
     assert "evaluation.every" not in seldom.describe(seldom.plan())
 
 
+def test_evaluation_losses_asked_for_after_the_fact_are_told_too(tmp_path: Path) -> None:
+    base = dataclasses.replace(tiny(), out=str(tmp_path))
+    cfg = dataclasses.replace(base, sft=dataclasses.replace(base.sft, eval_data=base.sft.data))
+    write_whole(cfg.run_dir / "resolved.json", to_json(cfg))
+    often = OneFolder(apply_overrides(cfg, ["sft.eval_every=2"]))
+    assert "sft.eval_every" not in often.describe(often.plan())
+    checkpoint(cfg.run_dir, "sft", 3)
+    assert "sft.eval_every was 0 and is 2; it counts for SFT steps still to come" in often.describe(often.plan())
+
+
 def test_evaluations_asked_of_a_done_stage_are_told_and_the_stage_is_kept(tmp_path: Path) -> None:
     recipe = made_up(tmp_path)
     write_recipe(recipe)

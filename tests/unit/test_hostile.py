@@ -144,7 +144,7 @@ def test_what_is_needed_is_known_from_a_checkpoint(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "error",
-    [ValueError("x"), BadInput("No space left on device"), Stopped("x"), OSError(errno.ENOENT, "x"), AhaError("killed"),
+    [ValueError("x"), BadInput("No space left on device"), Stopped("x"), OSError(errno.ENOENT, "x"), RuntimeError("[enforce fail at inline_container.cc:307] . file not found: data.pkl"), AhaError("killed"),
      PermissionError(errno.EACCES, "of a socket, without a file")],
 )  # fmt: skip
 def test_other_errors_stay_as_they_are(tmp_path: Path, error: Exception) -> None:
