@@ -157,7 +157,8 @@ def test_where_and_how_often_change_no_key(four: Recipe) -> None:
 YOUNGER = {
     "reject.teacher.model": "", "reject.teacher.send_seed": "True", "reject.teacher.without_thought": "keep",
     "reject.top_logprobs": "0",
-    "sft.distill.cached": "False", "prefer.scores": "response", "grpo.uniform_by": "",
+    "sft.distill.cached": "False", "prefer.scores": "response", "prefer.max_tokens": "8192", "prefer.temperature": "0.0",
+    "prefer.response_format": "json_schema", "prefer.extra": "", "grpo.uniform_by": "",
     "base.learner.sequence_parallel": "1", "base.learner.dither": "False", "reject.ask.instruction": "",
     "reject.ask.shots": "0", "reject.ask.shots_data.source": "", "reject.ask.shots_data.template": "r1_zero",
     "reject.ask.shots_data.subset": "", "reject.ask.shots_data.split": "train", "reject.ask.shots_data.limit": "0",
