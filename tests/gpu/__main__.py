@@ -26,6 +26,7 @@ LIMIT_S = 570.0
 CHECKS = {
     "versions": ("tests.gpu.kernels:versions", 60),
     "attention": ("tests.gpu.kernels:attention", 60),
+    "shared_prompts": ("tests.gpu.kernels:shared_prompts", 60),
     "head": ("tests.gpu.kernels:head", 60),
     "checksums": ("tests.gpu.kernels:checksums", 40),
     "models": ("tests.gpu.models:layouts", 90),

@@ -7,12 +7,14 @@ import inspect
 import math
 import time
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import varlen
 
 from rl.algorithms.logprobs import chunked_logprobs
 from rl.model.attention import packed_attention
+from rl.model.shared_prompts import Sharing, shared_attention
 from rl.workers.sync.buckets import tensor_checksum
 from tests.gpu.report import Figures, require
 
@@ -66,12 +68,12 @@ def versions(device: str) -> Figures:
 # ------------------------------------------------------------------------------------------------ 2 attention
 
 
-def plain_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def plain_attention(q: Tensor, k: Tensor, v: Tensor, lengths: tuple[int, ...] = LENGTHS) -> Tensor:
     """Causal softmax attention in float64, sequence by sequence: (1, heads, T, d) -> (1, T, heads, d)."""
     times = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(times, 1), v.repeat_interleave(times, 1)
     parts, start = [], 0
-    for length in LENGTHS:
+    for length in lengths:
         one = slice(start, start + length)
         scores = q[:, :, one] @ k[:, :, one].transpose(2, 3) / math.sqrt(q.shape[-1])
         hidden = torch.ones(length, length, dtype=torch.bool).triu(1)
@@ -124,6 +126,34 @@ def leaks_nothing(qkv: list[Tensor]) -> None:
         for x in others:
             x[:, :, changed] = 7.0
         require(torch.equal(packed(*others)[:, same], before[:, same]), "attention leaks between sequences")
+
+
+def shared_prompts(device: str) -> Figures:
+    """Attention with a prompt that is computed once, output and gradients, against float64 with a prompt for each."""
+    lengths, shared = (135, 7, 66, 66, 12, 13), (0, 5, 5, 5, 0, 11)
+    sharing = Sharing(np.array(lengths), np.array(shared), torch.device(device))
+    row_T, computed_N = sharing.row_T.cpu(), sharing.computed_N.cpu()
+    figures: Figures = {}
+    for dtype, bound in ((torch.bfloat16, 0.02), (torch.float32, 1e-5)):
+        if device == "cuda" and dtype == torch.float32:
+            continue  # there is no such kernel, and such runs are refused
+        for heads, kv_heads in ((9, 9), (9, 3)):
+            torch.manual_seed(0)
+            exact = [torch.randn(1, h, len(computed_N), 64).to(dtype).double() for h in (heads, kv_heads, kv_heads)]
+            ours = [x.to(device, dtype).requires_grad_() for x in exact]
+            exact = [x.requires_grad_() for x in exact]
+            out = shared_attention(*ours, sharing, None)
+            want = plain_attention(*(x[:, :, row_T] for x in exact), lengths)[:, computed_N]
+            pull = torch.randn_like(want)
+            out.backward(pull.to(device, dtype))
+            want.backward(pull)
+            worst = max(off_by(out.detach(), want.detach()), *(
+                off_by(x.grad, y.grad) for x, y in zip(ours, exact, strict=True)
+            ))  # fmt: skip
+            name = f"{str(dtype).removeprefix('torch.')}, heads {heads}/{kv_heads}: largest error"
+            figures[name] = worst
+            require(worst < bound, f"{name} is {worst:.2e}, above {bound:g}")
+    return figures
 
 
 # ------------------------------------------------------------------------------------------------ 3 head
