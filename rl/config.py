@@ -472,6 +472,19 @@ class PreferConfig:
     cache: str = knob(
         "runs/llm_judge.sqlite", "SQLite file that keeps the judge's answers: nothing is asked twice.", keyed=False
     )
+    max_tokens: int = knob(
+        8192, "Tokens that the judge may write for one answer, its thinking included.", lo=1, before=8192
+    )
+    temperature: float = knob(
+        0.0, "The judge's sampling temperature; -1 leaves it to the endpoint.", lo=-1, hi=5, before=0.0
+    )
+    response_format: str = knob(
+        "json_schema", "Form that the judge's answer is asked for first; a refused one falls back to the next.",
+        choices=("json_schema", "json_object", "none"), before="json_schema",
+    )  # fmt: skip
+    extra: str = knob(
+        "", 'Further fields of a request to the judge, as JSON: \'{"reasoning_effort": "low"}\'.', before=""
+    )
     pairs_per_prompt: int = knob(1, "Pairs of each prompt's samples to compare, drawn by the seed; 0: all.", lo=0)
     balance_lengths: bool = knob(
         True, "Keep equally many pairs whose chosen response is the longer and the shorter one."

@@ -18,6 +18,7 @@ A line is written whole. After a kill, prompts that have a line are not compared
 from __future__ import annotations
 
 import itertools
+import json
 import logging
 import math
 from collections import Counter
@@ -71,6 +72,12 @@ class Prefer(Stage):
             yield "prefer: set function (a rule) or base_url (a judge), one of the two"
         if cfg.base_url and not cfg.judge:
             yield "prefer.judge: name the judge's model"
+        if -1 < cfg.temperature < 0:
+            yield f"prefer.temperature={cfg.temperature:g}: 0 or more, or -1 to leave it to the endpoint"
+        try:
+            _fields(cfg.extra)
+        except BadInput as error:
+            yield str(error)
         if cfg.function and ":" not in cfg.function:
             yield f"prefer.function={cfg.function}: expected 'module:function'"
 
@@ -219,6 +226,8 @@ def _llm(cfg: PreferConfig) -> Compare:
             [pairs[i].line["prompt"] for i in asked], [pairs[i].first for i in asked], [others[i] for i in asked],
             base_url=cfg.base_url, model=cfg.judge, question=[_question(pairs[i].line) for i in asked],
             api_key_env=cfg.api_key_env, timeout_s=cfg.timeout_s, retries=cfg.retries, cache=cfg.cache,
+            max_tokens=cfg.max_tokens, temperature=cfg.temperature if cfg.temperature >= 0 else None,
+            response_format=cfg.response_format, extra=_fields(cfg.extra),
         )  # fmt: skip
         opinions = [Opinion(0, "no summary: there is nothing after the thinking")] * len(pairs)
         for i, score in zip(asked, scores, strict=True):
@@ -226,6 +235,17 @@ def _llm(cfg: PreferConfig) -> Compare:
         return opinions
 
     return compare
+
+
+def _fields(extra: str) -> dict[str, object]:
+    """The further fields of a request. Raises BadInput for what is no JSON object."""
+    try:
+        found = json.loads(extra or "{}")
+    except ValueError as error:
+        raise BadInput(f"prefer.extra={extra}: no JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise BadInput(f'prefer.extra={extra}: expected a JSON object, as {{"reasoning_effort": "low"}}')
+    return found
 
 
 def _opinion(value: float, reason: str) -> Opinion:

@@ -130,6 +130,41 @@ def test_a_judge_is_asked_in_its_own_way(tmp_path: Path, monkeypatch: pytest.Mon
     assert fates(tmp_path) == {"kept": 1, "tie": 1, "no summary": 1}
 
 
+def test_the_fields_of_a_request_to_the_judge_are_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, object] = {}
+
+    def judge(prompts: list[str], completions: list[str], answer: list[str], **settings: object) -> list[Score]:
+        seen.update(settings)
+        return [Score(1.0, "correct")] * len(prompts)
+
+    monkeypatch.setattr(stage, "llm_pairwise", judge)
+    file = samples(tmp_path / "s.jsonl", ("one", ["a</think>good", "b</think>worse"]), opening="<think>")
+    cfg = PreferConfig(base_url="http://x/v1", judge="m", balance_lengths=False)
+    names = ("max_tokens", "temperature", "response_format", "extra")
+    for folder, other, wanted in (
+        ("plain", cfg, (8192, 0.0, "json_schema", {})),
+        (
+            "set",
+            replace(cfg, max_tokens=99, temperature=-1, response_format="none", extra='{"top_k": 4}'),
+            (99, None, "none", {"top_k": 4}),
+        ),
+    ):
+        (tmp_path / folder).mkdir()
+        prefer(tmp_path / folder, other, [file], 1, Stop())
+        assert tuple(seen[name] for name in names) == wanted
+
+
+@pytest.mark.parametrize(
+    ("setting", "fault"),
+    [({"extra": "{"}, "no JSON"), ({"extra": "[1]"}, "expected a JSON object"), ({"temperature": -0.5}, "-1 to leave")],
+)
+def test_a_request_that_cannot_be_made_is_a_fault_of_the_recipe(last: Recipe, setting, fault) -> None:
+    cfg = PreferConfig(samples=("@picks",), base_url="http://x/v1", judge="m", **setting)
+    faults = list(Prefer("pairs", cfg).faults(last))
+    assert len(faults) == 1
+    assert fault in faults[0]
+
+
 def test_a_stage_that_an_older_version_began_goes_on_from_its_judged_jsonl(tmp_path: Path) -> None:
     file = samples(tmp_path / "s.jsonl", ("one", ["a a", "a"]), ("two", ["aa a", "aa"]))
     out = rows_of(prefer(tmp_path, RULE, [file], 1, Stop()))

@@ -157,7 +157,8 @@ def test_where_and_how_often_change_no_key(four: Recipe) -> None:
 YOUNGER = {
     "reject.teacher.model": "", "reject.teacher.send_seed": "True", "reject.teacher.without_thought": "keep",
     "reject.top_logprobs": "0",
-    "sft.distill.cached": "False", "prefer.scores": "response", "grpo.uniform_by": "",
+    "sft.distill.cached": "False", "prefer.scores": "response", "prefer.max_tokens": "8192", "prefer.temperature": "0.0",
+    "prefer.response_format": "json_schema", "prefer.extra": "", "grpo.uniform_by": "",
     "base.model.chat_date": "auto", "base.learner.sequence_parallel": "1", "base.learner.dither": "False",
     "base.learner.offload": "none", "base.learner.share_prompts": "auto", "base.sampler.seeded": "True",
     "reject.ask.instruction": "",
