@@ -32,7 +32,7 @@ def pairs(seed: int) -> Iterator[tuple[str, str, bool]]:
             continue
         gold, other = written(tree, draw), changed(tree, draw)
         same, different = (written(rewritten(found, draw), draw) for found in (tree, other))
-        if _told_apart(tree, other, at) and _can_be_judged(gold, same, different):
+        if _told_apart(tree, other, at) and _can_be_compared(gold, same, different):
             yield gold, same, True
             yield gold, different, False
 
@@ -62,7 +62,7 @@ def _real(tree: Tree, point: dict[str, mpf]) -> mpf | None:
     return number if isinstance(number, mpf) and mp.isfinite(number) else None
 
 
-def _can_be_judged(gold: str, *answers: str) -> bool:
+def _can_be_compared(gold: str, *answers: str) -> bool:
     """Whether all are of ordinary length, and the reference is no plain number, which wants one."""
     if max(map(len, (gold, *answers))) > 280 or check_reference(gold) is not None:
         return False

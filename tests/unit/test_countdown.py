@@ -113,7 +113,7 @@ NOT_ARITHMETIC = {
 }
 
 
-def judge(completion: str, **row: object):
+def verdict_on(completion: str, **row: object):
     start = time.process_time()
     score = countdown(completion, **{"numbers": NUMBERS, "target": TARGET, **row})
     assert time.process_time() - start < 2
@@ -122,7 +122,7 @@ def judge(completion: str, **row: object):
 
 @pytest.mark.parametrize("case", NOT_ARITHMETIC)
 def test_what_is_no_plain_arithmetic_is_refused_unread(case):
-    score = judge(think(NOT_ARITHMETIC[case]))
+    score = verdict_on(think(NOT_ARITHMETIC[case]))
     assert (score.value, score.verdict) == (0.0, UNPARSEABLE), score
     assert score.reason
 
@@ -143,7 +143,7 @@ NO_ANSWER = {
 
 @pytest.mark.parametrize("case", NO_ANSWER)
 def test_without_an_answer_part_there_is_no_answer(case):
-    score = judge(NO_ANSWER[case])
+    score = verdict_on(NO_ANSWER[case])
     assert (score.value, score.verdict) == (0.0, UNPARSEABLE), score
     assert score.reason
 
@@ -169,7 +169,7 @@ WRONG_ANSWERS = {
 @pytest.mark.parametrize("case", WRONG_ANSWERS)
 def test_a_wrong_expression_is_not_paid_and_the_reason_says_why(case):
     text, reason = WRONG_ANSWERS[case]
-    score = judge(think(text))
+    score = verdict_on(think(text))
     assert (score.value, score.verdict) == (0.0, WRONG), score
     assert reason in score.reason
 
@@ -190,25 +190,25 @@ HONEST = {
 
 @pytest.mark.parametrize("case", [case for case in HONEST if case != "all numbers"])
 def test_an_expression_that_reaches_the_target_is_paid(case):
-    assert judge(think(HONEST[case])) == (1.0, CORRECT, "")
+    assert verdict_on(think(HONEST[case])) == (1.0, CORRECT, "")
 
 
 def test_a_fraction_on_the_way_is_exact():
-    assert judge(think("8 / (3 - 8 / 3)"), numbers=[3, 3, 8, 8], target=24).verdict == CORRECT
-    assert judge(think("1 / 3 * 3"), numbers=[1, 3, 3], target=1).verdict == CORRECT
+    assert verdict_on(think("8 / (3 - 8 / 3)"), numbers=[3, 3, 8, 8], target=24).verdict == CORRECT
+    assert verdict_on(think("1 / 3 * 3"), numbers=[1, 3, 3], target=1).verdict == CORRECT
 
 
 def test_a_number_may_be_used_as_often_as_it_is_given():
-    assert judge(think("5 + 5"), numbers=[5, 5], target=10).verdict == CORRECT
-    assert judge(think("5 + 5"), numbers=[5, 7], target=10).verdict == WRONG
-    assert judge(think(HONEST["all numbers"]), numbers=[3, 5, 7, 50, 50]).verdict == CORRECT
-    assert judge(think(HONEST["all numbers"])).verdict == WRONG
+    assert verdict_on(think("5 + 5"), numbers=[5, 5], target=10).verdict == CORRECT
+    assert verdict_on(think("5 + 5"), numbers=[5, 7], target=10).verdict == WRONG
+    assert verdict_on(think(HONEST["all numbers"]), numbers=[3, 5, 7, 50, 50]).verdict == CORRECT
+    assert verdict_on(think(HONEST["all numbers"])).verdict == WRONG
 
 
 def test_use_all_asks_for_every_number():
-    short = judge(think("(7 + 5) * 3"), use_all=True)
+    short = verdict_on(think("(7 + 5) * 3"), use_all=True)
     assert (short.verdict, short.reason) == (WRONG, "does not use 50")
-    assert judge(think("(7 + 5) * 3"), numbers=[3, 5, 7], use_all=True).verdict == CORRECT
+    assert verdict_on(think("(7 + 5) * 3"), numbers=[3, 5, 7], use_all=True).verdict == CORRECT
 
 
 @pytest.mark.parametrize(
@@ -237,8 +237,8 @@ def test_a_row_without_a_target_is_an_error_and_not_a_wrong_answer(target):
 
 
 def test_a_prompt_that_opens_the_thinking_puts_the_completion_inside_it():
-    assert judge("<answer>(7+5)*3</answer>", prompt="A: <think>").verdict == UNPARSEABLE
-    assert judge("a</think><answer>(7+5)*3</answer>", prompt="A: <think>").verdict == CORRECT
+    assert verdict_on("<answer>(7+5)*3</answer>", prompt="A: <think>").verdict == UNPARSEABLE
+    assert verdict_on("a</think><answer>(7+5)*3</answer>", prompt="A: <think>").verdict == CORRECT
 
 
 def test_an_expression_is_worked_out_in_fractions_and_its_numbers_counted():

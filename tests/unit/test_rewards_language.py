@@ -367,7 +367,7 @@ def test_backticks_pair_as_in_markdown(text, left):
     assert plain_text(text).split() == left.split()
 
 
-def test_a_row_whose_language_is_a_programming_one_is_judged_by_its_question():
+def test_a_row_whose_language_is_a_programming_one_goes_by_its_question():
     for column in ("python", "c++", None, 3, ""):
         assert language_consistency(GERMAN, prompt=ENGLISH, question=GERMAN, language=column).value > 0.9
         assert language_consistency(ENGLISH, prompt=ENGLISH, question=GERMAN, language=column).value < 0.1
@@ -389,7 +389,7 @@ def test_a_short_sentence_that_is_a_little_likelier_in_a_close_language_has_the_
     assert language_consistency(russian, target="ru").value == 1
 
 
-def test_a_long_sentence_is_judged_in_parts_so_that_one_half_does_not_outvote_the_other():
+def test_a_long_sentence_is_measured_in_parts_so_that_one_half_does_not_outvote_the_other():
     mixed = "we add the number of apples in both baskets wir teilen nun die Summe durch die Zahl der Kinder"
     assert language_consistency(mixed, target="en").value == pytest.approx(8 / 19)
 

@@ -24,7 +24,7 @@ def think(answer: str) -> str:
     return f"<think>so it goes</think>\n<answer>{answer}</answer>"
 
 
-def judge(answer: str, gold: str, **more: object):
+def verdict_on(answer: str, gold: str, **more: object):
     start = time.process_time()
     score = accuracy(think(answer), answer=gold, **more)
     assert time.process_time() - start < 2
@@ -171,7 +171,7 @@ GOLDS = [r"3\sqrt{13}", "42", "(2, 7]", r"\{2, 7\}"]
 @pytest.mark.parametrize("gold", GOLDS)
 @pytest.mark.parametrize("case", HOSTILE)
 def test_a_hostile_answer_is_never_paid_and_takes_under_two_seconds(case, gold):
-    score = judge(HOSTILE[case].replace("{gold}", gold), gold)
+    score = verdict_on(HOSTILE[case].replace("{gold}", gold), gold)
     assert score.value == 0, score
     assert score.verdict in (WRONG, UNPARSEABLE)
     assert score.reason
@@ -269,46 +269,46 @@ DIFFERENT = [
 
 @pytest.mark.parametrize(("answer", "gold"), SAME)
 def test_the_same_mathematics_is_paid(answer, gold):
-    assert judge(answer, gold) == (1.0, CORRECT, "")
+    assert verdict_on(answer, gold) == (1.0, CORRECT, "")
     assert accuracy(rf"So it is ${BOX}{{{answer}}}$.", answer=rf"Thus ${BOX}{{{gold}}}$.").verdict == CORRECT
 
 
 @pytest.mark.parametrize(("answer", "gold"), DIFFERENT)
 def test_different_mathematics_is_not_paid(answer, gold):
-    score = judge(answer, gold)
+    score = verdict_on(answer, gold)
     assert score.value == 0, score
     assert score.reason
 
 
 def test_percent_is_strict_unless_it_is_asked_to_be_lenient():
     for answer, gold in [("50%", "50"), ("50%", "0.5"), ("50", r"50\%"), ("0.5", "50%"), (r"50\%", r"\frac{1}{2}")]:
-        assert judge(answer, gold).verdict == WRONG
-        assert judge(answer, gold, percent="lenient").verdict == CORRECT
-    assert judge("50", "0.5", percent="lenient").verdict == WRONG
-    assert judge("5%", "0.5", percent="lenient").verdict == WRONG
+        assert verdict_on(answer, gold).verdict == WRONG
+        assert verdict_on(answer, gold, percent="lenient").verdict == CORRECT
+    assert verdict_on("50", "0.5", percent="lenient").verdict == WRONG
+    assert verdict_on("5%", "0.5", percent="lenient").verdict == WRONG
     with pytest.raises(ValueError, match="percent"):
-        judge("50", "50", percent="sometimes")
+        verdict_on("50", "50", percent="sometimes")
 
 
 def test_an_unreadable_reference_is_never_just_a_wrong_answer():
-    score = judge("42", r"\int_C x\,dx")
+    score = verdict_on("42", r"\int_C x\,dx")
     assert (score.value, score.verdict) == (0.0, UNPARSEABLE)
     assert "the reference cannot be read as mathematics: the command \\int" in score.reason
-    assert judge(r"\int_C x dx", r"\int_C x\,dx").verdict == CORRECT  # the same text
+    assert verdict_on(r"\int_C x dx", r"\int_C x\,dx").verdict == CORRECT  # the same text
 
 
 def test_an_unreadable_answer_is_named():
-    score = judge(r"\int_0^1 x dx", r"\sqrt{2}")
+    score = verdict_on(r"\int_0^1 x dx", r"\sqrt{2}")
     assert (score.value, score.verdict) == (0.0, UNPARSEABLE)
     assert "the answer cannot be read as mathematics: the command \\int" in score.reason
 
 
 def test_an_expression_copied_from_the_question_is_not_its_simplification():
     row = {"prompt": r"Simplify $\sqrt{117} + \sqrt{13}$.", "gold": r"4\sqrt{13}"}
-    assert judge(r"\sqrt{117} + \sqrt{13}", **row).verdict == WRONG
-    assert "stands in the question" in judge(r"\sqrt{117}+\sqrt{13}", **row).reason
-    assert judge(r"\sqrt{208}", **row).verdict == CORRECT
-    assert judge(r"4\sqrt{13}", prompt=r"Is it $4\sqrt{13}$?", gold=r"4\sqrt{13}").verdict == CORRECT
+    assert verdict_on(r"\sqrt{117} + \sqrt{13}", **row).verdict == WRONG
+    assert "stands in the question" in verdict_on(r"\sqrt{117}+\sqrt{13}", **row).reason
+    assert verdict_on(r"\sqrt{208}", **row).verdict == CORRECT
+    assert verdict_on(r"4\sqrt{13}", prompt=r"Is it $4\sqrt{13}$?", gold=r"4\sqrt{13}").verdict == CORRECT
 
 
 @pytest.mark.parametrize(
@@ -328,8 +328,8 @@ def test_an_expression_copied_from_the_question_is_not_its_simplification():
     ],
 )
 def test_what_the_question_asks_to_simplify_is_not_the_answer(prompt, answer, gold):
-    assert judge(answer, gold).value == (gold != "14")
-    assert judge(answer, gold, prompt=prompt).verdict == WRONG
+    assert verdict_on(answer, gold).value == (gold != "14")
+    assert verdict_on(answer, gold, prompt=prompt).verdict == WRONG
 
 
 @pytest.mark.parametrize(
@@ -348,7 +348,7 @@ def test_what_the_question_asks_to_simplify_is_not_the_answer(prompt, answer, go
     ],
 )
 def test_what_only_happens_to_stand_in_the_question_is_the_answer(prompt, answer, gold):
-    assert judge(answer, gold, prompt=prompt) == (1.0, CORRECT, "")
+    assert verdict_on(answer, gold, prompt=prompt) == (1.0, CORRECT, "")
 
 
 @pytest.mark.parametrize(
@@ -370,7 +370,7 @@ def test_what_only_happens_to_stand_in_the_question_is_the_answer(prompt, answer
         "10:30",
     ],
 )
-def test_a_reference_that_can_be_judged_has_no_complaint(answer):
+def test_a_reference_that_can_be_compared_has_no_complaint(answer):
     assert check_reference(answer) is None
 
 
@@ -391,7 +391,7 @@ def test_a_reference_that_can_be_judged_has_no_complaint(answer):
         ("n!!!", "a factorial of a factorial"),
     ],
 )
-def test_a_reference_that_cannot_be_judged_is_named_with_the_reason(answer, why):
+def test_a_reference_that_cannot_be_compared_is_named_with_the_reason(answer, why):
     assert why in (check_reference(answer) or "")
 
 

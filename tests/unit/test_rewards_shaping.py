@@ -160,7 +160,7 @@ def test_the_prompt_s_open_tag_and_other_columns_reach_accuracy():
 
 
 @pytest.mark.parametrize("flood", ["a ", "a", "好", " ", "\u200b ", "\x00"])
-def test_a_megabyte_is_judged_in_linear_time(flood):
+def test_a_megabyte_is_scored_in_linear_time(flood):
     mass = flood * (1_000_000 // len(flood.encode()))
     start = time.process_time()
     assert -1 <= repetition(mass).value <= 0

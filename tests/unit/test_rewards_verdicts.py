@@ -14,7 +14,7 @@ from rewards.expressions import Unreadable
 from rewards.types import CORRECT, UNPARSEABLE, WRONG
 
 
-def judge(gold: str, answer: str, prompt: str = ""):
+def verdict_on(gold: str, answer: str, prompt: str = ""):
     return accuracy(f"<think>so</think><answer>{answer}</answer>", prompt=prompt, answer=gold)
 
 
@@ -62,12 +62,12 @@ POWERS_OF_TEN = [
 @pytest.mark.parametrize(("gold", "answer"), [*CLOSE, *IDENTITIES, *ASSIGNMENTS, *NOT_UNITS, *POWERS_OF_TEN])
 def test_a_wrong_answer_is_refused_and_its_reference_can_be_met(gold, answer):
     began = time.process_time()
-    score = judge(gold, answer)
+    score = verdict_on(gold, answer)
     assert score.value == 0, score
     assert score.verdict in (WRONG, UNPARSEABLE)
     assert score.reason
     assert time.process_time() - began < 1
-    assert judge(gold, gold).verdict == CORRECT
+    assert verdict_on(gold, gold).verdict == CORRECT
     assert check_reference(gold) is None
 
 

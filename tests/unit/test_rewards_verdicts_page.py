@@ -1,4 +1,4 @@
-"""rewards/VERDICTS.md says what the code does: every row of its tables is judged."""
+"""rewards/VERDICTS.md says what the code does: every row of its tables is tried."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from rewards.types import CORRECT, WRONG
 BOX = r"\boxed"
 
 
-def judge(gold: str, answer: str, prompt: str = ""):
+def verdict_on(gold: str, answer: str, prompt: str = ""):
     began = time.process_time()
     score = accuracy(f"<think>so</think><answer>{answer}</answer>", prompt=prompt, answer=gold)
     assert time.process_time() - began < 1
@@ -71,7 +71,7 @@ ANSWERED = {
 @pytest.mark.parametrize(("question", "answer"), [(q, a) for q, answers in DISGUISED.items() for a in answers])
 def test_the_question_in_disguise_is_not_its_answer(question, answer):
     prompt, gold = question
-    assert judge(gold, answer, prompt).verdict == WRONG
+    assert verdict_on(gold, answer, prompt).verdict == WRONG
     template = f"A conversation between User and Assistant. User: {prompt} Assistant: <think>"
     assert accuracy(f"so</think><answer>{answer}</answer>", prompt=template, answer=gold).verdict == WRONG
 
@@ -79,11 +79,11 @@ def test_the_question_in_disguise_is_not_its_answer(question, answer):
 @pytest.mark.parametrize(("question", "answer"), [(q, a) for q, answers in ANSWERED.items() for a in answers])
 def test_an_answer_of_the_wanted_form_is_paid(question, answer):
     prompt, gold = question
-    assert judge(gold, answer, prompt) == (1.0, CORRECT, "")
+    assert verdict_on(gold, answer, prompt) == (1.0, CORRECT, "")
 
 
 def test_a_disguise_is_paid_where_the_question_does_not_show_it():
-    assert judge("x^2-1", "(x+1)(x-1)", "Which polynomial vanishes at 1 and -1?").verdict == CORRECT
+    assert verdict_on("x^2-1", "(x+1)(x-1)", "Which polynomial vanishes at 1 and -1?").verdict == CORRECT
 
 
 NO_ANSWERS = [
@@ -105,7 +105,7 @@ def test_a_reference_that_is_no_answer_is_refused_and_never_paid(gold):
 @pytest.mark.parametrize("gold", [r"\text{none of the above}", "no", "No solution", "undefined", r"\text{does not exist}", "True", r"\emptyset", r"\{\}", "<", "=", "+", "x", "N", "impossible", "0", r"\infty", "zero", "infinitely many"])  # fmt: skip
 def test_a_reference_that_says_that_there_is_nothing_is_an_answer(gold):
     assert check_reference(gold) is None
-    assert judge(gold, gold).verdict == CORRECT
+    assert verdict_on(gold, gold).verdict == CORRECT
 
 
 def test_a_box_that_quotes_the_question_is_no_answer_of_its_own():

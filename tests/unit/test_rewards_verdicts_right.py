@@ -13,7 +13,7 @@ from rewards.accuracy import accuracy, check_reference
 from rewards.types import CORRECT
 
 
-def judge(gold: str, answer: str, prompt: str = ""):
+def verdict_on(gold: str, answer: str, prompt: str = ""):
     return accuracy(f"<think>so</think><answer>{answer}</answer>", prompt=prompt, answer=gold)
 
 
@@ -74,21 +74,21 @@ FORMS = [
 @pytest.mark.parametrize(("gold", "answer"), [*LINES, *REAL_SETS, *SIGNS, *BRACES, *POWERS_OF_TEN, *LETTERS, *FORMS])
 def test_a_right_answer_is_paid_in_another_notation(gold, answer):
     began = time.process_time()
-    assert judge(gold, answer) == (1.0, CORRECT, "")
+    assert verdict_on(gold, answer) == (1.0, CORRECT, "")
     assert check_reference(gold) is None
     assert time.process_time() - began < 1
 
 
 @pytest.mark.parametrize(("prompt", "gold", "answer"), PERCENT)
 def test_the_sign_of_percent_may_be_left_out_where_the_question_asks_for_percent(prompt, gold, answer):
-    assert judge(gold, answer, prompt).verdict == CORRECT
-    assert judge(gold, answer).value == 0
+    assert verdict_on(gold, answer, prompt).verdict == CORRECT
+    assert verdict_on(gold, answer).value == 0
     for other in (
         "What is 20 percent of 50?",
         "What is twenty percent of 50?",
         "After a 20 percent increase, what is the price?",
         "If 20% of x is 3, what is x?",
     ):
-        assert judge(gold, answer, other).value == 0
-    assert judge(r"50\%", "0.5", prompt).value == 0
-    assert judge("0.5", r"50\%", prompt).value == 0
+        assert verdict_on(gold, answer, other).value == 0
+    assert verdict_on(r"50\%", "0.5", prompt).value == 0
+    assert verdict_on("0.5", r"50\%", prompt).value == 0

@@ -123,7 +123,7 @@ def test_answers_without_a_thought_are_dropped_where_the_setting_says_so(server,
     assert (dropped["reason"], dropped["text"]) == ("no thought", "")
 
 
-def test_a_server_that_does_not_say_why_it_ended_is_judged_by_the_tokens(server, stage):  # noqa: F811
+def test_a_server_that_does_not_say_why_it_ended_is_understood_by_the_tokens(server, stage):  # noqa: F811
     server.reply = lambda request: {"content": r"\boxed{2}", "finish_reason": ""}
     stage.rows(1)
     assert stage.run(samples=1)["by_reason"] == {"kept": 1}
