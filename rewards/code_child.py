@@ -95,7 +95,8 @@ def _said(error: BaseException) -> str:
 
 
 def _load(job: RunningJob, name: str) -> Callable[[str], Any]:
-    """Run the candidate's code as a module: what finds its functions, "f", "Solution.f" or "Solution().f".
+    """Run the candidate's code as a module: what finds its functions, "f", "Solution.f" or "Solution().f". A function
+    "f" that it does not define may be a method of its Solution.
 
     Before it come the starter names and the row's setup; what that defines by the entry point's name, as HumanEval's
     prompt does, is no answer and goes.
@@ -108,9 +109,12 @@ def _load(job: RunningJob, name: str) -> Callable[[str], Any]:
     exec(compile(job["setup"], "setup.py", "exec", dont_inherit=True), module.__dict__)
     if job["kind"] != "io":
         module.__dict__.pop(job["entry_point"].replace("()", "").partition(".")[0], None)
+        module.__dict__.pop("Solution", None)
     exec(compile(job["code"], "main.py", "exec", dont_inherit=True), module.__dict__)
 
     def find(path: str) -> Any:
+        if "." not in path and path not in vars(module) and path in dir(vars(module).get("Solution")):
+            path = f"Solution.{path}"  # rows name the method alone, answers in LeetCode's form have its class
         found: Any = module
         for part in path.replace("()", "").split("."):
             found = getattr(found() if isinstance(found, type) else found, part)

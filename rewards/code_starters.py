@@ -30,6 +30,8 @@ _NAMES = {
     "string": "ascii_letters ascii_lowercase ascii_uppercase digits hexdigits octdigits punctuation",
     "random": "choice choices randint randrange sample shuffle uniform",
     "copy": "deepcopy",
+    "dataclasses": "dataclass field",
+    "enum": "Enum IntEnum auto",
     "datetime": "date timedelta",
     "decimal": "Decimal",
     "fractions": "Fraction",

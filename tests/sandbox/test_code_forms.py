@@ -328,3 +328,27 @@ def f(x):
 def test_the_cpu_time_of_many_calls_is_that_of_them_all():
     code = "import time\ndef f(x):\n    end = time.process_time() + 0.4\n    while time.process_time() < end: pass\n    return x"
     assert score_of(code, [{"call": [i], "expected": i} for i in range(8)], test_s=1).reason == ""
+
+
+METHOD = """
+class Solution:
+    def f(self, head: Optional[ListNode]) -> Optional[ListNode]:
+        before = None
+        while head:
+            head.next, before, head = before, head, head.next
+        return before
+"""
+
+
+@pytest.mark.parametrize("entry_point", ["f", "Solution.f", "Solution().f"])
+def test_a_method_of_solution_is_found_by_its_name_alone(entry_point):
+    tests = [{"call": [[1, 2, 3]], "expected": [3, 2, 1]}]
+    assert score_of(METHOD, tests, entry_point).verdict == CORRECT
+    assert score_of(METHOD.replace("return before", "return None"), tests, entry_point).verdict == WRONG
+
+
+def test_a_solution_of_the_rows_setup_is_no_answer():
+    setup = "class Solution:\n    def f(self, x): return x + 1"
+    tests = [{"call": [1], "expected": 2}]
+    assert score_of("print(1)", tests, setup=setup).verdict == WRONG
+    assert score_of("def f(x): return x + 1", tests, setup=setup).verdict == CORRECT
