@@ -246,6 +246,41 @@ def test_a_verdict_is_read_in_whatever_form_it_comes(server, judged, reply):
     assert judged().reason == "the judge says wrong"
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"why": "$\\sqrt{2}$ and \\\\(x\\\\) and \\underline{x}", "verdict": "wrong"}',
+        '{"why": "two\nlines", "verdict": "wrong"}',
+        "{'why': 'x', 'verdict': 'wrong'}",
+        '{"why": "x", "verdict": "wrong",}',
+        '{why: "x", verdict: "wrong"}',
+        "{“verdict”: “wrong”}",
+        '{"verdict": "wrong" /* sure */}',
+        '<|channel|>analysis<|message|>{"verdict": "correct"}?<|end|><|channel|>final<|message|>{"verdict": "wrong"}',
+    ],
+)
+def test_a_verdict_that_is_nearly_json_is_read(content):
+    assert read_verdict(content, ("correct", "wrong")) == "wrong"
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["{'verdict': 'wrong'} or {'verdict': 'correct'}", "verdict: wrong", "{'verdict': 'perhaps'}", "{verdict}"],
+)
+def test_what_is_nearly_json_must_agree_with_itself_too(content):
+    assert read_verdict(content, ("correct", "wrong")) is None
+
+
+def test_a_judge_that_is_asked_otherwise_is_asked_again(server, judged):
+    judged()
+    asked = len(server.asked)
+    judged()
+    assert len(server.asked) == asked
+    judged(temperature=0.7)
+    judged(extra={"reasoning_effort": "high"})
+    assert len(server.asked) == asked + 2
+
+
 def test_a_judge_that_runs_out_of_room_is_told_by_its_setting(server, judged):
     server.habit = lambda request: message(None, finish="length", reasoning_content=CORRECT)
     assert "cut at max_tokens=50" in judged(max_tokens=50).reason
