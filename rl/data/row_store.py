@@ -62,7 +62,7 @@ class Rows(Sequence[Row]):
         for start in range(0, len(self), size):
             yield from self._read(start, min(start + size, len(self)))
 
-    def select(self, indices: Sequence[int]) -> Rows:
+    def select(self, indices: Sequence[int] | np.ndarray) -> Rows:
         return Rows(self._data.select(indices))
 
     def _read(self, start: int, stop: int) -> list[Row]:
@@ -75,7 +75,7 @@ class Rows(Sequence[Row]):
         return found
 
 
-def select(rows: Sequence[Row], indices: Sequence[int]) -> Sequence[Row]:
+def select(rows: Sequence[Row], indices: Sequence[int] | np.ndarray) -> Sequence[Row]:
     """The rows with these indices, in this order."""
     return rows.select(indices) if isinstance(rows, Rows) else [rows[i] for i in indices]
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -91,7 +91,7 @@ class ExampleStream(Stream[Example]):
         self._kept = np.arange(len(lengths))
         if cfg.text_field:
             # Cut to another length, the same rows are other examples, so the length goes into the fingerprint.
-            identity = itertools.chain(rows, [{"piece tokens": max_tokens}])
+            identity: Iterable[dict[str, object]] = itertools.chain(rows, [{"piece tokens": max_tokens}])
             super().__init__(identity, seed, cfg.shuffle, size=len(lengths))
             return
         if overlong == "error" or lengths.min() > max_tokens:

@@ -269,7 +269,7 @@ class Table:
         texts = [render(question, self.cfg, tokenizer) for question in self.texts(self.cfg.prompt_field)]
         return texts, tokenise(texts, tokenizer, self.where, prompt_prefix(self.cfg, tokenizer))
 
-    def refuse_long(self, lengths: Sequence[int], limit: int, what: str, remedy: str) -> None:
+    def refuse_long(self, lengths: Sequence[int] | np.ndarray, limit: int, what: str, remedy: str) -> None:
         long = [i for i, length in enumerate(lengths) if length > limit]
         if long:
             raise BadInput(
