@@ -73,7 +73,7 @@ def ran_each(recipe: str, overrides: Sequence[str], cfg: RunConfig | Recipe, opt
         if code:
             raise AhaError(f"seed {seed} ended with the error above; the same command goes on from there")
     if seeds and not (options["--check"] or options["--dry-run"]):
-        write_table(cfg, seeds)
+        keep_table(cfg, seeds)
     return bool(seeds)
 
 
@@ -93,7 +93,7 @@ def _run_one(command: Sequence[str]) -> int:
             signal.signal(number, handler)
 
 
-def write_table(cfg: RunConfig | Recipe, seeds: Sequence[int]) -> Path:
+def keep_table(cfg: RunConfig | Recipe, seeds: Sequence[int]) -> Path:
     """Print the table of finished runs and keep it as text and JSON. Returns the text's path."""
     folders = {seed: Path(cfg.out) / f"{cfg.name}-seed{seed}" for seed in seeds}
     if isinstance(cfg, RunConfig):

@@ -67,7 +67,7 @@ def test_each_seed_runs_under_its_own_name_with_the_other_settings(monkeypatch, 
     runs = Runs(0, 0)
     monkeypatch.setattr(seeds, "_run_one", runs)
     tables = []
-    monkeypatch.setattr(seeds, "write_table", lambda cfg, of: tables.append((cfg.name, of)))
+    monkeypatch.setattr(seeds, "keep_table", lambda cfg, of: tables.append((cfg.name, of)))
     cfg = RunConfig(name="mine", out=str(tmp_path))
     assert seeds.ran_each("r.py", ["name=mine", "seed=7,8", "grpo.steps=2"], cfg, OPTIONS | {"--doctor": True})
     assert runs.commands == [
@@ -85,7 +85,7 @@ def test_one_seed_is_left_to_the_caller():
 def test_a_check_of_each_seed_makes_no_table(monkeypatch, option):
     runs = Runs(0, 0)
     monkeypatch.setattr(seeds, "_run_one", runs)
-    monkeypatch.setattr(seeds, "write_table", lambda cfg, of: pytest.fail("there is nothing to make a table of"))
+    monkeypatch.setattr(seeds, "keep_table", lambda cfg, of: pytest.fail("there is nothing to make a table of"))
     seeds.ran_each("r.py", ["seed=1,2"], RunConfig(), OPTIONS | {option: True})
     assert [command[-1] for command in runs.commands] == [option, option]
 
@@ -142,7 +142,7 @@ def test_the_table_of_a_run_has_each_seed_and_the_error_between_seeds(tmp_path, 
         result([0.5, 0.0], 0.5).write(folder / "evals" / "step_000000.json")
         result(after, 0.5 * seed).write(folder / "evals" / "step_000004.json")
         write_json(folder / "summary.json", {"seconds": {"rollout": 60.0 * seed, "update": 30.0}})
-    path = seeds.write_table(cfg, (1, 2))
+    path = seeds.keep_table(cfg, (1, 2))
     text = path.read_text()
     assert capsys.readouterr().out.splitlines()[-1] == f"The table: {path}"
     rows = [[cell.strip() for cell in line.strip("│┃|").split("│")] for line in text.splitlines() if "->" in line][1:]
@@ -170,7 +170,7 @@ def test_the_table_of_a_run_has_each_seed_and_the_error_between_seeds(tmp_path, 
 def test_a_seed_that_is_not_finished_is_named(tmp_path):
     cfg = RunConfig(name="quick", out=str(tmp_path), evaluation=EvalConfig(data=DataConfig(source="x")))
     with pytest.raises(BadInput, match="quick-seed1: lacks the evaluation"):
-        seeds.write_table(cfg, (1,))
+        seeds.keep_table(cfg, (1,))
 
 
 def claimed(difference: float, stderr: float, text: str = "RL helps") -> Finding:
@@ -199,14 +199,14 @@ def test_the_table_of_a_recipe_reads_the_claims_of_every_seed(tmp_path):
         side = {"name": "1", "value": 1.0, "stderr": 0.0}
         tree = {"claim": "RL helps", "left": side, "right": side | {"value": right}, "difference": 1 - right}
         write_json(folder / "claims.json", [tree | {"stderr": 0.2, "z": 2.0, "at_least": 0.0, "holds": right < 0.6}])
-    text = seeds.write_table(recipe, (1, 2)).read_text()
+    text = seeds.keep_table(recipe, (1, 2)).read_text()
     for piece in ("100.0", "+50.0 ± 25.0", "1 of 2"):
         assert piece in text
 
 
 def test_a_recipe_without_claims_has_no_table(tmp_path):
     with pytest.raises(BadInput, match="makes no claims"):
-        seeds.write_table(Recipe("whole", RunConfig(), (), str(tmp_path)), (1,))
+        seeds.keep_table(Recipe("whole", RunConfig(), (), str(tmp_path)), (1,))
 
 
 def test_findings_are_read_as_they_were_written(tmp_path):
