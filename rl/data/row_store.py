@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 JSON = "row as JSON"
 """The only column of rows that are kept as JSON."""
-BATCH_BYTES, BATCH_ROWS = 1 << 24, 1000
-"""At most so much becomes Python objects at once: an eighth of a second's work, and little memory."""
+BATCH_BYTES, BATCH_ROWS = 1 << 22, 1000
+"""At most so much becomes Python objects at once: little memory, and work enough that the calls do not count."""
 
 
 class Rows(Sequence[Row]):
@@ -81,7 +81,7 @@ def select(rows: Sequence[Row], indices: Sequence[int] | np.ndarray) -> Sequence
 
 
 def batch_rows(num_bytes: int, num_rows: int) -> int:
-    """Rows that are read at once. 10 GB in a million rows of 10 kB -> 1000; rows of 1 MiB -> 16."""
+    """Rows that are read at once. A million rows of 1 kB -> 1000; rows of 1 MiB -> 4."""
     return max(1, min(BATCH_ROWS, BATCH_BYTES * num_rows // max(1, num_bytes)))
 
 

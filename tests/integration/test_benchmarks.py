@@ -15,6 +15,7 @@ LIMIT_S = 420.0
 NOT_COMMANDS = {"common", "aha_side", "trl_side", "prepare", "arithmetic"}
 """Parts of grpo_step.py and learner_profile.py, which run them."""
 SMALLEST = {
+    "data_memory": "--rows 40 --words 20 --kinds jsonl dictionaries",
     "grpo_step": "--model small --only aha --rounds 1 --steps 1 --prompts 2 --max-new-tokens 8 --wait-for-quiet 0",
     "learner_profile": "--model models/tiny-tied --shapes smallest --pairs 1",
     "load_memory": "--case whole 0 1 29573 --model models/tiny-tied --dtype float32",
