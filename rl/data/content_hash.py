@@ -81,10 +81,17 @@ def _source_of(module: str) -> Path | None:
     return Path(spec.origin) if spec is not None and spec.origin is not None else None
 
 
-def _imports(file: Path, package: str) -> list[str]:
+def _imports(file: Path, package: str) -> tuple[str, ...]:
+    stat = file.stat()
+    return _imports_of(file, package, stat.st_size, stat.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=4096)
+def _imports_of(file: Path, package: str, size: int, mtime_ns: int) -> tuple[str, ...]:
     """Names of the modules that a file of the package imports. `from a import b` gives a and a.b: b may be a module.
 
     In package "a.b", `from .c import d` gives a.b.c and a.b.c.d, `from .. import d` gives a and a.d.
+    size and mtime_ns are there for the cache alone, since parsing takes seconds for all rewards of a recipe.
     """
     names = []
     try:
@@ -98,7 +105,7 @@ def _imports(file: Path, package: str) -> list[str]:
             above = package.split(".")[: package.count(".") + 2 - node.level] if node.level else []
             source = ".".join([*above, *([node.module] if node.module else [])])
             names += [source, *(f"{source}.{alias.name}" for alias in node.names)]
-    return names
+    return tuple(dict.fromkeys(names))
 
 
 def file_hash(file: Path) -> str:
