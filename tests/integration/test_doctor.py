@@ -115,16 +115,17 @@ def test_weights_that_arrive_and_are_not_computed_with_are_named(rounds: AllChec
 
     def leave_out(sampler):  # type: ignore[no-untyped-def]
         def change(worker):  # type: ignore[no-untyped-def]
-            unpack = worker.weight_transfer_engine._unpack
-            worker.weight_transfer_engine._unpack = lambda bucket: [
-                (name, tensor) for name, tensor in unpack(bucket) if "layers.2.mlp.down_proj" not in name
-            ]
+            model = worker.get_model()
+            load = model.load_weights
+            model.load_weights = lambda weights: load(
+                (name, tensor) for name, tensor in weights if "layers.2.mlp.down_proj" not in name
+            )
 
         sampler.llm.collective_rpc(change)
 
     def put_back(sampler):  # type: ignore[no-untyped-def]
         def change(worker):  # type: ignore[no-untyped-def]
-            del worker.weight_transfer_engine._unpack
+            del worker.get_model().load_weights
 
         sampler.llm.collective_rpc(change)
 

@@ -309,8 +309,7 @@ class RayBackend(LearnerCalls):
             )
 
     def forget_prompts(self) -> None:
-        refs = [h.forget_prompts.remote() for h in self.samplers]
-        self._wait(refs, self._sampler_names, self.cfg.cluster.sync_timeout_s, "forget prompts")
+        self._on_samplers([h.forget_prompts.remote() for h in self.samplers], "forget prompts")
 
     # -------------------------------------------------------------------------------------------- rewards
 
