@@ -308,7 +308,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1, help="Of the moments inside a phase.")
     parser.add_argument("--limit", type=int, default=10**9, help="Stop after so many runs; the same command goes on.")
     parser.add_argument("--again", action="store_true", help="Forget the runs that did not pass, and run them again.")
+    parser.add_argument("--fresh", action="store_true", help="Forget all that was run, and begin anew.")
     options = parser.parse_args()
+    if options.fresh:
+        shutil.rmtree(OUT, ignore_errors=True)
     OUT.mkdir(parents=True, exist_ok=True)
     kept = OUT / "outcomes.jsonl"
     done = [Outcome(**json.loads(line)) for line in kept.read_text().splitlines()] if kept.exists() else []

@@ -3,7 +3,7 @@
     .venv/bin/python tests/bench/soak.py                 # about an hour; the same command goes on after a stop
     .venv/bin/python tests/bench/soak.py --steps 300     # minutes
 
-A process has leaked when its memory at the end exceeds that at step 100 by more than a tenth and 64 MiB, or when it
+A process has leaked when its memory at the end exceeds that at step 100 (--first) by more than a tenth and 64 MiB, or when it
 holds more than 8 open files or threads more. Files of a run grow with its steps on purpose; they are shown per step.
 """
 
@@ -40,7 +40,6 @@ ROLES = {
     "raylet": r"raylet/raylet",
     "head": r"gcs/gcs_server",
 }
-FIRST = 100
 
 
 @dataclass(frozen=True)
@@ -118,13 +117,13 @@ def snapshot(step: int, folder: Path) -> Snapshot:
     return Snapshot(step, held_by(everything), used, disk_of(folder), seconds[len(seconds) // 2])
 
 
-def watch(steps: int, address: str) -> list[Snapshot]:
-    """Run, or go on, and take a snapshot at step 100 and then every tenth of the run."""
+def watch(steps: int, first: int, address: str) -> list[Snapshot]:
+    """Run, or go on, and take a snapshot at the first step that counts, then every tenth of the run."""
     import ray
 
     ray.init(address=address, log_to_driver=False)
     folder, kept = OUT / "tiny", OUT / "snapshots.json"
-    at = sorted({FIRST, *range(steps // 10, steps, steps // 10), steps - 5})
+    at = sorted(n for n in {first, *(i * steps // 10 for i in range(1, 10)), steps - 2} if first <= n < steps)
     environment = os.environ | {"RAY_ADDRESS": address, "PYTHONPATH": str(ROOT)}
     run = [
         sys.executable,
@@ -193,12 +192,15 @@ def table(found: Sequence[Snapshot]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--first", type=int, default=100, help="The step with which the end is compared.")
     options = parser.parse_args()
-    if options.steps < 2 * FIRST:
-        parser.error(f"--steps: at least {2 * FIRST}, since the first snapshot is taken at step {FIRST}")
+    if options.steps < 2 * options.first:
+        parser.error(f"--steps: at least {2 * options.first}, twice --first")
     OUT.mkdir(parents=True, exist_ok=True)
     with ray_head() as address:
-        found = watch(options.steps, address)
+        found = watch(options.steps, options.first, address)
+    if not found:
+        raise SystemExit("the run is complete; to run it again, delete .bench/soak")
     begun = time.perf_counter()
     subprocess.run([sys.executable, "-m", "launch.cli", "report", str(OUT / "tiny")], check=True, cwd=ROOT)
     print(f"\n{table(found)}\n\naha report on it: {time.perf_counter() - begun:.1f} s.", end=" ")

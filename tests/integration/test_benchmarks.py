@@ -17,6 +17,7 @@ NOT_COMMANDS = {"common", "aha_side", "trl_side", "prepare", "arithmetic"}
 SMALLEST = {
     "data_memory": "--rows 40 --words 20 --kinds jsonl dictionaries",
     "grpo_step": "--model small --only aha --rounds 1 --steps 1 --prompts 2 --max-new-tokens 8 --wait-for-quiet 0",
+    "kill_matrix": "--victims sampler --moments rollout --signals KILL --fresh",
     "learner_profile": "--model models/tiny-tied --shapes smallest --pairs 1",
     "load_memory": "--case whole 0 1 29573 --model models/tiny-tied --dtype float32",
     "plan_accuracy": "--only 3M --steps 1 --no-calibrate",
@@ -24,6 +25,7 @@ SMALLEST = {
     "precision": "--seeds 1 --lr 1e-5 --precisions float32 --steps 2 --start-steps 2",
     "reward_overlap": "--help",  # its smallest case needs SmolLM2 and minutes
     "rewards_throughput": "--data nowhere",
+    "soak": "--steps 6 --first 2",
     "verdicts": "--data nowhere --pairs 200",
     "scoring_memory": "--case chunked 64 --vocabulary 256 --hidden 16",
 }
