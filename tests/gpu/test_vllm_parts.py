@@ -330,8 +330,8 @@ def test_samples_have_seeds_of_their_own_unless_the_recipe_says_no(seeded, seeds
         def __init__(self) -> None:
             cfg = RunConfig()
             self.cfg = replace(cfg, sampler=replace(cfg.sampler, seeded=seeded))
-            self.index, self.version, self.groups, self.asleep = 0, 0, {}, []
-            self.engine = SimpleNamespace(add_request=lambda name, prompt, params: asked.append(params.seed))
+            self.index, self.version, self.groups, self.asleep, self.adapter = 0, 0, {}, [], None
+            self.engine = SimpleNamespace(add_request=lambda name, prompt, params, **_: asked.append(params.seed))
 
     params = SampleParams(temperature=1.0, top_p=1.0, max_new_tokens=4, stop=(), stop_token_ids=(0,))
     WithEngine().submit([SampleRequest(0, [1, 2], [11, 22])], params)

@@ -46,6 +46,7 @@ def test_a_colocated_run_takes_turns_and_ends_with_the_weights_of_a_run_apart(sh
     assert Counting.counted == (0, 0)
     cluster = dataclasses.replace(short.cluster, colocated="true")
     assert weights_of(dataclasses.replace(short, name="colocated", cluster=cluster)) == apart
-    # Asleep for the SFT and for each of two GRPO steps. Weights and cache awake for what comes before the first step and
-    # after each: three evaluations or rollouts.
-    assert Counting.counted == (3, 6)
+    # Asleep for the SFT, for each of two GRPO steps, and while the learner scores the samples that show whether the first
+    # update was taken over. Weights and cache awake for what comes before the first step and after each: an evaluation,
+    # those samples, two rollouts.
+    assert Counting.counted == (4, 8)

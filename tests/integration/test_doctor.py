@@ -189,9 +189,9 @@ def with_other_requests(change: Callable) -> Callable:  # type: ignore[type-arg]
     def plant(sampler):  # type: ignore[no-untyped-def]
         add = sampler.engine.add_request
 
-        def changed(request_id, prompt, sampling):  # type: ignore[no-untyped-def]
+        def changed(request_id, prompt, sampling, **others):  # type: ignore[no-untyped-def]
             change(prompt, sampling)
-            return add(request_id, prompt, sampling)
+            return add(request_id, prompt, sampling, **others)
 
         sampler.engine.add_request = changed
 
