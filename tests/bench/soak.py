@@ -10,7 +10,6 @@ holds more than 8 open files or threads more. Files of a run grow with its steps
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import platform
@@ -18,7 +17,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -54,7 +53,7 @@ class Held:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """After a step. object_store: MiB in use. disk: MiB, by folder. step_seconds: median of the last 50 steps."""
+    """After a step. object_store: MiB of shared memory that it has used. disk: MiB, by folder. step_seconds: median of the last 50 steps."""
 
     step: int
     held: dict[str, Held]
@@ -92,39 +91,25 @@ def records(folder: Path) -> list[dict[str, float]]:
     return [r for r in (json.loads(line) for line in lines if line.endswith("}")) if r["stage"] == "grpo"]
 
 
-@contextlib.contextmanager
-def ray_head() -> Iterator[str]:
-    """A Ray cluster of this machine alone, which the run joins and whose object store is read from here."""
-    ray = str(Path(sys.executable).with_name("ray"))
-    environment = os.environ | {"RAY_worker_niceness": "0", "PYTHONPATH": str(ROOT)}
-    subprocess.run(
-        [ray, "start", "--head", "--port=6390", "--include-dashboard=false", "--object-store-memory", str(2 << 30)],
-        check=True, env=environment, stdout=subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
-        yield "127.0.0.1:6390"
-    finally:
-        subprocess.run([ray, "stop", "--force"], check=False, stdout=subprocess.DEVNULL)
+def object_store_used(processes: Sequence[psutil.Process]) -> float:
+    """MiB of shared memory that Ray's raylets hold: the pages of the object store that were ever used."""
+    raylets = [p for p in processes if re.search(ROLES["raylet"], " ".join(p.cmdline()))]
+    return float(sum(p.memory_info().shared for p in raylets)) / MIB
 
 
-def snapshot(step: int, folder: Path) -> Snapshot:
-    import ray
-
-    total, free = ray.cluster_resources(), ray.available_resources()
-    used = (total.get("object_store_memory", 0.0) - free.get("object_store_memory", 0.0)) / MIB
+def snapshot(step: int, run: psutil.Process, folder: Path) -> Snapshot:
+    everything = [run, *run.children(recursive=True)]
     seconds = sorted(r["seconds"] for r in records(folder)[-50:])
-    everything = [p for p in psutil.process_iter() if p.pid != os.getpid()]
-    return Snapshot(step, held_by(everything), used, disk_of(folder), seconds[len(seconds) // 2])
+    return Snapshot(
+        step, held_by(everything), object_store_used(everything), disk_of(folder), seconds[len(seconds) // 2]
+    )
 
 
-def watch(steps: int, first: int, address: str) -> list[Snapshot]:
+def watch(steps: int, first: int) -> list[Snapshot]:
     """Run, or go on, and take a snapshot at the first step that counts, then every tenth of the run."""
-    import ray
-
-    ray.init(address=address, log_to_driver=False)
     folder, kept = OUT / "tiny", OUT / "snapshots.json"
     at = sorted(n for n in {first, *(i * steps // 10 for i in range(1, 10)), steps - 2} if first <= n < steps)
-    environment = os.environ | {"RAY_ADDRESS": address, "PYTHONPATH": str(ROOT)}
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | {"PYTHONPATH": str(ROOT)}
     run = [
         sys.executable,
         "-m",
@@ -141,7 +126,7 @@ def watch(steps: int, first: int, address: str) -> list[Snapshot]:
             done = len(records(folder)) if folder.exists() else 0
             if at and done >= at[0]:
                 at = [step for step in at if step > done]
-                found.append(snapshot(done, folder))
+                found.append(snapshot(done, psutil.Process(process.pid), folder))
                 kept.write_text(json.dumps([asdict(s) for s in found], indent=1))
                 print(line(found[-1]), flush=True)
             time.sleep(0.5)
@@ -197,8 +182,7 @@ def main() -> None:
     if options.steps < 2 * options.first:
         parser.error(f"--steps: at least {2 * options.first}, twice --first")
     OUT.mkdir(parents=True, exist_ok=True)
-    with ray_head() as address:
-        found = watch(options.steps, options.first, address)
+    found = watch(options.steps, options.first)
     if not found:
         raise SystemExit("the run is complete; to run it again, delete .bench/soak")
     begun = time.perf_counter()
