@@ -44,6 +44,8 @@ VICTIMS = ("driver", *PROCESSES, "reward process")
 MOMENTS = {"start": 1, "rollout": 2, "step": 2, "sync": 3, "save": 2, "evaluation": 2, "end": 1}
 """At which occurrence of a phase of GRPO the victim is killed; the third sync is the one after the second step."""
 SIGNALS = ("KILL", "TERM")
+MARK = "AHA_KILL_MATRIX"
+"""An environment variable that all processes of a case inherit, by which those that stay behind are known."""
 BOUND_S = 600
 """No run may take longer, killed or not."""
 SETTINGS = (
@@ -141,7 +143,8 @@ def command(folder: Path) -> list[str]:
 def start(folder: Path) -> subprocess.Popen[bytes]:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "marks").unlink(missing_ok=True)
-    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | {"PYTHONPATH": str(ROOT)}
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    environment |= {"PYTHONPATH": str(ROOT), MARK: str(folder)}
     with (folder / "log").open("ab") as log:
         return subprocess.Popen(command(folder), stdout=log, stderr=log, cwd=ROOT, env=environment, process_group=0)
 
@@ -195,20 +198,19 @@ def finish(process: subprocess.Popen[bytes]) -> int | None:
         return None
 
 
-def left_behind(before: set[int], folder: Path) -> int:
-    """How many processes of a run that has ended are still there 20 s later."""
+def left_behind(folder: Path) -> int:
+    """How many processes of the case are still there 20 s after its run has ended."""
     end = time.monotonic() + 20
-    while time.monotonic() < end:
-        names = [p for p in psutil.process_iter(["pid", "cmdline"]) if p.info["pid"] not in before]
-        ours = [
-            p
-            for p in names
-            if "ray::" in " ".join(p.info["cmdline"] or ()) or "raylet" in " ".join(p.info["cmdline"] or ())
-        ]
-        if not ours:
-            return 0
+    while (count := sum(belongs(process, folder) for process in psutil.process_iter())) and time.monotonic() < end:
         time.sleep(0.5)
-    return len(ours)
+    return count
+
+
+def belongs(process: psutil.Process, folder: Path) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE and process.environ().get(MARK) == str(folder)
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return False
 
 
 def last_line(folder: Path) -> str:
@@ -219,11 +221,11 @@ def last_line(folder: Path) -> str:
 def examine(case: Case, expected: str, durations: dict[str, float], seed: int) -> Outcome:
     folder, rng = OUT / case.name, random.Random(f"{seed} {case.name}")
     shutil.rmtree(folder, ignore_errors=True)
-    before, begun = set(psutil.pids()), time.monotonic()
+    begun = time.monotonic()
     process = start(folder)
     why = disturb(process, case, folder / "marks", rng.random() * durations[case.moment])
     code = finish(process)
-    said, left = last_line(folder), left_behind(before, folder)
+    said, left = last_line(folder), left_behind(folder)
     again = not why and code not in (0, None)
     if code is None:
         why = f"it neither ended nor failed within {BOUND_S} s"
@@ -258,6 +260,8 @@ def undisturbed() -> tuple[str, dict[str, float]]:
     shutil.rmtree(folder, ignore_errors=True)
     if finish(start(folder)) != 0:
         raise SystemExit(f"the undisturbed run failed: {last_line(folder)}; see {folder / 'log'}")
+    if not weights(folder):
+        raise SystemExit(f"the undisturbed run left no weights in {folder}, so nothing can be compared with them")
     durations: dict[str, list[float]] = collections.defaultdict(list)
     entered: dict[str, float] = {}
     for second, kind, phase in moments_in(folder / "marks"):
