@@ -12,7 +12,7 @@ from rich.table import Table
 from launch.plan.checks import devices_needed
 from launch.plan.fit import changes_that_fit, gib
 from launch.plan.hardware import gpu_names, sources
-from launch.plan.host import host_memory
+from launch.plan.host import HostMemory, host_memory
 from launch.plan.memory import Term, learner_memory
 from launch.plan.placement import placement_lines
 from launch.plan.plan import Plan, Step, sampler_of
@@ -97,10 +97,8 @@ def _memory_table(plan: Plan) -> Table:
           plan.learner.training, "its peak in training")  # fmt: skip
     table.add_row("  while loading", gib(plan.learner.loading), "in float32, " + (
         "shard by shard" if plan.shape.zero_stage == 3 else "whole"))  # fmt: skip
-    if plan.hw.on_gpu:
-        sampling = plan.cfg.sampler.count * plan.cfg.sampler.tensor_parallel if plan.step is not None else 0
-        sleeping = next(t.num_bytes for t in plan.sampler.terms if t.name == "weights") if plan.shared else 0.0
-        host = host_memory(plan.arch, plan.shape, plan.hw, samplers=sampling, sleeping=sleeping)
+    host = _beside_gpus(plan)
+    if host is not None:
         table.add_row("a machine, beside its GPUs", gib(host.num_bytes), host.note)
     if plan.step is not None:
         s = plan.sampler
@@ -108,6 +106,15 @@ def _memory_table(plan: Plan) -> Table:
               f"{s.full_sequences:,} sequences at full length, {s.mean_sequences:,} at the mean; at most "
               f"{s.max_sequences:,} at once")  # fmt: skip
     return table
+
+
+def _beside_gpus(plan: Plan) -> HostMemory | None:
+    """None on CPUs, where the other rows are host memory already."""
+    if not plan.hw.on_gpu:
+        return None
+    sampling = plan.cfg.sampler.count * plan.cfg.sampler.tensor_parallel if plan.step is not None else 0
+    sleeping = next(t.num_bytes for t in plan.sampler.terms if t.name == "weights") if plan.shared else 0.0
+    return host_memory(plan.arch, plan.shape, plan.hw, samplers=sampling, sleeping=sleeping)
 
 
 def sharing_lines(plan: Plan) -> list[str]:
@@ -219,6 +226,7 @@ def to_json(plans: Sequence[Plan]) -> str:
 
 def _as_data(plan: Plan) -> dict[str, object]:
     step = plan.step
+    host = _beside_gpus(plan)
     return {
         "name": plan.cfg.name,
         "model": plan.arch.name,
@@ -232,6 +240,7 @@ def _as_data(plan: Plan) -> dict[str, object]:
             "terms": {t.name: t.num_bytes for t in plan.sampler.terms}, "limit": plan.sampler.limit,
             "sequences_full_length": plan.sampler.full_sequences, "sequences_mean_length": plan.sampler.mean_sequences,
         },
+        "host": None if host is None else {"bytes_per_machine": host.num_bytes, "note": host.note},
         "colocated": None if plan.shared is None else {
             "training": plan.shared.training, "sampling": plan.shared.sampling, "share": plan.shared.share,
         },

@@ -244,6 +244,15 @@ def test_json_holds_the_same_numbers(command):
     assert data["parameters"] == 795_776
     assert sum(data["learner"]["terms"].values()) == pytest.approx(data["learner"]["training"])
     assert data["step_s"]["synchronous"] > data["step_s"]["rollouts"] > 0
+    shown = next(
+        line
+        for line in command("recipes/tiny.py", "--gpu", "A100-80G").stdout.splitlines()
+        if "beside its GPUs" in line
+    )
+    assert f" {data['host']['bytes_per_machine'] / 2**30:.1f} " in shown
+    assert data["host"]["note"] in shown
+    (on_cpu,) = json.loads(command("recipes/tiny.py", "--json").stdout)
+    assert on_cpu["host"] is None
 
 
 @pytest.mark.parametrize(
