@@ -1,7 +1,7 @@
 """Procedural tasks: endless, checkable problems that need no download. Plain Python.
 
-A task is named in a recipe as 'recipes.tasks:addition_train'. Each row has a prompt, its answer, and a target in R1's
-form for an SFT cold start. Training and held-out rows never share a problem: a hash of the problem, written the same
+A task is named in a recipe as 'recipes.tasks:three_numbers_train'. Each row has a prompt, its answer, and a target in
+R1's form for an SFT cold start. Training and held-out rows never share a problem: a hash of the problem, written the same
 way however it is put (3 + 4 and 4 + 3 are one problem), says on which side it lies.
 """
 
@@ -16,6 +16,25 @@ Row = dict[str, object]
 Problem = TypeVar("Problem", tuple[int, ...], tuple[str, ...])
 
 HELD_OUT_PERCENT = 20
+
+
+def three_numbers_train() -> list[Row]:
+    """Sums of a number in 10..89 and two in 2..9 to train on, with the sum of the first two in the thought."""
+    return three_numbers("train")
+
+
+def three_numbers_eval() -> list[Row]:
+    """The held-out sums of three_numbers_train."""
+    return three_numbers("eval")
+
+
+def three_numbers(split: str) -> list[Row]:
+    """ "What is 47 + 8 + 6?", thought "47 + 8 + 6 = 55 + 6 = 61". The order of a sum's numbers makes no new problem."""
+    every = itertools.product(range(10, 90), range(2, 10), range(2, 10))
+    return [
+        _row(f"What is {a} + {b} + {c}?", f"{a} + {b} + {c} = {a + b} + {c} = {a + b + c}", str(a + b + c))
+        for a, b, c in _mixed(every, "three numbers", split, sum_of=True)
+    ]
 
 
 def addition_train() -> list[Row]:
@@ -37,7 +56,10 @@ def addition(a_range: tuple[int, int], b_range: tuple[int, int], split: str) -> 
         if not 0 <= lo <= hi:
             raise ValueError(f"addition: the range {lo}..{hi} must not be negative or empty")
     every = itertools.product(range(a_range[0], a_range[1] + 1), range(b_range[0], b_range[1] + 1))
-    return [_row(f"What is {a} + {b}?", _addition_chain(a, b), str(a + b)) for a, b in _mixed(every, "addition", split)]
+    return [
+        _row(f"What is {a} + {b}?", _addition_chain(a, b), str(a + b))
+        for a, b in _mixed(every, "addition", split, sum_of=True)
+    ]
 
 
 def tiny_train() -> list[Row]:
@@ -74,18 +96,25 @@ def _addition_chain(a: int, b: int) -> str:
     return " = ".join(dict.fromkeys([*steps, str(a)]))
 
 
-def _mixed(problems: Iterable[Problem], task: str, split: str) -> list[Problem]:
-    """The problems of one side, in a fixed mixed order. A problem read backwards is the same problem."""
+def _mixed(problems: Iterable[Problem], task: str, split: str, *, sum_of: bool = False) -> list[Problem]:
+    """The problems of one side, in a fixed mixed order.
+
+    A problem read backwards is the same problem; with sum_of, so are its numbers in any order.
+    """
     if split not in ("train", "eval"):
         raise ValueError(f"{task}: split {split!r} must be train or eval")
     held_out = split == "eval"
-    side = [p for p in problems if (_number(task, min(p, p[::-1])) % 100 < HELD_OUT_PERCENT) == held_out]
+
+    def same(problem: Problem) -> tuple[int | str, ...]:
+        return tuple(sorted(problem)) if sum_of else min(problem, problem[::-1])
+
+    side = [p for p in problems if (_number(task, same(p)) % 100 < HELD_OUT_PERCENT) == held_out]
     if not side:
         raise ValueError(f"{task}: no problem lies in split {split}; widen its range")
     return sorted(side, key=lambda p: _number("order", p))
 
 
-def _number(purpose: str, problem: Problem) -> int:
+def _number(purpose: str, problem: tuple[int | str, ...]) -> int:
     """A number that looks random and is the same on every machine."""
     return int(hashlib.sha256(f"{purpose} {problem}".encode()).hexdigest()[:12], 16)
 

@@ -177,7 +177,6 @@ def test_sampler_and_learner_agree_from_node_to_node_and_stale_weights_and_dead_
 
 def _kill_and_sample_again(backend: RayBackend) -> None:
     """A sampler that dies with work in hand is started again, gets the current weights, and gives the same tokens."""
-    import ray
 
     def tokens() -> dict[int, list[list[int]]]:
         return {i: [r.token_ids_T.tolist() for r in rs] for i, rs in backend.rollouts(requests_for(8, 4), PARAMS)}
@@ -185,15 +184,29 @@ def _kill_and_sample_again(backend: RayBackend) -> None:
     backend.sync_weights(3)
     want = tokens()
     assert backend.memory().keys() == {"memory/learner_gib", "memory/sampler_gib"}
-    ray.kill(backend.samplers[0])
+    _kill(backend.samplers[0])
     assert backend.memory() == {}  # and no error: the work that follows finds who is gone
     assert tokens() == want
     assert backend.restarts == 1
     # One that dies while no rollout runs is started again by the next sync.
-    ray.kill(backend.samplers[0])
+    _kill(backend.samplers[0])
     backend.sync_weights(3)
     assert tokens() == want
     assert backend.restarts == 2
+
+
+def _kill(actor) -> None:  # type: ignore[no-untyped-def]
+    """Returns once the actor is dead: for a moment after a kill it may still answer."""
+    import ray
+
+    ray.kill(actor)
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            ray.get(actor.ping.remote(), timeout=60)
+        except ray.exceptions.RayActorError:
+            return
+        assert time.monotonic() < deadline, "the actor still answers a minute after its kill"
 
 
 def _sampled(backend: RayBackend):  # type: ignore[no-untyped-def]

@@ -461,6 +461,25 @@ def test_no_held_out_sum_is_trained_on_either_way_round(lo, hi):
     assert not problems(train) & problems(held_out)
 
 
+def test_no_held_out_sum_of_three_numbers_is_trained_on_in_another_order():
+    train, held_out = tasks.three_numbers_train(), tasks.three_numbers_eval()
+    assert len(train) + len(held_out) == 80 * 8 * 8
+    assert 0.15 < len(held_out) / 5120 < 0.25
+    assert not problems(train) & problems(held_out)
+
+
+def test_the_thought_of_a_sum_of_three_numbers_adds_the_first_two_first():
+    for row in tasks.three_numbers_eval():
+        question, (thought, answer) = str(row["prompt"]), str(row["target"]).split("</think> <answer>")
+        steps = thought.removeprefix("<think>").split(" = ")
+        assert question == f"What is {steps[0]}?"
+        assert {sum(map(int, step.split(" + "))) for step in steps} == {int(str(row["answer"]))}
+        assert [step.count("+") for step in steps] == [2, 1, 0]
+        assert answer == f"{row['answer']}</answer>"
+    assert len({str(row["prompt"]).split()[2] for row in tasks.three_numbers_train()[:20]}) > 8
+    assert fingerprint(tasks.three_numbers_train())[:12] == "cde3e615efef"
+
+
 def test_no_held_out_string_is_trained_on_backwards():
     def strings(rows):
         return {str(row["prompt"])[8:12] for row in rows}
