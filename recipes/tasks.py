@@ -1,8 +1,8 @@
 """Procedural tasks: endless, checkable problems that need no download. Plain Python.
 
 A task is named in a recipe as 'recipes.tasks:three_numbers_train'. Each row has a prompt, its answer, and a target in
-R1's form for an SFT cold start. Training and held-out rows never share a problem: a hash of the problem, written the same
-way however it is put (3 + 4 and 4 + 3 are one problem), says on which side it lies.
+R1's form for an SFT cold start. Training and held-out rows never share a problem: a hash of the problem, written the
+same way however it is put (3 + 4 and 4 + 3 are one problem), says on which side it lies.
 """
 
 from __future__ import annotations
