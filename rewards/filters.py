@@ -15,7 +15,7 @@ from typing import NamedTuple
 from rewards.accuracy import accuracy
 from rewards.extract import chain_of_thought
 from rewards.language import language_consistency
-from rewards.overlap import Finder, is_telling, problem_ngrams
+from rewards.overlap import Finder, full_ngrams, problem_ngrams, words_of
 from rewards.scripts import LANGUAGES
 from rewards.shaping import length_of, repeated_share, units
 from rewards.types import CORRECT, excerpt
@@ -121,14 +121,11 @@ class EvaluationIndex:
     ) -> None:
         if ngram < 1:
             raise ValueError(f"ngram is {ngram}; it is a number of words, at least 1")
-        found_Q = [problem_ngrams(text, ngram) for text in questions]
-        found_S = [
-            {found for found in problem_ngrams(text, ngram) if len(found) == ngram and is_telling(found)}
-            for text in solutions
-        ]
-        ngrams_T = [*found_Q, *found_S]
-        self._seen = telling_ngrams(ngrams_T)
-        self._finder = Finder(ngrams_T, self._seen, ngram)
+        words_Q, words_S = ([words_of(text) for text in texts] for texts in (questions, solutions))
+        found_Q = [problem_ngrams(words, ngram) for words in words_Q]
+        found_S = [full_ngrams(words, ngram) for words in words_S]
+        self._seen = telling_ngrams([*found_Q, *found_S])
+        self._finder = Finder([*words_Q, *words_S], self._seen, ngram)
 
     def __len__(self) -> int:
         """n-grams in the index, short questions included."""
@@ -154,16 +151,21 @@ def word_ngrams(text: str, ngram: int = CONTAMINATION_NGRAM) -> set[tuple[str, .
     return set(_ngrams(words, min(ngram, len(words)))) if words else set()
 
 
-def telling_ngrams(ngrams_T: Sequence[Set[tuple[str, ...]]]) -> set[tuple[str, ...]]:
-    """The n-grams that tell one of T evaluation texts from another; ngrams_T: those of each.
+def telling_ngrams(ngrams_T: Sequence[Set[int]]) -> set[int]:
+    """The n-grams that tell one of T evaluation texts from another; ngrams_T: those of each (rewards/overlap.py).
 
     What many share is the wording of the task ("Using the numbers ..., write an equation"), not a problem. Texts that
     are alike count once: a set that lists each problem eight times has no such wording by that.
     """
     distinct = {frozenset(ngrams) for ngrams in ngrams_T if ngrams}
-    counts = Counter(ngram for ngrams in distinct for ngram in ngrams)
+    telling: set[int] = set()
+    again: Counter[int] = Counter()  # of few: sets are joined in less time than all is counted
+    for ngrams in distinct:
+        again.update(ngrams & telling)
+        telling |= ngrams
     common = max(COMMON_TEXTS, COMMON_SHARE * len(distinct) + 1)
-    return {ngram for ngram, count in counts.items() if count < common}
+    telling.difference_update(ngram for ngram, count in again.items() if count + 1 >= common)
+    return telling
 
 
 def _bare_words(text: str) -> list[str]:

@@ -4,15 +4,17 @@ A formula is one word, however it is written: "$x^2 + 1$", "\(x^{2}+1\)" and "x^
 share is nobody's own, so at least half of ten words are words indeed. A problem of fewer words is found where its text
 stands by itself, from the start of a sentence or a line to the end of one: behind "Problem 3:", before "Answer in
 \boxed{}", but not in the middle of another sentence.
+
+The n-grams of problems are kept as their hashes of 64 bits, in a third of the time and the memory of their words.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterator, Sequence, Set
 from itertools import accumulate, chain, compress, count, repeat
-from operator import ge, itemgetter, sub
+from operator import ge, sub
 
 from rewards.shaping import UNSPACED
 
@@ -24,7 +26,7 @@ _ENDS = frozenset(".?!:;。？！：；")
 _CLOSING = "\"'`)]}*_$”’」』）"
 _UNSPACED = re.compile(f"[{UNSPACED}]")
 _TOKENS = re.compile(rf"\n|[{UNSPACED}]|[^\s{UNSPACED}]+")
-_BEGINNING = 4  # words of an n-gram that are looked for first: most words then cost one look
+_PART = 4  # words of an n-gram that are looked for first
 _LEAST_LETTERS = 8
 """Of a short problem within a longer text: "find x" stands in many."""
 
@@ -178,54 +180,65 @@ def _sentences(plain: str) -> list[list[str]]:
     return found
 
 
-def problem_ngrams(text: str, ngram: int) -> set[Ngram]:
+def problem_ngrams(words: list[str], ngram: int) -> set[int]:
     """What a problem is found by: its n-grams that are mostly words; without one, all its words, as a whole."""
-    words = words_of(text)
+    return full_ngrams(words, ngram) or ({hash(tuple(words))} if words else set())
+
+
+def full_ngrams(words: list[str], ngram: int) -> set[int]:
+    """The n-grams that are mostly words, as hashes: what formulas and lists of numbers share is nobody's own."""
     are_words = list(accumulate(map(str.isalpha, words), initial=0))
     numbers = map(sub, are_words[ngram:], are_words)  # of words, in each n-gram
-    found = set(compress(_ngrams(words, ngram), map(ge, numbers, repeat(ngram / 2))))
-    return found or ({tuple(words)} if words else set())
+    return set(compress(_hashes(words, ngram), map(ge, numbers, repeat(ngram / 2))))
 
 
-def _ngrams(words: list[str], ngram: int) -> Iterator[Ngram]:
-    return zip(*(words[i:] for i in range(ngram)), strict=False)
-
-
-def is_telling(ngram: Ngram) -> bool:
-    """Whether at least half are words: what formulas and lists of numbers share is nobody's own."""
-    return 2 * sum(map(str.isalpha, ngram)) >= len(ngram)
+def _hashes(words: list[str], ngram: int) -> Iterator[int]:
+    return map(hash, zip(*(words[i:] for i in range(ngram)), strict=False))
 
 
 class Finder:
     """Finds n-grams in texts: those of full length anywhere, short problems as sentences of their own.
 
-    ngrams_P: what each problem is found by (problem_ngrams); telling: those of them that are looked for.
+    words_P: the words of each problem; telling: those of their n-grams (problem_ngrams) that are looked for.
+
+    A text is looked through in steps. In any ten words in a row, a step begins with four of them, so that a text
+    needs no other look when none of its steps begins with four words of a problem, as in nearly all.
     """
 
-    def __init__(self, ngrams_P: Iterable[Set[Ngram]], telling: Set[Ngram], ngram: int) -> None:
+    def __init__(self, words_P: Sequence[list[str]], telling: Set[int], ngram: int) -> None:
         self._ngram = ngram
-        alone = {found for ngrams in ngrams_P if len(ngrams) == 1 for found in ngrams}
-        self._short = {found for found in alone & telling if len(found) != ngram or not is_telling(found)}
-        self._long = telling - self._short
-        self._beginnings = set(map(itemgetter(slice(_BEGINNING)), self._long))
+        self._short = {whole for whole in map(tuple, words_P) if hash(whole) in telling and self._is_short(whole)}
+        self._long = telling - set(map(hash, self._short))
+        self._part = min(_PART, ngram)
+        self._step = ngram - self._part + 1
+        self._parts = set(chain.from_iterable(_hashes(words, self._part) for words in words_P))
         self._longest: dict[str, int] = {}  # first word -> words of the longest short problem that begins with it
         for found in self._short:
             self._longest[found[0]] = max(len(found), self._longest.get(found[0], 0))
         counts = Counter(chain.from_iterable(self._short))
         self._short_words = {min(found, key=lambda word: (counts[word], -len(word), word)) for found in self._short}
 
+    def _is_short(self, whole: Ngram) -> bool:
+        return len(whole) != self._ngram or 2 * sum(map(str.isalpha, whole)) < len(whole)
+
     def find(self, text: str) -> Iterator[Ngram]:
         """The n-grams that the text repeats: those of full length, then short ones."""
         plain = _plain(text)
         words = _words(plain)
-        size = self._ngram
-        if len(words) >= size:
-            beginnings = _ngrams(words, min(_BEGINNING, size))
-            for start in compress(count(), map(self._beginnings.__contains__, beginnings)):
-                if (found := tuple(words[start : start + size])) in self._long:
-                    yield found
+        steps = map(hash, zip(*(words[i :: self._step] for i in range(self._part)), strict=False))
+        begun = list(map(self._parts.__contains__, steps))
+        if True in begun:
+            yield from self._find_long(words, begun)
         if not self._short_words.isdisjoint(words):
             yield from self._find_short(words, plain)
+
+    def _find_long(self, words: list[str], begun: list[bool]) -> Iterator[Ngram]:
+        """begun: which steps begin with words of a problem."""
+        first = max(0, (begun.index(True) - 1) * self._step + 1)
+        last = (len(begun) - 1 - begun[::-1].index(True)) * self._step + self._ngram
+        hashes = _hashes(words[first:last], self._ngram)
+        for start in compress(count(first), map(self._long.__contains__, hashes)):
+            yield tuple(words[start : start + self._ngram])
 
     def _find_short(self, words: list[str], plain: str) -> Iterator[Ngram]:
         """Short problems that are the whole text, or sentences of it."""

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from rewards.filters import CONTAMINATION_NGRAM, telling_ngrams, word_ngrams
-from rewards.overlap import Finder, problem_ngrams
+from rewards.overlap import Finder, Ngram, problem_ngrams, words_of
 from rl.config import DataConfig, RunConfig
 from rl.data.rows import load_rows
 from rl.types import BadInput, Row
@@ -65,22 +65,27 @@ def find_contamination(problems: Sequence[str], training: Iterable[str]) -> Cont
 
     ["What is 1 + 2?"], ["what is 1 + 2"] -> problem 0
     """
-    ngrams_P = [problem_ngrams(problem, CONTAMINATION_NGRAM) for problem in problems]
+    words_P = list(map(words_of, problems))
+    ngrams_P = [problem_ngrams(words, CONTAMINATION_NGRAM) for words in words_P]
     telling = telling_ngrams(ngrams_P)
-    finder = Finder(ngrams_P, telling, CONTAMINATION_NGRAM)
-    shared: set[tuple[str, ...]] = set()
+    finder = Finder(words_P, telling, CONTAMINATION_NGRAM)
+    shared: dict[int, Ngram] = {}
     num_rows = hits = 0
     for text in training:
         num_rows += 1
-        found = set(finder.find(text))
+        found = {hash(words): words for words in finder.find(text)}
         hits += bool(found)
         shared |= found
-    found_P = {i: _shown(ngrams & shared, problems[i]) for i, ngrams in enumerate(ngrams_P) if ngrams & shared}
+    found_P = {
+        i: _shown([shared[ngram] for ngram in both], problems[i])
+        for i, ngrams in enumerate(ngrams_P)
+        if (both := shared.keys() & ngrams)
+    }
     unseen = sum(telling.isdisjoint(ngrams) for ngrams in ngrams_P)
     return Contamination(found_P, hits, len(problems), num_rows, unseen)
 
 
-def _shown(shared: set[tuple[str, ...]], problem: str) -> str:
+def _shown(shared: list[Ngram], problem: str) -> str:
     """The first n-gram that it shares; of a short problem, its words."""
     first = min(shared)
     return " ".join(first if len(first) == CONTAMINATION_NGRAM else min(word_ngrams(problem)))
