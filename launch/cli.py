@@ -147,6 +147,15 @@ def eval_(
     reward: Annotated[
         list[str] | None, typer.Option("--reward", help="Rewards to call; the first decides which samples are correct.")
     ] = None,
+    select: Annotated[
+        str,
+        typer.Option(
+            "--select",
+            help="Ways to choose one answer among the samples, with commas: majority, logprob, shortest, a reward, or "
+            "model:FOLDER_OR_HUB_ID.",
+            show_default="majority",
+        ),
+    ] = "",
     protocol: Annotated[str, typer.Option("--protocol", help="r1: 0.6, top-p 0.95, 32,768 tokens, many samples.")] = "",
     cot: Annotated[
         bool | None,
@@ -175,7 +184,7 @@ def eval_(
     quiet_libraries()
     asked = evaluate.Asked(
         model, data, samples, temperature, top_p, max_tokens, template, tuple(reward or ["accuracy"]), protocol, cot,
-        shots, limit, against,
+        shots, limit, against, select,
     )  # fmt: skip
     evaluate.evaluate_checkpoint(evaluate.build(asked, overrides or []), asked, out)
 

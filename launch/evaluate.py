@@ -23,8 +23,12 @@ from recipes.benchmarks import BENCHMARKS, EXAMPLES, STEP_BY_STEP, r1_protocol
 from rl.config import DataConfig, EvalConfig, GRPOConfig, ModelConfig, RewardConfig, RolloutConfig, RunConfig, asked_day
 from rl.data.row_files import FILES
 from rl.data.templates import CHAT
+from rl.evaluation.metrics import mean_and_stderr, paired_difference
+from rl.evaluation.result import EvalResult
+from rl.evaluation.selection import MAJORITY, OWN_SCORES, parsed
 from rl.records.renamed_metrics import with_old_names
 from rl.records.whole_files import write_json
+from rl.scoring.routing import named
 from rl.settings.config_checks import validate
 from rl.settings.overrides import to_json, with_overrides
 from rl.types import BadInput, Prompt
@@ -52,6 +56,7 @@ class Asked:
     shots: int = 0
     limit: int = 0
     against: str = ""
+    select: str = ""
 
 
 def build(asked: Asked, overrides: list[str]) -> RunConfig:
@@ -59,13 +64,14 @@ def build(asked: Asked, overrides: list[str]) -> RunConfig:
 
     The default name ends in a hash of what changes the numbers, so that different evaluations have different folders.
     """
-    evaluation = _evaluation(asked)
+    rewards, select = _choosing(asked)
+    evaluation = dataclasses.replace(_evaluation(asked), select=select)
     name = f"{_slug(asked.model)}-{_slug(asked.data)}"
     cfg = RunConfig(
         name=name,
         out="runs/evals",
         model=ModelConfig(path=asked.model),
-        rewards=tuple(RewardConfig(function) for function in asked.rewards),
+        rewards=rewards,
         rollout=RolloutConfig(max_new_tokens=evaluation.max_new_tokens),
         grpo=GRPOConfig(steps=0, kl_coef=0.0),
         evaluation=evaluation,
@@ -79,6 +85,24 @@ def build(asked: Asked, overrides: list[str]) -> RunConfig:
         settings = repr((cfg.seed, model, cfg.prompts, cfg.rewards, cfg.rollout, cfg.evaluation))
         cfg = dataclasses.replace(cfg, name=f"{name}-{hashlib.sha256(settings.encode()).hexdigest()[:8]}")
     return cfg
+
+
+def _choosing(asked: Asked) -> tuple[tuple[RewardConfig, ...], tuple[str, ...]]:
+    """(rewards, evaluation.select). What --select names and --reward does not becomes a reward of weight 0.
+
+    --select majority,model:runs/prm/model -> accuracy and the model, ("majority", "model")
+    """
+    rewards = [RewardConfig(function) for function in asked.rewards]
+    if not asked.select:
+        return tuple(rewards), EvalConfig().select
+    known = {reward.function: name for name, reward in named(rewards).items()}
+    select = []
+    for choice in (text.strip() for text in asked.select.split(",")):
+        if choice not in (MAJORITY, *OWN_SCORES, *known, *known.values()):
+            rewards.append(RewardConfig(choice, weight=0.0))
+            known = {reward.function: name for name, reward in named(rewards).items()}
+        select.append(known.get(choice, choice))
+    return tuple(rewards), tuple(select)
 
 
 def _evaluation(asked: Asked) -> EvalConfig:
@@ -185,6 +209,7 @@ def evaluate_checkpoint(cfg: RunConfig, asked: Asked, out: Path | None, console:
         "metrics": with_old_names(result.metrics()),
         "pass_at": result.pass_at,
         "correct_P": result.correct_P,
+        "selected": {name: mean_and_stderr(values_P) for name, values_P in result.selected.items()},
         "seconds": ctx.seconds,
         "contamination": found.report() if found else "not checked: name the training data with --against",
         "config": json.loads(to_json(cfg)),
@@ -194,6 +219,8 @@ def evaluate_checkpoint(cfg: RunConfig, asked: Asked, out: Path | None, console:
     console = console or Console()
     title = f"{cfg.model.path} on {len(inputs.eval_prompts)} problems of {cfg.evaluation.data.source}"
     console.print(table(title, cfg.evaluation, result.metrics(), result.pass_at, result.stderr))
+    if others := selection_table(result):
+        console.print(others)
     if found:
         console.print(f"Contamination: {found.report()}", markup=False, highlight=False)
     console.print(
@@ -234,8 +261,34 @@ def table(
     return out
 
 
-def _percent(value: float, error: float | None) -> str:
-    return f"{100 * value:.1f}" + (f" ± {100 * error:.1f}" if error is not None and error == error else "")
+def selection_table(result: EvalResult) -> Table | None:
+    """What each way of choosing among all samples scores, and its difference from the majority, in pairs over problems.
+
+    None where the majority is the only way.
+    """
+    found = {name: values for name, values in result.selected.items() if parsed(name)[1] == result.samples}
+    majority = found.get(f"cons@{result.samples}")
+    if len(found) < 2:
+        return None
+    against = "against majority"
+    out = Table(
+        "chosen by", "%", against, "tokens", title=f"One answer of {result.samples} samples", title_justify="left"
+    )
+    out.caption_justify = "left"
+    out.caption = "tokens a problem: prompt, samples, and the scorer's work in tokens of this model"
+    for column in out.columns[1:]:
+        column.justify = "right"
+    for name, values_P in found.items():
+        kind = parsed(name)[0]
+        versus = majority is not None and name != f"cons@{result.samples}"
+        difference = _percent(*paired_difference(majority or [], values_P), "+") if versus else ""
+        cost = result.tokens_of(kind, result.samples)
+        out.add_row(name, _percent(*mean_and_stderr(values_P)), difference, f"{cost:,.0f}")
+    return out
+
+
+def _percent(value: float, error: float | None, sign: str = "") -> str:
+    return f"{100 * value:{sign}.1f}" + (f" ± {100 * error:.1f}" if error is not None and error == error else "")
 
 
 def _without_nan(value: object) -> object:

@@ -316,6 +316,11 @@ class EvalConfig:
     every: int = knob(0, "GRPO steps between evaluations; 0: only before and after training.", lo=0, keyed=False)
     samples: int = knob(4, "k: samples per problem for pass@1 and cons@k.", lo=1)
     pass_at: tuple[int, ...] = knob((), "Each k of pass@k, at most samples; empty: 1, 2, 4, ... and samples.")
+    select: tuple[str, ...] = knob(
+        ("majority",), "Ways to choose one answer among the samples: majority, logprob (the likeliest), shortest, and "
+        "rewards by name, as best of k and as the weight of votes; a reward of weight 0 only chooses.",
+        before=("majority",),
+    )  # fmt: skip
     temperature: float = knob(1.0, "Sampling temperature of pass@1 (R1's protocol: 0.6).", lo=0.01, hi=5)
     top_p: float = knob(1.0, "Probability mass of nucleus sampling (R1's protocol: 0.95).", lo=0.01, hi=1)
     greedy: bool = knob(True, "Measure the accuracy of greedy decoding too.")

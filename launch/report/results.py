@@ -26,7 +26,11 @@ LABELS = {
 
 def is_share(name: str) -> bool:
     """Whether the evaluation metric of this name goes from 0 to 1."""
-    return name.startswith(("pass@", "cons@")) or name.endswith("_share") or name in ("greedy", "language")
+    return (
+        name.startswith(("pass@", "cons@", "best@", "weighted@"))
+        or name.endswith("_share")
+        or name in ("greedy", "language")
+    )
 
 
 @dataclass(frozen=True, slots=True)

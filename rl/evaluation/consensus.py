@@ -22,6 +22,17 @@ def consensus(
 ) -> list[float]:
     """For each problem, whether the most frequent answer is correct, 0 to 1 (rl.evaluation.metrics.majority).
 
+    Arguments, and when it is empty: as answer_classes.
+    """
+    classes_PG = answer_classes(groups_P, correct_PG, verified_P)
+    return [majority(*of_one) for of_one in zip(classes_PG, correct_PG, strict=True)] if classes_PG else []
+
+
+def answer_classes(
+    groups_P: Sequence[RolloutGroup], correct_PG: Sequence[Sequence[float]], verified_P: Sequence[bool]
+) -> list[list[int | None]]:
+    """For each problem, the number of each sample's answer: equivalent answers have the same, None is no answer.
+
     correct_PG: 1 or 0, NaN without a verdict. verified_P: "correct" means equal to the reference answer, so all correct
     samples have one answer and need no comparison. For a reward of another kind (a countdown has many solutions) that
     would let the verifier vote. Empty when the rewards are of other kinds and no sample has an answer to vote for:
@@ -38,8 +49,8 @@ def consensus(
         if not any(verified_P) and all(answer is None for answers_G in answers_PG for answer in answers_G):
             return []
         return [
-            _vote(answers_G, trusted_G, correct_G, comparer.same)
-            for answers_G, trusted_G, correct_G in zip(answers_PG, trusted_PG, correct_PG, strict=True)
+            _classes(answers_G, trusted_G, comparer.same)
+            for answers_G, trusted_G in zip(answers_PG, trusted_PG, strict=True)
         ]
 
 
@@ -52,15 +63,12 @@ def _answers(group: RolloutGroup, trusted_G: Sequence[bool], same: Callable[[str
     ]
 
 
-def _vote(
-    answers_G: Sequence[str | None],
-    trusted_G: Sequence[bool],
-    correct_G: Sequence[float],
-    same: Callable[[str, str], bool],
-) -> float:
-    classes_G = group_equivalent(answers_G, same)
+def _classes(
+    answers_G: Sequence[str | None], trusted_G: Sequence[bool], same: Callable[[str, str], bool]
+) -> list[int | None]:
     right = len(answers_G)  # no class of the others has this number
-    return majority([right if trusted else c for c, trusted in zip(classes_G, trusted_G, strict=True)], correct_G)
+    classes_G = group_equivalent(answers_G, same)
+    return [right if trusted else c for c, trusted in zip(classes_G, trusted_G, strict=True)]
 
 
 def voted(completion: str, opened: bool, same: Callable[[str, str], bool]) -> str | None:

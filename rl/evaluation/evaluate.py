@@ -9,83 +9,28 @@ Also: held-out accuracy of a run: measured, logged, and kept as evals/step_NNNNN
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rl.backend import SampleParams, Task
-from rl.config import EvalConfig, OptimConfig
+from rl.config import OptimConfig
 from rl.context import Context, sample_seed
 from rl.data.few_shot import shot_stop
 from rl.evaluation import resumable
-from rl.evaluation.consensus import consensus, correct_share
+from rl.evaluation.consensus import correct_share
 from rl.evaluation.decline import Decline, decline
-from rl.evaluation.metrics import default_ks, mean_and_stderr, pass_at_k
+from rl.evaluation.metrics import default_ks, mean_and_stderr
+from rl.evaluation.result import Choosing, EvalResult, correct_of, summarise
 from rl.evaluation.resumable import forget
-from rl.evaluation.style import Style, measure_style
-from rl.records.renamed_metrics import with_new_names, with_old_names
-from rl.records.whole_files import RUN_STAGE_AGAIN, read_json, write_json
+from rl.evaluation.style import measure_style
 from rl.rollouts.queue import sample_and_grade
 from rl.rollouts.step_metrics import RewardStats
-from rl.scoring.routing import ACCURACY
+from rl.scoring.routing import model_path
 from rl.scoring.scorer import Scorer
 from rl.types import AhaError, BadInput, GradedGroup, Prompt, RewardPart, Verdict
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class EvalResult:
-    """Shares from 0 to 1, lengths in tokens. correct_P: of each problem, the share that is correct of its
-    samples with a verdict; NaN where none has one.
-
-    pass_at: k -> (mean, standard error). cons: majority vote over all k samples, None for one sample. thought_mean and
-    answer_mean: before and after the last </think>. format, language: see rl.evaluation.style; None where there is
-    nothing to say. without_verdict: samples without a verdict, the greedy ones included. samples: k. cons_P, format_P,
-    language_P, thought_P and length_P (tokens, means over the samples): of each problem, for comparisons of the same
-    problems in pairs; NaN where there is none, empty in older files.
-    """
-
-    pass_at_1: float
-    stderr: float
-    greedy: float | None
-    truncated: float
-    length_mean: float
-    correct_P: list[float]
-    pass_at: dict[str, tuple[float, float]] = field(default_factory=dict)
-    cons: float | None = None
-    cons_stderr: float | None = None
-    thought_mean: float | None = None
-    answer_mean: float | None = None
-    format: float | None = None
-    language: float | None = None
-    without_verdict: int = 0
-    samples: int = 0
-    cons_P: list[float] = field(default_factory=list)
-    format_P: list[float] = field(default_factory=list)
-    language_P: list[float] = field(default_factory=list)
-    thought_P: list[float] = field(default_factory=list)
-    length_P: list[float] = field(default_factory=list)
-
-    def metrics(self) -> dict[str, float]:
-        """Flat, without what was not measured."""
-        out: dict[str, float | None] = {"pass@1": self.pass_at_1, "stderr": self.stderr, "greedy": self.greedy}
-        out |= {f"pass@{k}": mean for k, (mean, _) in self.pass_at.items() if k != "1"}
-        if self.cons is not None:
-            out |= {f"cons@{self.samples}": self.cons, f"cons@{self.samples}/stderr": self.cons_stderr}
-        out |= {"truncated_share": self.truncated, "rollout/length_mean": self.length_mean}
-        out |= {"thought/length_mean": self.thought_mean, "answer/length_mean": self.answer_mean}
-        out |= {"format_share": self.format, "language": self.language, "without_verdict": float(self.without_verdict)}
-        return {name: value for name, value in out.items() if value is not None}
-
-    def write(self, path: Path) -> None:
-        write_json(path, with_old_names(asdict(self)), indent=None)
-
-    @staticmethod
-    def read(path: Path, remedy: str = RUN_STAGE_AGAIN) -> EvalResult:
-        """Raises BadInput, with the remedy, for a damaged file."""
-        return read_json(path, lambda tree: EvalResult(**with_new_names(tree)), remedy)
 
 
 def evaluate(
@@ -126,70 +71,26 @@ def evaluate(
     ks = cfg.pass_at or default_ks(cfg.samples)
     result = summarise(
         graded_P, reward_P, ks, greedy=greedy, style=style, without_verdict=without_verdict,
-        verified=scorer.accuracies,
+        verified=scorer.accuracies, choosing=_choosing(ctx, scorer),
     )  # fmt: skip
     return result, graded_P
 
 
-def summarise(
-    graded_P: Sequence[GradedGroup],
-    reward_P: Sequence[str],
-    ks: Sequence[int],
-    *,
-    greedy: float | None,
-    style: Style,
-    without_verdict: int,
-    verified: Collection[str] = (ACCURACY,),
-) -> EvalResult:
-    """The numbers of graded samples. reward_P: for each problem, whose verdicts count. verified: the rewards whose
-    "correct" means equal to the reference answer.
-    """
-    correct_PG = [correct_of(g, reward) for g, reward in zip(graded_P, reward_P, strict=True)]
-    correct_P = [correct_share(correct_G) for correct_G in correct_PG]
-    pass_at_1, stderr = mean_and_stderr(correct_P)
-    samples = max(len(correct_G) for correct_G in correct_PG)
-    cons: tuple[float | None, float | None] = (None, None)
-    cons_P: list[float] = []
-    if samples > 1:
-        verified_P = [reward in verified for reward in reward_P]
-        cons_P = consensus([g.group for g in graded_P], correct_PG, verified_P)
-        cons = mean_and_stderr(cons_P) if cons_P else cons
-    rollouts = [r for g in graded_P for r in g.group.rollouts_G]
-    lengths_PG = [[len(r.token_ids_T) for r in g.group.rollouts_G] for g in graded_P]
-    return EvalResult(
-        pass_at_1=pass_at_1,
-        stderr=stderr,
-        greedy=greedy,
-        truncated=sum(r.truncated for r in rollouts) / len(rollouts),
-        length_mean=sum(map(sum, lengths_PG)) / len(rollouts),
-        correct_P=correct_P,
-        pass_at={str(k): mean_and_stderr([_pass_at(correct_G, k) for correct_G in correct_PG]) for k in ks},
-        cons=cons[0],
-        cons_stderr=cons[1],
-        thought_mean=style.thought_mean,
-        answer_mean=style.answer_mean,
-        format=style.format,
-        language=style.language,
-        without_verdict=without_verdict,
-        samples=samples,
-        cons_P=cons_P,
-        format_P=style.format_P,
-        language_P=style.language_P,
-        thought_P=style.thought_P,
-        length_P=[sum(lengths_G) / len(lengths_G) for lengths_G in lengths_PG],
+def _choosing(ctx: Context, scorer: Scorer) -> Choosing:
+    """How answers are chosen among the samples, with the sizes of the reward models that choose."""
+    select = ctx.cfg.evaluation.select
+    models = {name: reward for name, reward in scorer.models.items() if name in select}
+    if not models:
+        return Choosing(select)
+    from rl.model.size import multiplied_parameters  # loads torch
+
+    # The tokenizer was loaded from the model's own folder, whatever the recipe calls the model.
+    own = multiplied_parameters(ctx.tokenizer.name_or_path)
+    return Choosing(
+        select,
+        frozenset(name for name, reward in models.items() if reward.model.output == "logit"),
+        {name: multiplied_parameters(model_path(reward)) / own for name, reward in models.items()},
     )
-
-
-def correct_of(graded: GradedGroup, reward: str) -> list[float]:
-    """1 or 0 for each sample, NaN where the reward has no verdict."""
-    parts = [p.get(reward) for p in graded.parts_G]
-    return [math.nan if p is None or not p.verdict.is_valid else float(p.verdict == Verdict.CORRECT) for p in parts]
-
-
-def _pass_at(correct_G: Sequence[float], k: int) -> float:
-    """pass@k of one problem from its samples with a verdict; NaN where they are fewer than k."""
-    valid = [c for c in correct_G if not math.isnan(c)]
-    return pass_at_k(len(valid), int(sum(valid)), k) if k <= len(valid) else math.nan
 
 
 def _warn_of_missing_verdicts(graded_P: Sequence[GradedGroup], reward_P: Sequence[str]) -> int:
@@ -227,18 +128,6 @@ def _warn_of_unreadable(graded_P: Sequence[GradedGroup], reward_P: Sequence[str]
             "first: %s. Say how to answer (evaluation.instruction), or raise the limit (evaluation.max_new_tokens)",
             len(unreadable), len(found), sum(rollout.truncated for rollout, _ in unreadable), unreadable[0][1].reason,
         )  # fmt: skip
-
-
-def measured_names(cfg: EvalConfig) -> set[str]:
-    """Names of all that an evaluation may measure: what depends on the problems (as their language) is among them."""
-    if not cfg.data.source:
-        return set()
-    ks = cfg.pass_at or default_ks(cfg.samples)
-    whole = EvalResult(
-        0.0, 0.0, 0.0 if cfg.greedy else None, 0.0, 0.0, [], {str(k): (0.0, 0.0) for k in ks},
-        cons=0.0, cons_stderr=0.0, thought_mean=0.0, answer_mean=0.0, format=0.0, language=0.0, samples=cfg.samples,
-    )  # fmt: skip
-    return {"cons", *whole.metrics()}
 
 
 def eval_path(run_dir: Path, step: int) -> Path:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 
-from rl.evaluation.evaluate import EvalResult
 from rl.evaluation.metrics import mean_and_stderr, paired_difference, pass_at_k
+from rl.evaluation.result import EvalResult
 from rl.records.summary import Gain
 
 

@@ -15,7 +15,7 @@ from rewards import short_name
 from rl.algorithms.advantage import advantages, is_uniform
 from rl.config import GRPOConfig, RewardConfig
 from rl.scoring.reward_functions import Parts, RewardFunctions, watch
-from rl.scoring.routing import ACCURACY, accuracies, applying, named, refuse_late
+from rl.scoring.routing import ACCURACY, accuracies, applying, is_model, named, refuse_late
 from rl.types import AhaError, BadInput, GradedGroup, Prompt, RewardPart, RolloutGroup, ScoredGroup, Verdict
 
 MANY_PROMPTS = 4
@@ -40,6 +40,11 @@ class Scorer:
     def names(self) -> list[str]:
         """Of the parts, in order, those that do not apply yet included."""
         return list(self._parts)
+
+    @property
+    def models(self) -> dict[str, RewardConfig]:
+        """The parts that are reward models, by name."""
+        return {name: reward for name, reward in self._parts.items() if is_model(reward)}
 
     def applying(self, prompt: Prompt, step: int | None = None) -> list[str]:
         """Names of the rewards that a prompt's samples get at a GRPO step (None: whatever the step), in order."""

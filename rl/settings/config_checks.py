@@ -217,6 +217,7 @@ def _evaluation_faults(cfg: RunConfig) -> list[str]:
     faults, e = [], cfg.evaluation
     if any(not 1 <= k <= e.samples for k in e.pass_at):
         faults.append(f"evaluation.pass_at={e.pass_at}: each k is at least 1 and at most samples={e.samples}")
+    faults += [f"evaluation.select: {name} is there twice" for name in {n for n in e.select if e.select.count(n) > 1}]
     if "{prompt}" not in e.shot or ("{target}" not in e.shot and "{answer}" not in e.shot):
         faults.append(f"evaluation.shot={e.shot!r}: needs {{prompt}}, and {{target}} or {{answer}}")
     return faults

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from rl.config import EvalConfig, RewardConfig, RolloutConfig, knob
 from rl.context import StageRun
-from rl.evaluation.evaluate import evaluate_model, measured_names
+from rl.evaluation.evaluate import evaluate_model
+from rl.evaluation.result import measured_names
 from rl.stage import MAKES_NUMBERS, Recipe, Stage
 
 

@@ -12,7 +12,8 @@ from rl.context import Context, StageRun
 from rl.data.packing import pack
 from rl.data.streams import PromptStream
 from rl.evaluation.emergence import Emergence
-from rl.evaluation.evaluate import ensure_evaluated, evaluate_once, measured_names
+from rl.evaluation.evaluate import ensure_evaluated, evaluate_once
+from rl.evaluation.result import measured_names
 from rl.evaluation.style import share_in_language
 from rl.records.tracker import stats_metrics
 from rl.rollouts.agreement import gap_of

@@ -17,8 +17,9 @@ from pathlib import Path
 
 from rl.config import RunConfig, asked_day
 from rl.context import Inputs, StageRun
-from rl.evaluation.evaluate import EvalResult, decline_until, read_evaluation
+from rl.evaluation.evaluate import decline_until, read_evaluation
 from rl.evaluation.gains import gains
+from rl.evaluation.result import EvalResult
 from rl.records.checkpoint import refuse_fewer_steps
 from rl.records.summary import Measured, write_summary
 from rl.records.whole_files import read_json, write_whole

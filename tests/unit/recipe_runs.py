@@ -21,7 +21,7 @@ from rl.config import (
     SFTConfig,
     TrackConfig,
 )
-from rl.evaluation.evaluate import EvalResult
+from rl.evaluation.result import EvalResult
 from rl.recipe import GRPO, SFT, Claim, Compare, Evaluate, Mix, Prefer, Recipe, Reject, RewardTraining, inputs_of
 from rl.records import provenance
 from rl.records.tracker import Tracker

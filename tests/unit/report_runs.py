@@ -13,8 +13,8 @@ from rich.console import Console
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from rl.config import GRPOConfig, ModelConfig, RewardConfig, RunConfig, TrackConfig
-from rl.evaluation.evaluate import EvalResult
 from rl.evaluation.gains import gains
+from rl.evaluation.result import EvalResult
 from rl.records.summary import Measured, write_summary
 from rl.records.tracker import Tracker
 from rl.settings.overrides import to_json

@@ -11,7 +11,8 @@ from recipes.tiny import recipe as tiny
 from rl.algorithms.learning_rate import learning_rate
 from rl.config import CheckpointConfig, DataConfig, OptimConfig, RewardTrainConfig, RunConfig
 from rl.data import content_hash
-from rl.evaluation.evaluate import EvalResult, eval_path
+from rl.evaluation.evaluate import eval_path
+from rl.evaluation.result import EvalResult
 from rl.recipe import RewardTraining
 from rl.records.checkpoint import CheckpointMeta, CheckpointStore
 from rl.records.whole_files import write_json, write_whole

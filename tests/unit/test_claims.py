@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rl.evaluation.evaluate import EvalResult
+from rl.evaluation.result import EvalResult
 from rl.recipe import Claim
 from rl.stages.compare import Measurement, compare, measure
 from rl.stages.compare import put_to_test as outcome
@@ -47,6 +47,22 @@ def test_a_claim_reads_the_last_evaluation_or_the_first(tmp_path: Path) -> None:
     assert measure("0.5", folders) == Measurement(0.5, 0.0)
     with pytest.raises(BadInput, match="not measured; there are pass@1"):
         measure("@zero:language", folders)
+
+
+def test_a_claim_about_what_chooses_an_answer_is_tested_in_pairs_and_at_equal_tokens(tmp_path: Path) -> None:
+    selected = {"cons@2": [0.5, 0.0], "cons@4": [1.0, 0.4], "best@2:prm": [1.0, 0.2], "best@4:prm": [1.0, 0.0]}
+    EvalResult(
+        0.5, 0.1, None, 0.0, 10.0, [0.5, 0.5], samples=4, cons=0.7, cons_stderr=0.3, cons_P=[1.0, 0.4],
+        selected=selected, prompt_length=1.0, scorer_cost={"prm": 5.0},
+    ).write(tmp_path / "evals" / "step_000000.json")  # fmt: skip
+    folders = {"e": tmp_path}
+    assert measure("@e:best@2:prm", folders).values_P == (1.0, 0.2)
+    # Two samples with their scores cost 1 + 2 x 15 = 31 tokens, between the votes of two (21) and of four (41).
+    assert measure("@e:cons@tokens:best@2:prm", folders).values_P == pytest.approx((0.75, 0.2))
+    # Four with their scores cost more than the largest vote there is.
+    assert measure("@e:cons@tokens:best@4:prm", folders).values_P == (1.0, 0.4)
+    with pytest.raises(BadInput, match="not measured"):
+        measure("@e:best@8:prm", folders)
 
 
 def test_claims_about_votes_form_and_language_are_tested_in_pairs_too(tmp_path: Path) -> None:

@@ -21,8 +21,9 @@ from recipes.tiny import recipe as tiny
 from rl.config import TrackConfig
 from rl.evaluation import evaluate as module
 from rl.evaluation.decline import decline, unpaired_decline
-from rl.evaluation.evaluate import EvalResult, decline_until, eval_path, evaluate_once
+from rl.evaluation.evaluate import decline_until, eval_path, evaluate_once
 from rl.evaluation.metrics import mean_and_stderr
+from rl.evaluation.result import EvalResult
 from rl.records.tracker import Tracker
 from rl.records.whole_files import write_whole
 from rl.settings.overrides import to_json

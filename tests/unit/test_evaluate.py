@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from launch.evaluate import selection_table
 from rl.config import DataConfig, EvalConfig, GRPOConfig, RewardConfig, RunConfig
 from rl.evaluation.consensus import consensus, voted
-from rl.evaluation.evaluate import EvalResult, evaluate, summarise
+from rl.evaluation.evaluate import evaluate
+from rl.evaluation.result import Choosing, EvalResult, measured_names, scores_of, summarise
 from rl.evaluation.same_answer import Comparer, plainly_same
 from rl.evaluation.style import LANGUAGE_SAMPLES, Style, measure_style, share_in_language
 from rl.scoring.scorer import Scorer
@@ -137,6 +139,60 @@ def test_pass_at_1_pass_at_k_and_the_vote_of_two_problems_by_hand():
     assert metrics["cons@4"] == 0.5
     assert "greedy" not in metrics
     assert "language" not in metrics
+
+
+def test_the_answers_that_are_chosen_by_score_by_vote_and_by_length_are_those_of_the_samples():
+    """Three samples 2 (right), 5, 5; a reward model that prefers the right one; the right one is the longest."""
+    one = graded("2", "5", "5")
+    for parts, logit in zip(one.parts_G, (2.0, -1.0, -1.0), strict=True):
+        parts["prm"] = RewardPart(logit, Verdict.CORRECT if logit > 0 else Verdict.WRONG)
+    lengths = (9, 3, 4)
+    rollouts = [rollout(r.text, tokens=n) for r, n in zip(one.group.rollouts_G, lengths, strict=True)]
+    one = replace(one, group=replace(one.group, rollouts_G=rollouts))
+    choosing = Choosing(("majority", "prm", "shortest"), frozenset({"prm"}), {"prm": 2.0})
+    result = summarise([one], ["accuracy"], (1, 3), greedy=None, style=PLAIN, without_verdict=0, choosing=choosing)
+    chosen = {name: values[0] for name, values in result.selected.items() if "@3" in name}
+    # Weights: sigmoid(2) = .88 for the right answer, 2 x sigmoid(-1) = .54 for the wrong one.
+    assert chosen == {"cons@3": 0.0, "best@3:prm": 1.0, "weighted@3:prm": 1.0, "best@3:shortest": 0.0}
+    assert [result.selected[name][0] for name in ("best@1:prm", "best@1:shortest")] == [pytest.approx(1 / 3)] * 2
+    # 1 + 3 x 16 / 3 tokens to sample, and the scorer's; the majority has its votes of 1 and of 3 samples only.
+    assert result.tokens_of("best:prm", 3) == pytest.approx(17 + 6 * (1 + 16 / 3))
+    assert result.majority_at("best@3:prm") == [0.0]
+    assert result.majority_at("best@1:prm") == [pytest.approx(0.0)]
+    assert result.majority_at("best@1:shortest") == [pytest.approx(1 / 3)]
+    # A prompt of one token and samples of 16 / 3, read by a model of twice the size.
+    assert result.scorer_cost == {"prm": pytest.approx(2 * (1 + 16 / 3))}
+    metrics = result.metrics()
+    assert (metrics["best@3:prm"], metrics["weighted@3:prm"]) == (1.0, 1.0)
+    assert "best@1:prm" not in metrics
+    assert selection_table(result).row_count == 4
+    asked = EvalConfig(data=DataConfig("x"), samples=3, pass_at=(1, 3), select=("majority", "prm", "shortest"))
+    assert {*result.selected, "cons@tokens:best@3:prm"} <= measured_names(asked)
+    plain = summarise([one], ["accuracy"], (1, 3), greedy=None, style=PLAIN, without_verdict=0)
+    assert (list(plain.selected), plain.scorer_cost, selection_table(plain)) == (["cons@1", "cons@3"], {}, None)
+
+
+def test_what_has_no_answer_to_vote_for_is_still_chosen_by_score():
+    greeting = RolloutGroup(Prompt(0, 0, [1], "Q", "hello", {}), [rollout("hello"), rollout("hi", tokens=2)])
+    parts = [{"kind": RewardPart(1.0, Verdict.CORRECT)}, {"kind": RewardPart(0.0, Verdict.WRONG)}]
+    graded = GradedGroup(greeting, [1.0, 0.0], parts, [True, True])
+    choosing = Choosing(("majority", "kind", "shortest"))
+    found = summarise([graded], ["kind"], (2,), greedy=None, style=PLAIN, without_verdict=0, choosing=choosing)
+    assert found.selected == {"best@2:kind": [1.0], "best@2:shortest": [0.0]}
+    assert found.cons is None
+
+
+def test_the_score_of_a_sample_is_its_rewards_its_likelihood_or_minus_its_length():
+    one = graded("2", "5", silent=(1,))
+    rollouts = [
+        replace(r, logprobs_T=np.array(p, np.float32))
+        for r, p in zip(one.group.rollouts_G, ([-1, -3, -2], [0, 0, -3]), strict=True)
+    ]
+    one = replace(one, group=replace(one.group, rollouts_G=rollouts))
+    assert scores_of(one, "logprob") == [-2.0, -1.0]
+    assert scores_of(one, "shortest") == [-3.0, -3.0]
+    assert scores_of(one, "accuracy") == [1.0, pytest.approx(math.nan, nan_ok=True)]
+    assert all(math.isnan(score) for score in scores_of(one, "not asked of this row"))
 
 
 def test_a_sample_without_a_verdict_is_left_out_and_not_counted_wrong():

@@ -85,6 +85,20 @@ def test_the_protocol_can_be_asked_for_and_narrowed():
         build(Asked("m", "aime", protocol="r2"), [])
 
 
+def test_what_chooses_among_the_samples_becomes_a_reward_of_no_weight():
+    cfg = build(Asked("m", "gsm8k", select="majority,shortest,model:runs/prm, format"), [])
+    assert cfg.evaluation.select == ("majority", "shortest", "prm", "format")
+    assert [(r.function, r.weight) for r in cfg.rewards] == [
+        ("accuracy", 1.0),
+        ("model:runs/prm", 0.0),
+        ("format", 0.0),
+    ]
+    assert build(Asked("m", "gsm8k", select="accuracy"), []).rewards == build(Asked("m", "gsm8k"), []).rewards
+    assert build(Asked("m", "gsm8k"), []).evaluation.select == ("majority",)
+    with pytest.raises(BadInput, match=r"evaluation\.select: majority is there twice"):
+        build(Asked("m", "gsm8k", select="majority,majority"), [])
+
+
 def test_worked_examples_come_from_training_rows():
     assert build(Asked("m", "gsm8k", shots=5), []).evaluation.shots_data.split == "train"
     assert build(Asked("m", "x.jsonl", shots=2, against="t.jsonl"), []).evaluation.shots_data.source == "t.jsonl"

@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from rl.evaluation.evaluate import EvalResult
 from rl.evaluation.gains import gains
+from rl.evaluation.result import EvalResult
 
 
 def result(correct_P: list[float], samples: int, greedy: float | None = None) -> EvalResult:

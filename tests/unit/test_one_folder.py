@@ -13,7 +13,8 @@ from rich.console import Console
 from recipes.tiny import recipe as tiny
 from rl.config import RunConfig, TrackConfig
 from rl.context import Context, StageRun, Stop
-from rl.evaluation.evaluate import EvalResult, eval_path
+from rl.evaluation.evaluate import eval_path
+from rl.evaluation.result import EvalResult
 from rl.records.tracker import Tracker
 from rl.records.whole_files import write_json, write_whole
 from rl.settings.overrides import apply_overrides, to_json

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from launch.report.reading import read_run
 from rl.config import TrackConfig
-from rl.evaluation.evaluate import EvalResult
+from rl.evaluation.result import EvalResult
 from rl.records.metrics_file import read_metrics
 from rl.records.renamed_metrics import NEW_NAMES, with_new_names, with_old_names
 from rl.records.tracker import Tracker

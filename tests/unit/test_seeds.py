@@ -15,7 +15,7 @@ import pytest
 
 from launch import seeds
 from rl.config import DataConfig, EvalConfig, GRPOConfig, RunConfig
-from rl.evaluation.evaluate import EvalResult
+from rl.evaluation.result import EvalResult
 from rl.records.whole_files import write_json
 from rl.stage import Recipe
 from rl.stages.compare import Claim, Compare, Finding, Measurement, read_findings

@@ -17,7 +17,8 @@ from filelock import FileLock
 
 from launch.machine import settled
 from recipes.tiny import recipe as tiny
-from rl.evaluation.evaluate import EvalResult, ensure_evaluated, eval_path, read_evaluation
+from rl.evaluation.evaluate import ensure_evaluated, eval_path, read_evaluation
+from rl.evaluation.result import EvalResult
 from rl.records import provenance
 from rl.records.folder_lock import held
 from rl.records.metrics_file import read_metrics
