@@ -51,7 +51,8 @@ class SampleParams:
 
     temperature: 0 is greedy. stop: texts that end a completion. stop_token_ids: tokens that end a completion and are
     its last token. only: the tokens that may be sampled; empty for all (`aha doctor` forces the end token this way).
-    top_logprobs: how many of the likeliest tokens at each position to return in Rollout.top.
+    top_logprobs: how many of the likeliest tokens at each position to return in Rollout.top. salt: requests share
+    cached prompts with those of the same salt alone.
     """
 
     temperature: float
@@ -61,6 +62,11 @@ class SampleParams:
     stop_token_ids: tuple[int, ...]
     only: tuple[int, ...] = ()
     top_logprobs: int = 0
+    salt: str = ""
+
+
+Arrived = Callable[[int, list[Rollout]], None]
+"""Called with a group's address and its rollouts, once they are all there."""
 
 
 class RewardWorkers(Protocol):
@@ -98,17 +104,28 @@ class Backend(Protocol):
     def sync_weights(self, version: int) -> SyncReport:
         """Send the learners' weights to every sampler as this version, and check that they arrived.
 
-        No rollout may be running.
+        No rollout may be running, unless rollout.in_flight: then those that run go on with the new weights.
         """
 
     def rollouts(self, requests: Sequence[SampleRequest], params: SampleParams) -> Iterator[tuple[int, list[Rollout]]]:
         """Yield (request.group, its rollouts) as groups finish, in any order."""
 
+    def submit(self, requests: Sequence[SampleRequest], params: SampleParams, arrived: Arrived) -> None:
+        """Have groups sampled beside all else. arrived(request.group, its rollouts) is called for each as it finishes,
+        in any order, from within whatever later call waits for something.
+        """
+
+    def pump(self) -> None:
+        """Wait until a sampler has said something. Raises AhaError when none was asked."""
+
     def ask_rewards(self, group: RolloutGroup, names: Sequence[str]) -> Callable[[], RewardReport]:
         """Ask the named rewards about a group. Returns a function that waits, within a bound, for their report."""
 
     def step(self, updates_U: Sequence[PackedBatch]) -> StepStats:
-        """Train: one optimiser update for each batch."""
+        """Train: one optimiser update for each batch. What was submitted is sampled meanwhile."""
+
+    def train(self, updates_U: Sequence[PackedBatch]) -> Callable[[], StepStats]:
+        """Begin what step does. Returns a function that waits for the end of it."""
 
     def measure_gap(self, micro_batches_R: list[list[MicroBatch]]) -> tuple[float, float]:
         """(mean, largest) |sampler logprob - learner logprob| in nats, without training."""

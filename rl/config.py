@@ -196,7 +196,25 @@ class RolloutConfig:
     )
     max_new_tokens: int = knob(256, "Longest completion, tokens.", lo=1)
     stop: tuple[str, ...] = knob((), "Texts that end a completion, in addition to the end token.")
-    staleness: int = knob(0, "How many policy versions old a rollout may be; 0 is synchronous.", lo=0, hi=0)
+    staleness: int = knob(
+        0, "How many steps older than the policy that they train rollouts may be. 0: sampling and training take turns. "
+        "1: the next batch is sampled while this one trains. More: see in_flight.", lo=0, hi=64,
+    )  # fmt: skip
+    in_flight: bool = knob(
+        False, "With staleness: weights change while samples are being drawn, and nobody waits for the longest one; "
+        "runs cannot be repeated bit for bit. false: each batch is sampled whole by one version, and they can.",
+        before=False,
+    )  # fmt: skip
+    cache: str = knob(
+        "recompute", "With in_flight, keys and values of the samples that new weights find half drawn: recompute them, "
+        "or keep the old ones, which saves time where contexts are long.",
+        choices=("recompute", "keep"), before="recompute",
+    )  # fmt: skip
+
+    @property
+    def running_at_sync(self) -> str:
+        """What becomes of samples that new weights find half drawn: refuse, recompute or keep."""
+        return self.cache if self.in_flight else "refuse"
 
 
 @dataclass(frozen=True)

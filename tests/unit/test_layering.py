@@ -45,6 +45,7 @@ ONLY_IN = {
         "rl/workers/cluster/ray_calls.py",
         "rl/workers/cluster/reservation.py",
         "rl/workers/cluster/reward_actors.py",
+        "rl/workers/cluster/sampler_calls.py",
         "launch/doctor/machines.py",
         "launch/submit.py",
     },

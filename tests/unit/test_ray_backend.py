@@ -64,8 +64,8 @@ class OneByOne(Sampler):
 
     def finish_weight_update(self, version: str) -> None: ...
 
-    def adopt_version(self, version: int) -> tuple[int, int]:
-        if self.waiting:
+    def adopt_version(self, version: int, running: str = "refuse") -> tuple[int, int]:
+        if self.waiting and running == "refuse":
             raise AhaError(f"sampler {self.index} got weights while it was sampling")
         self.version = version
         return self.weights, TENSORS

@@ -32,7 +32,8 @@ class LearnerCalls:
     """Every wait is bounded; one that runs out names the workers and the nodes that did not answer.
 
     learners, samplers: handles of their Ray actors. places: the address of the node of each, the learners' first.
-    colocated: learners and samplers share devices. asleep: what samplers have given back to the learners.
+    colocated: learners and samplers share devices. asleep: what samplers have given back to the learners. ahead: the
+    learners have trained, or do so, since their weights were sent.
     """
 
     cfg: RunConfig
@@ -41,6 +42,7 @@ class LearnerCalls:
     places: list[str]
     colocated: bool
     asleep: list[str]
+    ahead = False
 
     def _on_learners(
         self, doing: str, work: Callable[[Learner], T], bound: float | None = None, watch: SyncWatch | None = None
@@ -64,10 +66,23 @@ class LearnerCalls:
         return self._wait(refs, self._learner_names, bound or self.cfg.cluster.step_timeout_s, doing, watch=watch)
 
     def step(self, updates_U: Sequence[PackedBatch]) -> StepStats:
+        return self.train(updates_U)()
+
+    def train(self, updates_U: Sequence[PackedBatch]) -> Callable[[], StepStats]:
         self._learners_turn()
+        self.ahead = True
         batches_R = [[update.micro_batches_R[rank] for update in updates_U] for rank in range(len(self.learners))]
-        doing = "take a training step"
-        return self._on_each_learner(doing, lambda learner, batches: learner.step(batches), batches_R)[0]
+        doing, bound = "take a training step", self.cfg.cluster.step_timeout_s
+        refs = [
+            h.call.remote(lambda learner, batches: learner.step(batches), batches)
+            for h, batches in zip(self.learners, batches_R, strict=True)
+        ]
+
+        def stats() -> StepStats:
+            found: StepStats = self._wait(refs, self._learner_names, bound, doing)[0]
+            return found
+
+        return stats
 
     def measure_gap(self, micro_batches_R: list[list[MicroBatch]]) -> tuple[float, float]:
         self._learners_turn()
@@ -171,7 +186,14 @@ class LearnerCalls:
         watch: SyncWatch | None = None,
     ) -> list:
         with self._naming_silent_nodes():
-            return collect(refs, names, bound, doing, keep_gone=keep_gone, watch=watch)
+            return collect(refs, names, bound, doing, keep_gone=keep_gone, watch=watch, beside=self)
+
+    def under_way(self) -> list[ray.ObjectRef]:
+        """The samplers' calls, which go on beside every wait."""
+        return []
+
+    def look_at(self, answered: list[ray.ObjectRef]) -> None:
+        """Take in what samplers have answered, and ask them again."""
 
     @contextmanager
     def _naming_silent_nodes(self) -> Iterator[None]:

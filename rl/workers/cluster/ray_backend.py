@@ -1,18 +1,18 @@
 """RayBackend: starts learners, samplers and rewards, syncs weights, collects rollouts and replaces dead samplers.
 
-The calls of the learners are in learner_calls.py.
+The calls of the learners are in learner_calls.py, those of the samplers in sampler_calls.py.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import ray
 
-from rl.backend import SampleParams, Task
+from rl.backend import Task
 from rl.config import RunConfig
 from rl.model.pretrained import refuse_head_size
 from rl.settings.precision import HALF, Machine, cpu_unit, settle
@@ -22,17 +22,13 @@ from rl.types import (
     Hardware,
     Queue,
     RewardReport,
-    Rollout,
     RolloutGroup,
-    SampleRequest,
-    SamplerReport,
     SyncReport,
 )
 from rl.workers.cluster.actors import LearnerHost, RaySyncClient, SamplerHost
 from rl.workers.cluster.arrangement import is_colocated, transfer_of
 from rl.workers.cluster.gauges import Gauges
 from rl.workers.cluster.hardware import hardware_of
-from rl.workers.cluster.learner_calls import LearnerCalls
 from rl.workers.cluster.placement import (
     gpus_of_nodes,
     refuse_too_small,
@@ -46,13 +42,12 @@ from rl.workers.cluster.ray_calls import (
     models_seen_from_anywhere,
     seen_from_anywhere,
     start_ray,
-    unwrap,
 )
 from rl.workers.cluster.reservation import Reservation
 from rl.workers.cluster.reward_actors import MAX_RESTARTS, RewardActors
+from rl.workers.cluster.sampler_calls import SamplerCalls
 from rl.workers.cluster.share import Share
-from rl.workers.cluster.work_queue import Sampling, WorkQueue
-from rl.workers.sampler.sampler import SLEEPERS
+from rl.workers.cluster.work_queue import Sampling
 from rl.workers.sync.buckets import SamplerConnection
 
 log = logging.getLogger("aha.cluster")
@@ -62,7 +57,7 @@ activation anew, in each layer of each micro-batch, which took a fifth of an upd
 """
 
 
-class RayBackend(LearnerCalls):
+class RayBackend(SamplerCalls):
     """Implements rl.backend.Backend on a Ray cluster, with one actor for each learner rank and each sampler.
 
     version: of the weights that the samplers have, -1 for none. restarts: of samplers. places: the node of each worker.
@@ -85,11 +80,11 @@ class RayBackend(LearnerCalls):
             )
         self.learners: list[ray.actor.ActorHandle] = []
         self.samplers: list[ray.actor.ActorHandle] = []
-        self.reward_actors = RewardActors(cfg, self.device)
+        self.reward_actors = RewardActors(cfg, self.device, beside=self)
         self.model_path, self.context_length = "", 0
         self.gauges = Gauges()
-        self.work_queue = WorkQueue(cfg, [])
         self.version = -1
+        self.work = Sampling(cfg, lambda: self.samplers, lambda: self.version)
         self.asleep: list[str] = []
         self.share = Share(cfg)
         self.restarts = 0
@@ -146,7 +141,7 @@ class RayBackend(LearnerCalls):
         same = (cfg.rewards, cfg.scoring) == (self.cfg.rewards, self.cfg.scoring)
         self.cfg = cfg
         if not same or not self.reward_actors.parts:
-            old, self.reward_actors = self.reward_actors, RewardActors(cfg, self.device)
+            old, self.reward_actors = self.reward_actors, RewardActors(cfg, self.device, beside=self)
             self.reward_actors.take_over(old)
             old.close()
             refuse_too_small(cfg, self.reserved.bundles, self.reward_actors.resources())
@@ -228,8 +223,10 @@ class RayBackend(LearnerCalls):
     def sync_weights(self, version: int) -> SyncReport:
         start = time.perf_counter()
         self._wake(["weights"])
-        report = self._send_weights(version, range(len(self.samplers)))
-        self.version = version
+        with self.work.holding():
+            report = self._send_weights(version, range(len(self.samplers)))
+            self.version, self.ahead = version, False
+        self.work.top_up_all()
         return replace(report, seconds=time.perf_counter() - start)
 
     def _send_weights(self, version: int, samplers: Sequence[int]) -> SyncReport:
@@ -243,7 +240,7 @@ class RayBackend(LearnerCalls):
             doing, lambda learner: learner.send_weights(version), bound, self._sync_watch(samplers)
         )[0]
         names = [self._sampler_names[i] for i in samplers]
-        refs = [self.samplers[i].adopt_version.remote(version) for i in samplers]
+        refs = [self.samplers[i].adopt_version.remote(version, self.cfg.rollout.running_at_sync) for i in samplers]
         arrived = self._wait(refs, names, bound, f"adopt weights version {version}", keep_gone=True)
         for i, name, found in zip(samplers, names, arrived, strict=True):
             if isinstance(found, ActorGone):
@@ -276,41 +273,6 @@ class RayBackend(LearnerCalls):
         self._send_weights(version, [i])
         self._connect_learners_to(range(len(self.samplers)))
 
-    # -------------------------------------------------------------------------------------------- rollouts
-
-    def rollouts(self, requests: Sequence[SampleRequest], params: SampleParams) -> Iterator[tuple[int, list[Rollout]]]:
-        self._wake(SLEEPERS)
-        self.work_queue = WorkQueue(self.cfg, requests)
-        work = Sampling(self.work_queue, params, self.samplers)
-        while work.polls:
-            ready, _ = ray.wait(list(work.polls), num_returns=1, timeout=5.0)
-            for ref in ready:
-                i = work.polls.pop(ref)
-                try:
-                    report: SamplerReport = unwrap(ref, self._sampler_names[i], 1.0)
-                except ActorGone as gone:
-                    self._revive(i, gone, self.version)
-                    work.start_over(i)
-                    continue
-                # The last line of defence against stale weights; the sync compares checksums before.
-                if report.policy_version != self.version:
-                    raise AhaError(f"sampler {i} samples from weights {report.policy_version}, not {self.version}")
-                yield from work.finished(i, report)
-                work.top_up(i)
-            self.reward_actors.count_unanswered()
-            self._refuse_stalled(work)
-
-    def _refuse_stalled(self, work: Sampling) -> None:
-        bound = self.cfg.cluster.rollout_timeout_s
-        for i in work.stalled(bound):
-            raise AhaError(
-                f"{self._sampler_names[i]} generated nothing for {bound:g} s while it had work "
-                f"(cluster.rollout_timeout_s){self._silent()}; resume with the same command"
-            )
-
-    def forget_prompts(self) -> None:
-        self._on_samplers([h.forget_prompts.remote() for h in self.samplers], "forget prompts")
-
     # -------------------------------------------------------------------------------------------- rewards
 
     def ask_rewards(self, group: RolloutGroup, names: Sequence[str] | None = None) -> Callable[[], RewardReport]:
@@ -330,7 +292,7 @@ class RayBackend(LearnerCalls):
             self.gauges.set(run, stage, step, metrics)
 
     def queue(self) -> Queue:
-        return Queue(self.work_queue.waiting, self.work_queue.sampling, self.reward_actors.unanswered)
+        return Queue(self.work.queue.waiting, self.work.queue.sampling, self.reward_actors.unanswered)
 
     def hardware(self) -> Hardware:
         return hardware_of(ray.nodes(), self.reserved.nodes, self.reserved.bundles, self.reward_actors.resources())

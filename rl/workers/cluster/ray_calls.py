@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Protocol
 
 import psutil
 import ray
@@ -109,6 +110,16 @@ def cluster_machine(cfg: RunConfig) -> Machine:
     return Machine(device, max(units, key=lambda unit: CPU_UNITS.index(unit)) if units and all(units) else "")
 
 
+class Beside(Protocol):
+    """Calls that go on beside a wait, and are looked after in it."""
+
+    def under_way(self) -> list[ray.ObjectRef]:
+        """Those calls."""
+
+    def look_at(self, answered: list[ray.ObjectRef]) -> None:
+        """Take in what was answered, and see to it that the others go on."""
+
+
 def collect(
     refs: list[ray.ObjectRef],
     names: list[str],
@@ -117,27 +128,33 @@ def collect(
     *,
     keep_gone: bool = False,
     watch: Callable[[], None] | None = None,
+    beside: Beside | None = None,
 ) -> list:
     """All results, in order. Raises Unanswered, with the names of those that are missing, after `bound` seconds.
 
     names: of the workers that were called. doing: what they do, for the error: "{name} did not {doing} within 60 s".
     Raises at the first failure: when one rank fails, its peers wait for it in a collective and would not answer either.
     With keep_gone a worker's death is no failure: its result is the ActorGone, and the others are waited for.
-    watch: called every WATCH_INTERVAL_S meanwhile; what it raises ends the wait.
+    watch: called every WATCH_INTERVAL_S meanwhile; what it raises ends the wait. beside: what goes on meanwhile.
     """
-    deadline = time.monotonic() + bound
+    start = time.monotonic()
+    deadline, next_watch = start + bound, start + WATCH_INTERVAL_S
     pending = dict(zip(refs, names, strict=True))
     results: dict[ray.ObjectRef, object] = {}
     while pending:
-        left = max(0.0, deadline - time.monotonic())
-        interval = left if watch is None else min(left, WATCH_INTERVAL_S)
-        ready, _ = ray.wait(list(pending), num_returns=1, timeout=interval)
-        if not ready and watch is not None and interval < left:
-            watch()
-            continue
-        if not ready:
+        others = [] if beside is None else beside.under_way()
+        until = min(deadline, next_watch) if watch is not None or others else deadline
+        ready, _ = ray.wait([*pending, *others], num_returns=1, timeout=max(0.0, until - time.monotonic()))
+        if beside is not None and others:
+            beside.look_at([ref for ref in ready if ref not in pending])
+        now = time.monotonic()
+        if not any(ref in pending for ref in ready) and now >= deadline:
             raise Unanswered(f"{', '.join(pending.values())} did not {doing} within {bound:g} s")
-        for ref in ready:
+        if now >= next_watch:
+            next_watch = now + WATCH_INTERVAL_S
+            if watch is not None:
+                watch()
+        for ref in (ref for ref in ready if ref in pending):
             try:
                 results[ref] = unwrap(ref, pending.pop(ref), 60.0)
             except ActorGone as gone:
@@ -145,6 +162,21 @@ def collect(
                     raise
                 results[ref] = gone
     return [results[ref] for ref in refs]
+
+
+def wait_for_any(refs: list[ray.ObjectRef], seconds: float, beside: Beside | None) -> list[ray.ObjectRef]:
+    """Those of the calls that are answered, as soon as one is; none after so many seconds. beside: see collect."""
+    deadline = time.monotonic() + seconds
+    while True:
+        others = [] if beside is None else beside.under_way()
+        left = max(0.0, deadline - time.monotonic())
+        interval = min(left, WATCH_INTERVAL_S) if others else left
+        ready, _ = ray.wait([*refs, *others], num_returns=1, timeout=interval)
+        if beside is not None and others:
+            beside.look_at([ref for ref in ready if ref not in refs])
+        ready = [ref for ref in ready if ref in refs]
+        if ready or time.monotonic() >= deadline:
+            return ready
 
 
 class SyncWatch:

@@ -19,7 +19,16 @@ from rl.config import MODEL, RunConfig
 from rl.scoring.reward_functions import failed, limit_s
 from rl.scoring.routing import is_model, model_path, named
 from rl.types import AhaError, BadInput, RewardPart, RewardReport, RolloutGroup, Verdict
-from rl.workers.cluster.ray_calls import QUIET, ActorGone, collect, offline, seen_from_anywhere, unwrap
+from rl.workers.cluster.ray_calls import (
+    QUIET,
+    ActorGone,
+    Beside,
+    collect,
+    offline,
+    seen_from_anywhere,
+    unwrap,
+    wait_for_any,
+)
 
 log = logging.getLogger("aha.cluster")
 
@@ -29,12 +38,13 @@ MAX_RESTARTS = 3
 class RewardActors:
     """All reward workers and reward models of a run.
 
-    device: "cpu" or "gpu", for models with device=auto. unanswered: groups that still waited for a reward when they
-    were last counted. Raises BadInput for a reward model that is to run on a GPU where there is none.
+    device: "cpu" or "gpu", for models with device=auto. beside: what goes on while a group's rewards are waited for.
+    unanswered: groups that still waited for a reward when they were last counted. Raises BadInput for a reward model
+    that is to run on a GPU where there is none.
     """
 
-    def __init__(self, cfg: RunConfig, device: str) -> None:
-        self.cfg, self.device = cfg, device
+    def __init__(self, cfg: RunConfig, device: str, beside: Beside | None = None) -> None:
+        self.cfg, self.device, self.beside = cfg, device, beside
         self.parts = named(cfg.rewards) if cfg.rewards else {}
         chosen = {name: reward.model.device for name, reward in self.parts.items() if is_model(reward)}
         self._devices = {name: device if where == "auto" else where for name, where in chosen.items()}
@@ -71,7 +81,7 @@ class RewardActors:
             self._start_workers()
         pids = collect(loading, [f"reward model {name}" for name in models], bound, "load")
         self.models = {
-            name: ModelActor(name, handle, pid, limit_s(self.parts[name]), bound)
+            name: ModelActor(name, handle, pid, limit_s(self.parts[name]), bound, self.beside)
             for (name, handle), pid in zip(models.items(), pids, strict=True)
         }
 
@@ -169,7 +179,8 @@ class RewardActors:
 
         def result() -> RewardReport:
             bound = self.cfg.cluster.reward_timeout_s
-            report: RewardReport = collect([ref], [f"reward worker {i}"], bound, "reward a group")[0]
+            names = [f"reward worker {i}"]
+            report: RewardReport = collect([ref], names, bound, "reward a group", beside=self.beside)[0]
             if report.pid != self.worker_pids[i]:
                 self.worker_pids[i] = report.pid
                 log.warning("reward worker %d died and was started again; its groups were rewarded again", i)
@@ -212,8 +223,16 @@ class ModelActor:
     than start_limit_s.
     """
 
-    def __init__(self, name: str, handle: ray.actor.ActorHandle, pid: int, limit_s: float, start_limit_s: float):
-        self.name, self.handle, self.pid = name, handle, pid
+    def __init__(
+        self,
+        name: str,
+        handle: ray.actor.ActorHandle,
+        pid: int,
+        limit_s: float,
+        start_limit_s: float,
+        beside: Beside | None = None,
+    ) -> None:
+        self.name, self.handle, self.pid, self._beside = name, handle, pid, beside
         self._limit_s, self._start_limit_s = limit_s, start_limit_s
         self._queue: list[_Call] = []
         self._restarts = 0
@@ -269,7 +288,7 @@ class ModelActor:
             oldest = self._queue[0]
             end = self._since + self._limit_s * len(oldest.group.rollouts_G)
             waiting = {c.ref: c for c in self._queue}
-            ready, _ = ray.wait(list(waiting), num_returns=1, timeout=max(0.0, end - time.monotonic()))
+            ready = wait_for_any(list(waiting), end - time.monotonic(), self._beside)
             for ref in ready:
                 waiting[ref].finished = True
                 self._queue.remove(waiting[ref])

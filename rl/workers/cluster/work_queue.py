@@ -2,33 +2,49 @@
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
-from rl.backend import SampleParams
+from rl.backend import Arrived, SampleParams
 from rl.config import RunConfig
-from rl.types import Rollout, SampleRequest, SamplerReport
+from rl.types import SampleRequest, SamplerReport
+
+NUMBER_BITS = 40
+"""A group's address is unique among all that are under way: the number of its errand, then its own in so many bits."""
+OWN_NUMBER = (1 << NUMBER_BITS) - 1
 
 
 class WorkQueue:
-    """The groups of one rollout: those that wait for a sampler, and those that each sampler has.
+    """The groups that wait for a sampler, and those that each sampler has.
 
-    With sampler.deterministic every sampler has a queue of its own: request i goes to sampler i mod n, whatever their
-    speeds. Otherwise all share one queue, and each takes a new group when it has finished one, so that none is idle
-    while another has a backlog.
+    With sampler.deterministic every sampler has a queue of its own: group number i goes to sampler i mod n, whatever
+    their speeds. Otherwise all share one queue, and each takes a new group when it has finished one, so that none is
+    idle while another has a backlog.
     """
 
-    def __init__(self, cfg: RunConfig, requests: Sequence[SampleRequest]) -> None:
+    def __init__(self, cfg: RunConfig, requests: Sequence[SampleRequest] = ()) -> None:
         n = cfg.sampler.count
         self.running: list[dict[int, SampleRequest]] = [{} for _ in range(n)]
-        self.deterministic = cfg.sampler.deterministic
-        self.queues = [list(requests[i::n]) for i in range(n)] if self.deterministic else [list(requests)] * n
+        self.deterministic, self.max_sequences = cfg.sampler.deterministic, cfg.sampler.max_sequences
+        shared: list[SampleRequest] = []
+        self.queues: list[list[SampleRequest]] = [[] if self.deterministic else shared for _ in range(n)]
+        self.add(requests)
+
+    def add(self, requests: Sequence[SampleRequest]) -> None:
+        n = len(self.queues)
+        for request in requests:
+            self.queues[(request.group & OWN_NUMBER) % n].append(request)
         per_group = max((len(r.seeds_G) for r in requests), default=1)
+        under_way = self.waiting + self.sampling
         # The most groups that a sampler has. One more than it decodes at once keeps its batch full until the next call.
-        self.depth = len(requests) if self.deterministic else cfg.sampler.max_sequences // per_group + 1
-        # Nor more than its share, so that each sampler has work also where one could take all.
-        self.depth = min(self.depth, -(-len(requests) // n))
+        self.depth = under_way if self.deterministic else self.max_sequences // per_group + 1
+        if not self.deterministic:
+            # Nor more than its share, so that each sampler has work also where one could take all.
+            self.depth = min(self.depth, -(-under_way // n))
 
     def next_for(self, i: int) -> list[SampleRequest]:
         """Take out what sampler i can start now."""
@@ -53,48 +69,105 @@ class WorkQueue:
     def done(self, i: int, group: int) -> None:
         del self.running[i][group]
 
-    def take_back(self, i: int) -> None:
-        """Put the groups of a sampler that died back at the front of its queue, in order."""
-        self.queues[i][:0] = sorted(self.running[i].values(), key=lambda r: r.group)
+    def take_back(self, i: int, heir: int | None = None) -> None:
+        """Put the groups of a sampler that died back at the front of its queue, or of its heir's, in order."""
+        back = sorted(self.running[i].values(), key=lambda r: r.group)
         self.running[i] = {}
+        if heir is not None and self.deterministic:
+            back, self.queues[i] = back + self.queues[i], []
+        self.queues[i if heir is None else heir][:0] = back
+
+
+@dataclass(frozen=True, slots=True)
+class Poll:
+    """A call to a sampler. handle: of the process that it went to. version: of the weights that it must answer from."""
+
+    sampler: int
+    handle: Any
+    version: int
 
 
 class Sampling:
-    """Samplers that work off a queue.
+    """The samplers at work on what they are asked for, each asked again as soon as it has answered.
 
-    polls: the call that is under way at each sampler with work -> its index. samplers: the backend's own list of
-    handles, where it replaces those of samplers that died.
+    polls: the call that is under way at each sampler with work -> whom it was put to. samplers(): their handles; the
+    backend replaces those of samplers that died. version(): of the weights that they have. dead: samplers that are
+    asked for nothing until the next weight sync has started them again.
     """
 
-    def __init__(self, queue: WorkQueue, params: SampleParams, samplers: Sequence[Any]) -> None:
-        self.polls: dict[Any, int] = {}
-        self._queue, self._params, self._samplers = queue, params, samplers
-        self._steps = [-1] * len(samplers)
-        self._progress = [time.monotonic()] * len(samplers)
-        for i in range(len(samplers)):
-            self.top_up(i)
+    def __init__(self, cfg: RunConfig, samplers: Callable[[], Sequence[Any]], version: Callable[[], int]) -> None:
+        self.polls: dict[Any, Poll] = {}
+        self.dead: set[int] = set()
+        self.queue = WorkQueue(cfg)
+        self._samplers, self._version = samplers, version
+        self._errands: dict[int, tuple[SampleParams, Arrived, list[int]]] = {}
+        self._numbers = itertools.count()
+        self._steps = [-1] * cfg.sampler.count
+        self._progress = [time.monotonic()] * cfg.sampler.count
+        self._held = False
+
+    def submit(self, requests: Sequence[SampleRequest], params: SampleParams, arrived: Arrived) -> None:
+        """Have these groups sampled. arrived(group's own number, its rollouts) is called for each when it is done."""
+        errand = next(self._numbers)
+        self._errands[errand] = (params, arrived, [len(requests)])
+        self.queue.add([replace(r, group=errand << NUMBER_BITS | r.group) for r in requests])
+        self.top_up_all()
+
+    def top_up_all(self) -> None:
+        """Top up every sampler that has not been asked yet."""
+        asked = {poll.sampler for poll in self.polls.values()}
+        for i in range(len(self._samplers())):
+            if i not in asked:
+                self.top_up(i)
 
     def top_up(self, i: int) -> None:
         """Give a sampler the groups that it can start now, and ask for those that it finishes."""
-        work = self._queue.next_for(i)
-        if self._queue.running[i]:
-            self.polls[self._samplers[i].sample.remote(work, self._params)] = i
+        if self._held or i in self.dead:
+            return
+        idle = not self.queue.running[i]
+        work = self.queue.next_for(i)
+        if not self.queue.running[i]:
+            return
+        if idle:
+            self._progress[i] = time.monotonic()
+        by_errand = itertools.groupby(work, key=lambda r: r.group >> NUMBER_BITS)
+        parts = [(list(requests), self._errands[errand][0]) for errand, requests in by_errand]
+        first, more = (parts[0], parts[1:]) if parts else (([], None), [])
+        handle = self._samplers()[i]
+        self.polls[handle.sample.remote(*first, more)] = Poll(i, handle, self._version())
 
-    def finished(self, i: int, report: SamplerReport) -> Iterator[tuple[int, list[Rollout]]]:
-        """(group, its rollouts) of each group in a sampler's answer."""
+    def hear(self, i: int, report: SamplerReport) -> None:
+        """File the groups in a sampler's answer."""
         if report.decode_steps != self._steps[i]:
             self._steps[i], self._progress[i] = report.decode_steps, time.monotonic()
-        for group, rollouts_G in report.finished.items():
-            self._queue.done(i, group)
-            yield group, rollouts_G
+        for address, rollouts_G in report.finished.items():
+            self.queue.done(i, address)
+            errand = address >> NUMBER_BITS
+            _, arrived, left = self._errands[errand]
+            left[0] -= 1
+            if not left[0]:
+                del self._errands[errand]
+            arrived(address & OWN_NUMBER, rollouts_G)
 
     def start_over(self, i: int) -> None:
         """Give a sampler that was started again the groups that died with it."""
-        self._queue.take_back(i)
+        self.queue.take_back(i)
         self.top_up(i)
         self._progress[i] = time.monotonic()
+
+    @contextmanager
+    def holding(self) -> Iterator[None]:
+        """In the block, a weight sync, no sampler is asked for anything."""
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
+        self.dead.clear()
+        self._progress = [time.monotonic()] * len(self._progress)
 
     def stalled(self, limit_s: float) -> list[int]:
         """Samplers that have had work and decoded nothing for longer than limit_s."""
         now = time.monotonic()
-        return [i for i in self.polls.values() if now - self._progress[i] > limit_s]
+        asked = [] if self._held else [poll.sampler for poll in self.polls.values()]
+        return [i for i in asked if now - self._progress[i] > limit_s]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -36,8 +36,11 @@ class Sampler:
     """One vLLM engine in this process. It starts with dummy weights and refuses to sample before the first sync.
 
     index: of this sampler. transfer: bucket, nccl or ipc. version: of the weights, -1 for the dummy ones. asleep: what
-    it has given back of its device. sleeps, wakes: how often it fell asleep, and how often a part was woken.
+    it has given back of its device. sleeps, wakes: how often it fell asleep, and how often a part was woken. updating:
+    new weights have begun to arrive and are not adopted yet.
     """
+
+    updating = False
 
     def __init__(
         self, cfg: RunConfig, index: int, model_path: str, context_length: int, device: str, transfer: str
@@ -96,7 +99,7 @@ class Sampler:
             self.llm.init_weight_transfer_engine({"init_info": init_info})
 
     def start_weight_update(self) -> None:
-        self.sync_fault = ""
+        self.sync_fault, self.updating = "", True
         with self._remembering_faults():
             self.llm.start_weight_update()
 
@@ -112,6 +115,7 @@ class Sampler:
         """Take the place of the last adapter; the base must be there. rl/workers/sampler/adapters.py"""
         from rl.workers.sampler.adapters import load_adapter
 
+        self.updating = True
         with self._remembering_faults():
             self.llm.collective_rpc(load_adapter, args=(buckets, scale, alone))
 
@@ -132,24 +136,34 @@ class Sampler:
         """What went wrong in this sampler since the last weight sync began; "" when nothing did."""
         return self.sync_fault
 
-    def adopt_version(self, version: int) -> tuple[int, int]:
+    def adopt_version(self, version: int, running: str = "refuse") -> tuple[int, int]:
         """Mark rollouts with this version from now on. Call it after an update.
 
-        Returns (checksum, number of tensors) of what arrived. Raises AhaError while groups are being sampled.
+        running: what becomes of requests that are half done. refuse: raise AhaError. recompute: they go on with the new
+        weights, and their keys and values are computed again. keep: they go on with the old keys and values.
+        Returns (checksum, number of tensors) of what arrived.
         """
         from rl.workers.sync.vllm_transfer import read_tally
 
         tallies = self.llm.collective_rpc(read_tally)
         if len(set(tallies)) != 1:
             raise AhaError(f"sampler {self.index}: its tensor-parallel ranks received different weights: {tallies}")
-        # Cached keys and values belong to the old weights. While a request runs vLLM keeps them and returns False.
-        if not self.llm.reset_prefix_cache():
+        self._forget_old_weights(version, running)
+        self.version, self.updating = version, False
+        return tallies[0]
+
+    def _forget_old_weights(self, version: int, running: str) -> None:
+        """Cached keys and values belong to the old weights. Prompts that come later do not find them in any case: each
+        version has a cache_salt of its own.
+        """
+        if running == "keep" and self.groups:
+            return
+        # Without the argument vLLM does nothing while a request runs, and returns False.
+        if not self.llm.reset_prefix_cache(**({"reset_running_requests": True} if running == "recompute" else {})):
             raise AhaError(
                 f"sampler {self.index}: weights version {version} arrived while it still had {len(self.groups)} groups "
                 "to sample, so they would mix two versions; sync the weights only when all rollouts are back"
             )
-        self.version = version
-        return tallies[0]
 
     def forget_prompts(self) -> None:
         """Empty the cache of prompts, so that what is sampled next does not depend on what was sampled before."""
@@ -207,19 +221,32 @@ class Sampler:
                     skip_special_tokens=False,  # a stop text may be a special token, so it must be in the text
                     output_kind=RequestOutputKind.FINAL_ONLY,
                 )
-                prompt = {"prompt_token_ids": request.prompt_token_ids}
+                prompt = {"prompt_token_ids": request.prompt_token_ids, "cache_salt": f"{self.version}:{params.salt}"}
                 self.engine.add_request(f"{request.group}.{i}", prompt, sampling, lora_request=self.adapter)
 
-    def sample(self, requests: list[SampleRequest], params: SampleParams) -> SamplerReport:
-        """Submit groups and poll, in one call, so that its caller, who waits, gets the errors of both."""
-        self.submit(requests, params)
+    def sample(
+        self,
+        requests: list[SampleRequest],
+        params: SampleParams,
+        more: Sequence[tuple[list[SampleRequest], SampleParams]] = (),
+    ) -> SamplerReport:
+        """Submit groups and poll, in one call, so that its caller, who waits, gets the errors of both.
+
+        more: groups that are sampled in other ways.
+        """
+        for some, how in [(requests, params), *more]:
+            if some:
+                self.submit(some, how)
         return self.poll()
 
     def poll(self, max_seconds: float = 0.5) -> SamplerReport:
-        """Decode until a group has finished, or for about max_seconds. Returns the finished groups."""
+        """Decode until a group has finished, or for about max_seconds. Returns the finished groups.
+
+        Between the parts of a weight update it decodes nothing: a token from half the new weights would go unnoticed.
+        """
         finished: dict[int, list[Rollout]] = {}
         start = time.perf_counter()
-        while self.engine.has_unfinished_requests():
+        while not self.updating and self.engine.has_unfinished_requests():
             outputs = self.engine.step()
             self.decode_steps += 1
             for output in outputs:
