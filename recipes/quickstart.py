@@ -36,17 +36,17 @@ def recipe() -> RunConfig:
             optim=OptimConfig(lr=1e-4, schedule="cosine", warmup_steps=1),
         ),
         grpo=GRPOConfig(
-            steps=12,
+            steps=10,
             prompts_per_step=8,
             group_size=8,
             clip_high=0.28,
             kl_coef=0.0,
             uniform_groups="drop",
-            optim=OptimConfig(lr=1e-5),
+            optim=OptimConfig(lr=1.5e-5),
         ),
         evaluation=EvalConfig(
             data=DataConfig(source="recipes.tasks:three_numbers_eval", template=TEMPLATE, limit=60), every=0, samples=4
         ),
         learner=LearnerConfig(micro_batch_tokens=1024),
-        checkpoint=CheckpointConfig(every=4),
+        checkpoint=CheckpointConfig(every=5),
     )

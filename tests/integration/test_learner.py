@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -245,6 +246,25 @@ def test_the_reference_stays_put_and_is_refreshed_when_due(tiny: RunConfig) -> N
     assert kl[0] == pytest.approx(0.0, abs=1e-7)
     assert kl[1] > 1e-5
     assert kl[2] == pytest.approx(0.0, abs=1e-7)
+
+
+@pytest.mark.parametrize(("zero_stage", "dtype"), [(0, "float32"), (1, "float32"), (2, "bfloat16"), (3, "float32")])
+def test_the_next_model_finds_nothing_of_the_one_before_in_memory(tiny: RunConfig, zero_stage: int, dtype: str) -> None:
+    cfg = with_learner(tiny, zero_stage=zero_stage, layout="rows")
+    cfg = dataclasses.replace(cfg, model=dataclasses.replace(cfg.model, dtype=dtype))
+    grpo = dataclasses.replace(GRPO, kl_coef=0.1)
+    with learners(cfg, grpo) as backend:
+        assert isinstance(backend, InProcess)
+        backend.step(packed(cfg, grpo, scored_groups(8)))
+        learner = backend.learner
+        assert learner.reference is not None
+        models = {"policy": learner.policy, "reference": learner.reference, "optimiser": learner.engine.optimizer}
+        old = {name: weakref.ref(model) for name, model in models.items()}
+        old["a weight"] = weakref.ref(next(learner.policy.parameters()))
+        del models
+        learner.load(learner.task)
+        assert [name for name, model in old.items() if model() is not None] == []
+        backend.step(packed(cfg, grpo, scored_groups(8)))
 
 
 @pytest.mark.parametrize(("zero_stage", "ranks", "dtype"), [(1, 1, "bfloat16"), (3, 2, "float32")])

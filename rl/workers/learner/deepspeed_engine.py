@@ -14,6 +14,9 @@ merge tensors of a checkpoint (a mixture's experts), every rank merges them in h
 
 from __future__ import annotations
 
+import ctypes
+import gc
+import platform
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -21,6 +24,7 @@ from typing import Any
 
 import deepspeed
 import torch
+from deepspeed.runtime.zero.parameter_offload import FWD_MODULE_STACK
 from torch import Tensor, nn
 from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
 
@@ -61,6 +65,23 @@ def engine_config(cfg: RunConfig, optim: OptimConfig | None) -> dict[str, object
             # torch_adam holds on the host too: DeepSpeed's own AdamW would be compiled at the first start.
             zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
     return config
+
+
+def free(engines: list[deepspeed.DeepSpeedEngine | None]) -> None:
+    """Take engines apart and give their memory back to the system. Empties the list; None stands for no engine.
+
+    Without destroy() an engine lives as long as the process: torch's autograd nodes hold its hooks, and its hooks hold
+    it, where Python's garbage collector does not see it.
+    """
+    while engines:
+        engine = engines.pop()
+        if engine is not None:
+            engine.destroy()
+        del engine
+    FWD_MODULE_STACK.clear()  # in which ZeRO-3 keeps the last model that it ran
+    gc.collect()  # an engine and its modules refer to each other, so counting references does not free them
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)  # a learner on a CPU is told to keep what it frees (KEEP_MEMORY)
 
 
 def save(

@@ -8,7 +8,6 @@ micro-batch of an update (the accumulation boundary).
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import math
 import os
@@ -38,6 +37,7 @@ from rl.workers.learner.deepspeed_engine import (
     check_gradients_before_stepping,
     copy_shards,
     engine_config,
+    free,
     full_shape,
     shard,
 )
@@ -132,9 +132,10 @@ class Learner(WeightReader):
     def _free_models(self) -> None:
         """Free the models of an earlier task before the next are built: together they need twice the memory."""
         self.reference = self.teacher = None
-        for name in ("engine", "policy", "frozen_engines", "known_names"):
+        engines = [vars(self).pop("engine", None), *vars(self).pop("frozen_engines", ())]
+        for name in ("policy", "known_names"):
             vars(self).pop(name, None)
-        gc.collect()  # an engine and its hooks refer to each other, so counting references does not free them
+        free(engines)
 
     def _load_trained(self, dtype: torch.dtype) -> Backbone:
         if self.task.reward is None:
