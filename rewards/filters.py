@@ -133,7 +133,7 @@ class EvaluationIndex:
 
     def overlap(self, text: str) -> str:
         """The first n-gram that the text shares with an evaluation text, "" when there is none."""
-        return next((" ".join(found) for found in self._finder.find(text)), "")
+        return next(iter(self._finder.find(text).values()), "")
 
 
 def is_uncontaminated(text: str, index: EvaluationIndex) -> Check:

@@ -11,9 +11,9 @@ The n-grams of problems are kept as their hashes of 64 bits, in a third of the t
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence, Set
-from itertools import accumulate, chain, compress, count, repeat
+from itertools import accumulate, chain, compress, repeat
 from operator import ge, sub
 
 from rewards.shaping import UNSPACED
@@ -27,6 +27,7 @@ _CLOSING = "\"'`)]}*_$”’」』）"
 _UNSPACED = re.compile(f"[{UNSPACED}]")
 _TOKENS = re.compile(rf"\n|[{UNSPACED}]|[^\s{UNSPACED}]+")
 _PART = 4  # words of an n-gram that are looked for first
+_ONES = re.compile(b"\1+")
 _LEAST_LETTERS = 8
 """Of a short problem within a longer text: "find x" stands in many."""
 
@@ -39,9 +40,12 @@ _DELIMITED = re.compile(
     r"|\$(?<!\\\$)(?![\s$])([^$\n]*+)(?<!\s)\$(?!\d)"
     r"|\$(?<!\\\$) ([^$\n]*+)(?<= )\$"
 )
+_INLINE, _MONEY = (2, 4, 5), 5  # groups
 _SIGN = re.compile(r"[\\^_=+*/<>]")
 _SPECIAL = re.compile(r"<\|[^|<>\s]{1,40}\|>")
 _PROSE = re.compile(r"(?<![a-z\\])[a-z]{3,}[ ,]+[a-z]{2,}")
+_PROSE_WITHIN = re.compile(r"[ ,][a-z]{2}")
+"""Stands in all of _PROSE, and is found in less time."""
 _MEANS = {
     "times": "*", "cdot": "*", "div": "/", "leq": "<=", "le": "<=", "geq": ">=", "ge": ">=", "neq": "!=", "ne": "!=",
     "pi": "π", "theta": "θ", "ldots": "...", "dots": "...", "degree": "°", "dfrac": "\\frac",
@@ -58,31 +62,60 @@ _OPERATORS = frozenset(("=", "+", "-", "*", "/", "^", "<", ">", "<=", ">=", "!="
 
 def _compact(match: re.Match[str]) -> str:
     """A formula between its marks without them and without spaces; prose between dollars of money stays as it is."""
-    if match[5] is not None and not _SIGN.search(match[5]):
+    form = match.lastindex or 0
+    content: str = match[form]
+    is_inline = form in _INLINE and content != ""
+    if form == _MONEY and not _SIGN.search(content):
         return match.group()
-    inline = match[4] or match[2] or match[5]
-    content = inline or match[1] or match[3] or ""
     if " " in content or "\n" in content:
-        if _PROSE.search(content):
+        if _PROSE_WITHIN.search(content) and _PROSE.search(content):
             return match.group()
         content = "".join(content.split())
-    return content if inline else f" {content} "
+    return content if is_inline else f" {content} "
 
 
 def _without_marks(text: str) -> str:
-    """The text with _compact formulas. Most texts' dollars pair up, which needs no regular expression."""
-    if "\\(" not in text and "\\[" not in text:
-        parts = text.split("$")
-        if len(parts) % 2:  # an even number of marks
-            for place in range(1, len(parts), 2):
-                content = parts[place]
-                if not content or content[0].isspace() or _PROSE.search(content):
-                    break  # display formulas, or money
-                if " " in content:
-                    parts[place] = "".join(content.split())
-            else:
-                return "".join(parts)
-    return _DELIMITED.sub(_compact, text)
+    """The text with _compact formulas. Most texts' marks pair up, which needs no regular expression."""
+    plain = None
+    if "\\(" not in text:
+        plain = _without_displays(text) if "\\[" in text else _without_dollars(text)
+    return _DELIMITED.sub(_compact, text) if plain is None else plain
+
+
+def _without_displays(text: str) -> str | None:
+    r"""The text with compact formulas between \[ and \] and between dollars; None where marks may pair otherwise."""
+    first, *pieces = text.split("\\[")
+    found = [_without_dollars(first, certain=True)]
+    for piece in pieces:
+        content, mark, rest = piece.partition("\\]")
+        if not mark or "$" in content or (_PROSE_WITHIN.search(content) and _PROSE.search(content)):
+            return None
+        found += [f" {''.join(content.split())} ", _without_dollars(rest, certain=True)]
+    return None if None in found else "".join(filter(None, found))
+
+
+def _without_dollars(text: str, *, certain: bool = False) -> str | None:
+    """The text with compact formulas between dollars; None where some may be displays, money or, if it must be certain,
+    anything but formulas."""
+    parts = text.split("$")
+    if len(parts) % 2 == 0:
+        return None
+    for place in range(1, len(parts), 2):
+        content = parts[place]
+        if not content or content[0].isspace():
+            return None
+        if certain and not (
+            "\n" not in content
+            and not content[-1].isspace()
+            and not parts[place - 1].endswith("\\")
+            and not parts[place + 1][:1].isdigit()
+        ):
+            return None
+        if _PROSE_WITHIN.search(content) and _PROSE.search(content):
+            return None
+        if " " in content:
+            parts[place] = "".join(content.split())
+    return "".join(parts)
 
 
 def _plain(text: str) -> str:
@@ -216,29 +249,39 @@ class Finder:
         for found in self._short:
             self._longest[found[0]] = max(len(found), self._longest.get(found[0], 0))
         counts = Counter(chain.from_iterable(self._short))
-        self._short_words = {min(found, key=lambda word: (counts[word], -len(word), word)) for found in self._short}
+        self._short_words: defaultdict[str, list[Ngram]] = defaultdict(list)  # a word that few others have -> problems
+        for found in self._short:
+            self._short_words[min(found, key=lambda word: (counts[word], -len(word), word))].append(found)
 
     def _is_short(self, whole: Ngram) -> bool:
         return len(whole) != self._ngram or 2 * sum(map(str.isalpha, whole)) < len(whole)
 
-    def find(self, text: str) -> Iterator[Ngram]:
-        """The n-grams that the text repeats: those of full length, then short ones."""
+    def find(self, text: str) -> dict[int, str]:
+        """The words of the n-grams that the text repeats, by their hashes: those of full length, then short ones."""
         plain = _plain(text)
         words = _words(plain)
         steps = map(hash, zip(*(words[i :: self._step] for i in range(self._part)), strict=False))
-        begun = list(map(self._parts.__contains__, steps))
-        if True in begun:
-            yield from self._find_long(words, begun)
-        if not self._short_words.isdisjoint(words):
-            yield from self._find_short(words, plain)
+        begun = bytes(map(self._parts.__contains__, steps))
+        found = self._find_long(words, begun) if 1 in begun else {}
+        if not self._short_words.keys().isdisjoint(words) and self._may_be_short(set(words)):
+            found |= {hash(short): " ".join(short) for short in self._find_short(words, plain)}
+        return found
 
-    def _find_long(self, words: list[str], begun: list[bool]) -> Iterator[Ngram]:
-        """begun: which steps begin with words of a problem."""
-        first = max(0, (begun.index(True) - 1) * self._step + 1)
-        last = (len(begun) - 1 - begun[::-1].index(True)) * self._step + self._ngram
-        hashes = _hashes(words[first:last], self._ngram)
-        for start in compress(count(first), map(self._long.__contains__, hashes)):
-            yield tuple(words[start : start + self._ngram])
+    def _find_long(self, words: list[str], begun: bytes) -> dict[int, str]:
+        """begun: 1 for each step that begins with words of a problem."""
+        size, step, found = self._ngram, self._step, {}
+        for run in _ONES.finditer(begun):
+            first, last = max(0, (run.start() - 1) * step + 1), (run.end() - 1) * step
+            for start, ngram in enumerate(_hashes(words[first : last + size], size), first):
+                if ngram in self._long:
+                    found[ngram] = " ".join(words[start : start + size])
+        return found
+
+    def _may_be_short(self, words: set[str]) -> bool:
+        """Whether all words of a short problem are there."""
+        return any(
+            words.issuperset(found) for word in self._short_words.keys() & words for found in self._short_words[word]
+        )
 
     def _find_short(self, words: list[str], plain: str) -> Iterator[Ngram]:
         """Short problems that are the whole text, or sentences of it."""

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from rewards.filters import CONTAMINATION_NGRAM, telling_ngrams, word_ngrams
-from rewards.overlap import Finder, Ngram, problem_ngrams, words_of
+from rewards.overlap import Finder, problem_ngrams, words_of
 from rl.config import DataConfig, RunConfig
 from rl.data.rows import load_rows
 from rl.types import BadInput, Row
@@ -69,11 +69,11 @@ def find_contamination(problems: Sequence[str], training: Iterable[str]) -> Cont
     ngrams_P = [problem_ngrams(words, CONTAMINATION_NGRAM) for words in words_P]
     telling = telling_ngrams(ngrams_P)
     finder = Finder(words_P, telling, CONTAMINATION_NGRAM)
-    shared: dict[int, Ngram] = {}
+    shared: dict[int, str] = {}
     num_rows = hits = 0
     for text in training:
         num_rows += 1
-        found = {hash(words): words for words in finder.find(text)}
+        found = finder.find(text)
         hits += bool(found)
         shared |= found
     found_P = {
@@ -85,10 +85,10 @@ def find_contamination(problems: Sequence[str], training: Iterable[str]) -> Cont
     return Contamination(found_P, hits, len(problems), num_rows, unseen)
 
 
-def _shown(shared: list[Ngram], problem: str) -> str:
+def _shown(shared: list[str], problem: str) -> str:
     """The first n-gram that it shares; of a short problem, its words."""
     first = min(shared)
-    return " ".join(first if len(first) == CONTAMINATION_NGRAM else min(word_ngrams(problem)))
+    return first if first.count(" ") + 1 == CONTAMINATION_NGRAM else " ".join(min(word_ngrams(problem)))
 
 
 def check_contamination(problems: Sequence[str], training: Iterable[str], policy: str, where: str) -> Contamination:
