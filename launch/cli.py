@@ -156,7 +156,21 @@ def eval_(
             show_default="majority",
         ),
     ] = "",
-    protocol: Annotated[str, typer.Option("--protocol", help="r1: 0.6, top-p 0.95, 32,768 tokens, many samples.")] = "",
+    search: Annotated[
+        str,
+        typer.Option(
+            "--search",
+            help="Searches, with commas: beam-4x4 or dvts-4x4 (width x continuations; the scorer is the last of "
+            "--select), cut-256, stretch-256 (tokens).",
+        ),
+    ] = "",
+    protocol: Annotated[
+        str,
+        typer.Option(
+            "--protocol",
+            help="r1: 0.6, top-p 0.95, 32,768 tokens, many samples; or zero_shot_cot, few_shot, self_consistency.",
+        ),
+    ] = "",
     cot: Annotated[
         bool | None,
         typer.Option(
@@ -184,7 +198,7 @@ def eval_(
     quiet_libraries()
     asked = evaluate.Asked(
         model, data, samples, temperature, top_p, max_tokens, template, tuple(reward or ["accuracy"]), protocol, cot,
-        shots, limit, against, select,
+        shots, limit, against, select, search,
     )  # fmt: skip
     evaluate.evaluate_checkpoint(evaluate.build(asked, overrides or []), asked, out)
 

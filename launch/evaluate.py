@@ -9,23 +9,32 @@ import dataclasses
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
+from launch.evaluation_tables import selection_table, table
 from launch.machine import settled_run
-from recipes.benchmarks import BENCHMARKS, EXAMPLES, STEP_BY_STEP, r1_protocol
-from rl.config import DataConfig, EvalConfig, GRPOConfig, ModelConfig, RewardConfig, RolloutConfig, RunConfig, asked_day
+from recipes.benchmarks import BENCHMARKS, EXAMPLES, PROMPTINGS, STEP_BY_STEP, r1_protocol
+from rl.config import (
+    DataConfig,
+    EvalConfig,
+    GRPOConfig,
+    ModelConfig,
+    RewardConfig,
+    RolloutConfig,
+    RunConfig,
+    SearchConfig,
+    asked_day,
+)
 from rl.data.row_files import FILES
 from rl.data.templates import CHAT
-from rl.evaluation.metrics import mean_and_stderr, paired_difference
-from rl.evaluation.result import EvalResult
-from rl.evaluation.selection import MAJORITY, OWN_SCORES, parsed
+from rl.evaluation.metrics import mean_and_stderr
+from rl.evaluation.selection import MAJORITY, OWN_SCORES
 from rl.records.renamed_metrics import with_old_names
 from rl.records.whole_files import write_json
 from rl.scoring.routing import named
@@ -57,6 +66,7 @@ class Asked:
     limit: int = 0
     against: str = ""
     select: str = ""
+    search: str = ""
 
 
 def build(asked: Asked, overrides: list[str]) -> RunConfig:
@@ -66,6 +76,9 @@ def build(asked: Asked, overrides: list[str]) -> RunConfig:
     """
     rewards, select = _choosing(asked)
     evaluation = dataclasses.replace(_evaluation(asked), select=select)
+    if asked.search:
+        scorers = [name for name in select if name not in (MAJORITY, *OWN_SCORES)]
+        evaluation = dataclasses.replace(evaluation, search=_searches(asked.search, scorers[-1] if scorers else ""))
     name = f"{_slug(asked.model)}-{_slug(asked.data)}"
     cfg = RunConfig(
         name=name,
@@ -105,16 +118,40 @@ def _choosing(asked: Asked) -> tuple[tuple[RewardConfig, ...], tuple[str, ...]]:
     return tuple(rewards), tuple(select)
 
 
+SEARCH = re.compile(r"(beam|dvts)-(\d+)x(\d+)|(cut|stretch)-(\d+)")
+
+
+def _searches(text: str, scorer: str) -> tuple[SearchConfig, ...]:
+    """ "beam-4x4,cut-256" -> SearchConfig("beam", width=4, expand=4, scorer=...), SearchConfig("cut", tokens=256)"""
+    found = []
+    for part in (part.strip() for part in text.split(",")):
+        match = SEARCH.fullmatch(part)
+        if match is None:
+            raise BadInput(
+                f"--search {part}: expected beam-4x4, dvts-4x4, cut-256 or stretch-256, with numbers of yours"
+            )
+        kind, width, expand, budget, tokens = match.groups()
+        if kind and not scorer:
+            raise BadInput(f"--search {part}: name what scores it, as --select majority,model:FOLDER")
+        found.append(
+            SearchConfig(kind, width=int(width), expand=int(expand), scorer=scorer)
+            if kind
+            else SearchConfig(budget, tokens=int(tokens))
+        )
+    return tuple(found)
+
+
 def _evaluation(asked: Asked) -> EvalConfig:
-    if asked.protocol not in ("", "r1"):
-        raise BadInput(f"--protocol {asked.protocol}: there is only r1")
-    if asked.protocol and asked.data in BENCHMARKS:
+    if asked.protocol not in ("", "r1", *PROMPTINGS):
+        raise BadInput(f"--protocol {asked.protocol}: there are r1, {', '.join(PROMPTINGS)}")
+    if asked.protocol == "r1" and asked.data in BENCHMARKS:
         cfg = r1_protocol(asked.data)
-    elif asked.protocol:
+    elif asked.protocol == "r1":
         cfg = dataclasses.replace(r1_protocol("math500"), data=DataConfig(source=asked.data, template=CHAT))
     else:
         data = BENCHMARKS.get(asked.data, DataConfig(source=asked.data))
         cfg = EvalConfig(data=data, samples=16, max_new_tokens=1024)
+        cfg = PROMPTINGS[asked.protocol](cfg) if asked.protocol else cfg
     given = {
         "samples": asked.samples, "temperature": asked.temperature, "top_p": asked.top_p,
         "max_new_tokens": asked.max_new_tokens, "shots": asked.shots or None,
@@ -123,9 +160,9 @@ def _evaluation(asked: Asked) -> EvalConfig:
     data = dataclasses.replace(cfg.data, limit=asked.limit or cfg.data.limit, shuffle=False)
     if asked.template:
         data = dataclasses.replace(data, template=asked.template)
-    instruction = STEP_BY_STEP if _step_by_step(asked, data.template) else ""
+    instruction = STEP_BY_STEP if _step_by_step(asked, data.template) else cfg.instruction if asked.protocol else ""
     examples = EXAMPLES.get(asked.data, cfg.shots_data)
-    if asked.shots and asked.against and not examples.source:
+    if cfg.shots and asked.against and not examples.source:
         rows = training_rows(asked.against, data)
         examples = dataclasses.replace(data, source=rows.source, subset=rows.subset, split=rows.split, limit=0)
     return dataclasses.replace(cfg, data=data, shots_data=examples, instruction=instruction)
@@ -138,7 +175,7 @@ def _step_by_step(asked: Asked, template: str) -> bool:
     if asked.step_by_step is not None:
         return asked.step_by_step
     if asked.protocol:
-        return template != "r1_zero"
+        return asked.protocol == "r1" and template != "r1_zero"
     return asked.data in BENCHMARKS and template == CHAT and not asked.shots
 
 
@@ -178,6 +215,7 @@ def contamination(cfg: EvalConfig, prompts: Sequence[Prompt], against: str) -> C
 
 def evaluate_checkpoint(cfg: RunConfig, asked: Asked, out: Path | None, console: Console | None = None) -> Path:
     """Evaluate, print the table and write the JSON file. Returns its path, by default <out>/<name>/eval.json."""
+    from launch.report.compute_figure import draw_compute
     from rl.context import Context, Stop
     from rl.evaluation.evaluate import evaluate_model
     from rl.records.tracker import Tracker
@@ -209,6 +247,7 @@ def evaluate_checkpoint(cfg: RunConfig, asked: Asked, out: Path | None, console:
         "metrics": with_old_names(result.metrics()),
         "pass_at": result.pass_at,
         "correct_P": result.correct_P,
+        "searched": result.searched,
         "selected": {name: mean_and_stderr(values_P) for name, values_P in result.selected.items()},
         "seconds": ctx.seconds,
         "contamination": found.report() if found else "not checked: name the training data with --against",
@@ -221,6 +260,8 @@ def evaluate_checkpoint(cfg: RunConfig, asked: Asked, out: Path | None, console:
     console.print(table(title, cfg.evaluation, result.metrics(), result.pass_at, result.stderr))
     if others := selection_table(result):
         console.print(others)
+    if figure := draw_compute(cfg.run_dir, title=title):
+        console.print(f"accuracy against tokens: {figure}", markup=False)
     if found:
         console.print(f"Contamination: {found.report()}", markup=False, highlight=False)
     console.print(
@@ -228,67 +269,6 @@ def evaluate_checkpoint(cfg: RunConfig, asked: Asked, out: Path | None, console:
         markup=False,
     )
     return path
-
-
-def table(
-    title: str, cfg: EvalConfig, metrics: dict[str, float], pass_at: dict[str, tuple[float, float]], stderr: float
-) -> Table:
-    """Every number, with its standard error over problems if it has one."""
-    out = Table("", "%", title=title, title_justify="left", caption_justify="left")
-    out.caption = (
-        f"± one standard error over problems; {cfg.samples} samples at temperature {cfg.temperature:g}, "
-        f"top-p {cfg.top_p:g}, at most {cfg.max_new_tokens:,} tokens"
-    )
-    if cfg.instruction:
-        out.caption += escape(f"; after each question: {cfg.instruction}")
-    out.columns[1].justify = "right"
-    out.add_row("pass@1", _percent(metrics["pass@1"], stderr))
-    for k, (mean, error) in pass_at.items():
-        if k != "1":
-            out.add_row(f"pass@{k}", _percent(mean, error))
-    votes = f"cons@{cfg.samples}"
-    if votes in metrics:
-        out.add_row(f"{votes} (majority vote)", _percent(metrics[votes], metrics.get(f"{votes}/stderr")))
-    for name, label in (("greedy", "greedy"), ("format_share", "in the right format"), ("truncated_share", "truncated"),
-                        ("language", "words in the question's language")):  # fmt: skip
-        if name in metrics:
-            out.add_row(label, _percent(metrics[name], None))
-    out.add_row(
-        "tokens of thought / answer", f"{metrics['thought/length_mean']:.0f} / {metrics['answer/length_mean']:.0f}"
-    )
-    if metrics["without_verdict"]:
-        out.add_row("samples without a verdict", f"{metrics['without_verdict']:.0f}")
-    return out
-
-
-def selection_table(result: EvalResult) -> Table | None:
-    """What each way of choosing among all samples scores, and its difference from the majority, in pairs over problems.
-
-    None where the majority is the only way.
-    """
-    found = {name: values for name, values in result.selected.items() if parsed(name)[1] == result.samples}
-    majority = found.get(f"cons@{result.samples}")
-    if len(found) < 2:
-        return None
-    against = "against majority"
-    out = Table(
-        "chosen by", "%", against, "tokens", title=f"One answer of {result.samples} samples", title_justify="left"
-    )
-    out.caption_justify = "left"
-    out.caption = "tokens a problem: prompt, samples, and the scorer's work in tokens of this model"
-    for column in out.columns[1:]:
-        column.justify = "right"
-    for name, values_P in found.items():
-        kind = parsed(name)[0]
-        versus = majority is not None and name != f"cons@{result.samples}"
-        difference = _percent(*paired_difference(majority or [], values_P), "+") if versus else ""
-        cost = result.tokens_of(kind, result.samples)
-        out.add_row(name, _percent(*mean_and_stderr(values_P)), difference, f"{cost:,.0f}")
-    return out
-
-
-def _percent(value: float, error: float | None, sign: str = "") -> str:
-    return f"{100 * value:{sign}.1f}" + (f" ± {100 * error:.1f}" if error is not None and error == error else "")
 
 
 def _without_nan(value: object) -> object:

@@ -25,6 +25,7 @@ def run_recipe(name: str, made: RunConfig | Recipe, *, check: bool, dry_run: boo
         if not doctor(name, cfg):
             raise AhaError("the doctor found faults (above); nothing was run. Mend them, or run without --doctor")
     from launch.report.background import Reports
+    from launch.report.compute_figure import draw_compute
     from launch.report.curve_figure import draw_run
     from rl.records.folder_lock import refuse_unwritable
     from rl.workflow.run import layout_of, run
@@ -49,6 +50,8 @@ def run_recipe(name: str, made: RunConfig | Recipe, *, check: bool, dry_run: boo
         raise
     if done.name == "summary.json":
         print(draw_run(done.parent))
+    for evals in sorted(layout.recipe.folder.glob("*/evals")):  # stages of a recipe
+        draw_compute(evals.parent, title=evals.parent.name)
     reports.finish(layout.recipe.folder)
 
 

@@ -40,6 +40,31 @@ R1_SAMPLES = {"aime": 64, "math500": 16}
 """k of pass@1 in R1's evaluation (V2 D.1): 64 for AIME, 16 for MATH."""
 
 
+THINK = "Let's think step by step."
+"""Zero-shot chain of thought in its first wording (Kojima et al. 2022, 2205.11916)."""
+SHOTS = 8
+"""Worked examples of chain-of-thought prompting (Wei et al. 2022, 2201.11903)."""
+
+
+def zero_shot_cot(cfg: EvalConfig) -> EvalConfig:
+    """The question and "Let's think step by step." (2205.11916)."""
+    return dataclasses.replace(cfg, instruction=THINK, shots=0)
+
+
+def few_shot(cfg: EvalConfig) -> EvalConfig:
+    """Eight worked examples before the question (2201.11903)."""
+    return dataclasses.replace(cfg, instruction="", shots=SHOTS)
+
+
+def self_consistency(cfg: EvalConfig) -> EvalConfig:
+    """The majority of 40 samples at temperature 0.7, after worked examples (Wang et al. 2022, 2203.11171)."""
+    return dataclasses.replace(few_shot(cfg), samples=40, temperature=0.7, select=("majority",), greedy=False)
+
+
+PROMPTINGS = {"zero_shot_cot": zero_shot_cot, "few_shot": few_shot, "self_consistency": self_consistency}
+"""Ways to prompt, by name: each turns the settings of an evaluation into its own."""
+
+
 def r1_protocol(name: str) -> EvalConfig:
     """R1's evaluation of a benchmark (V2 D.1): zero-shot, temperature 0.6, top-p 0.95, up to 32,768 tokens, pass@1 as
     the mean of k samples. GSM8K is not in the paper: it gets MATH's 16. Greedy is left out, as there.

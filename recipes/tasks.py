@@ -72,6 +72,44 @@ def tiny_eval() -> list[Row]:
     return reversal(4, "eval")
 
 
+CHAIN_DIGITS = 10
+
+
+def chain_train() -> list[Row]:
+    """Chains of sums to learn from."""
+    return chain("train")
+
+
+def chain_label() -> list[Row]:
+    """The rows of chain_train, the last first: what is labelled was not all learnt before."""
+    return chain("train")[::-1]
+
+
+def chain_eval() -> list[Row]:
+    """The held-out rows of chain_train."""
+    return chain("eval")
+
+
+def chain(split: str, count: int = 20_000) -> list[Row]:
+    """ "add 3 8 5:" -> 3+8=1,1+5=6 and the answer 6: ten digits added one after the other, modulo 10.
+
+    Each step has the last one's result, so one that is wrong can be seen where it stands, and usually makes the answer
+    wrong. The chains are drawn by their number, so that there is no end of them; those of one split are in no other.
+    """
+    drawn = (
+        tuple(byte % 10 for byte in hashlib.sha256(f"chain {i}".encode()).digest()[:CHAIN_DIGITS]) for i in range(count)
+    )
+    return [_chain_row(digits) for digits in _mixed(dict.fromkeys(drawn), "chain", split)]
+
+
+def _chain_row(digits: tuple[int, ...]) -> Row:
+    total, steps = digits[0], []
+    for digit in digits[1:]:
+        steps.append(f"{total}+{digit}={(total + digit) % 10}")
+        total = (total + digit) % 10
+    return _row(f"add {' '.join(map(str, digits))}:", ",".join(steps), str(total))
+
+
 def reversal(length: int, split: str) -> list[Row]:
     """ "reverse 4719:" -> 9174, for every string of that length over 1..9 that lies in split, "train" or "eval".
 

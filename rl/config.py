@@ -134,6 +134,13 @@ class RewardModelConfig:
         choices=("response", "summary"),
     )  # fmt: skip
     output: str = knob("logit", "The score: the logit, or its sigmoid (0 to 1).", choices=("logit", "sigmoid"))
+    steps: tuple[str, ...] = knob(
+        (), "Texts that end a step, for a process reward model: the score is that of the steps, from 0 to 1.", before=()
+    )
+    aggregate: str = knob(
+        "last", "With steps: a response has the score of its last step, the smallest, or the mean.",
+        choices=("last", "min", "mean"), before="last",
+    )  # fmt: skip
     dtype: str = knob("bfloat16", "Compute precision.", choices=("bfloat16", "float32"))
     max_tokens: int = knob(
         0, "Longest question and response, tokens; longer ones lose their end and are counted; 0: as the model.", lo=0
@@ -326,6 +333,42 @@ class SFTConfig:
         return self.steps or math.ceil(self.epochs * rows / self.examples_per_step)
 
 
+SEARCHES = ("beam", "dvts", "cut", "stretch")
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """A search for one answer, or samples with a forced budget (rl/evaluation/search.py)."""
+
+    kind: str = knob(
+        "beam", "beam: the best of all continuations; dvts: trees of one beam each; cut: made to answer at `tokens`; "
+        "stretch: made to think on until `tokens`.",
+        choices=SEARCHES,
+    )  # fmt: skip
+    width: int = knob(4, "Beams kept, or trees.", lo=1)
+    expand: int = knob(4, "Continuations of each beam; of cut and stretch, samples of a problem.", lo=1)
+    step: tuple[str, ...] = knob(("\n\n",), "Texts that end a step.")
+    max_steps: int = knob(40, "Most steps of a solution.", lo=1)
+    max_step_tokens: int = knob(256, "Most tokens of a step.", lo=1)
+    scorer: str = knob("", "Name of the reward that scores beginnings of solutions; best a process reward model.")
+    tokens: int = knob(256, "cut, stretch: the budget, tokens.", lo=1)
+    force: str = knob(
+        "</think>\n\nThe final answer is \\boxed{", "cut: text that makes the model answer, once the budget is spent."
+    )
+    answer_tokens: int = knob(64, "cut: tokens for the answer after that.", lo=1)
+    close: str = knob("</think>", "stretch: text that closes the thought; it and what follows are taken back.")
+    more: str = knob("Wait", "stretch: text that is put in its place.")
+
+    @property
+    def by_steps(self) -> bool:
+        return self.kind in ("beam", "dvts")
+
+    @property
+    def label(self) -> str:
+        """ "beam-4x4", "cut-256": its name in metrics."""
+        return f"{self.kind}-{self.width}x{self.expand}" if self.by_steps else f"{self.kind}-{self.tokens}"
+
+
 @dataclass(frozen=True)
 class EvalConfig:
     """Held-out evaluation through the samplers."""
@@ -338,6 +381,10 @@ class EvalConfig:
         ("majority",), "Ways to choose one answer among the samples: majority, logprob (the likeliest), shortest, and "
         "rewards by name, as best of k and as the weight of votes; a reward of weight 0 only chooses.",
         before=("majority",),
+    )  # fmt: skip
+    search: tuple[SearchConfig, ...] = knob(
+        (), "Searches, each measured beside the samples as search@KIND-WIDTHxEXPAND, with the tokens it takes.",
+        before=(),
     )  # fmt: skip
     temperature: float = knob(1.0, "Sampling temperature of pass@1 (R1's protocol: 0.6).", lo=0.01, hi=5)
     top_p: float = knob(1.0, "Probability mass of nucleus sampling (R1's protocol: 0.95).", lo=0.01, hi=1)
@@ -453,6 +500,24 @@ class RejectConfig:
 
 
 @dataclass(frozen=True)
+class LabelConfig:
+    """Labels for the steps of sampled solutions, found by completing their beginnings (Math-Shepherd, 2312.08935)."""
+
+    samples: int = knob(4, "Solutions of each prompt.", lo=1)
+    rollouts: int = knob(8, "Completions of each beginning.", lo=1)
+    step: tuple[str, ...] = knob(("\n\n",), "Texts that end a step.")
+    method: str = knob(
+        "each", "each: every beginning is completed; bisect: halving finds the first wrong step (2406.06592).",
+        choices=("each", "bisect"),
+    )  # fmt: skip
+    soft: bool = knob(True, "each: a label is the share of right completions; false: 1 where any is right, else 0.")
+    max_steps: int = knob(40, "Solutions with more steps are left out.", lo=1)
+    chunk_prompts: int = knob(
+        64, "Prompts labelled between two writes to disk; a run that is killed loses at most these.", lo=1, keyed=False
+    )
+
+
+@dataclass(frozen=True)
 class MixPart:
     """One dataset of a mixture, read with prompt_field, answer_field and target_field."""
 
@@ -529,8 +594,9 @@ class RewardTrainConfig:
     """
 
     kind: str = knob(
-        "pairwise", "pairwise: chosen and rejected response (R1: helpfulness); pointwise: one with label (R1: safety).",
-        choices=("pairwise", "pointwise"),
+        "pairwise", "pairwise: chosen and rejected response (R1: helpfulness); pointwise: one with label (R1: safety); "
+        "process: one with a label for each step.",
+        choices=("pairwise", "pointwise", "process"),
     )  # fmt: skip
     scores: str = knob(
         "response", "What it reads: the whole response (R1: safety) or what follows the thinking (R1: helpfulness).",
@@ -541,6 +607,13 @@ class RewardTrainConfig:
     rejected_field: str = knob("rejected", "pairwise: column with the worse response.")
     response_field: str = knob("response", "pointwise: column with the response.")
     label_field: str = knob("label", "pointwise: column with true or 1 for a good (safe) response, else false or 0.")
+    steps_field: str = knob("completions", "process: column with the list of steps.", before="completions")
+    step_labels_field: str = knob(
+        "labels", "process: column with a label for each step: true, false, or a share from 0 to 1.", before="labels"
+    )
+    step_separator: str = knob(
+        "\n\n", "process: text between two steps, where the first ends in no space already.", before="\n\n"
+    )
     eval_data: DataConfig = knob(DataConfig, "Held-out rows; without a source: held_out_share of the data.")
     held_out_share: float = knob(
         0.05, "Share of the questions that is held out, with all their rows, to measure accuracy.", lo=0, hi=0.5

@@ -11,6 +11,7 @@ from rl.stages.compare import Claim, Compare
 from rl.stages.evaluate import Evaluate
 from rl.stages.export import Export
 from rl.stages.grpo import GRPO
+from rl.stages.label import Label
 from rl.stages.mix import Mix
 from rl.stages.prefer import Prefer
 from rl.stages.reject import Reject
@@ -18,6 +19,7 @@ from rl.stages.reward_model import RewardTraining
 from rl.stages.sft import SFT
 
 __all__ = [
-    "GRPO", "KINDS", "SFT", "Build", "Claim", "Compare", "Evaluate", "Export", "Mix", "Prefer", "Recipe", "Reference",
-    "Reject", "RewardTraining", "Stage", "inputs_of", "references", "run_config", "stage_to_dict", "trained_on",
+    "GRPO", "KINDS", "SFT", "Build", "Claim", "Compare", "Evaluate", "Export", "Label", "Mix", "Prefer", "Recipe",
+    "Reference", "Reject", "RewardTraining", "Stage", "inputs_of", "references", "run_config", "stage_to_dict",
+    "trained_on",
 ]  # fmt: skip

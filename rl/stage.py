@@ -123,11 +123,21 @@ class Stage:
             scores = earlier[ref.stage].reads if ref is not None and ref.stage in earlier else ""
             if ref is not None and scores and scores != reward.model.scores:
                 yield f"rewards.{i}.model.scores={reward.model.scores}: but @{ref.stage} was trained on the {scores}"
+            if ref is not None and scores and earlier[ref.stage].scores_steps != bool(reward.model.steps):
+                steps = earlier[ref.stage].scores_steps
+                yield f"rewards.{i}.model.steps={reward.model.steps}: but @{ref.stage} scores " + (
+                    "steps; name the texts that end one" if steps else "whole responses; leave it empty"
+                )
 
     @property
     def reads(self) -> str:
         """The part of a response that its reward model reads; "" when it trains no reward model."""
         return ""
+
+    @property
+    def scores_steps(self) -> bool:
+        """Whether it trains a process reward model, which scores the steps of a response."""
+        return False
 
     @property
     def balances(self) -> str:

@@ -5,6 +5,7 @@ charts.py       Run -> its curves, thinned, and the phases of each step
 rollouts.py     Run -> a sample of its rollouts, cut into tokens
 results.py      Run -> the table of results, facts, differences between two configs
 page.py         puts these together as the data of a run's page
+compute.py      reads accuracy against compute from evaluations; compute_figure.py draws it as a PNG
 recipe.py       reads a recipe's folder: its stages, each with a Run, a state and inputs
 recipe_page.py  puts these together as the data of a recipe's page
 html.py         puts the data as JSON into page.html, with style.css and the scripts, which draw everything

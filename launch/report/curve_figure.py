@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from launch.report.compute_figure import draw_compute
 from launch.report.emergence_figure import draw_emergence
 from rl.records.metrics_file import read_metrics
 from rl.records.whole_files import read_json, whole
@@ -59,12 +60,13 @@ class Curve:
 
 
 def draw_run(run_dir: Path) -> str:
-    """Write curve.png and emergence.png of a run with a summary. Returns the curve as text.
+    """Write curve.png, emergence.png and compute.png of a run with a summary. Returns the curve as text.
 
     A figure without any point is left out. The text is then empty.
     """
     title = read_json(run_dir / "summary.json", lambda s: f"{s['name']}: {s['model']}, seed {s['seed']}")
     draw_emergence(run_dir, title=title)
+    draw_compute(run_dir, title=title)
     curve = Curve.read(run_dir)
     if not curve.training and not curve.held_out:
         return ""

@@ -1,2 +1,2 @@
 // The page of one run, or of two.
-put([overview(), claims(), curves(), timeline(), deadGroups(), evaluation(), rollouts(), settings(), provenance()]);
+put([overview(), claims(), curves(), timeline(), deadGroups(), evaluation(), computeSection(page.runs.map((r) => ({ name: two ? r.name : "", planes: r.planes }))), rollouts(), settings(), provenance()]);

@@ -96,7 +96,7 @@ function figure(v, form, signed) {
 
 // ---- evaluation
 
-const isShare = (n) => /^(pass@|cons|best@|weighted@)|_share$|^greedy$|^language$/.test(n);
+const isShare = (n) => /^(pass@|cons|best@|weighted@|search@[^/]*$)|_share$|^greedy$|^language$/.test(n);
 
 function evaluation() {
   const some = page.runs.filter((run) => run.evaluations.length);

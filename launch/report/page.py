@@ -10,6 +10,7 @@ from pathlib import Path
 
 from launch.report.chart_catalogue import ACCURACY, Chart
 from launch.report.charts import Points, Section, Steady, points, sections, steady
+from launch.report.compute import Plane, planes
 from launch.report.html import Shown, write_page
 from launch.report.reading import Json, Run, Setting, read_run
 from launch.report.results import (
@@ -33,6 +34,7 @@ SCRIPTS = (
     "dom.js",
     "chart.js",
     "overview.js",
+    "compute.js",
     "curves.js",
     "timeline.js",
     "rollouts.js",
@@ -60,6 +62,7 @@ class RunPage:
     settings: list[Setting]
     provenance: Json
     claims: Json
+    planes: list[Plane]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,4 +123,5 @@ def _run_page(run: Run, name: str, found: Sequence[Section], budget: int) -> Run
         settings=run.settings,
         provenance=run.provenance,
         claims=run.claims,
+        planes=planes(run.folder),
     )

@@ -38,4 +38,4 @@ function lineage() {
   return section("provenance", "Provenance", `How the last model, ${page.model}, was made: every stage that led to it, the oldest first.`, chain(page.provenance));
 }
 
-put([recipeHead(), claimsSection(), chainSection(), resultsSection(), stageSections(), lineage()]);
+put([recipeHead(), claimsSection(), chainSection(), resultsSection(), computeSection(page.compute), stageSections(), lineage()]);

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from launch.report.chart_catalogue import ACCURACY, REWARD_ACCURACY, Chart
 from launch.report.charts import MOST_POINTS, Points, Section, Steady, points, sections, steady
+from launch.report.compute import Plane, planes
 from launch.report.html import Shown, write_page
 from launch.report.reading import Json, Run
 from launch.report.recipe import Claims, Input, RecipeRun, StageRun, claims_of, evaluated_on, read_recipe
@@ -19,7 +20,8 @@ from rl.records.terminal import duration
 from rl.stage import MAKES_MODEL
 
 SCRIPTS = (
-    "dom.js", "chart.js", "overview.js", "timeline.js", "config.js", "frame.js", "chain.js", "stages.js", "recipe.js",
+    "dom.js", "chart.js", "overview.js", "compute.js", "timeline.js", "config.js", "frame.js", "chain.js", "stages.js",
+    "recipe.js",
 )  # fmt: skip
 FIRST = ("Mean reward", "Length", "Cut at the limit", "Entropy", "Loss")
 """Charts of a GRPO stage that are open; the others are one click away. Other stages that train show all their own."""
@@ -85,6 +87,14 @@ class StagePart:
 
 
 @dataclass(frozen=True, slots=True)
+class Compute:
+    """Accuracy against compute of a stage that evaluates."""
+
+    name: str
+    planes: list[Plane]
+
+
+@dataclass(frozen=True, slots=True)
 class RecipePage(Shown):
     """What the scripts of page.html draw of a recipe. model: the last one made."""
 
@@ -94,6 +104,7 @@ class RecipePage(Shown):
     chain: list[Link]
     left_out: list[str]
     results: list[Results]
+    compute: list[Compute]
     stages: list[StagePart]
     model: str
     provenance: Json
@@ -121,6 +132,7 @@ def recipe_page(run: RecipeRun, most_points: int = MOST_POINTS) -> RecipePage:
         chain=[_link(s) for s in run.stages],
         left_out=run.left_out,
         results=_results(run.stages),
+        compute=[Compute(s.stage.name, planes(s.run.folder)) for s in run.stages if s.run is not None],
         stages=[_part(s, s.run, most_points) for s in run.stages if s.run is not None and _has_section(s)],
         model=model.stage.name if model else "",
         provenance=model.run.provenance if model and model.run else None,

@@ -28,6 +28,7 @@ def is_share(name: str) -> bool:
     """Whether the evaluation metric of this name goes from 0 to 1."""
     return (
         name.startswith(("pass@", "cons@", "best@", "weighted@"))
+        or (name.startswith("search@") and not name.endswith("/tokens"))
         or name.endswith("_share")
         or name in ("greedy", "language")
     )

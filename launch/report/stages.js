@@ -1,6 +1,6 @@
 // All evaluations of a recipe in one table, and a section for each stage that trains or makes data.
 const COLUMNS = { "pass@1": "pass@1", greedy: "greedy", format_share: "right form", language: "one language", truncated_share: "cut at the limit", "rollout/length_mean": "tokens", "thought/length_mean": "of thought", "answer/length_mean": "of answer", without_verdict: "no verdict" };
-const ORDER = ["pass@1", "pass@", "cons@", "best@", "weighted@", "greedy", "format_share", "language", "truncated_share", "rollout/length_mean", "thought/length_mean", "answer/length_mean"];
+const ORDER = ["pass@1", "pass@", "cons@", "best@", "weighted@", "search@", "greedy", "format_share", "language", "truncated_share", "rollout/length_mean", "thought/length_mean", "answer/length_mean"];
 
 function resultNames() {
   const all = page.results.flatMap((r) => r.rows);

@@ -36,8 +36,9 @@ Counted = tuple[Prompt, Rollout, float]
 
 @dataclass(frozen=True, slots=True)
 class Packable:
-    """One sequence to compute. loss_mask_T: 0 or 1 for each token. sampler_logprobs, teacher: of the tokens with 1.
-    prompt: (number of its group, how many first tokens are the same in the whole group)."""
+    """One sequence to compute. loss_mask_T: 0 or 1 for each token. label: one for all tokens with 1, or one for each.
+    sampler_logprobs, teacher: of those tokens. prompt: (number of its group, how many first tokens are the same in the
+    whole group)."""
 
     token_ids: Sequence[int] | np.ndarray
     loss_mask_T: np.ndarray
@@ -46,7 +47,7 @@ class Packable:
     temperature: float = 1.0
     sampler_logprobs: np.ndarray | None = None
     teacher: TopLogprobs | None = None
-    label: float = 0.0
+    label: float | np.ndarray = 0.0
     prompt: tuple[int, int] = NO_GROUP
 
     def __len__(self) -> int:
@@ -261,6 +262,9 @@ def _assemble(sequences: Sequence[Packable], layout: str) -> MicroBatch:
     sampler_logprobs_T[mask_T > 0] = np.concatenate(
         [np.zeros(n) if given is None else given for n, given in zip(completion_lengths, logprobs, strict=True)]
     )
+    labels = [np.broadcast_to(s.label, n) for s, n in zip(sequences, completion_lengths, strict=True)]
+    labels_T = np.zeros_like(mask_T)
+    labels_T[mask_T > 0] = np.concatenate(labels)
     teacher = None
     if teachers := [s.teacher for s in sequences if s.teacher is not None]:
         ids = np.concatenate([t.ids_NK for t in teachers])
@@ -277,7 +281,7 @@ def _assemble(sequences: Sequence[Packable], layout: str) -> MicroBatch:
         loss_mask_T=mask_T,
         loss_weight_T=at_mask([s.weight for s in sequences], 0.0),
         advantages_T=at_mask([s.advantage for s in sequences], 0.0),
-        labels_T=at_mask([s.label for s in sequences], 0.0),
+        labels_T=labels_T,
         sampler_logprobs_T=sampler_logprobs_T,
         temperature_T=at_mask([s.temperature for s in sequences], 1.0),  # 1 elsewhere: logits are divided by it
         teacher=teacher,

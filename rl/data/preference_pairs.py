@@ -18,6 +18,7 @@ from rl.config import LearnerConfig, RewardTrainConfig
 from rl.data.packing import Packable, schedule
 from rl.data.row_store import select
 from rl.data.rows import load_rows, place
+from rl.data.step_labels import LabelledSteps, encode_labelled
 from rl.data.streams import Stream
 from rl.data.templates import Where, refuse_half_character
 from rl.scoring.reward_model_text import Encoder, read_part, scored_position
@@ -38,8 +39,8 @@ class LabelledResponse:
     label: float
 
 
-Unit = tuple[LabelledResponse, ...]
-"""The responses of one term of the loss: (chosen, rejected), or one labelled response."""
+Unit = tuple[LabelledResponse, ...] | tuple[LabelledSteps]
+"""The responses of one term of the loss: (chosen, rejected), one labelled response, or one with labelled steps."""
 
 
 @dataclass
@@ -105,13 +106,24 @@ def encode(rows: Sequence[Row], cfg: RewardTrainConfig, encoder: Encoder, paddin
     out, kept = EncodedPreferences(), list[int]()
     for i, row in enumerate(rows):
         question = _text(cfg, row, cfg.data.prompt_field, i)
+        if cfg.kind == "process":
+            steps = encode_labelled(row, question, cfg, encoder, i)
+            if steps is None:
+                _count(out, "there is no step to read, or the question alone fills reward.max_tokens")
+                continue
+            out.units.append((steps,))
+            kept.append(i)
+            out.cut += steps.cut
+            continue
         if cfg.kind == "pairwise":
             texts = [(_text(cfg, row, cfg.chosen_field, i), GOOD), (_text(cfg, row, cfg.rejected_field, i), BAD)]
         else:
             texts = [(_text(cfg, row, cfg.response_field, i), _label(cfg, row, i))]
         opened = bool(row.get(OPENED))
         found = [(encoder.encode(question, read_part(t, cfg.scores, opened)), label) for t, label in texts]
-        unit = tuple(_labelled(e.token_ids, padding, label) for e, label in found if e is not None)
+        unit: tuple[LabelledResponse, ...] = tuple(
+            _labelled(e.token_ids, padding, label) for e, label in found if e is not None
+        )
         if len(unit) < len(found):
             _count(out, "the question alone fills reward.max_tokens")
         elif min(len(s.token_ids) for s in unit) < 2:
@@ -152,7 +164,8 @@ def _label(cfg: RewardTrainConfig, row: Row, i: int) -> float:
 def pack_preferences(units: Sequence[Unit], *, learner: LearnerConfig, layout: str) -> PackedBatch:
     """The batch of one update, in which each unit weighs 1 / units. A pair stays in one micro-batch, chosen first.
 
-    The mask is set at the token where a score is read; labels_T holds the label there.
+    The mask is set at the tokens where a score is read; labels_T holds the labels there. The steps of a response share
+    its weight, or long solutions would count more.
     Raises BadInput when a unit does not fit into learner.micro_batch_tokens.
     """
     packed = [[_packable(labelled, 1 / len(units)) for labelled in unit] for unit in units]
@@ -165,12 +178,16 @@ def pack_preferences(units: Sequence[Unit], *, learner: LearnerConfig, layout: s
         )
     return PackedBatch(
         micro_batches_R=schedule(packed, learner, layout),
-        num_loss_tokens=sum(len(unit) for unit in units),
+        num_loss_tokens=sum(int(packable.loss_mask_T.sum()) for unit in packed for packable in unit),
         num_sequences=len(units),
     )
 
 
-def _packable(labelled: LabelledResponse, weight: float) -> Packable:
+def _packable(labelled: LabelledResponse | LabelledSteps, weight: float) -> Packable:
     mask_T = np.zeros(len(labelled.token_ids), np.float32)
+    if isinstance(labelled, LabelledSteps):
+        mask_T[list(labelled.ends)] = 1
+        labels = np.asarray(labelled.labels, np.float32)
+        return Packable(labelled.token_ids, mask_T, weight / len(labels), label=labels)
     mask_T[-1] = 1
     return Packable(labelled.token_ids, mask_T, weight, label=labelled.label)

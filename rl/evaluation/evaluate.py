@@ -23,6 +23,7 @@ from rl.evaluation.decline import Decline, decline
 from rl.evaluation.metrics import default_ks, mean_and_stderr
 from rl.evaluation.result import Choosing, EvalResult, correct_of, summarise
 from rl.evaluation.resumable import forget
+from rl.evaluation.search_results import run_searches
 from rl.evaluation.style import measure_style
 from rl.rollouts.queue import sample_and_grade
 from rl.rollouts.step_metrics import RewardStats
@@ -59,6 +60,10 @@ def evaluate(
         return sample_and_grade(ctx, scorer, prompts_P, seeds_PG, params, RewardStats(), ends=ends)
 
     graded_P = sample(cfg.samples, params)
+    choosing = _choosing(ctx, scorer)
+    searched = {}
+    if cfg.search:
+        searched = run_searches(ctx, scorer, prompts_P, params, version, ends, choosing.sizes, may_stop=may_stop)
     greedy_P: list[GradedGroup] = []
     if cfg.greedy:
         greedy_P = sample(1, replace(params, temperature=0.0, top_p=1.0))
@@ -71,15 +76,16 @@ def evaluate(
     ks = cfg.pass_at or default_ks(cfg.samples)
     result = summarise(
         graded_P, reward_P, ks, greedy=greedy, style=style, without_verdict=without_verdict,
-        verified=scorer.accuracies, choosing=_choosing(ctx, scorer),
+        verified=scorer.accuracies, choosing=choosing,
     )  # fmt: skip
-    return result, graded_P
+    return replace(result, searched=searched), graded_P
 
 
 def _choosing(ctx: Context, scorer: Scorer) -> Choosing:
     """How answers are chosen among the samples, with the sizes of the reward models that choose."""
     select = ctx.cfg.evaluation.select
-    models = {name: reward for name, reward in scorer.models.items() if name in select}
+    scorers = {*select, *(search.scorer for search in ctx.cfg.evaluation.search)}
+    models = {name: reward for name, reward in scorer.models.items() if name in scorers}
     if not models:
         return Choosing(select)
     from rl.model.size import multiplied_parameters  # loads torch
@@ -88,7 +94,7 @@ def _choosing(ctx: Context, scorer: Scorer) -> Choosing:
     own = multiplied_parameters(ctx.tokenizer.name_or_path)
     return Choosing(
         select,
-        frozenset(name for name, reward in models.items() if reward.model.output == "logit"),
+        frozenset(name for name, reward in models.items() if reward.model.output == "logit" and not reward.model.steps),
         {name: multiplied_parameters(model_path(reward)) / own for name, reward in models.items()},
     )
 

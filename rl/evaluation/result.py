@@ -23,6 +23,7 @@ from rl.records.whole_files import RUN_STAGE_AGAIN, read_json, write_json
 from rl.scoring.routing import ACCURACY
 from rl.types import GradedGroup, Verdict
 
+SEARCH, VOTE = "search@", ":vote"
 MAJORITY_AT = "cons@tokens:"
 """Before the name of another way of choosing: the majority vote at the tokens that it costs, for a claim."""
 
@@ -38,7 +39,8 @@ class EvalResult:
     language_P, thought_P and length_P (tokens, means over the samples): of each problem, for comparisons of the same
     problems in pairs; NaN where there is none, empty in older files.
     selected: "cons@4", "best@4:prm" and so on (rl.evaluation.selection), for each k of pass_at -> of each problem, the
-    expected correctness of the answer that is chosen. prompt_length: mean tokens of a prompt. scorer_cost: reward model
+    expected correctness of the answer that is chosen. searched: SearchConfig.label -> rl.evaluation.search_results.
+    Searched. prompt_length: mean tokens of a prompt. scorer_cost: reward model
     -> what scoring one sample costs, in tokens of the model that is evaluated (scorer_cost()).
     """
 
@@ -65,6 +67,7 @@ class EvalResult:
     selected: dict[str, list[float]] = field(default_factory=dict)
     prompt_length: float = 0.0
     scorer_cost: dict[str, float] = field(default_factory=dict)
+    searched: dict[str, dict[str, list[float]]] = field(default_factory=dict)
 
     def metrics(self) -> dict[str, float]:
         """Flat, without what was not measured."""
@@ -77,6 +80,11 @@ class EvalResult:
             if k == self.samples and kind != "cons":  # the curve over k is in the file alone
                 mean, stderr = mean_and_stderr(values_P)
                 out |= {name: mean, f"{name}/stderr": stderr}
+        for label, found in self.searched.items():
+            for name, values_P in ((f"{SEARCH}{label}", found["correct"]), (f"{SEARCH}{label}:vote", found["vote"])):
+                mean, stderr = mean_and_stderr(values_P)
+                out |= {name: mean, f"{name}/stderr": stderr} if values_P else {}
+            out[f"{SEARCH}{label}/tokens"] = mean_and_stderr(found["tokens"])[0]
         out |= {"truncated_share": self.truncated, "rollout/length_mean": self.length_mean}
         out |= {"thought/length_mean": self.thought_mean, "answer/length_mean": self.answer_mean}
         out |= {"format_share": self.format, "language": self.language, "without_verdict": float(self.without_verdict)}
@@ -89,13 +97,31 @@ class EvalResult:
         each = self.length_mean + self.scorer_cost.get(selection.score_of(kind), 0.0)
         return self.prompt_length + k * each
 
+    def chosen_P(self, metric: str) -> list[float]:
+        """The values of each problem for the name of a way of choosing, of a search, or of the majority at the tokens
+        of one (MAJORITY_AT). Empty where it was not measured.
+        """
+        other = metric.removeprefix(MAJORITY_AT)
+        label = other.removeprefix(SEARCH).removesuffix(VOTE)
+        searched = other.startswith(SEARCH) and label in self.searched
+        if not searched and other not in self.selected:
+            return []
+        if other != metric:
+            return self.majority_at(other)
+        return (
+            self.searched[label]["vote" if metric.endswith(VOTE) else "correct"] if searched else self.selected[metric]
+        )
+
     def majority_at(self, metric: str) -> list[float]:
         """The majority vote of each problem at the tokens that another way of choosing costs: between two numbers of
         samples, the mean of their votes by distance; beyond the most samples there are, the vote of those.
 
         Votes .5 of 2 samples (21 tokens) and .7 of 4 (41 tokens), at 31 tokens -> .6
         """
-        spent = self.tokens_of(*selection.parsed(metric))
+        if metric.startswith(SEARCH):
+            spent = mean_and_stderr(self.searched[metric.removeprefix(SEARCH).removesuffix(VOTE)]["tokens"])[0]
+        else:
+            spent = self.tokens_of(*selection.parsed(metric))
         votes = {
             k: values_P
             for name, values_P in self.selected.items()
@@ -252,5 +278,8 @@ def measured_names(cfg: EvalConfig) -> set[str]:
         cons=0.0, cons_stderr=0.0, thought_mean=0.0, answer_mean=0.0, format=0.0, language=0.0, samples=cfg.samples,
     )  # fmt: skip
     chosen = {name for k in ks for name in selection.names(cfg.select, k)} if cfg.samples > 1 else set()
+    for search in cfg.search:
+        chosen |= {f"{SEARCH}{search.label}", f"{SEARCH}{search.label}{VOTE}"}
     equal = {f"{MAJORITY_AT}{name}" for name in chosen} if MAJORITY in cfg.select else set()
-    return {"cons", *whole.metrics(), *chosen, *equal}
+    tokens = {f"{SEARCH}{search.label}/tokens" for search in cfg.search}
+    return {"cons", *whole.metrics(), *chosen, *equal, *tokens}

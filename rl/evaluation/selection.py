@@ -23,6 +23,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rl.config import SearchConfig
 from rl.evaluation.metrics import majority
 from rl.types import BadInput
 
@@ -77,6 +78,17 @@ def refuse_unknown_scores(select: Sequence[str], rewards: Sequence[str]) -> None
             )
         if name in ways and name in rewards:
             raise BadInput(f"evaluation.select={name}: a reward has this name too; give the reward another one")
+
+
+def refuse_unknown_scorers(key: str, searches: Sequence[SearchConfig], rewards: Sequence[str]) -> None:
+    """Raise BadInput for a search whose scorer is none of the rewards' names. key: the setting that holds searches."""
+    for i, search in enumerate(searches):
+        if search.by_steps and search.scorer not in rewards:
+            near = difflib.get_close_matches(search.scorer, rewards, n=1)
+            raise BadInput(
+                f"{key}.{i}.scorer={search.scorer}: expected a reward's name; the rewards are {', '.join(rewards)}"
+                + (f"; did you mean {near[0]}?" if near else "")
+            )
 
 
 def names(select: Sequence[str], k: int) -> list[str]:

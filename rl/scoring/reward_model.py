@@ -16,6 +16,8 @@ from transformers.modeling_utils import PreTrainedModel
 from rl.config import RewardConfig
 from rl.scoring.reward_model_text import EncodedResponse, Encoder, load_classifier, load_encoder, padding_token, summary
 from rl.scoring.routing import model_path
+from rl.scoring.step_ends import aggregated
+from rl.scoring.step_scores import step_head, step_probabilities
 from rl.settings.precision import torch_dtype
 from rl.types import Prompt, RewardPart, RewardReport, RolloutGroup, Verdict
 
@@ -45,6 +47,8 @@ class RewardModel:
         one, and reported as unparseable. A score that is not finite has failed, and so has a response for which the
         question leaves no room.
         """
+        if self._cfg.steps:
+            return self._score_by_steps(group)
         encoder, model = self._load()
         prompt = group.prompt
         shown_G = [self._shown(r.text, prompt) for r in group.rollouts_G]
@@ -58,6 +62,28 @@ class RewardModel:
         ]
         cut = sum(encoded.cut for encoded in fits)
         return RewardReport([{self._name: part} for part in parts_G], truncated=cut, pid=os.getpid())
+
+    def score_steps(self, group: RolloutGroup) -> list[list[float]]:
+        """A process reward model's probability of each step of each response, in one forward pass a response. Empty
+        where a response has no step, or the question leaves no room for one.
+        """
+        encoder, model = self._load()
+        prompt = group.prompt
+        responses = [self._shown(r.text, prompt) or "" for r in group.rollouts_G]
+        question = prompt.question or prompt.text
+        return step_probabilities(model, encoder, question, responses, self._cfg.steps, self._batch_tokens(model))
+
+    def _score_by_steps(self, group: RolloutGroup) -> RewardReport:
+        """A part for each sample: one score from those of its steps (rl.scoring.step_ends.aggregated)."""
+        parts_G = []
+        for scores in self.score_steps(group):
+            if not scores or not all(map(math.isfinite, scores)):
+                parts_G.append(_failed(f"the model returned {scores}" if scores else "it has no step that can be read"))
+                continue
+            score = aggregated(scores, self._cfg.aggregate)
+            verdict = Verdict.CORRECT if score > 0.5 else Verdict.WRONG
+            parts_G.append(RewardPart(score, verdict, f"{len(scores)} steps, the lowest {min(scores):.2f}"))
+        return RewardReport([{self._name: part} for part in parts_G], pid=os.getpid())
 
     def _shown(self, completion: str, prompt: Prompt) -> str | None:
         return summary(completion, prompt.text) if self._cfg.scores == "summary" else completion
@@ -77,6 +103,8 @@ class RewardModel:
             path = model_path(self._reward)
             encoder = load_encoder(path, max_tokens=self._cfg.max_tokens, thinking=self._cfg.scores == "response")
             model = load_classifier(path, torch_dtype(self._cfg.dtype), self._device)
+            if self._cfg.steps:
+                step_head(model)
             _choose_padding(model, encoder)
             self._loaded = encoder, model
         return self._loaded

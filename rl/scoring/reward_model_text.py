@@ -60,11 +60,12 @@ def read_part(response: str, scores: str, opened: bool) -> str:
 
 class EncodedResponse(NamedTuple):
     """One response in a classifier's tokens. type_ids: all 0 but for the second part of a BERT's pair. cut: it lost
-    its end."""
+    its end. shown: the text that is in the tokens."""
 
     token_ids: list[int]
     type_ids: list[int]
     cut: bool
+    shown: str = ""
 
 
 class Encoder:
@@ -89,7 +90,7 @@ class Encoder:
 
     def encode(self, question: str, response: str) -> EncodedResponse | None:
         """None when the question alone leaves no room for a response."""
-        question, response = self._defused(question), self._defused(response)
+        question, response = self.defused(question), self.defused(response)
         found = self._encode(question, response)
         keep = 0
         while (excess := len(found.token_ids) - self.max_tokens) > 0:
@@ -111,13 +112,14 @@ class Encoder:
         else:
             out = call(f"{question}\n\n{response}", verbose=False)
         ids = list(out["input_ids"])
-        return EncodedResponse(ids, list(out.get("token_type_ids", [0] * len(ids))), False)
+        return EncodedResponse(ids, list(out.get("token_type_ids", [0] * len(ids))), False, response)
 
     def _conversation(self, question: str, response: str) -> str:
         turns = [{"role": "user", "content": question}, {"role": "assistant", "content": response}]
         return cast(str, self.tokenizer.apply_chat_template(turns, tokenize=False))
 
-    def _defused(self, text: str) -> str:
+    def defused(self, text: str) -> str:
+        """The text with the literal text of special tokens broken up."""
         for token in self._specials:
             text = text.replace(token, f"{token[0]} {token[1:]}")
         return text

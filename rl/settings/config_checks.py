@@ -7,7 +7,7 @@ import math
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 
-from rl.config import GRPOConfig, RunConfig, SFTConfig
+from rl.config import GRPOConfig, RunConfig, SearchConfig, SFTConfig
 from rl.settings.all_settings import Setting, settings_of
 from rl.settings.annotations import IN_PYTHON, Notation
 from rl.settings.chat_template import chat_date_fault
@@ -213,11 +213,30 @@ def _sharing_faults(cfg: RunConfig) -> list[str]:
     return faults
 
 
+def search_faults(key: str, searches: Sequence[SearchConfig]) -> list[str]:
+    """What is wrong with searches. key: of the setting that holds them."""
+    faults = []
+    labels = [search.label for search in searches]
+    for i, search in enumerate(searches):
+        if search.by_steps and not search.scorer:
+            faults.append(f"{key}.{i}.scorer: name the reward that scores beginnings of solutions")
+        if search.by_steps and (not search.step or "" in search.step):
+            faults.append(f"{key}.{i}.step={search.step}: name the texts that end a step, as '\\n\\n'")
+        if search.kind == "cut" and not search.force:
+            faults.append(f"{key}.{i}.force: a text that makes the model answer is needed")
+        if search.kind == "stretch" and not search.more:
+            faults.append(f"{key}.{i}.more: a text that makes the model think on is needed")
+        if labels.count(search.label) > 1 and labels.index(search.label) == i:
+            faults.append(f"{key}: {search.label} is there twice, and each needs a name of its own")
+    return faults
+
+
 def _evaluation_faults(cfg: RunConfig) -> list[str]:
     faults, e = [], cfg.evaluation
     if any(not 1 <= k <= e.samples for k in e.pass_at):
         faults.append(f"evaluation.pass_at={e.pass_at}: each k is at least 1 and at most samples={e.samples}")
     faults += [f"evaluation.select: {name} is there twice" for name in {n for n in e.select if e.select.count(n) > 1}]
+    faults += search_faults("evaluation.search", e.search)
     if "{prompt}" not in e.shot or ("{target}" not in e.shot and "{answer}" not in e.shot):
         faults.append(f"evaluation.shot={e.shot!r}: needs {{prompt}}, and {{target}} or {{answer}}")
     return faults

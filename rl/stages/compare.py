@@ -19,7 +19,7 @@ from rich.table import Column, Table
 from rl.config import RunConfig, knob
 from rl.context import Inputs, StageRun
 from rl.evaluation.metrics import mean_and_stderr
-from rl.evaluation.result import MAJORITY_AT, EvalResult
+from rl.evaluation.result import EvalResult
 from rl.records.renamed_metrics import NEW_NAMES
 from rl.records.whole_files import RUN_STAGE_AGAIN, read_json, write_json, write_whole
 from rl.stage import Recipe, Reference, Stage, references
@@ -163,10 +163,8 @@ def _of_result(result: EvalResult, name: str, text: str) -> Measurement:
     if name in ("cons", f"cons@{result.samples}") and result.cons is not None:
         stderr = math.nan if result.cons_stderr is None else result.cons_stderr
         return Measurement(result.cons, stderr, tuple(result.cons_P))
-    if name in result.selected or name.removeprefix(MAJORITY_AT) in result.selected:
-        other = name.removeprefix(MAJORITY_AT)
-        values_P = result.selected[name] if other == name else result.majority_at(other)
-        return Measurement(*mean_and_stderr(values_P), tuple(values_P))
+    if chosen_P := result.chosen_P(name):
+        return Measurement(*mean_and_stderr(chosen_P), tuple(chosen_P))
     if name.removeprefix("pass@") in result.pass_at:
         return Measurement(*result.pass_at[name.removeprefix("pass@")])
     known = result.metrics()

@@ -9,7 +9,6 @@ R1 (Nature 10.1038/s41586-025-09422-z, Methods): the helpful model on pairs, the
 from __future__ import annotations
 
 import logging
-import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -22,8 +21,10 @@ from rl.backend import Task
 from rl.config import RewardTrainConfig, RunConfig, knob
 from rl.context import Context, Inputs, StageRun
 from rl.data.preference_pairs import EncodedPreferences, PreferenceStream, Unit, load_preferences, pack_preferences
+from rl.data.step_labels import LabelledSteps, first_error
 from rl.evaluation.decline import unpaired_decline
 from rl.evaluation.metrics import mean_and_stderr
+from rl.evaluation.step_accuracy import first_error_f1
 from rl.records.tracker import stats_metrics
 from rl.records.whole_files import RUN_STAGE_AGAIN, read_json, write_json
 from rl.scoring.reward_model_text import Encoder, padding_token, token_limit
@@ -63,6 +64,10 @@ class RewardTraining(Stage):
     def reads(self) -> str:
         return self.reward.scores
 
+    @property
+    def scores_steps(self) -> bool:
+        return self.reward.kind == "process"
+
     def faults(self, recipe: Recipe) -> Iterator[str]:
         cfg = self.reward
         if not cfg.data.source:
@@ -86,7 +91,7 @@ class RewardTraining(Stage):
             prepare_rows(self.reward, inputs.tokenizer, inputs.model_path, cfg.seed)
 
     def measures(self) -> set[str]:
-        return set(HeldOut(0.0, 0.0, 0.0, 0.0, 0).metrics())
+        return set(HeldOut(0.0, 0.0, 0.0, 0.0, 0, 0.0 if self.reward.kind == "process" else None).metrics())
 
     def run(self, at: StageRun) -> None:
         assert at.inputs is not None
@@ -106,6 +111,7 @@ class HeldOut:
     accuracy: the share of pairs whose chosen response scores higher, a tie counting half (of labels: the share that the
     score's sign gives), as a mean over questions. stderr: its standard error over questions, because pairs of one
     question are alike. margin: the mean lead of the right side. loss: its mean, nats. rows: their number.
+    first_error_f1: of a process reward model (rl/evaluation/step_accuracy.py); its other numbers are of steps.
     """
 
     accuracy: float
@@ -113,10 +119,12 @@ class HeldOut:
     margin: float
     loss: float
     rows: int
+    first_error_f1: float | None = None
 
     def metrics(self) -> dict[str, float]:
         """Flat, as metrics.jsonl has them."""
         out = {"accuracy": self.accuracy, "accuracy/stderr": self.stderr, "margin": self.margin, "nll": self.loss}
+        out |= {} if self.first_error_f1 is None else {"first_error_f1": self.first_error_f1}
         return out | {"rows": float(self.rows)}
 
     def write(self, path: Path) -> None:
@@ -205,32 +213,51 @@ def _measure(ctx: Context, step: int, held_out: EncodedPreferences, cfg: RewardT
 
 def held_out_accuracy(ctx: Context, held_out: EncodedPreferences, cfg: RewardTrainConfig) -> HeldOut:
     """Measure the learners' current weights. Raises AhaError when a score is not finite."""
-    leads = _leads(ctx, held_out.units, cfg.kind)
-    if not all(math.isfinite(lead) for lead in leads):
-        raise AhaError("a held-out score of the reward model is not finite; lower reward.optim.lr")
-    right: defaultdict[object, list[float]] = defaultdict(list)
-    for row, lead in zip(held_out.rows, leads, strict=True):
-        right[row[cfg.data.prompt_field]].append(1.0 if lead > 0 else 0.5 if lead == 0 else 0.0)
-    accuracy, stderr = mean_and_stderr([float(np.mean(of_one)) for of_one in right.values()])
-    losses = [math.log1p(math.exp(-abs(lead))) + max(0.0, -lead) for lead in leads]
-    return HeldOut(accuracy, stderr, float(np.mean(leads)), float(np.mean(losses)), len(leads))
-
-
-def _leads(ctx: Context, units: Sequence[Unit], kind: str) -> list[float]:
-    """By how much each unit is right, in their order. Packing reorders the units, so they are found by their tokens."""
     from rl.algorithms.reward_loss import margins
 
-    found: dict[bytes, float] = {}
+    scores_U = _scores(ctx, held_out.units)
+    if not all(np.isfinite(scores).all() for scores in scores_U):
+        raise AhaError("a held-out score of the reward model is not finite; lower reward.optim.lr")
+    labels_U = [_labels(unit) for unit in held_out.units]
+    leads_U = [margins(scores, labels, cfg.kind) for scores, labels in zip(scores_U, labels_U, strict=True)]
+    right: defaultdict[object, list[float]] = defaultdict(list)
+    for row, leads in zip(held_out.rows, leads_U, strict=True):
+        right[row[cfg.data.prompt_field]].append(float(np.mean((leads > 0) + 0.5 * (leads == 0))))
+    accuracy, stderr = mean_and_stderr([float(np.mean(of_one)) for of_one in right.values()])
+    found = None
+    if cfg.kind == "process":
+        losses = [np.logaddexp(0, scores) - labels * scores for scores, labels in zip(scores_U, labels_U, strict=True)]
+        predicted = [first_error((1 / (1 + np.exp(-scores))).tolist()) for scores in scores_U]
+        found = first_error_f1(predicted, [first_error(labels.tolist()) for labels in labels_U])
+    else:
+        losses = [np.logaddexp(0, -leads) for leads in leads_U]
+    # The mean over rows, each the mean over what it has: one lead, or its steps.
+    margin, loss = (float(np.mean([float(np.mean(of_one)) for of_one in of_all])) for of_all in (leads_U, losses))
+    return HeldOut(accuracy, stderr, margin, loss, len(leads_U), found)
+
+
+def _labels(unit: Unit) -> np.ndarray:
+    """The labels of the scores that are read in a unit, in their order."""
+    labels = [list(one.labels) if isinstance(one, LabelledSteps) else [one.label] for one in unit]
+    return np.asarray([label for of_one in labels for label in of_one], np.float64)
+
+
+def _scores(ctx: Context, units: Sequence[Unit]) -> list[np.ndarray]:
+    """The scores that are read in each unit, float64, in their order. Packing reorders the units, so they are found by
+    their tokens.
+    """
+    found: dict[bytes, np.ndarray] = {}
     for at in range(0, len(units), EVAL_CHUNK):
         batch = pack_preferences(units[at : at + EVAL_CHUNK], learner=ctx.cfg.learner, layout=ctx.backend.layout)
         scores_R = ctx.backend.scores(batch.micro_batches_R)
         for micro_batches, scores in zip(batch.micro_batches_R, scores_R, strict=True):
             for mb, scores_M in zip(micro_batches, scores, strict=True):
-                margins_U = margins(scores_M, mb.labels_T[np.flatnonzero(mb.loss_mask_T)], kind)
                 texts_S = np.split(mb.token_ids_T, np.cumsum(mb.lengths_S)[:-1])
-                size = 2 if kind == "pairwise" else 1
-                for i, margin in enumerate(margins_U.tolist()):
-                    found[_tokens(texts_S[size * i : size * (i + 1)])] = margin
+                scores_S = np.split(scores_M.astype(np.float64), np.cumsum(mb.completion_lengths_S)[:-1])
+                size = len(units[0])
+                for i in range(len(texts_S) // size):
+                    texts, own = texts_S[size * i : size * (i + 1)], scores_S[size * i : size * (i + 1)]
+                    found[_tokens(texts)] = np.concatenate(own)
     return [found[_tokens([labelled.token_ids for labelled in unit])] for unit in units]
 
 

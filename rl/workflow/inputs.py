@@ -19,7 +19,7 @@ from rl.data.rows import TASK, load_rows, place, python_function
 from rl.data.sft_examples import CONTEXT, MICRO_BATCH, ExampleStream
 from rl.data.streams import PromptStream
 from rl.data.templates import Table, end_token_ids
-from rl.evaluation.selection import refuse_unknown_scores
+from rl.evaluation.selection import refuse_unknown_scorers, refuse_unknown_scores
 from rl.model.added_tokens import refuse_other_tokenizer, refuse_short_teacher, with_tokens
 from rl.model.pretrained import context_length, is_mixture, load_config, load_tokenizer, refuse_heads
 from rl.scoring.reward_functions import refuse_style_alone, unrewardable_rows
@@ -84,6 +84,7 @@ def prepare(
         rows = _rewardable_rows(cfg, held_out)
         refuse_style_alone(named(cfg.rewards), rows, held_out.source)
         refuse_unknown_scores(cfg.evaluation.select, list(named(cfg.rewards)))
+        refuse_unknown_scorers("evaluation.search", cfg.evaluation.search, list(named(cfg.rewards)))
         eval_prompts = evaluation_prompts(rows, cfg.evaluation, cfg.prompts, tokenizer, longest, cfg.seed)
     sft_stream, sft_held_out = None, None
     if cfg.sft.enabled:

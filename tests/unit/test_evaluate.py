@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from launch.evaluate import selection_table
+from launch.evaluation_tables import selection_table
 from rl.config import DataConfig, EvalConfig, GRPOConfig, RewardConfig, RunConfig
 from rl.evaluation.consensus import consensus, voted
 from rl.evaluation.evaluate import evaluate

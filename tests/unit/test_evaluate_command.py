@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from launch.evaluate import Asked, build, contamination, context_needed, table, training_rows
+from launch.evaluate import Asked, build, contamination, context_needed, training_rows
+from launch.evaluation_tables import table
 from recipes.benchmarks import AIME, BENCHMARKS, GSM8K, MATH500, STEP_BY_STEP, r1_protocol
-from rl.config import DataConfig, EvalConfig
+from rl.config import DataConfig, EvalConfig, SearchConfig
 from rl.data.rows import load_rows, place
 from rl.data.templates import Table
 from rl.settings.overrides import from_json, to_json
@@ -81,7 +82,7 @@ def test_the_protocol_can_be_asked_for_and_narrowed():
     assert (cfg.evaluation.temperature, cfg.evaluation.data) == (0.6, AIME)
     other = build(Asked("m", "rows.jsonl", protocol="r1"), [])
     assert (other.evaluation.samples, other.evaluation.data.source) == (16, "rows.jsonl")
-    with pytest.raises(BadInput, match="there is only r1"):
+    with pytest.raises(BadInput, match="there are r1, zero_shot_cot"):
         build(Asked("m", "aime", protocol="r2"), [])
 
 
@@ -97,6 +98,31 @@ def test_what_chooses_among_the_samples_becomes_a_reward_of_no_weight():
     assert build(Asked("m", "gsm8k"), []).evaluation.select == ("majority",)
     with pytest.raises(BadInput, match=r"evaluation\.select: majority is there twice"):
         build(Asked("m", "gsm8k", select="majority,majority"), [])
+
+
+def test_searches_are_named_by_kind_and_size_and_need_a_scorer():
+    cfg = build(Asked("m", "gsm8k", select="majority,model:runs/prm", search="beam-2x8, cut-64"), [])
+    assert cfg.evaluation.search == (
+        SearchConfig("beam", width=2, expand=8, scorer="prm"), SearchConfig("cut", tokens=64)
+    )  # fmt: skip
+    assert from_json(to_json(cfg)) == cfg
+    with pytest.raises(BadInput, match="name what scores it, as --select majority,model:FOLDER"):
+        build(Asked("m", "gsm8k", search="dvts-2x2"), [])
+    with pytest.raises(BadInput, match="--search tree-4: expected something like beam-4x4"):
+        build(Asked("m", "gsm8k", search="tree-4"), [])
+    with pytest.raises(BadInput, match="cut-64 is there twice"):
+        build(Asked("m", "gsm8k", search="cut-64,cut-64"), [])
+
+
+def test_ways_to_prompt_have_names():
+    zero, few, consistent = (
+        build(Asked("m", "gsm8k", protocol=name), []).evaluation
+        for name in ("zero_shot_cot", "few_shot", "self_consistency")
+    )
+    assert (zero.instruction, zero.shots, zero.samples) == ("Let's think step by step.", 0, 16)
+    assert (few.instruction, few.shots, few.shots_data.split) == ("", 8, "train")
+    assert (consistent.shots, consistent.samples, consistent.temperature) == (8, 40, 0.7)
+    assert build(Asked("m", "gsm8k", protocol="few_shot", shots=3), []).evaluation.shots == 3
 
 
 def test_worked_examples_come_from_training_rows():
