@@ -26,7 +26,7 @@ from rl.evaluation.resumable import forget
 from rl.evaluation.style import Style, measure_style
 from rl.records.renamed_metrics import with_new_names, with_old_names
 from rl.records.whole_files import RUN_STAGE_AGAIN, read_json, write_json
-from rl.rollouts.queue import sample_and_grade
+from rl.rollouts.grading import sample_and_grade
 from rl.rollouts.step_metrics import RewardStats
 from rl.scoring.routing import ACCURACY
 from rl.scoring.scorer import Scorer
