@@ -217,6 +217,11 @@ class RolloutConfig:
     )  # fmt: skip
 
     @property
+    def mode(self) -> str:
+        """How sampling and training go together: synchronous, overlapped or asynchronous."""
+        return "synchronous" if not self.staleness else "asynchronous" if self.in_flight else "overlapped"
+
+    @property
     def running_at_sync(self) -> str:
         """What becomes of samples that new weights find half drawn: refuse, recompute or keep."""
         return self.cache if self.in_flight else "refuse"

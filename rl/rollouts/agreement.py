@@ -133,6 +133,16 @@ def check_update(ctx: Context, scored_P: Sequence[ScoredGroup], gap_before: floa
     )  # fmt: skip
 
 
+def check_gap(ctx: Context, scored_P: Sequence[ScoredGroup]) -> tuple[float, float]:
+    """(mean, largest) sampler-learner gap of a few samples that are drawn now, of a step's prompts, for steps whose own
+    tokens are all of older weights. Raises AhaError as the learner does when it is too large.
+    """
+    groups_P = [RolloutGroup(s.group.prompt, s.group.rollouts_G[:SAMPLES]) for s in scored_P[:PROMPTS]]
+    with ctx.timed("check"):
+        sampled_P = _sampled_again(ctx, groups_P)
+        return ctx.backend.measure_gap(micro_batches(ctx.cfg, ctx.backend.layout, sampled_P))
+
+
 def _sampled_again(ctx: Context, groups_P: Sequence[RolloutGroup]) -> list[RolloutGroup]:
     """The same samples, with the samplers' present weights and at most TOKENS tokens."""
     roll = ctx.cfg.rollout

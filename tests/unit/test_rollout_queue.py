@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +17,7 @@ from rl.backend import Arrived, SampleParams
 from rl.config import GRPOConfig, RolloutConfig, RunConfig
 from rl.data.streams import Stream
 from rl.data.versions import spans, versions_T
+from rl.records.rollout_files import read_rollouts, rollouts_path, write_rollouts
 from rl.rollouts.queue import RolloutQueue
 from rl.rollouts.step_metrics import version_metrics
 from rl.rollouts.waiting import refuse_old, refuse_other_versions
@@ -33,6 +35,7 @@ from rl.types import (
     ScoredGroup,
     Verdict,
 )
+from tests.bench.async_kills import audit
 
 PARAMS = SampleParams(1.0, 1.0, 32, (), (9,))
 
@@ -341,3 +344,33 @@ def test_what_is_older_than_the_bound_is_refused_by_its_first_token() -> None:
     with pytest.raises(AhaError, match=r"version 3 and trained on at 6, which rollout\.staleness=2 rules out"):
         refuse_old(group_of(rollout(1, [3, 6])), 6, 2)
     refuse_old(replace(group_of(), rollouts_G=[]), 6, 0)
+
+
+# ------------------------------------------------------------------------------------------------ files
+
+
+def test_the_rollout_files_prove_that_each_draw_was_trained_on_once_and_in_order(tmp_path: Path) -> None:
+    trained = train(*made(2, in_flight=True, seed=3), 0, 8)
+    for step, graded_P in enumerate(trained):
+        write_rollouts(rollouts_path(tmp_path, "grpo", step), step, [scored(g) for g in graded_P])
+    assert audit(tmp_path, 8, 3, 2, seed=1) == ""
+    assert "older than 1" in audit(tmp_path, 8, 3, 1, seed=1)
+    assert "its seed is" in audit(tmp_path, 8, 3, 2, seed=2)
+    for groups, fault in (
+        ((trained[1][0], *trained[1][:2]), "step 1: draw 3, sample 0 was trained on more than once"),
+        ((*trained[1][:2], trained[0][0]), "draws [0, 5] were not trained on exactly once, in order"),
+        (trained[1][:2], "draws [5] were not trained on exactly once, in order"),
+        (trained[1][::-1], "draws in another order were not trained on exactly once, in order"),
+    ):
+        write_rollouts(rollouts_path(tmp_path, "grpo", 1), 1, [scored(g) for g in groups])
+        assert audit(tmp_path, 8, 3, 2, seed=1) == fault
+    rollouts_path(tmp_path, "grpo", 7).unlink()
+    assert audit(tmp_path, 8, 3, 2, seed=1) == "step 7 left no rollouts"
+
+
+def test_versions_of_tokens_come_back_from_a_file(tmp_path: Path) -> None:
+    graded = next(g for step in train(*made(2, in_flight=True, seed=3), 0, 8) for g in step
+                  if any(r.later_versions for r in g.group.rollouts_G))  # fmt: skip
+    write_rollouts(tmp_path / "x.parquet", 0, [graded], full_precision=True)
+    ((group, _),) = read_rollouts(tmp_path / "x.parquet", [graded.group.prompt], [["accuracy"]])
+    assert [spans(r) for r in group.rollouts_G] == [spans(r) for r in graded.group.rollouts_G]

@@ -13,10 +13,11 @@ import pytest
 
 from rl.config import GRPOConfig, LearnerConfig, RunConfig
 from rl.data.packing import pack
-from rl.rollouts.silent_faults import DEAD_STEPS
+from rl.rollouts import silent_faults
+from rl.rollouts.silent_faults import DEAD_STEPS, MOST_UNSEEN
 from rl.settings.config_checks import validate
 from rl.settings.overrides import apply_overrides, to_json
-from rl.types import AhaError, BadInput, Prompt, Rollout, RolloutGroup, ScoredGroup
+from rl.types import AhaError, BadInput, Prompt, Rollout, RolloutGroup, ScoredGroup, StepStats
 from rl.workers.cluster.arrangement import refuse_turns
 from rl.workers.learner.meter import checked_gap
 from rl.workflow.one_folder import refuse_other_run
@@ -122,6 +123,17 @@ def test_the_gap_is_that_of_fresh_tokens_alone() -> None:
 
 def test_without_a_fresh_token_there_is_no_gap_and_no_error() -> None:
     assert all(math.isnan(number) for number in checked_gap({"gap": 0.0, "max/gap": 0.0, "fresh": 0.0}, 1e-3))
+
+
+def test_steps_of_older_rollouts_alone_are_looked_at_now_and_then(watch: Any, monkeypatch) -> None:  # noqa: F811
+    looks: list[int] = []
+    monkeypatch.setattr(silent_faults, "check_gap", lambda ctx, scored_P: (looks.append(len(looks)), (1e-6, 2e-6))[1])
+    seen = StepStats(0.0, 0.0, 0.0, 1e-7, 1e-7)
+    for step in range(2 * MOST_UNSEEN + 3):
+        stats = dataclasses.replace(seen, gap_mean=math.nan, gap_max=math.nan) if step != 2 else seen
+        watch._look_at_gap([one_group()], stats)
+        assert math.isnan(stats.gap_mean) == (step not in (2, 2 + MOST_UNSEEN, 2 + 2 * MOST_UNSEEN))
+    assert len(looks) == 2
 
 
 def one_group() -> ScoredGroup:
