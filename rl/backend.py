@@ -85,12 +85,13 @@ class RewardWorkers(Protocol):
 class Backend(Protocol):
     """Learners, samplers and rewards. Every wait is bounded. A failure raises AhaError and names the worker.
 
-    num_ranks: learner ranks. layout: how the learners want sequences laid out, "rows", "packed" or "shared";
-    known for a task once it is loaded.
+    num_ranks: learner ranks. layout: how the learners want sequences laid out, "rows", "packed" or "shared"; known
+    for a task once it is loaded. sent: the report of the last weight sync.
     """
 
     num_ranks: int
     layout: str
+    sent: SyncReport
 
     def start(self, model_path: str, context_length: int) -> None:
         """Start every worker. Samplers take the architecture from model_path, and weights from the first sync."""
@@ -144,6 +145,11 @@ class Backend(Protocol):
 
     def queue(self) -> Queue:
         """How many groups are waiting, sampling and scoring now. Answers at once and may be called from any thread."""
+
+    def busy(self) -> dict[str, float]:
+        """samplers/busy_s: for how many of the seconds since the last call the samplers had work, their mean.
+        samplers/idle_share: the rest, as a share of that time.
+        """
 
     def hardware(self) -> Hardware:
         """The nodes and GPUs that the workers hold now. Answers at once."""

@@ -58,6 +58,11 @@ def share_in_key(value: float) -> str:
     return str(value or 0.9)
 
 
+def denominator_in_key(value: str) -> str:
+    """auto -> "learner", the default when folders' keys were first written; what is set has a key of its own."""
+    return {"auto": "learner", "learner": "always the learner"}.get(value, value)
+
+
 @dataclass(frozen=True)
 class LoraConfig:
     """Low-rank adapters (arXiv 2106.09685) on frozen weights. Exports merge them, and syncs by cluster.lora_sync."""
@@ -219,6 +224,11 @@ class RolloutConfig:
     )  # fmt: skip
 
     @property
+    def mode(self) -> str:
+        """How sampling and training go together: synchronous, overlapped or asynchronous."""
+        return "synchronous" if not self.staleness else "asynchronous" if self.in_flight else "overlapped"
+
+    @property
     def running_at_sync(self) -> str:
         """What becomes of samples that new weights find half drawn: refuse, recompute or keep."""
         return self.cache if self.in_flight else "refuse"
@@ -272,7 +282,11 @@ class GRPOConfig:
     ref_refresh_steps: int = knob(400, "Updates until the policy becomes the reference (R1: 400); 0: never.", lo=0)
     teacher: str = knob("", "On-policy distillation: Hub id, folder or @stage of a teacher with the same tokenizer.")
     teacher_coef: float = knob(1.0, "Weight of (log teacher - log policy) in each token's advantage.", lo=0)
-    old_logprobs: str = knob("learner", "Whose logprobs are the ratio's denominator.", choices=("learner", "sampler"))
+    old_logprobs: str = knob(
+        "auto", "Whose logprobs are the ratio's denominator; auto: the learner's or, where rollouts may be of older "
+        "weights (rollout.staleness), the sampler's, so that the clip bounds how far the policy has moved since.",
+        choices=("auto", "learner", "sampler"), in_key=denominator_in_key,
+    )  # fmt: skip
     importance: str = knob("token_truncate", "Correction of the sampler-learner gap (TIS).", choices=CORRECTIONS)
     importance_cap: float = knob(2.0, "Largest importance weight (TIS; verl's threshold is 2).", lo=1)
     overlong: str = knob("keep", "Truncated rollouts: keep or mask (as DAPO does).", choices=("keep", "mask"))
@@ -789,6 +803,12 @@ class RunConfig:
     @property
     def run_dir(self) -> Path:
         return Path(self.out) / self.name
+
+    @property
+    def old_logprobs(self) -> str:
+        """Whose logprobs are the ratio's denominator: learner or sampler."""
+        auto = "sampler" if self.rollout.staleness else "learner"
+        return auto if self.grpo.old_logprobs == "auto" else self.grpo.old_logprobs
 
     @property
     def gap_limit(self) -> float:

@@ -34,11 +34,13 @@ log = logging.getLogger(__name__)
 
 
 class Resumable(Protocol):
-    """A data stream whose position a checkpoint keeps."""
+    """A data stream whose position a checkpoint keeps, and what else a resumed run needs of it."""
 
     def state(self) -> dict[str, int]: ...
 
     def restore(self, state: dict[str, int]) -> None: ...
+
+    def save(self, checkpoint: Path) -> None: ...
 
 
 class Stop:
@@ -133,17 +135,18 @@ class Context:
     def store(self, stage: str) -> CheckpointStore:
         return CheckpointStore(self.run_dir / "checkpoints" / stage, self.cfg.checkpoint.keep)
 
-    def save(self, stage: str, step: int, cursor: dict[str, int], fingerprint: str, score: float | None = None) -> None:
+    def save(self, stage: str, step: int, stream: Resumable, fingerprint: str, score: float | None = None) -> None:
         """Write a checkpoint after `step` finished steps."""
         with self.timed("save"):
             store = self.store(stage)
             partial = store.begin(step)
             learner = self.cfg.learner
             meta = CheckpointMeta(
-                step, cursor, fingerprint, learner.ranks, learner.zero_stage, score, dict(self.seconds)
+                step, stream.state(), fingerprint, learner.ranks, learner.zero_stage, score, dict(self.seconds)
             )
             with _removed_when_it_fails(partial):
                 self.backend.save(partial)
+                stream.save(partial)
                 store.commit(partial, meta)
 
     def resume(self, stage: str, fingerprint: str, stream: Resumable, total: int) -> int:
@@ -170,7 +173,7 @@ class Context:
         """Save after `done` of `total` steps, when that is due. Raises Stopped when the user asked for a stop."""
         stop = self.stop.requested and done < total
         if stop or done == total or done % self.cfg.checkpoint.every == 0:
-            self.save(stage, done, stream.state(), fingerprint, score)
+            self.save(stage, done, stream, fingerprint, score)
         if stop:
             raise Stopped(f"stopped after {stage} step {done} of {total}; the same command goes on from there")
 

@@ -101,7 +101,7 @@ class Rollout:
     token_ids_T: int32 (T,), the stop token included when the sampler stopped on it.
     logprobs_T: float32 (T,), of the sampled tokens after temperature (and top-p), nats.
     finish_reason: "stop" or "length" (cut at the limit).
-    policy_version: version of the weights that sampled the first token.
+    policy_version: of the weights that sampled the first token. later_versions: (first token, version) of later ones.
     top: the likeliest tokens at each one, where SampleParams.top_logprobs asks for them.
     """
 
@@ -113,6 +113,7 @@ class Rollout:
     policy_version: int
     seed: int
     top: TopLogprobs | None = None
+    later_versions: tuple[tuple[int, int], ...] = ()
 
     @property
     def truncated(self) -> bool:
@@ -206,6 +207,7 @@ class MicroBatch:
     labels_T: for a reward model, 1 (good) or 0 at the tokens that its scores are read off; else 0.
     completion_lengths_S: masked-in tokens of each sequence.
     teacher: cached logprobs, one position a masked-in token, in their order.
+    fresh_T: 1 at tokens that were sampled by the very weights that are trained; None: all were.
     shared_S: in the layout "shared", how many of a sequence's first tokens are those of the last sequence before it
         with 0 here, and are computed there alone; None in other layouts.
     """
@@ -222,6 +224,7 @@ class MicroBatch:
     temperature_T: np.ndarray
     teacher: TopLogprobs | None = None
     shared_S: np.ndarray | None = None
+    fresh_T: np.ndarray | None = None
 
     @property
     def num_tokens(self) -> int:

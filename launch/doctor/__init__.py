@@ -5,7 +5,7 @@ exam.py            what the checks share: the started backend, and what was samp
 all_checks.py      the checks in their order
 texts.py           template, end token, samples
 numbers.py         logprobs and weights on both sides, updates, loss
-after_update.py    whether the samplers compute with an update
+after_update.py    whether the samplers compute with an update, also one that finds samples half drawn
 reward_checks.py   every reward on cases with known scores (golden.py) and on the recipe's own rows
 nodes.py           versions, ports, memory, disks (node_probe.py runs on each node)
 durability.py      checkpoints, a killed sampler

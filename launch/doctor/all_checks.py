@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 from collections.abc import Callable, Iterator
 from functools import cached_property
@@ -42,6 +43,8 @@ class AllChecks:
     def probes(self) -> list[Probe]:
         exam, cfg = self.exam, self.cfg
         running, loaded, sampled, moved = (START,), (START, LOAD), (START, LOAD, LOGPROBS), (START, LOAD, MOVE)
+        forgets = functools.partial(after_update.old_prompts_forgotten, exam)
+        forgotten = Probe("old prompts are forgotten", forgets, (*sampled, MOVE))
         return [
             Probe("template", lambda: texts.template(exam)),
             Probe("end token", lambda: texts.end_token(exam)),
@@ -66,6 +69,7 @@ class AllChecks:
             Probe(SAVE, self.save, loaded),
             Probe("reference stays", lambda: numbers.reference_stays(exam, self.update), moved),
             Probe("loss", lambda: numbers.loss(exam, self.update), loaded),
+            *([forgotten] if cfg.rollout.in_flight else []),
             Probe("weights arrive", lambda: numbers.weights_arrive(exam), loaded),
             Probe("logprobs after the update", lambda: numbers.logprobs(exam), sampled),
             Probe("update is used", lambda: after_update.update_used(exam), (*sampled, MOVE)),

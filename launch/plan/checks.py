@@ -12,8 +12,9 @@ from launch.plan.rollouts import Lengths
 from launch.plan.sharing import shared_gpu
 from rl.config import RunConfig
 from rl.model.sequence_parallel import check_heads
+from rl.settings.queue_memory import refuse_large_queue
 from rl.types import BadInput
-from rl.workers.cluster.arrangement import arrange, gpus_needed, is_colocated, transfer_of
+from rl.workers.cluster.arrangement import arrange, gpus_needed, is_colocated, refuse_turns, transfer_of
 
 
 def colocated_on(cfg: RunConfig, hw: Hardware) -> bool:
@@ -41,9 +42,14 @@ def find_problems(
     sampler: SamplerMemory, lengths: Lengths, share: float,
 ) -> list[str]:  # fmt: skip
     """share: of a GPU's memory, for a sampler."""
-    found = []
+    found, colocated = [], colocated_on(cfg, hw)
     try:
         check_heads(arch.heads, arch.kv_heads, cfg.learner.sequence_parallel)
+    except BadInput as error:
+        found.append(str(error))
+    try:
+        refuse_turns(cfg, colocated=colocated)
+        refuse_large_queue(cfg, math.inf if hw.on_gpu else hw.memory_gib * 2**30)  # of a GPU's node it is not known
     except BadInput as error:
         found.append(str(error))
     if 0 < arch.context < cfg.model.context_length:
@@ -53,7 +59,6 @@ def find_problems(
     if not learner.fits:
         what = "while it loads the model in float32" if learner.loading > learner.training else "in training"
         found.append(f"a learner rank needs {gib(learner.peak)} of {gib(learner.limit)} GiB {what}")
-    colocated = colocated_on(cfg, hw)
     if hw.on_gpu and colocated:
         found += shared_gpu(learner, sampler, hw, share).problems
     elif cfg.grpo.steps and not sampler.fits:

@@ -47,9 +47,18 @@ class Step:
         return self.rollout.seconds + self.update.seconds + self.sync.seconds
 
     @property
+    def overlapped_s(self) -> float:
+        """Seconds of a step that trains while the whole next batch is sampled, its tail included."""
+        return max(self.rollout.seconds, self.update.seconds) + self.sync.seconds
+
+    @property
     def asynchronous_s(self) -> float:
         """Seconds of a step in which sampler and learner work at the same time, and both wait for the sync."""
         return max(self.continuous_s, self.update.seconds) + self.sync.seconds
+
+    def seconds(self, mode: str) -> float:
+        """mode: of RolloutConfig.mode."""
+        return {"synchronous": self.synchronous_s, "overlapped": self.overlapped_s}.get(mode, self.asynchronous_s)
 
 
 @dataclass(frozen=True)
@@ -98,8 +107,8 @@ class Plan:
     assumptions: tuple[str, ...]
 
     @property
-    def asynchronous(self) -> bool:
-        return self.cfg.rollout.staleness > 0
+    def mode(self) -> str:
+        return self.cfg.rollout.mode
 
     @property
     def fits(self) -> bool:
@@ -303,7 +312,7 @@ def _cost(
     price: float, sft_tokens: float, sft_steps: int, share: float,
 ) -> Cost:  # fmt: skip
     g, e = cfg.grpo, cfg.evaluation
-    a_step = 0.0 if step is None else step.asynchronous_s if cfg.rollout.staleness > 0 else step.synchronous_s
+    a_step = 0.0 if step is None else step.seconds(cfg.rollout.mode)
     tokens = cfg.sft.examples_per_step * sft_tokens
     micro_batches = int(np.ceil(tokens / cfg.learner.micro_batch_tokens / cfg.learner.data_parallel))
     work = Passes(tokens, tokens, sft_tokens, forwards=0, updates=1, micro_batches=micro_batches)

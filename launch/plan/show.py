@@ -161,13 +161,14 @@ def _time_table(plan: Plan, step: Step) -> Table:
         f"{gib(step.sync.num_bytes)} GiB to each sampler in {step.sync.buckets} buckets ({step.sync.way}); the wire "
         f"alone takes {duration(step.sync.wire_s)}",
     )  # fmt: skip
-    here = "[bold]this recipe[/bold]"
-    table.add_row("synchronous", duration(step.synchronous_s), "" if plan.asynchronous else here)
-    faster = step.synchronous_s / step.asynchronous_s
-    table.add_row(
-        "asynchronous", duration(step.asynchronous_s),
-        f"staleness 1 or more: {faster:.1f} times as fast" + (f"; {here}" if plan.asynchronous else ""),
-    )  # fmt: skip
+    settings = {
+        "synchronous": "staleness 0", "overlapped": "staleness 1", "asynchronous": "staleness 1 or more, in_flight",
+    }  # fmt: skip
+    for mode, needs in settings.items():
+        faster = step.synchronous_s / step.seconds(mode)
+        said = [needs] if mode == "synchronous" else [f"{needs}: {faster:.1f} times as fast"]
+        said += ["[bold]this recipe[/bold]"] if mode == plan.mode else []
+        table.add_row(mode, duration(step.seconds(mode)), "; ".join(said))
     return table
 
 
@@ -248,7 +249,8 @@ def _as_data(plan: Plan) -> dict[str, object]:
         "tokens_per_step": plan.tokens_per_step,
         "step_s": None if step is None else {
             "rollouts": step.rollout.seconds, "update": step.update.seconds, "sync": step.sync.seconds,
-            "tail": step.rollout.alone_s, "synchronous": step.synchronous_s, "asynchronous": step.asynchronous_s,
+            "tail": step.rollout.alone_s, "synchronous": step.synchronous_s, "overlapped": step.overlapped_s,
+            "asynchronous": step.asynchronous_s,
         },
         "sync_bytes": None if step is None else step.sync.num_bytes,
         "run": {

@@ -98,7 +98,7 @@ def show_stages(plans: list[StagePlan], hw: Hardware, price: float) -> None:
     for s in plans:
         memory = f"{gib(s.plan.learner.peak)} of {gib(s.plan.learner.limit)}" if s.plan else ""
         step = s.plan.step if s.plan else None
-        a_step = step and (step.asynchronous_s if s.plan and s.plan.asynchronous else step.synchronous_s)
+        a_step = step.seconds(s.plan.mode) if step and s.plan else None
         wrong = "does not work" if s.plan and s.plan.problems else s.note
         table.add_row(s.name, s.kind, s.model, memory, duration(a_step) if a_step else "",
                       duration(s.seconds) if s.seconds else "", wrong)  # fmt: skip

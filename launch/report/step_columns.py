@@ -41,11 +41,24 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
+class Lane:
+    """One kind of worker beside another. columns: seconds of a step at work and idle. work, idle: in all."""
+
+    name: str
+    columns: list[Column]
+    work: float
+    idle: float
+
+
+@dataclass(frozen=True, slots=True)
 class Times:
+    """lanes: learners and samplers, of a run in which they work at the same time; else none."""
+
     phases: list[str]
     columns: list[Column]
     spans: list[Span]
     totals: dict[str, float]
+    lanes: list[Lane]
 
 
 def times(run: Run) -> Times:
@@ -53,7 +66,19 @@ def times(run: Run) -> Times:
     steps = [(r.step, phases(r.seconds, r.metrics)) for r in run.of("grpo")]
     names = list(dict.fromkeys(name for _, seconds in steps for name in seconds))
     columns = _columns([(step, [seconds.get(name, 0.0) for name in names]) for step, seconds in steps])
-    return Times(names, columns, _spans(run.records), run.seconds or _totals(run))
+    return Times(names, columns, _spans(run.records), run.seconds or _totals(run), _lanes(run))
+
+
+def _lanes(run: Run) -> list[Lane]:
+    steps = [r for r in run.of("grpo") if "samplers/busy_s" in r.metrics]
+    worked = {"learners": "seconds/update", "samplers": "samplers/busy_s"}
+    lanes = []
+    for name, metric in worked.items() if steps else ():
+        work = [min(r.seconds, r.metrics.get(metric, 0.0)) for r in steps]
+        idle = [r.seconds - at_work for r, at_work in zip(steps, work, strict=True)]
+        columns = _columns([(r.step, [w, i]) for r, w, i in zip(steps, work, idle, strict=True)])
+        lanes.append(Lane(name, columns, round(sum(work), 2), round(sum(idle), 2)))
+    return lanes
 
 
 def _columns(steps: Sequence[tuple[int, list[float]]]) -> list[Column]:

@@ -10,7 +10,7 @@ function timeline() {
   const runs = page.runs.filter((run) => run.times.columns.length || run.times.spans.length);
   if (!runs.length) return null;
   return section("time", "Where the time went", "From the run's start to its end, in total by phase, and within each GRPO step.", runs.map((run, i) =>
-    el("div", { class: "time" }, two ? el("h4", null, colourKey(page.runs.indexOf(run)), run.name) : null, wallClock(run.times.spans), inAll(run.times.totals), bySteps(run.times, i)),
+    el("div", { class: "time" }, two ? el("h4", null, colourKey(page.runs.indexOf(run)), run.name) : null, wallClock(run.times.spans), inAll(run.times.totals), bySteps(run.times, i), sideBySide(run.times.lanes)),
   ));
 }
 
@@ -58,6 +58,19 @@ function bySteps(times) {
   if (!times.columns.length) return null;
   const phases = times.phases.map((p, i) => [p, colourOf(p, i)]);
   return [el("h4", null, "Step by step"), stack({ columns: times.columns, phases, form: "seconds", title: "Seconds of each step by phase", height: 190, top: null })];
+}
+
+// Learners and samplers that work at the same time, each with the time in which it had nothing to do.
+function sideBySide(lanes) {
+  return lanes.flatMap((lane) => {
+    const idle = (100 * lane.idle) / (lane.work + lane.idle || 1);
+    const phases = [["at work", lane.name === "samplers" ? "f1" : "f2"], ["idle", "f9"]];
+    const title = `Seconds of each step that the ${lane.name} were at work and idle`;
+    return [
+      el("h4", null, `The ${lane.name}: idle for ${seconds(lane.idle)} of the steps, ${idle.toFixed(0)} %`),
+      stack({ columns: lane.columns, phases, form: "seconds", title, height: 120, top: null }),
+    ];
+  });
 }
 
 // Stacked columns. columns: {first, last, parts: one number for each phase}. top: end of the axis, or null.

@@ -28,6 +28,7 @@ import numpy as np
 
 from rl.config import GRPOConfig, LearnerConfig
 from rl.data.shared_prompts import NO_GROUP, group_parts, shared_tokens
+from rl.data.versions import versions_T
 from rl.types import MicroBatch, PackedBatch, Prompt, Rollout, ScoredGroup, TopLogprobs
 
 Counted = tuple[Prompt, Rollout, float]
@@ -37,8 +38,8 @@ Counted = tuple[Prompt, Rollout, float]
 @dataclass(frozen=True, slots=True)
 class Packable:
     """One sequence to compute. loss_mask_T: 0 or 1 for each token. label: one for all tokens with 1, or one for each.
-    sampler_logprobs, teacher: of those tokens. prompt: (number of its group, how many first tokens are the same in the
-    whole group)."""
+    sampler_logprobs, teacher, fresh: of those tokens. prompt: (number of its group, how many first tokens are the same
+    in the whole group)."""
 
     token_ids: Sequence[int] | np.ndarray
     loss_mask_T: np.ndarray
@@ -49,6 +50,7 @@ class Packable:
     teacher: TopLogprobs | None = None
     label: float | np.ndarray = 0.0
     prompt: tuple[int, int] = NO_GROUP
+    fresh: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.token_ids)
@@ -66,12 +68,14 @@ def pack(
     max_new_tokens: int,
     layout: str,
     seed: int,
+    version: int | None = None,
 ) -> list[PackedBatch]:
     """One PackedBatch for each of the grpo.updates_per_step optimiser updates (R1: 16).
 
     layout: "rows" (each sequence a padded row), "packed" (end to end) or "shared" (end to end, a group's prompt once).
     seed decides which rollouts an update gets; the layout, the budget, the number of ranks and the order of scored_P
     change neither that nor the loss.
+    version: of the weights that are trained, where rollouts may be of others.
     An update that has nothing to compute has no micro-batches on any rank.
     Raises ValueError on a sequence longer than learner.micro_batch_tokens and on data that cannot be trained on.
     """
@@ -81,7 +85,7 @@ def pack(
     if grpo.updates_per_step > 1:
         np.random.default_rng(seed).shuffle(order)
     return [
-        _pack_update([counted[i] for i in part], grpo, learner, max_new_tokens, layout)
+        _pack_update([counted[i] for i in part], grpo, learner, max_new_tokens, layout, version)
         for part in np.array_split(order, grpo.updates_per_step)
     ]
 
@@ -123,8 +127,9 @@ def _counted(scored: ScoredGroup, grpo: GRPOConfig) -> list[Counted]:
 
 
 def _pack_update(
-    counted: Sequence[Counted], grpo: GRPOConfig, learner: LearnerConfig, max_new_tokens: int, layout: str
-) -> PackedBatch:
+    counted: Sequence[Counted], grpo: GRPOConfig, learner: LearnerConfig, max_new_tokens: int, layout: str,
+    version: int | None,
+) -> PackedBatch:  # fmt: skip
     num_tokens = sum(len(rollout.token_ids_T) for _, rollout, _ in counted)
     sequences = []
     for prompt, rollout, advantage in counted:
@@ -137,7 +142,10 @@ def _pack_update(
         token_ids = np.concatenate([prompt.token_ids, rollout.token_ids_T])
         mask_T = np.concatenate([np.zeros(len(prompt.token_ids)), np.ones(length)])
         same = (prompt.draw, len(prompt.token_ids))
-        one = Packable(token_ids, mask_T, weight, advantage, rollout.temperature, rollout.logprobs_T, prompt=same)
+        fresh = None if version is None else versions_T(rollout) == version
+        one = Packable(
+            token_ids, mask_T, weight, advantage, rollout.temperature, rollout.logprobs_T, prompt=same, fresh=fresh
+        )
         sequences.append(one)
     return PackedBatch(
         micro_batches_R=schedule([[s] for s in sequences], learner, layout),
@@ -270,6 +278,11 @@ def _assemble(sequences: Sequence[Packable], layout: str) -> MicroBatch:
         ids = np.concatenate([t.ids_NK for t in teachers])
         teacher = TopLogprobs(ids, np.concatenate([t.logprobs_NK for t in teachers]))
 
+    fresh_T = None
+    if any(s.fresh is not None for s in sequences):
+        fresh_T = np.zeros(len(mask_T), np.float32)
+        fresh_T[mask_T > 0] = np.concatenate([s.fresh for s in sequences if s.fresh is not None])
+
     def at_mask(values: list[float], elsewhere: float) -> np.ndarray:
         return np.where(mask_T > 0, np.repeat(values, lengths), elsewhere).astype(np.float32)
 
@@ -285,5 +298,6 @@ def _assemble(sequences: Sequence[Packable], layout: str) -> MicroBatch:
         sampler_logprobs_T=sampler_logprobs_T,
         temperature_T=at_mask([s.temperature for s in sequences], 1.0),  # 1 elsewhere: logits are divided by it
         teacher=teacher,
+        fresh_T=fresh_T,
         shared_S=np.asarray(shared_tokens([s.prompt for s in sequences]), np.int64) if layout == "shared" else None,
     )

@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import logging
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 import numpy as np
@@ -56,10 +57,14 @@ class Stream(Generic[ItemT]):
             self._draws += 1
         return items
 
-    def state(self) -> dict[str, int]:
-        """The cursor: where the next take begins, and which data and order it belongs to."""
-        epoch, position = divmod(self._draws, self._size)
-        return {"draws": self._draws, "epoch": epoch, "position": position, **self._identity()}
+    def state(self, draws: int | None = None) -> dict[str, int]:
+        """The cursor: where the next take begins, and which data and order it belongs to.
+
+        draws: where it shall begin; None: where it does.
+        """
+        draws = self._draws if draws is None else draws
+        epoch, position = divmod(draws, self._size)
+        return {"draws": draws, "epoch": epoch, "position": position, **self._identity()}
 
     def restore(self, state: dict[str, int]) -> None:
         """Go on from a cursor. Raises BadInput when it belongs to other rows or another order."""
@@ -73,6 +78,9 @@ class Stream(Generic[ItemT]):
                     "so rows would be skipped or repeated; restore the old data and settings, or start a new run"
                 )
         self._draws = state["draws"]
+
+    def save(self, checkpoint: Path) -> None:
+        """Nothing but the cursor is kept."""
 
     def _identity(self) -> dict[str, int]:
         shuffle = int(self._shuffle)

@@ -25,7 +25,7 @@ from rl.evaluation.result import Choosing, EvalResult, correct_of, summarise
 from rl.evaluation.resumable import forget
 from rl.evaluation.search_results import run_searches
 from rl.evaluation.style import measure_style
-from rl.rollouts.queue import sample_and_grade
+from rl.rollouts.grading import sample_and_grade
 from rl.rollouts.step_metrics import RewardStats
 from rl.scoring.routing import model_path
 from rl.scoring.scorer import Scorer

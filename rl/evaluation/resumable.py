@@ -16,7 +16,7 @@ import logging
 import math
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from rewards import REWARDS
@@ -25,7 +25,7 @@ from rl.config import RunConfig
 from rl.context import Context
 from rl.data.content_hash import path_hash
 from rl.records.rollout_files import read_rollouts, write_rollouts
-from rl.rollouts.queue import sample_and_grade
+from rl.rollouts.grading import sample_and_grade
 from rl.rollouts.step_metrics import RewardStats
 from rl.scoring.scorer import Scorer
 from rl.types import GradedGroup, Prompt, Stopped
@@ -77,12 +77,12 @@ def sample_chunks(
     done: list[GradedGroup] = []
     for at in range(0, len(prompts_P), size):
         chunk_P, chunk_PG = prompts_P[at : at + size], seeds_PG[at : at + size]
-        # This empties the samplers' prefix caches too: a chunk is the same whatever was sampled before it.
-        weights = ctx.backend.sync_weights(version).checksum
-        path = folder(ctx.run_dir) / f"{_hash(ctx.cfg, chunk_P, chunk_PG, params, version, weights)}.parquet"
+        name = _hash(ctx.cfg, chunk_P, chunk_PG, params, version, ctx.backend.sent.checksum)
+        path = folder(ctx.run_dir) / f"{name}.parquet"
         resumed = path.exists()
         if not resumed:
-            graded_P = sample_and_grade(ctx, scorer, chunk_P, chunk_PG, params, RewardStats(), ends=ends)
+            apart = replace(params, salt=name)  # it is the same whatever prompts were cached before it
+            graded_P = sample_and_grade(ctx, scorer, chunk_P, chunk_PG, apart, RewardStats(), ends=ends)
             scorer.stop_if_silent(graded_P)
             write_rollouts(path, version, graded_P, full_precision=True)
         names_P = [scorer.applying(p) for p in chunk_P]

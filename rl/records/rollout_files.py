@@ -35,6 +35,8 @@ def write_rollouts(
 
     tokens: of the completion. logprob_mean: of the sampler, nats per token. token_ids, logprobs: one value per token,
     the stop token included; logprobs are in half precision unless full_precision. uniform: of the whole group.
+    policy_version: of the weights that sampled the first token; later_tokens, later_versions: where other weights took
+    over, and which.
     The columns of a part that does not apply are null, and so are advantage and uniform in a group without advantages.
     reward is NaN where the sample is not valid. A row group has ROW_GROUP rows, so that a reader can fetch a few
     rollouts of a large file.
@@ -49,6 +51,7 @@ def write_rollouts(
     types = {name: kinds.get(type(value), pa.float64()) for name, value in rows[0].items()}
     types |= {f"{name}/{field}": text for name in names for field in ("verdict", "reason")}
     types |= {"uniform": pa.bool_(), "token_ids": pa.list_(pa.int32())}
+    types |= {"later_tokens": pa.list_(pa.int32()), "later_versions": pa.list_(pa.int32())}
     types |= {"logprobs": pa.list_(pa.float32() if full_precision else pa.float16())}
     table = pa.Table.from_pylist(rows, pa.schema(list(types.items())))
     with whole(path) as temporary:
@@ -83,7 +86,7 @@ def read_rollouts(
 def _rollout(row: Mapping[str, Any], token_ids_T: np.ndarray, logprobs_T: np.ndarray) -> Rollout:
     return Rollout(
         token_ids_T, logprobs_T, row["completion"], row["finish_reason"], row["temperature"], row["policy_version"],
-        row["seed"],
+        row["seed"], later_versions=tuple(zip(row["later_tokens"], row["later_versions"], strict=True)),
     )  # fmt: skip
 
 
@@ -124,6 +127,8 @@ def _row(
         "temperature": rollout.temperature,
         "logprob_mean": float(np.mean(rollout.logprobs_T, dtype=np.float64)) if len(rollout.logprobs_T) else None,
         "uniform": g.uniform if isinstance(g, ScoredGroup) else None,
+        "later_tokens": [token for token, _ in rollout.later_versions],
+        "later_versions": [version for _, version in rollout.later_versions],
         "token_ids": rollout.token_ids_T,
         "logprobs": rollout.logprobs_T.astype(precision),
     }

@@ -116,6 +116,11 @@ class Bar:
         if "rollout/staleness_max" in self._last:
             behind = self._last["rollout/staleness_max"]
             rows.add_row("staleness", f"{behind:.0f}", "policy versions behind, the oldest rollout")
+        if "samplers/idle_share" in self._last and total > 0:
+            waits, idle = self._phases.get("rollout", 0.0) / total, self._last["samplers/idle_share"]
+            ready = self._last.get("queue/ready", 0.0)
+            said = f"of the step the learners waited for rollouts, {idle:.0%} the samplers for work"
+            rows.add_row("waiting", f"{waits:.0%}", f"{said}; {ready:.0f} groups were ready")
         if "policy/weights_moved" in self._last:
             moved = self._last["policy/weights_moved"]
             rows.add_row("weights moved", f"{moved:.1%}", "of the weights that compute, by the last update")

@@ -133,6 +133,16 @@ def check_update(ctx: Context, scored_P: Sequence[ScoredGroup], gap_before: floa
     )  # fmt: skip
 
 
+def check_gap(ctx: Context, scored_P: Sequence[ScoredGroup]) -> tuple[float, float]:
+    """(mean, largest) sampler-learner gap of a few samples that are drawn now, of a step's prompts, for steps whose own
+    tokens are all of older weights. Raises AhaError as the learner does when it is too large.
+    """
+    groups_P = [RolloutGroup(s.group.prompt, s.group.rollouts_G[:SAMPLES]) for s in scored_P[:PROMPTS]]
+    with ctx.timed("check"):
+        sampled_P = _sampled_again(ctx, groups_P)
+        return ctx.backend.measure_gap(micro_batches(ctx.cfg, ctx.backend.layout, sampled_P))
+
+
 def _sampled_again(ctx: Context, groups_P: Sequence[RolloutGroup]) -> list[RolloutGroup]:
     """The same samples, with the samplers' present weights and at most TOKENS tokens."""
     roll = ctx.cfg.rollout
@@ -142,14 +152,18 @@ def _sampled_again(ctx: Context, groups_P: Sequence[RolloutGroup]) -> list[Rollo
     params = ctx.sample_params(
         temperature=roll.temperature, top_p=roll.top_p, max_new_tokens=min(roll.max_new_tokens, TOKENS)
     )
+    params = dataclasses.replace(params, salt="check")  # prompts that are cached here are nobody else's
     found = dict(ctx.backend.rollouts(requests, params))
     return [RolloutGroup(group.prompt, found[i]) for i, group in enumerate(groups_P)]
 
 
-def gap_of(ctx: Context, scored_P: Sequence[ScoredGroup]) -> tuple[float, float]:
-    """(mean, largest) sampler-learner gap on a few rollouts, for a step that trains on none; NaN without a verdict."""
+def gap_of(ctx: Context, scored_P: Sequence[ScoredGroup], version: int | None = None) -> tuple[float, float]:
+    """(mean, largest) sampler-learner gap on a few rollouts, for a step that trains on none; NaN without a verdict.
+
+    version: the learner's, where rollouts may be of others, whose tokens do not count.
+    """
     groups_P = [s.group for s in scored_P if any(s.valid_G)][:4]
-    batch_R = micro_batches(ctx.cfg, ctx.backend.layout, groups_P)
+    batch_R = micro_batches(ctx.cfg, ctx.backend.layout, groups_P, version)
     return ctx.backend.measure_gap(batch_R) if any(batch_R) else (math.nan, math.nan)
 
 
@@ -172,7 +186,9 @@ def score_groups(score, cfg: RunConfig, layout: str, groups_P: Sequence[RolloutG
     return out
 
 
-def micro_batches(cfg: RunConfig, layout: str, groups_P: Sequence[RolloutGroup]) -> list[list[MicroBatch]]:
+def micro_batches(
+    cfg: RunConfig, layout: str, groups_P: Sequence[RolloutGroup], version: int | None = None
+) -> list[list[MicroBatch]]:
     """All the groups' samples, by rank. A sample's advantage is its number, from 1."""
     scored, number = [], 1
     for group in groups_P:
@@ -182,6 +198,7 @@ def micro_batches(cfg: RunConfig, layout: str, groups_P: Sequence[RolloutGroup])
         number += size
     one_update = dataclasses.replace(cfg.grpo, updates_per_step=1, overlong="keep")
     most = max(cfg.rollout.max_new_tokens, 1)
-    return pack(scored, grpo=one_update, learner=cfg.learner, max_new_tokens=most, layout=layout, seed=0)[
-        0
-    ].micro_batches_R
+    batches_U = pack(
+        scored, grpo=one_update, learner=cfg.learner, max_new_tokens=most, layout=layout, seed=0, version=version
+    )
+    return batches_U[0].micro_batches_R

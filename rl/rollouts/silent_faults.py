@@ -5,7 +5,9 @@ What cannot be right stops the run:
     wrong stop          an end token stands inside a completion, or it stopped at a token that ends none
     skipped data        a prompt's number is left out, or a row comes twice in one epoch
     lost rollouts       the batch or the learner has other tokens than were sampled and count
-    lost update         the samplers do not compute with the first update of a start (rl/rollouts/agreement.py)
+    lost update         the samplers do not compute with the first update of a start (rl/rollouts/agreement.py), or are
+                        far from the learner in a look that is taken where a step's own rollouts are all older
+    nothing to learn    with refill, DEAD_STEPS steps one after the other found not one mixed group
 
 What is hardly ever meant is warned of, once:
 
@@ -21,6 +23,7 @@ What is hardly ever meant is warned of, once:
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -31,13 +34,15 @@ from rewards.watch import mentions
 from rl.backend import SampleParams
 from rl.config import RunConfig
 from rl.context import Context
-from rl.rollouts.agreement import check_update
+from rl.rollouts.agreement import check_gap, check_update
 from rl.scoring.routing import named
 from rl.types import AhaError, GradedGroup, PackedBatch, Prompt, ScoredGroup, StepStats, Verdict
 
 log = logging.getLogger(__name__)
 
 DEAD_STEPS = 3
+MOST_UNSEEN = 10
+"""Steps of older rollouts alone, after which the gap between sampler and learner is looked at with new ones."""
 FEW = 16
 """The fewest paid samples that say something of a verifier."""
 ROUNDING = 1e-3
@@ -48,21 +53,23 @@ ROUNDING = 1e-3
 
 
 class Draws:
-    """The numbers and rows of the prompts that a stream hands out. cursor: the stream's state before the first."""
+    """The numbers and rows of the prompts that a stream hands out. cursor: the stream's state before the first. next:
+    the number of the prompt that comes next.
+    """
 
     def __init__(self, cursor: Mapping[str, int]) -> None:
-        self._next, self._rows = cursor.get("draws", 0), cursor.get("rows", 0)
+        self.next, self._rows = cursor.get("draws", 0), cursor.get("rows", 0)
         self._epoch, self._seen = -1, set[int]()
 
     def look_at(self, prompts_P: Sequence[Prompt]) -> None:
         """Raise AhaError unless these are the next prompts, and none is a row that its epoch had already."""
         for prompt in prompts_P:
-            if prompt.draw != self._next:
+            if prompt.draw != self.next:
                 raise AhaError(
-                    f"skipped data: prompt number {self._next} of the run is next, and the stream gave number "
+                    f"skipped data: prompt number {self.next} of the run is next, and the stream gave number "
                     f"{prompt.draw} (row {prompt.id}); look at rl/data/streams.py, whose cursor and items disagree"
                 )
-            self._next += 1
+            self.next += 1
             epoch = prompt.draw // self._rows if self._rows else 0
             if epoch != self._epoch:
                 self._epoch, self._seen = epoch, set()
@@ -112,25 +119,48 @@ class StepWatch:
         parts = named(self._cfg.rewards).items()
         self._judges = [name for name, reward in parts if short_name(reward.function) not in STYLE]
         self._asked, self._right = Counter[str](), Counter[str]()
+        self._barren = self._uniform = self._unseen = 0
 
     def look_at(
         self, step: int, scored_P: Sequence[ScoredGroup], kept_P: Sequence[ScoredGroup],
         updates_U: Sequence[PackedBatch], stats: StepStats,
     ) -> None:  # fmt: skip
         """After the update and its sync. kept_P: the groups that were trained on. Raises AhaError."""
+        self._refuse_barren(step, scored_P, kept_P)
         refuse_lost_rollouts(self._cfg, kept_P, updates_U, stats)
         if stats.updates and not self._agreed:
             check_update(self._ctx, scored_P, stats.gap_mean, version=step + 1)
             self._agreed = True
+            self._unseen = 0
             if stats.still:
                 shown = ", ".join(stats.still[:4]) + (f" and {len(stats.still) - 4} more" if stats.still[4:] else "")
                 self._say("frozen layer", f"the first update changed nothing in {shown}: no gradient reaches them")
+        elif stats.updates:
+            self._look_at_gap(scored_P, stats)
         self._steps += 1
         if stats.updates and stats.learning_rate > 0 and stats.metrics.get("policy/weights_moved") == 0:
             self._say("lost update", f"step {step + 1} changed no weight at learning rate {stats.learning_rate:g}")
         if repeated := repeated_samples(scored_P):
             self._say("repeated samples", f"in step {step + 1} {repeated}")
         self._look_at_rewards(scored_P)
+
+    def _look_at_gap(self, scored_P: Sequence[ScoredGroup], stats: StepStats) -> None:
+        """Where older weights sampled all of a step, nothing in it tells how far sampler and learner are apart."""
+        self._unseen = self._unseen + 1 if math.isnan(stats.gap_mean) else 0
+        if self._unseen == MOST_UNSEEN:
+            stats.gap_mean, stats.gap_max = check_gap(self._ctx, scored_P)
+            self._unseen = 0
+
+    def _refuse_barren(self, step: int, scored_P: Sequence[ScoredGroup], kept_P: Sequence[ScoredGroup]) -> None:
+        if self._cfg.grpo.uniform_groups != "refill":
+            return
+        self._barren, self._uniform = (0, 0) if kept_P else (self._barren + 1, self._uniform + len(scored_P))
+        if self._barren == DEAD_STEPS:
+            raise AhaError(
+                f"nothing to learn: in steps {step + 2 - DEAD_STEPS} to {step + 1} all {self._uniform} groups were "
+                "uniform, though each step sampled on for mixed ones (grpo.uniform_groups=refill, grpo.max_refills): "
+                "every sample of a prompt gets the same reward. Mend the reward, or choose easier or harder prompts"
+            )
 
     def _look_at_rewards(self, scored_P: Sequence[ScoredGroup]) -> None:
         parts = [(name, part) for s in scored_P for parts in s.parts_G for name, part in parts.items()]

@@ -7,13 +7,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from rl.data.versions import spans, versions_T
 from rl.types import PackedBatch, Queue, RewardReport, ScoredGroup
 
 
 @dataclass
 class RewardStats:
     """seconds: waited for rewards after the last rollout had arrived. killed, replaced, truncated: sums over the groups
-    (rl.types.RewardReport). longest: the longest queues, looked at whenever a group came back from a sampler.
+    (rl.types.RewardReport). longest: the longest queues, looked at whenever a group came back from a sampler. ready:
+    groups that were there, sampled, when the learners asked for them.
     """
 
     seconds: float = 0.0
@@ -21,6 +23,7 @@ class RewardStats:
     replaced: int = 0
     truncated: int = 0
     longest: Queue = field(default_factory=Queue)
+    ready: int = 0
 
     def add(self, report: RewardReport) -> None:
         self.killed += report.killed
@@ -53,6 +56,21 @@ def staleness(groups_P: Sequence[ScoredGroup], version: int) -> dict[str, float]
     """
     behind = [version - r.policy_version for g in groups_P for r in g.group.rollouts_G]
     return {"rollout/staleness_mean": sum(behind) / len(behind), "rollout/staleness_max": float(max(behind))}
+
+
+def version_metrics(groups_P: Sequence[ScoredGroup], version: int) -> dict[str, float]:
+    """How old the tokens are that this version trains on, where weights change in mid-sample.
+
+    Two rollouts trained at version 5, of 4 tokens from 3 and of 2 from 4 and 2 from 5 -> staleness 10/8 of a token, 1.5
+    versions in a rollout, 2/8 of the tokens fresh.
+    """
+    rollouts = [r for g in groups_P for r in g.group.rollouts_G]
+    behind_T = version - np.concatenate([versions_T(r) for r in rollouts])
+    return {
+        "rollout/staleness_tokens": float(behind_T.mean()) if len(behind_T) else 0.0,
+        "rollout/versions_mean": float(np.mean([len(spans(r)) for r in rollouts])),
+        "rollout/fresh_share": float(np.mean(behind_T == 0)) if len(behind_T) else 0.0,
+    }
 
 
 def batch_metrics(updates_U: Sequence[PackedBatch]) -> dict[str, float]:

@@ -65,7 +65,7 @@ def relation_faults(cfg: RunConfig) -> list[str]:
     faults += _learner_faults(cfg) + _sequence_faults(cfg) + _evaluation_faults(cfg)
     if fault := chat_date_fault(cfg.model.chat_date):
         faults.append(fault)
-    faults += _sharing_faults(cfg)
+    faults += _sharing_faults(cfg) + _staleness_faults(cfg)
     if not cfg.model.path:
         faults.append("model.path: name a Hugging Face id or a folder")
     if not cfg.name or "/" in cfg.name:
@@ -137,19 +137,23 @@ def _grpo_faults(cfg: RunConfig) -> list[str]:
         )
     if g.loss == "cispo" and g.dual_clip:
         faults.append(f"grpo.dual_clip={g.dual_clip:g}: cispo has no such clip; use 0")
-    if g.old_logprobs == "sampler" and g.importance not in ("none", GRPOConfig.importance):
-        faults.append(f"grpo.importance={g.importance}: old_logprobs=sampler leaves nothing to correct; use none")
+    if cfg.old_logprobs == "sampler" and g.importance not in ("none", GRPOConfig.importance):
+        because = "" if g.old_logprobs == "sampler" else f", which rollout.staleness={cfg.rollout.staleness} chooses,"
+        faults.append(
+            f"grpo.importance={g.importance}: old_logprobs=sampler{because} leaves nothing to correct; use none, or "
+            "old_logprobs=learner"
+        )
     return faults
 
 
 def _sampling_faults(cfg: RunConfig) -> list[str]:
     faults, g = [], cfg.grpo
-    if g.steps and cfg.rollout.top_p < 1 and g.old_logprobs == "learner" and not g.max_logprob_gap:
+    if g.steps and cfg.rollout.top_p < 1 and cfg.old_logprobs == "learner" and not g.max_logprob_gap:
         faults.append(
             f"rollout.top_p={cfg.rollout.top_p:g}: the sampler's logprobs then cover the likeliest tokens alone and "
             "differ from the learner's; use 1, or set grpo.max_logprob_gap to the difference that is allowed, in nats"
         )
-    if cfg.rollout.top_p < 1 and g.old_logprobs == "sampler":
+    if cfg.rollout.top_p < 1 and cfg.old_logprobs == "sampler":
         faults.append("rollout.top_p below 1 cuts the tail of the sampler's logprobs; use grpo.old_logprobs=learner")
     for key, texts in (("rollout.stop", cfg.rollout.stop), ("evaluation.stop", cfg.evaluation.stop)):
         if "" in texts:
@@ -228,6 +232,35 @@ def search_faults(key: str, searches: Sequence[SearchConfig]) -> list[str]:
             faults.append(f"{key}.{i}.more: a text that makes the model think on is needed")
         if labels.count(search.label) > 1 and labels.index(search.label) == i:
             faults.append(f"{key}: {search.label} is there twice, and each needs a name of its own")
+    return faults
+
+
+def _staleness_faults(cfg: RunConfig) -> list[str]:
+    """What does not go with rollouts that are sampled beside the training."""
+    g, roll, faults = cfg.grpo, cfg.rollout, []
+    if roll.in_flight and not roll.staleness:
+        faults.append(
+            "rollout.in_flight=true: with rollout.staleness=0 nothing is drawn while weights change; use "
+            "staleness=1 or more, or in_flight=false"
+        )
+    if roll.staleness > 1 and not roll.in_flight:
+        faults.append(
+            f"rollout.staleness={roll.staleness}: batches that one version samples whole are one step old at most; use "
+            "staleness=1, or rollout.in_flight=true"
+        )
+    if roll.cache != "recompute" and not roll.in_flight:
+        faults.append(f"rollout.cache={roll.cache}: weights change in mid-sample only with rollout.in_flight=true")
+    if g.steps and roll.staleness and cfg.old_logprobs == "learner" and g.importance == "none":
+        faults.append(
+            f"grpo.importance=none with old_logprobs=learner and rollout.staleness={roll.staleness}: nothing corrects "
+            "for the age of the rollouts, and training collapses (elsewhere, one step old: 2 of 128 problems solved "
+            "instead of 98, or 90 with old_logprobs=sampler); use old_logprobs=auto, or importance=token_truncate"
+        )
+    if roll.staleness and cfg.cluster.colocated == "true":
+        faults.append(
+            f"rollout.staleness={roll.staleness}: with cluster.colocated=true learners and samplers take turns on the "
+            "same devices, so nothing can be sampled beside the training; use staleness=0, or devices for each"
+        )
     return faults
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rl.backend import Task
 from rl.config import DataConfig, EvalConfig, GRPOConfig, RewardConfig, RolloutConfig, knob
@@ -74,13 +74,16 @@ def train_grpo(
     ctx: Context, model_path: str, stream: PromptStream, eval_prompts: Sequence[Prompt], scorer: Scorer
 ) -> None:
     """Train from model_path, or go on from the newest checkpoint. Evaluates before and after, given eval_prompts."""
-    cfg, g, backend = ctx.cfg, ctx.cfg.grpo, ctx.backend
+    cfg, backend, roll = ctx.cfg, ctx.backend, ctx.cfg.rollout
+    g = replace(cfg.grpo, old_logprobs=cfg.old_logprobs)
     with ctx.timed("load"):
         fingerprint = backend.load(Task(model_path, g.optim, g.total_updates, g, model_path, g.teacher))
-    start = ctx.resume("grpo", fingerprint, stream, g.steps)
+    queue = RolloutQueue(ctx, stream, scorer)
+    start = ctx.resume("grpo", fingerprint, queue, g.steps)
+    if start:
+        queue.load(ctx.store("grpo").path(start))
     # SFT is done by now, so all of its steps stay: 10**9 is more than it can have.
     ctx.tracker.resume({"sft": 10**9, "grpo": start, "eval": start + 1 if start else 0})
-    queue = RolloutQueue(ctx, stream, scorer, cfg.rollout.staleness)
     with ctx.timed("sync"):
         backend.sync_weights(version=start)  # at the first step too: a broken path fails before any training
     # A run that was killed before its first checkpoint evaluates again: tracker.resume dropped its record of it.
@@ -95,14 +98,17 @@ def train_grpo(
         with ctx.timed("rollout") as rollout_seconds:
             scored_P, kept_P = _sample_step(ctx, queue, scorer, step)
         updates_U = pack(
-            kept_P, grpo=g, learner=cfg.learner, max_new_tokens=cfg.rollout.max_new_tokens,
-            layout=backend.layout, seed=cfg.seed + step,
+            kept_P, grpo=g, learner=cfg.learner, max_new_tokens=roll.max_new_tokens,
+            layout=backend.layout, seed=cfg.seed + step, version=step if roll.staleness else None,
         )  # fmt: skip
         with ctx.timed("update") as update_seconds:
             stats = backend.step(updates_U)  # empty updates count too: the learning rate follows their number
         if not any(rank for update in updates_U for rank in update.micro_batches_R):
             log.info("step %d: no rollout has a gradient; nothing to train on", step)
-            stats.gap_mean, stats.gap_max = gap_of(ctx, scored_P)
+            stats.gap_mean, stats.gap_max = gap_of(ctx, scored_P, step if roll.staleness else None)
+        with ctx.timed("rollout") as rest_seconds:
+            queue.settle()
+        rollout_seconds["rollout"] += rest_seconds["rollout"]
         with ctx.timed("sync") as sync_seconds:
             report = backend.sync_weights(version=step + 1)
         watch.look_at(step, scored_P, kept_P, updates_U, stats)
@@ -110,9 +116,10 @@ def train_grpo(
         metrics |= {"sync/megabytes": report.num_bytes / 1e6, "groups/trained": float(len(kept_P))}
         metrics |= {f"seconds/{k}": s for k, s in (rollout_seconds | update_seconds | sync_seconds).items()}
         metrics |= queue.stats.metrics() | staleness(scored_P, step) | backend.memory()
-        metrics |= emergence.step(step, scored_P)
+        metrics |= emergence.step(step, scored_P) | queue.metrics(scored_P, step)
         ctx.tracker.step("grpo", step, metrics, scored_P)
-        _finish_step(ctx, step + 1, stream, fingerprint, eval_prompts, scorer)
+        _finish_step(ctx, step + 1, queue, fingerprint, eval_prompts, scorer)
+    queue.close()
     ensure_evaluated(ctx, g.steps, eval_prompts, scorer, version=g.steps)
 
 
@@ -141,11 +148,11 @@ def _sample_step(
 
 
 def _finish_step(
-    ctx: Context, done: int, stream: PromptStream, fingerprint: str, eval_prompts: Sequence[Prompt], scorer: Scorer
+    ctx: Context, done: int, queue: RolloutQueue, fingerprint: str, eval_prompts: Sequence[Prompt], scorer: Scorer
 ) -> None:
     """Evaluate and save after `done` steps, where that is due. Raises Stopped when the user asked for a stop."""
     cfg, last = ctx.cfg, done == ctx.cfg.grpo.steps
     score = None
     if eval_prompts and (last or (cfg.evaluation.every and done % cfg.evaluation.every == 0)):
         score = evaluate_once(ctx, done, eval_prompts, scorer).pass_at_1
-    ctx.finish_step("grpo", done, cfg.grpo.steps, stream, fingerprint, score)
+    ctx.finish_step("grpo", done, cfg.grpo.steps, queue, fingerprint, score)

@@ -25,7 +25,7 @@ from rl.context import Context, StageRun, sample_seed
 from rl.evaluation.continuing import Continuing
 from rl.evaluation.search import Node
 from rl.records.whole_files import append_lines, cut_partial_line, whole_lines, write_json, write_rows
-from rl.rollouts.queue import sample_and_grade
+from rl.rollouts.grading import sample_and_grade
 from rl.rollouts.step_metrics import RewardStats
 from rl.scoring.scorer import Scorer
 from rl.scoring.step_ends import end_tokens, split_steps

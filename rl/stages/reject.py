@@ -38,7 +38,7 @@ from rl.data import teacher_logprobs
 from rl.data.few_shot import shot_stop
 from rl.data.teacher_logprobs import vocabulary_hash
 from rl.records.whole_files import append_lines, cut_partial_line
-from rl.rollouts.queue import grade_arriving, sample_and_grade
+from rl.rollouts.grading import grade_arriving, sample_and_grade
 from rl.rollouts.step_metrics import RewardStats
 from rl.rollouts.teacher import Teacher, refuse_absent, spent, without_thought
 from rl.scoring.scorer import Scorer

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
+
 from rl.config import AskConfig, DataConfig, RunConfig
 from rl.context import Inputs
 from rl.data.contamination import check_run
@@ -28,6 +30,7 @@ from rl.scoring.routing import named, refuse_unused
 from rl.scoring.scorer import Scorer
 from rl.settings.chat_template import chat_day, set_template
 from rl.settings.config_checks import validate
+from rl.settings.queue_memory import refuse_large_queue
 from rl.types import BadInput, Row
 
 if TYPE_CHECKING:
@@ -51,6 +54,7 @@ def prepare(
     trained_on: what earlier stages trained the model on; the evaluation's problems are looked for in it.
     """
     validate(cfg)
+    refuse_large_queue(cfg, psutil.virtual_memory().total)
     model_path = with_tokens(resolve_model(cfg.model.path), cfg.model.add_tokens, lora_rank=cfg.model.lora.rank)
     model_config = load_config(model_path)
     limit = context_length(cfg.model, model_config)

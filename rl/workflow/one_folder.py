@@ -215,6 +215,8 @@ def refuse_other_run(cfg: RunConfig) -> None:
             continue
         if key == "model.chat_date" and asked_day(str(was)) == asked_day(str(now)):  # auto, and the day that it became
             continue
+        if key == "grpo.old_logprobs" and "sampler" not in (was, now) and not begun.rollout.staleness:  # auto: learner
+            continue
         if not key.startswith(FREE_ON_RESUME):
             raise BadInput(
                 f"{cfg.run_dir} holds a run with {key}={was}, not {now}; use another name=..., or delete the folder"

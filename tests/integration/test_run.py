@@ -124,7 +124,7 @@ def test_sampler_and_learner_agree_from_node_to_node_and_stale_weights_and_dead_
 ) -> None:
     from ray.util import placement_group_table
 
-    from rl.rollouts.queue import refuse_other_versions
+    from rl.rollouts.waiting import refuse_other_versions
     from tests.integration.test_learner import OPTIM, packed, scored_groups
 
     path = inputs.resolve_model(f"recipes.tiny_model:{model}")

@@ -21,7 +21,7 @@ from launch.doctor.doctor_backend import NodeReport, Reached, SyncedTensors
 from launch.doctor.node_probe import NodeProbe
 from rl.algorithms.learning_rate import learning_rate
 from rl.algorithms.policy_loss import policy_loss
-from rl.backend import SampleParams, Task
+from rl.backend import Arrived, SampleParams, Task
 from rl.config import RunConfig
 from rl.model.policy import ModelInput, load_policy
 from rl.model.pretrained import load_tokenizer
@@ -70,6 +70,7 @@ class PretendBackend:
         self.cfg, self.plants = cfg, known | plants
         self.reward_functions = RewardFunctions(cfg.rewards)
         self.restarts, self.killed, self.version = 0, False, -1
+        self.submitted: list[tuple[SampleRequest, SampleParams, Arrived]] = []
 
     def start(self, model_path: str, context_length: int) -> None:
         config = AutoConfig.from_pretrained(model_path, tie_word_embeddings=False)
@@ -101,7 +102,8 @@ class PretendBackend:
         self.sampler.load_state_dict(self._taken(sent) if self.version >= 0 else sent, strict=False)
         self.received = {name: tensor_checksum(tensor) for name, tensor in sent.items()}
         self.version = version
-        return SyncReport(version, 0, len(sent), 1, 0, 0.0)
+        self.sent = SyncReport(version, 0, len(sent), 1, 0, 0.0)
+        return self.sent
 
     def _taken(self, sent: dict[str, Tensor]) -> dict[str, Tensor]:
         """What the sampler makes of an update."""
@@ -129,6 +131,13 @@ class PretendBackend:
         self.killed = False
         for request in requests:
             yield request.group, self._sample(request, params)
+
+    def submit(self, requests: Sequence[SampleRequest], params: SampleParams, arrived: Arrived) -> None:
+        self.submitted += [(request, params, arrived) for request in requests]
+
+    def pump(self) -> None:
+        request, params, arrived = self.submitted.pop(0)
+        arrived(request.group, self._sample(request, params))
 
     @torch.no_grad()
     def _sample(self, request: SampleRequest, params: SampleParams) -> list[Rollout]:
@@ -199,15 +208,23 @@ class PretendBackend:
             tokens=sum(int(mb.loss_mask_T.sum()) for mb in update.micro_batches_R[0]), still=tuple(still),
         )  # fmt: skip
 
+    def train(self, updates_U: Sequence[PackedBatch]) -> Callable[[], StepStats]:
+        return lambda: self.step(updates_U)
+
+    def busy(self) -> dict[str, float]:
+        return {}
+
     def measure_gap(self, micro_batches_R: list[list[MicroBatch]]) -> tuple[float, float]:
         """As the learner does, with its limit."""
         pairs = zip(micro_batches_R, self.score(micro_batches_R), strict=True)
         gaps = [
-            np.abs(mb.sampler_logprobs_T[mb.loss_mask_T > 0] - scored_M)
+            np.abs(mb.sampler_logprobs_T[mb.loss_mask_T > 0] - scored_M)[fresh(mb)]
             for mine, scored in pairs
             for mb, scored_M in zip(mine, scored, strict=True)
         ]
         gap_M = np.concatenate(gaps)
+        if not len(gap_M):
+            return float("nan"), float("nan")
         if not gap_M.mean() <= self.cfg.gap_limit:
             raise AhaError(f"sampler and learner disagree: mean |logprob difference| {gap_M.mean():.2e} nats")
         return float(gap_M.mean()), float(gap_M.max())
@@ -221,8 +238,10 @@ class PretendBackend:
         logprobs_M, entropy_M = self.policy(batch)
         with torch.no_grad():
             ref_M = self.reference(batch)[0]
+        sampler_is_old = self.task.grpo.old_logprobs == "sampler"
         loss, _ = policy_loss(
-            self.task.grpo, logprobs_T=logprobs_M, old_logprobs_T=logprobs_M.detach(),
+            self.task.grpo, logprobs_T=logprobs_M,
+            old_logprobs_T=take(mb.sampler_logprobs_T) if sampler_is_old else logprobs_M.detach(),
             sampler_logprobs_T=take(mb.sampler_logprobs_T), ref_logprobs_T=ref_M, advantages_T=take(mb.advantages_T),
             loss_mask_T=take(mb.loss_mask_T), loss_weight_T=take(mb.loss_weight_T), sequence_T=take(mb.sequence_T),
             entropy_T=entropy_M,
@@ -268,3 +287,12 @@ class PretendBackend:
 
     def close(self) -> None:
         """Nothing runs."""
+
+
+def fresh(mb: MicroBatch) -> np.ndarray:
+    """Of the masked-in tokens, which were sampled by the weights that are trained."""
+    return (
+        np.ones(len(mb.loss_mask_T), bool)[mb.loss_mask_T > 0]
+        if mb.fresh_T is None
+        else mb.fresh_T[mb.loss_mask_T > 0] > 0
+    )

@@ -121,6 +121,10 @@ class Counting(PretendBackend):
         self.asked += 1
         return super().rollouts(requests, params)
 
+    def submit(self, requests, params, arrived) -> None:  # type: ignore[no-untyped-def]
+        self.asked += 1
+        super().submit(requests, params, arrived)
+
     def forget_prompts(self) -> None:
         self.forgotten += 1
 

@@ -13,6 +13,7 @@ from launch.doctor.all_checks import AllChecks
 from launch.doctor.check import Check, Outcome, all_passed, summary
 from recipes.tiny import recipe
 from rl.config import RewardConfig, RunConfig
+from rl.types import SyncReport
 from tests.unit.pretend import HEAD, PretendBackend
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -165,3 +166,29 @@ def test_a_checkpoint_of_the_run_with_a_flipped_byte_is_named_and_the_run_is_not
     assert "rank_0.pt is not what was saved" in check.measured
     assert json.loads((path / "meta.json").read_text())["step"] == 5
     assert [p.name for p in cfg.run_dir.iterdir()] == ["checkpoints"]
+
+
+# ------------------------------------------------------------------------------------------------ in flight
+
+
+class StalePrompts(PretendBackend):
+    """Weights that find samples half drawn do not reach what it computes for prompts that it has seen."""
+
+    def sync_weights(self, version: int) -> SyncReport:
+        if not self.submitted:
+            return super().sync_weights(version)
+        self.version = version
+        return self.sent
+
+
+@pytest.mark.parametrize(("kind", "outcome"), [(PretendBackend, Outcome.PASSED), (StalePrompts, Outcome.FAILED)])
+def test_prompts_that_are_cached_around_an_update_are_computed_with_the_new_weights(
+    cfg: RunConfig, kind: type[PretendBackend], outcome: Outcome
+) -> None:
+    cfg = dataclasses.replace(cfg, rollout=dataclasses.replace(cfg.rollout, staleness=1, in_flight=True))
+    rounds = AllChecks(cfg, kind)  # type: ignore[arg-type]
+    checks = {check.name: check for check in rounds.checks()}
+    forgotten = checks.pop("old prompts are forgotten")
+    assert forgotten.outcome is outcome, forgotten.measured
+    assert "differ from the learner by" in forgotten.measured
+    assert [c.name for c in checks.values() if c.outcome is Outcome.FAILED] == []

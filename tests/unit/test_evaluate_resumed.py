@@ -62,7 +62,11 @@ class Seeded:
         """There are no learners."""
 
     def sync_weights(self, version: int) -> SyncReport:
-        return SyncReport(version, self.weights, 1, 1, 1, 0.0)
+        return self.sent
+
+    @property
+    def sent(self) -> SyncReport:
+        return SyncReport(0, self.weights, 1, 1, 1, 0.0)
 
     def rollouts(self, requests: list[SampleRequest], params: SampleParams) -> Iterator[tuple[int, list[Rollout]]]:
         self.calls.append([r.prompt_token_ids[1] for r in requests])

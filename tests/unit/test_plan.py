@@ -89,10 +89,42 @@ def test_overlapping_sampling_and_training_saves_the_shorter_of_the_two_and_the_
 
 def test_an_asynchronous_recipe_is_counted_as_one():
     cfg = run_of()
-    cfg = dataclasses.replace(cfg, rollout=dataclasses.replace(cfg.rollout, staleness=1))
+    cfg = dataclasses.replace(cfg, rollout=dataclasses.replace(cfg.rollout, staleness=1, in_flight=True))
     plan = plan_of(cfg)
     assert plan.step is not None
     assert plan.cost.grpo_s == pytest.approx(100 * plan.step.asynchronous_s)
+
+
+def test_an_overlapped_recipe_waits_for_the_tail_of_the_batch_that_is_sampled_meanwhile():
+    cfg = run_of()
+    cfg = dataclasses.replace(cfg, rollout=dataclasses.replace(cfg.rollout, staleness=1))
+    plan = plan_of(cfg)
+    assert plan.step is not None
+    step = plan.step
+    assert step.overlapped_s == pytest.approx(max(step.rollout.seconds, step.update.seconds) + step.sync.seconds)
+    assert step.asynchronous_s <= step.overlapped_s < step.synchronous_s
+    assert plan.cost.grpo_s == pytest.approx(100 * step.overlapped_s)
+
+
+def test_rollouts_beside_the_training_need_devices_of_their_own():
+    cfg = dataclasses.replace(run_of(), rollout=RolloutConfig(max_new_tokens=64, staleness=1))
+    assert not any("take turns" in problem for problem in plan_of(cfg).problems)
+    one_gpu = find_hardware("H100-80G", nodes=1, gpus_per_node=1)
+    cfg = dataclasses.replace(cfg, learner=LearnerConfig(), sampler=SamplerConfig())
+    assert any("rollout.staleness=1: learners and samplers share devices" in p for p in plan_run(cfg, one_gpu).problems)
+
+
+def test_a_queue_that_is_larger_than_the_drivers_memory_is_a_problem():
+    cfg = dataclasses.replace(
+        run_of(), rollout=RolloutConfig(staleness=64, in_flight=True, max_new_tokens=4096),
+        grpo=GRPOConfig(steps=1, prompts_per_step=4096, group_size=64),
+    )  # fmt: skip
+    gib = 65 * 4096 * 64 * (4096 * 12 + 2048) / 2**30
+    here = dataclasses.replace(this_machine(), memory_gib=gib - 1)
+    problems = plan_run(cfg, here, lengths=LENGTHS).problems
+    assert any("up to 17,039,360 samples of 4,096 tokens are under way and may take" in p for p in problems)
+    roomy = dataclasses.replace(here, memory_gib=gib + 1)
+    assert not any("under way" in problem for problem in plan_run(cfg, roomy, lengths=LENGTHS).problems)
 
 
 def test_more_samplers_shorten_the_rollouts_and_nothing_else():
@@ -227,6 +259,20 @@ def test_a_pipe_gets_plain_text_with_the_whole_plan(command):
     for part in ("16 prompts x 8 samples = 128 rollouts per step", "795,776 parameters", "Adam moments", "KV cache", "rollouts",
                  "weight sync", "asynchronous", "10 GRPO steps", "Taken for granted"):  # fmt: skip
         assert part in done.stdout, part
+
+
+@pytest.mark.parametrize(
+    ("words", "mode"),
+    [((), "synchronous"), (("rollout.staleness=1",), "overlapped"),
+     (("rollout.staleness=2", "rollout.in_flight=true"), "asynchronous")],
+)  # fmt: skip
+def test_the_plan_shows_all_modes_and_marks_the_recipes(command, words, mode):
+    done = command("recipes/tiny.py", *words, "--gpu", "cpu")
+    assert done.returncode == 0, done.stderr
+    marked = [line.split()[0] for line in done.stdout.splitlines() if "this recipe" in line]
+    assert marked == [mode]
+    for row in ("synchronous", "overlapped", "asynchronous"):
+        assert any(line.startswith(row) for line in done.stdout.splitlines()), row
 
 
 def test_what_does_not_fit_ends_with_1_and_a_change(command):

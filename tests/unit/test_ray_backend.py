@@ -354,6 +354,7 @@ def test_new_weights_under_running_requests_are_refused_by_name(monkeypatch):
         def __init__(self, *, reset: bool) -> None:
             self.index, self.version, self.groups = 3, 0, {}
             self.llm = SimpleNamespace(collective_rpc=lambda _: [(9, 5)], reset_prefix_cache=lambda: reset)
+            self.llm.llm_engine = SimpleNamespace(set_weight_version=lambda version: None)
 
     idle, busy = WithEngine(reset=True), WithEngine(reset=False)
     assert (idle.adopt_version(1), idle.version) == ((9, 5), 1)

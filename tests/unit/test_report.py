@@ -209,6 +209,22 @@ def test_the_phases_of_a_step_add_up_to_its_time(run_dir):
     assert [s.stage for s in found.spans][:3] == ["sft", "eval", "grpo"]
 
 
+def test_learners_and_samplers_that_work_at_the_same_time_are_shown_side_by_side(run_dir):
+    assert times(read_run(run_dir)).lanes == []
+    path = run_dir / "metrics.jsonl"
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    for record in records:
+        if record["stage"] == "grpo":
+            record["samplers/busy_s"] = 8.0
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    learners, samplers = times(read_run(run_dir)).lanes
+    assert (learners.name, samplers.name) == ("learners", "samplers")
+    assert learners.columns[0].parts == [1.5, 8.5]  # of 10 s
+    assert samplers.columns[0].parts == [8.0, 2.0]
+    assert (samplers.work, samplers.idle) == (96.0, 24.0)
+    assert learners.work + learners.idle == 120.0
+
+
 def test_dead_groups_are_counted(run_dir):
     found = dead_groups(read_run(run_dir))
     assert (found.count, found.dead) == (48, 12)

@@ -12,7 +12,7 @@ import pytest
 from rl.backend import SampleParams
 from rl.config import RolloutConfig
 from rl.types import AhaError, Rollout, SampleRequest, SamplerReport, StepStats
-from rl.workers.sampler.sampler import Sampler
+from rl.workers.sampler.sampler import Sampler, _Group
 from tests.unit import pretend_ray
 from tests.unit.test_ray_backend import PARAMS, REQUESTS, OneByOne, backend  # noqa: F401
 
@@ -91,12 +91,12 @@ def test_samplers_work_while_the_driver_waits_for_anything_else(slow, doing, tmp
 
 
 def test_samplers_work_while_the_driver_waits_for_rewards(backend):  # noqa: F811
-    from rl.workers.cluster.ray_calls import collect
+    from rl.workers.cluster import ray_calls
 
     arrived = Kept()
     backend.submit(REQUESTS, PARAMS, arrived)
     assert backend.reward_actors.beside is backend
-    collect([Slow(1, 100)], ["reward worker 0"], 60.0, "reward a group", beside=backend.reward_actors.beside)
+    ray_calls.collect([Slow(1, 100)], ["reward worker 0"], 60.0, "reward a group", beside=backend.reward_actors.beside)
     assert len(arrived.groups) == 12
 
 
@@ -167,6 +167,10 @@ class Engine:
 
     def __init__(self, *, resets: bool = True) -> None:
         self.steps, self.asked, self.resets = 0, [], resets
+        self.llm_engine, self.label = self, "default"
+
+    def set_weight_version(self, version: str) -> None:
+        self.label = version
 
     def has_unfinished_requests(self) -> bool:
         return self.steps < 3
@@ -229,6 +233,7 @@ def test_new_weights_do_with_old_keys_and_values_what_was_asked_for(transfer, ru
     engine = Engine()
     assert sampler_of(engine).adopt_version(1, running) == (9, 5)
     assert engine.asked == asked
+    assert engine.label == "1", "vLLM marks the tokens from now on"
 
 
 def test_a_cache_that_was_not_emptied_is_an_error(transfer):
@@ -250,6 +255,21 @@ def test_prompts_are_cached_for_each_version_and_each_purpose_apart(transfer, mo
     sampler.submit([SampleRequest(2, [4, 5], [1])], PARAMS)
     sampler.submit([SampleRequest(3, [4, 5], [1])], replace(PARAMS, salt="evaluation"))
     assert len({prompt["cache_salt"] for prompt in engine.asked}) == 3
+
+
+def test_each_token_carries_the_version_that_sampled_it(monkeypatch):
+    sampler = sampler_of(Engine())
+    monkeypatch.setattr(Sampler, "_text", lambda *args: "")
+    spans = [SimpleNamespace(version="3", start=0, end=2), SimpleNamespace(version="5", start=2, end=3)]
+    for given, version, later in ((spans, 3, ((2, 5),)), (spans[1:], 5, ()), (None, 2, ())):
+        sampler.groups = {7: _Group(SampleRequest(7, [1], [11]), PARAMS, 2, [None], 1)}
+        completion = SimpleNamespace(
+            token_ids=[4, 5, 6], logprobs=[{t: SimpleNamespace(logprob=-1.0)} for t in (4, 5, 6)],
+            finish_reason="length", weight_versions=given,
+        )  # fmt: skip
+        finished: dict[int, list[Rollout]] = {}
+        sampler._collect(SimpleNamespace(request_id="7.0-a", outputs=[completion]), finished)
+        assert (finished[7][0].policy_version, finished[7][0].later_versions) == (version, later)
 
 
 # ------------------------------------------------------------------------------------------------ deaths

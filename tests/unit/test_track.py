@@ -378,6 +378,19 @@ def test_the_live_view_shows_the_queue_now_and_the_last_steps_staleness_and_work
     assert re.search(r"queue +0 +groups: 0 wait, 0 at the samplers, 0 at the rewards", view())
 
 
+def test_the_live_view_says_who_waited_for_whom_when_both_work_at_the_same_time():
+    bar = Bar(Console(file=io.StringIO()))
+    bar.begin("grpo", 10, 0)
+    seconds = {"seconds": 10.0, "seconds/rollout": 2.5, "seconds/update": 7.0}
+    bar.advance("grpo", 0, seconds | {"samplers/idle_share": 0.4, "queue/ready": 3.0})
+    console = Console(file=io.StringIO(), width=120)
+    console.print(bar.view())
+    assert re.search(
+        r"waiting +25% +of the step the learners waited for rollouts, 40% the samplers for work; 3 groups were ready",
+        shown(console),
+    )
+
+
 def test_who_is_attached_is_told_of_each_step_once_it_is_on_disk(start):
     track = start()
     told = []

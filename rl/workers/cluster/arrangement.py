@@ -98,6 +98,16 @@ def refuse_unpaired(cfg: RunConfig) -> None:
         )
 
 
+def refuse_turns(cfg: RunConfig, *, colocated: bool) -> None:
+    """Raise BadInput when workers that take turns on their devices are to sample and train at the same time."""
+    if colocated and cfg.rollout.staleness:
+        raise BadInput(
+            f"rollout.staleness={cfg.rollout.staleness}: learners and samplers share devices here and take turns "
+            f"(cluster.colocated={cfg.cluster.colocated}), so nothing can be sampled beside the training; use "
+            "rollout.staleness=0, or a cluster with GPUs for both"
+        )
+
+
 def _apart(gpus_N: Sequence[int], ranks: int, samplers: int, width: int) -> tuple[list[int], list[int]] | None:
     """(node of each learner rank, node of each sampler), or None when the GPUs do not suffice."""
     largest_first = sorted(range(len(gpus_N)), key=lambda n: -gpus_N[n])

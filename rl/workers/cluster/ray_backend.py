@@ -26,7 +26,7 @@ from rl.types import (
     SyncReport,
 )
 from rl.workers.cluster.actors import LearnerHost, RaySyncClient, SamplerHost
-from rl.workers.cluster.arrangement import is_colocated, transfer_of
+from rl.workers.cluster.arrangement import is_colocated, refuse_turns, transfer_of
 from rl.workers.cluster.gauges import Gauges
 from rl.workers.cluster.hardware import hardware_of
 from rl.workers.cluster.placement import (
@@ -73,6 +73,7 @@ class RayBackend(SamplerCalls):
         gpus_N = gpus_of_nodes(self.device)
         self.colocated = is_colocated(cfg, sum(gpus_N))
         self.transfer = transfer_of(cfg, on_gpu=self.device == "gpu", colocated=self.colocated)
+        refuse_turns(cfg, colocated=self.colocated)
         if self.colocated:
             log.info(
                 "learners and samplers share devices and take turns (cluster.colocated); weights go by %s",
@@ -83,7 +84,7 @@ class RayBackend(SamplerCalls):
         self.reward_actors = RewardActors(cfg, self.device, beside=self)
         self.model_path, self.context_length = "", 0
         self.gauges = Gauges()
-        self.version = -1
+        self.version, self.sent = -1, SyncReport(-1, 0, 0, 0, 0, 0.0)
         self.work = Sampling(cfg, lambda: self.samplers, lambda: self.version)
         self.asleep: list[str] = []
         self.share = Share(cfg)
@@ -138,6 +139,7 @@ class RayBackend(SamplerCalls):
         self.asleep = []
 
     def adopt(self, cfg: RunConfig) -> None:
+        refuse_turns(cfg, colocated=self.colocated)
         same = (cfg.rewards, cfg.scoring) == (self.cfg.rewards, self.cfg.scoring)
         self.cfg = cfg
         if not same or not self.reward_actors.parts:
@@ -225,7 +227,7 @@ class RayBackend(SamplerCalls):
         self._wake(["weights"])
         with self.work.holding():
             report = self._send_weights(version, range(len(self.samplers)))
-            self.version, self.ahead = version, False
+            self.version, self.ahead, self.sent = version, False, report
         self.work.top_up_all()
         return replace(report, seconds=time.perf_counter() - start)
 

@@ -47,6 +47,9 @@ class SamplerCalls(LearnerCalls):
             raise AhaError("the driver waits for rollouts that no sampler was asked for; this is a fault of Aha")
         self.look_at(ray.wait(list(self.work.polls), num_returns=1, timeout=5.0)[0])
 
+    def busy(self) -> dict[str, float]:
+        return self.work.meter.metrics()
+
     def forget_prompts(self) -> None:
         self._on_samplers([h.forget_prompts.remote() for h in self.samplers], "forget prompts")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -78,6 +79,26 @@ class WorkQueue:
         self.queues[i if heir is None else heir][:0] = back
 
 
+class BusyMeter:
+    """For how long each sampler has had work since the last metrics()."""
+
+    def __init__(self, samplers: int) -> None:
+        self._busy, self._since, self._start = [0.0] * samplers, [math.inf] * samplers, time.monotonic()
+
+    def mark(self, i: int, *, works: bool) -> None:
+        """Whether sampler i has work from now on."""
+        now = time.monotonic()
+        self._busy[i] += max(0.0, now - self._since[i])
+        self._since[i] = now if works else math.inf
+
+    def metrics(self) -> dict[str, float]:
+        for i, since in enumerate(self._since):
+            self.mark(i, works=since < math.inf)
+        busy, now = sum(self._busy) / len(self._busy), time.monotonic()
+        whole, self._start, self._busy = now - self._start, now, [0.0] * len(self._busy)
+        return {"samplers/busy_s": busy, "samplers/idle_share": max(0.0, 1 - busy / whole) if whole else 0.0}
+
+
 @dataclass(frozen=True, slots=True)
 class Poll:
     """A call to a sampler. handle: of the process that it went to. version: of the weights that it must answer from."""
@@ -105,6 +126,7 @@ class Sampling:
         self._steps = [-1] * cfg.sampler.count
         self._progress = [time.monotonic()] * cfg.sampler.count
         self._held = False
+        self.meter = BusyMeter(cfg.sampler.count)
 
     def submit(self, requests: Sequence[SampleRequest], params: SampleParams, arrived: Arrived) -> None:
         """Have these groups sampled. arrived(group's own number, its rollouts) is called for each when it is done."""
@@ -126,6 +148,7 @@ class Sampling:
             return
         idle = not self.queue.running[i]
         work = self.queue.next_for(i)
+        self.meter.mark(i, works=bool(self.queue.running[i]))
         if not self.queue.running[i]:
             return
         if idle:
@@ -159,6 +182,8 @@ class Sampling:
     def holding(self) -> Iterator[None]:
         """In the block, a weight sync, no sampler is asked for anything."""
         self._held = True
+        for i in range(len(self._progress)):
+            self.meter.mark(i, works=False)
         try:
             yield
         finally:

@@ -30,7 +30,7 @@ from rl.model.classifier import load_trainee
 from rl.model.policy import UNSHARDED, Backbone, ModelInput, Policy, load_policy
 from rl.model.sequence_parallel import WHOLE
 from rl.settings.precision import HALF, torch_dtype
-from rl.types import AhaError, BadInput, MicroBatch, StepStats
+from rl.types import BadInput, MicroBatch, StepStats
 from rl.workers.learner import deepspeed_engine
 from rl.workers.learner.deepspeed_engine import (
     Sharded,
@@ -42,7 +42,7 @@ from rl.workers.learner.deepspeed_engine import (
     shard,
 )
 from rl.workers.learner.masters import WeightsMoved, dither_masters
-from rl.workers.learner.meter import Clock, Totals, mean_over_ranks
+from rl.workers.learner.meter import Clock, Totals, checked_gap, mean_over_ranks
 from rl.workers.learner.objectives import Models, micro_batch_loss
 from rl.workers.learner.weights_out import WeightReader, add_to_hash
 
@@ -190,7 +190,7 @@ class Learner(WeightReader):
         clock = Clock()
         grpo = self.task.grpo
         old_UM: list[list[Tensor]] | None = None
-        if grpo is not None and grpo.old_logprobs == "learner" and len(updates_U) > 1:
+        if grpo is not None and grpo.old_logprobs != "sampler" and len(updates_U) > 1:
             # Before any update: all updates of the batch compare with the policy that the first one starts from.
             with clock("scoring"):
                 old_UM = [[self._score(mb) for mb in micro_batches] for micro_batches in updates_U]
@@ -213,7 +213,7 @@ class Learner(WeightReader):
                     totals.add(*self._accumulate(micro_batch, old, clock))
             loss, metrics = totals.reduce(self.device)
             if not losses and grpo is not None:  # in later updates the policy is no longer the one that sampled
-                gap = self._check_gap(metrics)
+                gap = checked_gap(metrics, self.cfg.gap_limit)
             with clock("update"):
                 weights_moved = WeightsMoved(self.policy.hf.named_parameters())
                 applied, norm = self._apply(rate)
@@ -224,7 +224,7 @@ class Learner(WeightReader):
             total.merge(totals)
         _, metrics = total.reduce(self.device)
         tokens = int(metrics.pop("tokens", 0))
-        for name in ("gap", "max/gap"):  # these are over all updates; StepStats has those of the first alone
+        for name in ("gap", "max/gap", "fresh"):  # these are over all updates; StepStats has those of the first alone
             metrics.pop(name, None)
         if moved:
             metrics["policy/weights_moved"] = mean_over_ranks(float(np.mean(moved)), self.device)
@@ -269,16 +269,6 @@ class Learner(WeightReader):
         norm = self.engine.get_global_grad_norm() if norm is None else norm
         return applied, float(norm) if norm is not None and applied else float("nan")
 
-    def _check_gap(self, metrics: dict[str, float]) -> tuple[float, float]:
-        mean, largest = metrics.pop("gap"), metrics.pop("max/gap")
-        if not mean <= self.cfg.gap_limit:
-            raise AhaError(
-                f"sampler and learner disagree: mean |logprob difference| {mean:.2e} nats (largest {largest:.2e}) is "
-                f"above the limit of {self.cfg.gap_limit:g}; the sampler's weights, temperature or template are not "
-                "the learner's. No weight was updated. Look at the last weight sync, or raise grpo.max_logprob_gap"
-            )
-        return mean, largest
-
     @torch.no_grad()
     def _score(self, mb: MicroBatch) -> Tensor:
         return self.engine(ModelInput.of(mb, self.device, self.share))[0].detach()
@@ -293,10 +283,12 @@ class Learner(WeightReader):
         for mb in micro_batches:
             index = np.flatnonzero(mb.loss_mask_T)
             sampler_M = torch.from_numpy(mb.sampler_logprobs_T[index]).to(self.device)
-            gap = logprob_gap(sampler_M, self._score(mb))
-            totals.add(0.0, gap | {"tokens": torch.tensor(float(len(index)))})
+            fresh_M = torch.ones(len(index)) if mb.fresh_T is None else torch.from_numpy(mb.fresh_T[index])
+            fresh_M = fresh_M.to(self.device)
+            gap = logprob_gap(sampler_M * fresh_M, self._score(mb) * fresh_M)
+            totals.add(0.0, gap | {"tokens": torch.tensor(float(len(index))), "fresh": fresh_M.sum()})
         _, metrics = totals.reduce(self.device)
-        return self._check_gap(metrics)
+        return checked_gap(metrics, self.cfg.gap_limit)
 
     @torch.no_grad()
     def mean_nll(self, micro_batches: list[MicroBatch]) -> float:

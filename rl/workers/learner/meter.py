@@ -9,6 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from rl.types import AhaError
+
 
 class Clock:
     """Seconds by phase, as in `with clock("update"): ...`. The time of an inner phase does not count for the outer."""
@@ -86,3 +88,22 @@ class Totals:
             metrics[name] = peak if name.startswith("max/") else float(sums[i]) / (1.0 if name == "tokens" else tokens)
         loss = float(sums[0])
         return (loss if math.isfinite(loss) else float("nan")), metrics
+
+
+def checked_gap(metrics: dict[str, float], limit: float) -> tuple[float, float]:
+    """(mean, largest) |sampler - learner logprob| of the fresh tokens, nats: those sampled by the weights that are here
+    now, for others differ with reason. NaN when there is none. Takes its numbers out of the metrics.
+
+    metrics: "gap" and "fresh" as means over all tokens. Raises AhaError when the mean is above the limit.
+    """
+    mean, largest, fresh = (metrics.pop(name) for name in ("gap", "max/gap", "fresh"))
+    if not fresh:
+        return math.nan, math.nan
+    mean /= fresh
+    if not mean <= limit:
+        raise AhaError(
+            f"sampler and learner disagree: mean |logprob difference| {mean:.2e} nats (largest {largest:.2e}) is "
+            f"above the limit of {limit:g}; the sampler's weights, temperature or template are not "
+            "the learner's. No weight was updated. Look at the last weight sync, or raise grpo.max_logprob_gap"
+        )
+    return mean, largest

@@ -93,9 +93,10 @@ def _grpo_loss(
         sequence_T=_masked_in(mb.sequence_T, batch),
         entropy_T=entropy_M,
     )
-    counted_M = mask_M * (weight_M > 0)
+    fresh_M = mask_M if mb.fresh_T is None else mask_M * _masked_in(mb.fresh_T, batch)
+    counted_M = fresh_M * (weight_M > 0)
     gap = logprob_gap(sampler_M * counted_M, logprobs_M.detach() * counted_M)
-    return loss, metrics | teacher_metrics | gap
+    return loss, metrics | teacher_metrics | gap | {"fresh": fresh_M.sum()}
 
 
 def _advantages(

@@ -149,6 +149,7 @@ class Sampler:
         if len(set(tallies)) != 1:
             raise AhaError(f"sampler {self.index}: its tensor-parallel ranks received different weights: {tallies}")
         self._forget_old_weights(version, running)
+        self.llm.llm_engine.set_weight_version(str(version))  # an adapter's update does not
         self.version, self.updating = version, False
         return tallies[0]
 
@@ -264,6 +265,8 @@ class Sampler:
         group = self.groups[number]
         completion = output.outputs[0]
         token_ids = np.asarray(completion.token_ids, dtype=np.int32)
+        # A group may have waited inside vLLM while new weights arrived, so its first token's version is vLLM's to say.
+        spans = [(s.start, int(s.version)) for s in completion.weight_versions or ()] or [(0, group.policy_version)]
         logprobs = [step[token].logprob for step, token in zip(completion.logprobs, completion.token_ids, strict=True)]
         group.rollouts_G[sample] = Rollout(
             token_ids_T=token_ids,
@@ -271,9 +274,10 @@ class Sampler:
             text=self._text(token_ids, group.params.stop_token_ids),
             finish_reason=str(completion.finish_reason),
             temperature=group.params.temperature,
-            policy_version=group.policy_version,
+            policy_version=spans[0][1],
             seed=group.request.seeds_G[sample],
             top=_top(completion.logprobs, top) if (top := group.params.top_logprobs) else None,
+            later_versions=tuple(spans[1:]),
         )
         group.missing -= 1
         if not group.missing:
