@@ -511,6 +511,11 @@ class RejectConfig:
         AskConfig, "Instruction and worked examples that the model gets with each question.", before=AskConfig()
     )
     teacher: TeacherConfig = knob(TeacherConfig, "An endpoint to sample instead of the stage's model.")
+    search: tuple[SearchConfig, ...] = knob(
+        (),
+        "A search whose solutions are taken for samples, one at most; its scorer is a reward of the stage.",
+        before=(),
+    )
 
 
 @dataclass(frozen=True)
