@@ -372,6 +372,7 @@ class SearchConfig:
     answer_tokens: int = knob(64, "cut: tokens for the answer after that.", lo=1)
     close: str = knob("</think>", "stretch: text that closes the thought; it and what follows are taken back.")
     more: str = knob("Wait", "stretch: text that is put in its place.")
+    times: int = knob(8, "stretch: how often a thought is made to go on, at most.", lo=1)
 
     @property
     def by_steps(self) -> bool:

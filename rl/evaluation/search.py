@@ -143,19 +143,22 @@ def stretch(
     tokens: int,
     limit: int,
     more: tuple[int, ...],
+    times: int,
     open_part: Callable[[Node], Node],
 ) -> list[Node]:  # fmt: skip
     """Solutions that think for at least `tokens` tokens: one that ends before goes on from where its thought was open,
-    with the `more` tokens ("Wait") after it. limit: the most tokens of a solution. Ends, since each round adds `more`.
+    with the `more` tokens ("Wait") after it, at most `times` times. limit: the most tokens of a solution.
 
     open_part: the node without its end, and without what closes its thought and follows that.
     """
     out = list(go_on(nodes, limit))
     early = list(range(len(out)))
-    while early:
+    for _ in range(times):
         opened = {i: open_part(out[i]) for i in early if out[i].finished}
         early = [i for i, node in opened.items() if len(node.token_ids) < tokens]
-        followed = go_on([with_forced(opened[i], more) for i in early], limit) if early else []
+        if not early:
+            break
+        followed = go_on([with_forced(opened[i], more) for i in early], limit)
         for i, node in zip(early, followed, strict=True):
             out[i] = node
     return out

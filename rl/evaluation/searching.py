@@ -14,8 +14,9 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -153,7 +154,7 @@ class Searcher:
         else:
             ended = stretch(
                 starts, self._to_total(prompts_P), tokens=cfg.tokens,
-                limit=max(self._params.max_new_tokens, cfg.tokens), more=self._ids(cfg.more),
+                limit=max(self._params.max_new_tokens, cfg.tokens), more=self._ids(cfg.more), times=cfg.times,
                 open_part=self._open_part,
             )  # fmt: skip
         found = []
@@ -223,7 +224,7 @@ def _line(problem: int, found: Found) -> dict[str, object]:
     }  # fmt: skip
 
 
-def _read(line: dict) -> Found:  # type: ignore[type-arg]
+def _read(line: Mapping[str, Any]) -> Found:
     rollouts = [
         Rollout(np.asarray(r["ids"], np.int32), np.full(len(r["ids"]), np.nan, np.float32), r["text"], r["reason"],
                 r["temperature"], r["version"], 0)
