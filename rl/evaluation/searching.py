@@ -69,8 +69,9 @@ class Searcher:
         """What is found for each problem, in order. Resumes. may_stop: raise Stopped between two chunks when the user
         asked for it.
         """
-        weights = self._ctx.backend.sync_weights(version).checksum
-        path = resumable.folder(self._ctx.run_dir) / f"search-{self._hash(prompts_P, weights)}.jsonl"
+        name = self._hash(prompts_P, version, self._ctx.backend.sent.checksum)
+        self._params = replace(self._params, salt=name)  # it is the same whatever was cached before it
+        path = resumable.folder(self._ctx.run_dir) / f"search-{name}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
         cut_partial_line(path)
         done = {int(line["problem"]): _read(line) for line in whole_lines(path)}
@@ -197,10 +198,11 @@ class Searcher:
     def _ids(self, text: str) -> tuple[int, ...]:
         return tuple(self._ctx.tokenizer.encode(text, add_special_tokens=False))
 
-    def _hash(self, prompts_P: Sequence[Prompt], weights: int) -> str:
-        machines = asdict(self._ctx.cfg.model), asdict(self._ctx.cfg.sampler), self._ctx.cfg.seed
-        rewards = [asdict(reward) for reward in self._ctx.cfg.rewards]
-        parts = [weights, asdict(self._cfg), asdict(self._params), machines, rewards, [asdict(p) for p in prompts_P]]
+    def _hash(self, prompts_P: Sequence[Prompt], version: int, weights: int) -> str:
+        run = self._ctx.cfg
+        made_by = version, weights, run.seed, asdict(run.model), asdict(run.sampler), [asdict(r) for r in run.rewards]
+        asked = asdict(self._cfg), asdict(replace(self._params, salt="")), [asdict(prompt) for prompt in prompts_P]
+        parts = [made_by, asked]
         return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:16]
 
 

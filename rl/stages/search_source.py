@@ -12,7 +12,7 @@ from rl.backend import SampleParams, Task
 from rl.config import OptimConfig, RejectConfig, SearchConfig
 from rl.context import Context
 from rl.evaluation.searching import Searcher
-from rl.rollouts.queue import grade_arriving
+from rl.rollouts.grading import grade_arriving
 from rl.rollouts.step_metrics import RewardStats
 from rl.scoring.scorer import Scorer
 from rl.settings.config_checks import search_faults

@@ -70,8 +70,12 @@ class Digits:
     def load(self, task: object) -> None:
         """There are no learners."""
 
+    @property
+    def sent(self) -> SyncReport:
+        return SyncReport(0, self.weights, 1, 1, 1, 0.0)
+
     def sync_weights(self, version: int) -> SyncReport:
-        return SyncReport(version, self.weights, 1, 1, 1, 0.0)
+        return self.sent
 
     def queue(self) -> Queue:
         return Queue()
