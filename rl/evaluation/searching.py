@@ -96,24 +96,29 @@ class Searcher:
 
     def _by_steps(self, prompts_P: Sequence[Prompt]) -> list[Found]:
         cfg, limit = self._cfg, self._params.max_new_tokens
-        params = replace(
-            self._params, stop=(*self._params.stop, *cfg.step), max_new_tokens=min(cfg.max_step_tokens, limit)
-        )
 
         def extend(nodes: Sequence[Node]) -> list[list[Node]]:
-            children = []
-            for node, own in zip(nodes, self._samplers.sample(prompts_P, nodes, params, cfg.expand), strict=True):
-                assert all(child.path[:-1] == node.path for child in own)
-                # A step that may be longer than what is left is not begun.
-                most = limit - params.max_new_tokens
-                children.append([replace(c, finished=c.finished or len(c.token_ids) > most) for c in own])
-            return children
+            room = limit - min(len(node.token_ids) for node in nodes)
+            params = replace(
+                self._params, stop=(*self._params.stop, *cfg.step), max_new_tokens=min(cfg.max_step_tokens, room)
+            )
+            grown = self._samplers.sample(prompts_P, nodes, params, cfg.expand)
+            return [[self._within(child, limit) for child in own] for own in grown]
 
         trees = search(
             len(prompts_P), kind=cfg.kind, width=cfg.width, max_steps=cfg.max_steps, extend=extend,
             score=lambda nodes: self._score(prompts_P, nodes),
         )  # fmt: skip
         return [self._found(prompt, tree) for prompt, tree in zip(prompts_P, trees, strict=True)]
+
+    def _within(self, node: Node, limit: int) -> Node:
+        """The node, cut and at its end where it has more tokens than `limit`; at its end also with just as many."""
+        if len(node.token_ids) < limit:
+            return node
+        if len(node.token_ids) == limit:
+            return replace(node, finished=True)
+        ids = node.token_ids[:limit]
+        return replace(node, token_ids=ids, sampled=node.sampled[:limit], text=self._decode(ids), finished=True)
 
     def _found(self, prompt: Prompt, tree: Tree) -> Found:
         length = len(prompt.token_ids)

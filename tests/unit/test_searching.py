@@ -184,11 +184,14 @@ def test_a_scorer_that_hangs_on_a_candidate_costs_that_candidate(tokenizer, tmp_
     assert not math.isnan(found.scores[0])
 
 
-def test_a_step_that_may_not_fit_is_not_begun(tokenizer, tmp_path: Path):  # type: ignore[no-untyped-def]
-    short = replace(PARAMS, max_new_tokens=10)
-    (found,) = searcher(tokenizer, tmp_path, replace(BEAM, max_step_tokens=8), short)[0].run(PROMPTS[:1], 0)
-    assert {len(r.token_ids_T) for r in found.rollouts} == {4}  # after 4 tokens a step of 8 would be too much
-    assert all(r.finish_reason == "stop" for r in found.rollouts)
+def test_a_solution_is_cut_at_its_limit_and_goes_no_further(tokenizer, tmp_path: Path):  # type: ignore[no-untyped-def]
+    for limit, rounds in ((5, 3), (4, 2)):  # steps of two tokens: the third is cut, or not begun
+        search, backend = searcher(tokenizer, tmp_path / str(limit), params=replace(PARAMS, max_new_tokens=limit))
+        (found,) = search.run(PROMPTS[:1], 0)
+        assert {len(r.token_ids_T) for r in found.rollouts} == {limit}
+        assert {r.finish_reason for r in found.rollouts} == {"length"}
+        assert {len(r.text) for r in found.rollouts} == {limit}
+        assert len(backend.calls) == rounds
 
 
 def test_the_samples_own_stop_text_ends_a_solution_although_a_step_ended_within_it(tokenizer, tmp_path: Path):  # type: ignore[no-untyped-def]
