@@ -71,9 +71,11 @@ def search(
         nodes = [node for kept in alive.values() for node in kept]
         if not nodes:
             break
-        grown = _grow(nodes, trees, extend, score)
+        grown: dict[tuple[int, int], list[Node]] = {at: [] for at in alive}
+        for child in _grow(nodes, trees, extend, score):
+            grown[child.problem, child.path[0]].append(child)
         for at in alive:
-            best = ranked([child for child in grown if (child.problem, child.path[0]) == at])[: room[at]]
+            best = ranked(grown[at])[: room[at]]
             done = [node for node in best if node.finished]
             trees[at[0]].leaves += done
             room[at] -= len(done)
@@ -96,8 +98,9 @@ def _grow(nodes: Sequence[Node], trees: Sequence[Tree], extend: Extend, score: S
     for problem in {node.problem for node in nodes}:
         trees[problem].rounds += 1
     different = merged(children)
-    for problem, tree in enumerate(trees):
-        tree.merged += sum(c.problem == problem for c in children) - sum(c.problem == problem for c in different)
+    for sign, counted in ((1, children), (-1, different)):
+        for child in counted:
+            trees[child.problem].merged += sign
     scored = [replace(node, score=value) for node, value in zip(different, score(different), strict=True)]
     for node in scored:
         trees[node.problem].scored.append(len(node.token_ids))
