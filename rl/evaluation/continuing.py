@@ -61,6 +61,7 @@ class Continuing:
         packer refuses to train on it.
         """
         ids = np.asarray(node.token_ids, np.int32)
-        reason = "stop" if node.finished else "length"
+        ended = bool(node.token_ids) and node.token_ids[-1] in self._params.stop_token_ids
+        reason = "stop" if ended or any(stop in node.text for stop in self._params.stop) else "length"
         text = before(node.text, self._ends)
         return Rollout(ids, np.full(len(ids), np.nan, np.float32), text, reason, self._params.temperature, 0, 0)

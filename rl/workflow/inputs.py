@@ -86,9 +86,7 @@ def prepare(
     if held_out.source:
         longest = _longest_problem(cfg, limit) if samples_here else sys.maxsize
         rows = _rewardable_rows(cfg, held_out)
-        refuse_style_alone(named(cfg.rewards), rows, held_out.source)
-        refuse_unknown_scores(cfg.evaluation.select, list(named(cfg.rewards)))
-        refuse_unknown_scorers("evaluation.search", cfg.evaluation.search, list(named(cfg.rewards)))
+        _refuse_rewards_of_evaluation(cfg, rows)
         eval_prompts = evaluation_prompts(rows, cfg.evaluation, cfg.prompts, tokenizer, longest, cfg.seed)
     sft_stream, sft_held_out = None, None
     if cfg.sft.enabled:
@@ -102,6 +100,14 @@ def prepare(
 
         refuse_model(model_path, cfg.learner, gpu=cfg.cluster.device == "gpu", lora=cfg.model.lora)
     return Inputs(model_path, tokenizer, limit, stream, prompts, eval_prompts, sft_stream, sft_held_out, scorer)
+
+
+def _refuse_rewards_of_evaluation(cfg: RunConfig, rows: Sequence[Row]) -> None:
+    """Raise BadInput where style alone would say what is right, or what chooses an answer is none of the rewards."""
+    rewards = named(cfg.rewards)
+    refuse_style_alone(rewards, rows, cfg.evaluation.data.source)
+    refuse_unknown_scores(cfg.evaluation.select, list(rewards))
+    refuse_unknown_scorers("evaluation.search", cfg.evaluation.search, list(rewards))
 
 
 def _recommend_loss(cfg: RunConfig, config: PretrainedConfig) -> None:
