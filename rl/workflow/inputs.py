@@ -63,11 +63,7 @@ def prepare(
     tokenizer = load_tokenizer(model_path)
     set_template(tokenizer, chat_day(cfg.model.chat_date))
     end_token_ids(tokenizer)
-    for key, name in (("sft.distill.teacher", cfg.sft.distill.teacher), ("grpo.teacher", cfg.grpo.teacher)):
-        if name:
-            teacher = resolve_model(name, key)
-            refuse_other_tokenizer(key, teacher, tokenizer)
-            refuse_short_teacher(key, teacher, min(limit, cfg.learner.micro_batch_tokens))
+    _refuse_teachers(cfg, tokenizer, limit)
     scorer, stream, prompts, eval_prompts = None, None, [], []
     if cfg.rewards:
         scorer = Scorer(cfg.rewards, cfg.grpo, max_unjudged_share=cfg.scoring.max_unjudged_share)
@@ -102,6 +98,15 @@ def prepare(
 
         refuse_model(model_path, cfg.learner, gpu=cfg.cluster.device == "gpu", lora=cfg.model.lora)
     return Inputs(model_path, tokenizer, limit, stream, prompts, eval_prompts, sft_stream, sft_held_out, scorer)
+
+
+def _refuse_teachers(cfg: RunConfig, tokenizer: PreTrainedTokenizerBase, limit: int) -> None:
+    """Raise BadInput for a teacher that cannot read the model's tokens, or not as many. limit: the model's context."""
+    for key, name in (("sft.distill.teacher", cfg.sft.distill.teacher), ("grpo.teacher", cfg.grpo.teacher)):
+        if name:
+            teacher = resolve_model(name, key)
+            refuse_other_tokenizer(key, teacher, tokenizer)
+            refuse_short_teacher(key, teacher, min(limit, cfg.learner.micro_batch_tokens))
 
 
 def _recommend_loss(cfg: RunConfig, config: PretrainedConfig) -> None:
