@@ -53,7 +53,8 @@ class RolloutQueue(UnderWay):
         if not self.roll.staleness:
             return {}
         counts = {"queue/ready": float(self.stats.ready), "queue/under_way": float(len(self.entries) + len(scored_P))}
-        return version_metrics(scored_P, version) | counts | self.ctx.backend.busy()
+        ages = version_metrics(scored_P, version, self.ctx.cfg.grpo.updates_per_step)
+        return ages | counts | self.ctx.backend.busy()
 
     def _fill(self, num_prompts: int, version: int) -> None:
         """Hand prompts to the samplers until as many are under way as may be."""

@@ -63,11 +63,7 @@ def prepare(
     tokenizer = load_tokenizer(model_path)
     set_template(tokenizer, chat_day(cfg.model.chat_date))
     end_token_ids(tokenizer)
-    for key, name in (("sft.distill.teacher", cfg.sft.distill.teacher), ("grpo.teacher", cfg.grpo.teacher)):
-        if name:
-            teacher = resolve_model(name, key)
-            refuse_other_tokenizer(key, teacher, tokenizer)
-            refuse_short_teacher(key, teacher, min(limit, cfg.learner.micro_batch_tokens))
+    _refuse_teachers(cfg, tokenizer, limit)
     scorer, stream, prompts, eval_prompts = None, None, [], []
     if cfg.rewards:
         scorer = Scorer(cfg.rewards, cfg.grpo, max_unjudged_share=cfg.scoring.max_unjudged_share)
@@ -108,6 +104,15 @@ def _refuse_rewards_of_evaluation(cfg: RunConfig, rows: Sequence[Row]) -> None:
     refuse_style_alone(rewards, rows, cfg.evaluation.data.source)
     refuse_unknown_scores(cfg.evaluation.select, list(rewards))
     refuse_unknown_scorers("evaluation.search", cfg.evaluation.search, list(rewards))
+
+
+def _refuse_teachers(cfg: RunConfig, tokenizer: PreTrainedTokenizerBase, limit: int) -> None:
+    """Raise BadInput for a teacher that cannot read the model's tokens, or not as many. limit: the model's context."""
+    for key, name in (("sft.distill.teacher", cfg.sft.distill.teacher), ("grpo.teacher", cfg.grpo.teacher)):
+        if name:
+            teacher = resolve_model(name, key)
+            refuse_other_tokenizer(key, teacher, tokenizer)
+            refuse_short_teacher(key, teacher, min(limit, cfg.learner.micro_batch_tokens))
 
 
 def _recommend_loss(cfg: RunConfig, config: PretrainedConfig) -> None:

@@ -125,6 +125,16 @@ def test_an_evaluation_and_submitted_groups_of_the_same_numbers_are_not_mixed_up
     assert PARAMS in seen
 
 
+def test_an_evaluation_beside_training_samples_is_of_one_version(backend):  # noqa: F811
+    in_flight(backend)
+    arrived = Kept()
+    backend.submit(REQUESTS, PARAMS, arrived)
+    backend.sync_weights(1)
+    found = {r.policy_version for _, rollouts_G in backend.rollouts(REQUESTS, GREEDY) for r in rollouts_G}
+    assert found == {1}, "weights are sent by the driver alone, which waits for the evaluation"
+    assert backend.sent.version == 1
+
+
 def test_waiting_for_rollouts_that_nobody_samples_is_an_error_and_no_silence(backend):  # noqa: F811
     with pytest.raises(AhaError, match="no sampler was asked for"):
         backend.pump()
