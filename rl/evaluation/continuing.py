@@ -34,8 +34,8 @@ class Continuing:
         requests = []
         for i, node in enumerate(nodes):
             prompt = prompts_P[node.problem]
-            place = (seed, self._purpose, prompt.id, *node.path, len(node.token_ids))
-            seeds_G = [sample_seed(*place, j) for j in range(count)]
+            place: list[int | str] = [self._purpose, prompt.id, *node.path, len(node.token_ids)]
+            seeds_G = [sample_seed(seed, *place, j) for j in range(count)]
             requests.append(SampleRequest(i, [*prompt.token_ids, *node.token_ids], seeds_G))
         found: dict[int, list[Rollout]] = dict(self._ctx.backend.rollouts(requests, params))
         if len(found) < len(nodes):
