@@ -25,6 +25,8 @@ class RolloutQueue(UnderWay):
 
     def reset(self) -> None:
         self.stats = RewardStats()
+        if self.roll.staleness:
+            self.ctx.backend.busy()  # what the samplers did before, as in an evaluation, belongs to no step
 
     def take(self, num_prompts: int, version: int) -> list[GradedGroup]:
         """The groups of the num_prompts oldest draws, for the step that trains the weights of this version."""

@@ -314,7 +314,7 @@ def test_without_another_sampler_the_run_ends_by_name_when_the_batch_must_be_of_
         slow.step([])
 
 
-def test_in_flight_they_wait_for_the_next_sync_which_starts_it_again(backend):  # noqa: F811
+def test_in_flight_they_wait_for_the_next_sync_which_starts_it_again(backend, caplog):  # noqa: F811
     in_flight(backend)
     arrived, learners = Kept(), backend.learners
     backend.submit(REQUESTS, PARAMS, arrived)
@@ -326,6 +326,7 @@ def test_in_flight_they_wait_for_the_next_sync_which_starts_it_again(backend):  
     backend.learners = [SimpleNamespace(call=SimpleNamespace(remote=lambda *args: Slow(StepStats(0, 0, 0), 100)))]
     backend.step([])
     assert (backend.restarts, backend.work.dead) == (0, {0, 1})
+    assert caplog.text.count("the next weight sync starts it again") == 2, "the dead are not asked again"
     backend.learners = learners
     backend.sync_weights(1)
     while len(arrived.groups) < 12:
