@@ -46,12 +46,13 @@ def digits(completion: str, **_: object) -> float:
     return sum(int(c) for c in completion if c.isdigit()) / 30
 
 
-def is_best(completion: str, **_: object) -> float:
-    return float(completion.strip().startswith("9"))
+def is_even(completion: str, **_: object) -> float:
+    """Whether the sum of the digits is even: what counts as correct."""
+    return float(sum(int(c) for c in completion if c.isdigit()) % 2 == 0)
 
 
 REWARDS = (
-    RewardConfig(f"{__name__}:is_best", name="right"),
+    RewardConfig(f"{__name__}:is_even", name="right"),
     RewardConfig(f"{__name__}:digits", name="climb", weight=0.0),
 )
 
@@ -255,7 +256,8 @@ def test_searches_stand_beside_the_samples_with_their_tokens(tokenizer, tmp_path
     tree = searcher(tokenizer, tmp_path / "x")[0]
     tree._samplers._purpose = "search beam-2x3"
     found = tree.run(PROMPTS, 0)
-    assert beam["correct"] == [is_best(one.rollouts[0].text) for one in found]
+    first, last = ([is_even(one.rollouts[at].text) for one in found] for at in (0, -1))
+    assert beam["correct"] == first != last
     assert beam["tokens"] == [one.generated + one.read_again for one in found]
     assert (beam["vote"], len(cut["correct"])) == ([], 3)  # these samples have no answers to vote with
     assert cut["tokens"][0] < beam["tokens"][0]
