@@ -118,7 +118,15 @@ def _set(node: typing.Any, hint: object, path: list[str], text: str, key: str) -
         if dataclasses.is_dataclass(node):
             raise BadInput(f"{key}: is a group of settings; set one of {', '.join(all_keys(node, f'{key}.'))}")
         if config_in_tuple(hint):
-            raise BadInput(f"{key}: set its parts by number, for example {key}.0.weight=0.5")
+            if not node and not text.strip():
+                return node
+            parts = [all_keys(part, f"{key}.{i}.")[0] for i, part in enumerate(typing.cast(tuple[object, ...], node))]
+            how = (
+                f"set its parts by number, for example {parts[0]}=..."
+                if parts
+                else "has no parts; name them in the recipe"
+            )
+            raise BadInput(f"{key}: {how}")
         if hint is float and text.strip().lower().lstrip("+-") in ("nan", "inf", "infinity"):
             return float(text)  # range_faults refuses it, together with the other values that are out of range
         return read(text, hint, key)
