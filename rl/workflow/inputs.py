@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from rl.config import AskConfig, DataConfig, RunConfig
+from rl.config import MODEL, AskConfig, DataConfig, RunConfig
 from rl.context import Inputs
 from rl.data.contamination import check_run
 from rl.data.few_shot import asked_prompts, evaluation_prompts
@@ -23,10 +23,11 @@ from rl.data.streams import PromptStream
 from rl.data.templates import Table, end_token_ids
 from rl.evaluation.selection import refuse_unknown_scorers, refuse_unknown_scores
 from rl.model.added_tokens import refuse_other_tokenizer, refuse_short_teacher, with_tokens
+from rl.model.hub import reach_hub
 from rl.model.pretrained import context_length, is_mixture, load_config, load_tokenizer, refuse_heads
 from rl.scoring.reward_functions import refuse_style_alone, unrewardable_rows
 from rl.scoring.reward_model_text import check_models
-from rl.scoring.routing import named, refuse_unused
+from rl.scoring.routing import is_model, named, refuse_unused
 from rl.scoring.scorer import Scorer
 from rl.settings.chat_template import chat_day, set_template
 from rl.settings.config_checks import validate
@@ -67,6 +68,9 @@ def prepare(
     scorer, stream, prompts, eval_prompts = None, None, [], []
     if cfg.rewards:
         scorer = Scorer(cfg.rewards, cfg.grpo, max_unjudged_share=cfg.scoring.max_unjudged_share)
+        for reward in cfg.rewards:
+            if is_model(reward):
+                reach_hub(reward.function.removeprefix(MODEL))
         check_models(cfg.rewards)
     if cfg.prompts.source or cfg.grpo.steps:
         longest = _longest_prompt(cfg, limit) if samples_here else sys.maxsize
