@@ -17,7 +17,7 @@ from rl.rollouts.silent_faults import refuse_wrong_ends
 from rl.rollouts.step_metrics import RewardStats, version_metrics
 from rl.rollouts.under_way import Entry, UnderWay
 from rl.rollouts.waiting import refuse_old
-from rl.types import GradedGroup, Prompt, SampleRequest, ScoredGroup
+from rl.types import GradedGroup, Prompt, ScoredGroup
 
 
 class RolloutQueue(UnderWay):
@@ -67,7 +67,7 @@ class RolloutQueue(UnderWay):
             later = -(-(len(self.entries) + 1 - num_prompts) // g.prompts_per_step)
             self.entries[prompt.draw] = Entry(prompt, version, version + max(0, later))
         if prompts_P:
-            requests = [SampleRequest(p.draw, p.token_ids, self._seeds(p)) for p in prompts_P]
+            requests = [self.ctx.request(p.draw, p, self._seeds(p)) for p in prompts_P]
             self.ctx.backend.submit(requests, self.params, self.arrived)
 
     def _seeds(self, prompt: Prompt) -> list[int]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from rl.backend import Task
-from rl.config import DataConfig, EvalConfig, GRPOConfig, RewardConfig, RolloutConfig, knob
+from rl.config import DataConfig, EnvironmentConfig, EvalConfig, GRPOConfig, RewardConfig, RolloutConfig, knob
 from rl.context import Context, StageRun
 from rl.data.packing import pack
 from rl.data.streams import PromptStream
@@ -35,6 +35,7 @@ class GRPO(Stage):
     model: str = knob("", "Model to start from: id, folder or @stage.")
     prompts: DataConfig = knob(DataConfig, "Training prompts.")
     rewards: tuple[RewardConfig, ...] = knob((), "Parts of the reward.")
+    environments: tuple[EnvironmentConfig, ...] = knob((), "What answers the model between turns.", before=())
     rollout: RolloutConfig = knob(RolloutConfig, "Sampling for training.")
     grpo: GRPOConfig = knob(GRPOConfig, "GRPO.")
     evaluation: EvalConfig = knob(EvalConfig, "Held-out evaluation before, during and after.")

@@ -21,6 +21,7 @@ from rl.data.rows import TASK, load_rows, place, python_function
 from rl.data.sft_examples import CONTEXT, MICRO_BATCH, ExampleStream
 from rl.data.streams import PromptStream
 from rl.data.templates import Table, end_token_ids
+from rl.environments.rendering import around_answers, room_for_answers
 from rl.evaluation.selection import refuse_unknown_scorers, refuse_unknown_scores
 from rl.model.added_tokens import refuse_other_tokenizer, refuse_short_teacher, with_tokens
 from rl.model.pretrained import context_length, is_mixture, load_config, load_tokenizer, refuse_heads
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
+
+MICRO_BATCHES = "micro-batches (learner.micro_batch_tokens)"
 
 
 def prepare(
@@ -63,17 +66,15 @@ def prepare(
     tokenizer = load_tokenizer(model_path)
     set_template(tokenizer, chat_day(cfg.model.chat_date))
     end_token_ids(tokenizer)
-    for key, name in (("sft.distill.teacher", cfg.sft.distill.teacher), ("grpo.teacher", cfg.grpo.teacher)):
-        if name:
-            teacher = resolve_model(name, key)
-            refuse_other_tokenizer(key, teacher, tokenizer)
-            refuse_short_teacher(key, teacher, min(limit, cfg.learner.micro_batch_tokens))
+    _check_teachers(cfg, tokenizer, limit)
+    answers = room_for_answers(around_answers(cfg.environments, _template(cfg), tokenizer))
     scorer, stream, prompts, eval_prompts = None, None, [], []
-    if cfg.rewards:
-        scorer = Scorer(cfg.rewards, cfg.grpo, max_unjudged_share=cfg.scoring.max_unjudged_share)
+    if cfg.rewards or cfg.environments:
+        share = cfg.scoring.max_unjudged_share
+        scorer = Scorer(cfg.rewards, cfg.grpo, max_unjudged_share=share, environments=cfg.environments)
         check_models(cfg.rewards)
     if cfg.prompts.source or cfg.grpo.steps:
-        longest = _longest_prompt(cfg, limit) if samples_here else sys.maxsize
+        longest = _longest_prompt(cfg, limit, answers) if samples_here else sys.maxsize
         rows = _rewardable_rows(cfg, cfg.prompts)
         if cfg.rewards:
             refuse_unused(named(cfg.rewards), rows, cfg.prompts.source)
@@ -84,11 +85,12 @@ def prepare(
             prompts = asked_prompts(rows, cfg.prompts, put, tokenizer, longest, cfg.seed, "reject.ask")
     held_out = cfg.evaluation.data
     if held_out.source:
-        longest = _longest_problem(cfg, limit) if samples_here else sys.maxsize
+        longest = _longest_problem(cfg, limit, answers) if samples_here else sys.maxsize
         rows = _rewardable_rows(cfg, held_out)
-        refuse_style_alone(named(cfg.rewards), rows, held_out.source)
-        refuse_unknown_scores(cfg.evaluation.select, list(named(cfg.rewards)))
-        refuse_unknown_scorers("evaluation.search", cfg.evaluation.search, list(named(cfg.rewards)))
+        parts = named(cfg.rewards) if cfg.rewards else {}
+        refuse_style_alone(parts, rows, held_out.source)
+        refuse_unknown_scores(cfg.evaluation.select, list(parts))
+        refuse_unknown_scorers("evaluation.search", cfg.evaluation.search, list(parts))
         eval_prompts = evaluation_prompts(rows, cfg.evaluation, cfg.prompts, tokenizer, longest, cfg.seed)
     sft_stream, sft_held_out = None, None
     if cfg.sft.enabled:
@@ -104,6 +106,19 @@ def prepare(
     return Inputs(model_path, tokenizer, limit, stream, prompts, eval_prompts, sft_stream, sft_held_out, scorer)
 
 
+def _template(cfg: RunConfig) -> str:
+    """How the prompts that have environments are put."""
+    return (cfg.prompts if cfg.prompts.source else cfg.evaluation.data).template
+
+
+def _check_teachers(cfg: RunConfig, tokenizer: PreTrainedTokenizerBase, limit: int) -> None:
+    for key, name in (("sft.distill.teacher", cfg.sft.distill.teacher), ("grpo.teacher", cfg.grpo.teacher)):
+        if name:
+            teacher = resolve_model(name, key)
+            refuse_other_tokenizer(key, teacher, tokenizer)
+            refuse_short_teacher(key, teacher, min(limit, cfg.learner.micro_batch_tokens))
+
+
 def _recommend_loss(cfg: RunConfig, config: PretrainedConfig) -> None:
     if cfg.grpo.steps and cfg.grpo.loss != "gspo" and is_mixture(config):
         log.warning(
@@ -113,26 +128,34 @@ def _recommend_loss(cfg: RunConfig, config: PretrainedConfig) -> None:
         )  # fmt: skip
 
 
-def _longest_prompt(cfg: RunConfig, limit: int) -> int:
-    """The most tokens of a training prompt that leave room for a completion: in the context and, where the two are
-    trained on together, in a micro-batch.
+def _longest_prompt(cfg: RunConfig, limit: int, answers: int) -> int:
+    """The most tokens of a training prompt that leave room for a completion, with the `answers` of an environment: in
+    the context and, where the two are trained on together, in a micro-batch.
     """
-    longest = _room("rollout.max_new_tokens", cfg.rollout.max_new_tokens, limit)
-    # Only a stage that trains on them has micro-batches to hold them.
-    return min(longest, cfg.learner.micro_batch_tokens - cfg.rollout.max_new_tokens) if cfg.grpo.steps else longest
+    longest = _room("rollout.max_new_tokens", cfg.rollout.max_new_tokens, limit, answers, "a context")
+    if not cfg.grpo.steps:
+        return longest  # only a stage that trains on them has micro-batches to hold them
+    budget = cfg.learner.micro_batch_tokens
+    return min(longest, _room("rollout.max_new_tokens", cfg.rollout.max_new_tokens, budget, answers, MICRO_BATCHES))
 
 
-def _longest_problem(cfg: RunConfig, limit: int) -> int:
+def _longest_problem(cfg: RunConfig, limit: int, answers: int) -> int:
     """The most tokens of a held-out prompt, which no learner sees."""
     if cfg.evaluation.max_new_tokens:
-        return _room("evaluation.max_new_tokens", cfg.evaluation.max_new_tokens, limit)
-    return _room("rollout.max_new_tokens", cfg.rollout.max_new_tokens, limit)
+        return _room("evaluation.max_new_tokens", cfg.evaluation.max_new_tokens, limit, answers, "a context")
+    return _room("rollout.max_new_tokens", cfg.rollout.max_new_tokens, limit, answers, "a context")
 
 
-def _room(key: str, new_tokens: int, limit: int) -> int:
-    if new_tokens >= limit:
-        raise BadInput(f"{key}={new_tokens} leaves no room for a prompt in a context of {limit} tokens; lower it")
-    return limit - new_tokens
+def _room(key: str, new_tokens: int, limit: int, answers: int, where: str) -> int:
+    if new_tokens + answers < limit:
+        return limit - new_tokens - answers
+    if not answers:
+        raise BadInput(f"{key}={new_tokens} leaves no room for a prompt in {where} of {limit} tokens; lower it")
+    raise BadInput(
+        f"{key}={new_tokens} and {answers} tokens of an environment's answers (each of its turns but the last: "
+        f"max_reply_tokens and the template around it) leave no room for a prompt in {where} of {limit} tokens; lower "
+        f"max_turns, max_reply_tokens or {key}"
+    )
 
 
 def _examples(
