@@ -38,6 +38,32 @@ Overrides = Annotated[
 ]
 
 
+Select = Annotated[
+    str,
+    typer.Option(
+        "--select",
+        help="Ways to choose one answer among the samples, with commas: majority, logprob, shortest, a reward, or "
+        "model:FOLDER_OR_HUB_ID.",
+        show_default="majority",
+    ),
+]
+Search = Annotated[
+    str,
+    typer.Option(
+        "--search",
+        help="Searches, with commas: beam-4x4 or dvts-4x4 (width x continuations; the scorer is the last of --select), "
+        "cut-256, stretch-256 (tokens).",
+    ),
+]
+Protocol = Annotated[
+    str,
+    typer.Option(
+        "--protocol",
+        help="r1: 0.6, top-p 0.95, 32,768 tokens, many samples; or zero_shot_cot, few_shot, self_consistency.",
+    ),
+]
+
+
 @app.callback()
 def main_help() -> None:
     """Makes `aha` a group of commands for typer, however many there are."""
@@ -147,30 +173,9 @@ def eval_(
     reward: Annotated[
         list[str] | None, typer.Option("--reward", help="Rewards to call; the first decides which samples are correct.")
     ] = None,
-    select: Annotated[
-        str,
-        typer.Option(
-            "--select",
-            help="Ways to choose one answer among the samples, with commas: majority, logprob, shortest, a reward, or "
-            "model:FOLDER_OR_HUB_ID.",
-            show_default="majority",
-        ),
-    ] = "",
-    search: Annotated[
-        str,
-        typer.Option(
-            "--search",
-            help="Searches, with commas: beam-4x4 or dvts-4x4 (width x continuations; the scorer is the last of "
-            "--select), cut-256, stretch-256 (tokens).",
-        ),
-    ] = "",
-    protocol: Annotated[
-        str,
-        typer.Option(
-            "--protocol",
-            help="r1: 0.6, top-p 0.95, 32,768 tokens, many samples; or zero_shot_cot, few_shot, self_consistency.",
-        ),
-    ] = "",
+    select: Select = "",
+    search: Search = "",
+    protocol: Protocol = "",
     cot: Annotated[
         bool | None,
         typer.Option(

@@ -48,5 +48,5 @@ def recipe() -> RunConfig:
             data=DataConfig(source="recipes.tasks:three_numbers_eval", template=TEMPLATE, limit=60), every=0, samples=4
         ),
         learner=LearnerConfig(micro_batch_tokens=1024),
-        checkpoint=CheckpointConfig(every=5),
+        checkpoint=CheckpointConfig(every=5, keep=1),
     )

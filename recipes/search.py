@@ -88,8 +88,8 @@ def recipe(problems: int = 200, sft_steps: int = 300) -> Recipe:
                 data=DataConfig(source="recipes.tasks:chain_eval", template="plain", limit=problems),
                 samples=64, pass_at=(1, 2, 4, 8, 16, 32, 64), select=("majority", "prm", "logprob", "shortest"),
                 search=(
-                    SearchConfig("beam", width=4, expand=4, step=STEP, max_step_tokens=24, scorer="prm"),
-                    SearchConfig("dvts", width=4, expand=4, step=STEP, max_step_tokens=24, scorer="prm"),
+                    SearchConfig("beam", width=4, expand=4, step=STEP, max_step_tokens=40, scorer="prm"),
+                    SearchConfig("dvts", width=4, expand=4, step=STEP, max_step_tokens=40, scorer="prm"),
                     *budgets, stretched,
                 ),
             )),

@@ -19,6 +19,7 @@ that a reader should know:
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 from typing import Literal
 
 from rewards.closed_forms import UNDONE
@@ -26,8 +27,9 @@ from rewards.comparing import agree, variables_agree
 from rewards.disguise import asks_for_percent, is_disguised
 from rewards.expressions import Unreadable
 from rewards.extract import boxes, final_answers, normalise, opens_thinking
+from rewards.labels import choice_in, read_choice, without_counted
 from rewards.mathematics import MAX_LENGTH, POWER_OF_TEN, Form, read, read_simple, text_key, tidy, without_variable
-from rewards.quantities import has_power_of_ten, is_short_e_notation, parse_number, power_of_ten
+from rewards.quantities import Number, has_power_of_ten, is_short_e_notation, parse_number, power_of_ten
 from rewards.references import check_reference, no_answer, reference_answer
 from rewards.types import Score, correct, excerpt, unparseable, wrong
 from rewards.values import bounded_work
@@ -38,6 +40,7 @@ MAX_BOXES = 8
 """Boxes with different texts that may still agree (0.5, 1/2): each pair is a comparison."""
 
 
+_CHOICE = re.compile(r"(?:\\(?:text|textbf|textrm|mathrm|mathbf) ?\{ ?)?\(?[A-Z]\)?(?: ?\})?")
 _CHOICES = re.compile(r"\(?[A-J]\)?(?:(?: ?,? and | ?, ?|、)?\(?[A-J]\)?)*")
 
 
@@ -80,6 +83,9 @@ def accuracy(
         return differ
     if _agree_plainly(given, wanted):
         return correct()
+    given, wanted = _meant(given, wanted, prompt)
+    if _agree_plainly(given, wanted):
+        return correct()
     asked = percent == "strict" and "%" in given + wanted and asks_for_percent(prompt)
     try:
         if not same_mathematics(given, wanted, percent="asked" if asked else percent):
@@ -91,6 +97,36 @@ def accuracy(
     if disguised:
         return wrong(f"{excerpt(given)} stands in the question: it is equal to {excerpt(gold)}, but not the answer")
     return correct()
+
+
+def _meant(given: str, wanted: str, prompt: str) -> tuple[str, str]:
+    r"""An answer and a reference without what does not change them (rewards/labels.py).
+
+    "(B) 5", "B" -> "B", "B"; "(B) 5", "5" -> "5", "5"; "12 apples", "12" -> "12", "12". A choice that the question
+    gives another value stays as it is, and so is wrong.
+    """
+    if parse_number(wanted) is not None:
+        given = without_counted(given, prompt)
+    choice, gold = read_choice(given), read_choice(wanted)
+    if choice is None:
+        if gold is None:
+            return given, wanted
+        return given, gold.letter if _CHOICE.fullmatch(given) else gold.value
+    offered = choice_in(prompt, choice.letter) if prompt else ""
+    if offered and not _may_agree(choice.value, normalise(offered)):
+        return given, wanted
+    if gold is not None:
+        return (choice.value, gold.value) if choice.letter == gold.letter else (given, wanted)
+    if _CHOICE.fullmatch(wanted):
+        return choice.letter, "".join(re.findall(r"[A-Z](?=\W*$)", wanted))
+    return (given, wanted) if choice.letter in wanted else (choice.value, wanted)
+
+
+def _may_agree(one: str, other: str) -> bool:
+    try:
+        return _agree(one, other, "strict")
+    except Unreadable:
+        return False
 
 
 def _boxes_differ(candidates: list[str], percent: str) -> Score | None:
@@ -183,7 +219,7 @@ def _read_like(text: str, wanted: Form) -> Form | None:
     if wanted.kind == "letter" and re.fullmatch("[A-Z]", text):
         return Form("letter", text)
     given = read_simple(text, wordy=wanted.kind == "words")
-    if given is None and wanted.text == POWER_OF_TEN and (number := power_of_ten(text)):
+    if given is None and (number := power_of_ten(text)) and (wanted.text == POWER_OF_TEN or _is_long(number)):
         return Form("number", POWER_OF_TEN, number=number)
     if given is None and wanted.unit == "degree" and "\\pi" in text:
         return read(text)
@@ -191,3 +227,8 @@ def _read_like(text: str, wanted: Form) -> Form | None:
         power = rf"\^ ?\{{?{unit[2]}\}}?" if unit[2] else ""
         given = read_simple(re.sub(rf" ?{unit[1]}{power}$", "", text))
     return given
+
+
+def _is_long(power: Number) -> bool:
+    """Whether a power of ten takes longer to write out: from 10^4 on, and up to 10^{-4}."""
+    return not Fraction(1, 1001) < power.value < 1001

@@ -25,7 +25,7 @@ _INTEGRAL = re.compile(rf"\\int ?_ ?{_BOUND} ?\^ ?{_BOUND} ?(?P<body>.+?) ?(?<![
 _LIMIT = re.compile(
     r"\\lim ?_ ?\{ ?(?P<name>[A-Za-z]) ?\\(?:to|rightarrow) ?(?P<to>[^{}]+|\\frac[^^]+)\} ?(?P<body>.+)"
 )
-_JUMPS = ("!", "!!", "floor", "ceil", "binom", "sum", "prod")
+_JUMPS = ("!", "!!", "floor", "ceil", "binom", "sum", "prod", "max", "min", "gcd", "lcm")
 _ZETA = {2: 6, 4: 90, 6: 945, 8: 9450}
 """p -> pi^p / the sum of all 1/k^p."""
 MAX_LEFT_OUT = 20  # terms before the first one of a sum

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
+from rewards.denominators import same_without_denominators
 from rewards.equality import infinite, same_relation, same_value
 from rewards.expressions import read_expression
 from rewards.forms import NAME, Form
@@ -167,7 +168,7 @@ def _relations_agree(one: Form, gold: Form) -> bool:
     if a is None or b is None:
         return False
     solved = gold.kind != "relation" and not b.args[1].names()
-    return not solved and same_relation(a, b)
+    return not solved and (same_relation(a, b) or same_without_denominators(a, b))
 
 
 def relation_of(form: Form) -> Node | None:

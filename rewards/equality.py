@@ -22,7 +22,7 @@ FIRST_BITS, SPARE_BITS, LAST_BITS = 128, 512, 40_000
 IMPRECISE_BITS = 64 * FIRST_BITS
 """Where a divisor that may still be zero counts as zero, and the floor of what may be whole as unknown."""
 POINTS, WHOLE_POINTS = 7, 8
-WHOLE_ONLY = ("!", "!!", "binom", "sum", "prod")
+WHOLE_ONLY = ("!", "!!", "binom", "sum", "prod", "gcd", "lcm")
 """Operations that are compared at whole numbers."""
 
 _MIRRORED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "=": "=", "!=": "!="}
@@ -74,7 +74,7 @@ def check_defined(node: Node) -> None:
     if infinite(node):
         return
     refused: Unreadable | None = None
-    for point in _points(node):
+    for point in drawn_points(node):
         try:
             _precisely(lambda at: at.value(node), point)
             return
@@ -126,7 +126,7 @@ def vanishes(difference: Callable[[Evaluator], Value], point: Point, *, thorough
     return None
 
 
-def _points(*nodes: Node) -> Iterator[Point]:
+def drawn_points(*nodes: Node) -> Iterator[Point]:
     """Points with a value for each name of the nodes: positive ones, then of both signs; the second near zero, where
     powers are small, the third and the last beyond all numbers in the texts, where |x - 100| is not 100 - x. Or whole
     numbers, the later ones larger.
@@ -170,7 +170,7 @@ def same_value(one: Node, other: Node) -> bool:
     if one == other:
         return True
     compared = 0
-    for point in _points(one, other):
+    for point in drawn_points(one, other):
         negative = any(value < 0 for value in point.values())
         if negative and not (_is_real(one, point) and _is_real(other, point)):
             continue
@@ -216,7 +216,7 @@ def same_relation(one: Node, other: Node) -> bool:
     if not one.names() | other.names() or {one.op, _MIRRORED[one.op]}.isdisjoint({other.op}):
         return False
     a, b = (Node("+", (node.args[0], Node("-", (node.args[1],)))) for node in (one, other))
-    points = [p for p in _points(a, b) if _both_nonzero(a, b, p)]
+    points = [p for p in drawn_points(a, b) if _both_nonzero(a, b, p)]
     if len(points) < 2:
         return False
     base = points[0]

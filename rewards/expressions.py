@@ -14,12 +14,11 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from rewards.nodes import EULER, GREEK, IMAGINARY, INFINITY, PI, RELATIONS, Node, Unreadable, letter, number
+from rewards.nodes import EULER, GREEK, IMAGINARY, INFINITY, OF_SEVERAL, PI, RELATIONS, Node, Unreadable, letter, number
 
 __all__ = ["ENGLISH", "FUNCTIONS", "NAMES", "Unreadable", "bracket_step", "read_expression"]
 
-MAX_DIGITS = 60
-MAX_DEPTH, MAX_TOKENS = 40, 300
+MAX_DIGITS, MAX_DEPTH, MAX_TOKENS = 60, 40, 300
 
 FUNCTIONS = {"sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh", "ln", "log", "lg", "exp", "sqrt"}
 FUNCTIONS |= {"arcsin", "arccos", "arctan", "abs"}
@@ -148,7 +147,7 @@ class _Reader:
         if token == "|":
             return not self.closing or self.closing[-1] != "|"
         if token[:1] == "\\":
-            return token not in RELATIONS and token not in _TIMES and token not in _PAIRS.values()
+            return token not in RELATIONS and token not in _TIMES and token not in (*_PAIRS.values(), "\\}")
         return token[:1].isalnum() or token[:1] == "." or token in ("(", "[", "{")
 
     def factor(self) -> Node:
@@ -204,6 +203,8 @@ class _Reader:
             return Node("/" if token == "\\frac" else "binom", (self.argument(), self.argument()))
         if token in ("\\sum", "\\prod"):
             return self.series()
+        if token[1:] in OF_SEVERAL:
+            return self.of_several()
         if token[:1] == "\\" and token[1:] in FUNCTIONS:
             self.at += 1
             self.depth += 1
@@ -222,6 +223,19 @@ class _Reader:
             raise self.unexpected() if self.next else Unreadable("brackets that do not pair")
         self.closing.pop()
         return Node(_BRACKET_OPS[opening], (found,)) if opening in _BRACKET_OPS else found
+
+    def of_several(self) -> Node:
+        r"""\max(a, b), \gcd\{12, 18\}."""
+        op = self.take(self.next)[1:]
+        closing = {"(": ")", "\\{": "\\}"}.get(self.take("(", "\\{"))
+        if closing is None:
+            raise Unreadable(f"\\{op} without brackets")
+        args = [self.sum()]
+        while self.take(","):
+            args.append(self.sum())
+        if not self.take(closing):
+            raise self.unexpected()
+        return Node(op, tuple(args)) if len(args) > 1 else args[0]
 
     def argument(self) -> Node:
         """What \\frac takes: braces, or one sign: \\frac12."""

@@ -65,11 +65,14 @@ _COMMAND_RELATION = re.compile(r"\\(?:ne|le|ge|lt|gt|in)(?![A-Za-z])")
 _LETTER = re.compile(r"\( ?([A-Za-z]) ?\)|([A-Z])\)|([A-J])")
 _WORDS = re.compile(r"[^\W\d_][^\W\d_' -]*(?:['’ -]+[^\W\d_]+)*(?: [0-9]{1,4})?'?")
 _WRAPPED = re.compile(r"\\text ?\{([^{}]*)\}|\(([^(),]*)\)|= ?(.*)")
-_BASE = re.compile(r"\(?0*([0-9A-F]+)\)?_ ?(?:\{(?:\\text ?\{)? ?([0-9]{1,2}|[a-z]{3,7}) ?\}{1,2}|([0-9]{1,2}))")
+_BASE = re.compile(
+    r"\(?0*([0-9A-F]+|[0-9][0-9a-f]*)\)?_ ?(?:\{(?:\\text ?\{)? ?([0-9]{1,2}|[a-z]{3,7}) ?\}{1,2}|([0-9]{1,2}))"
+)
 _BASE_NAMES = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10}
 _BASE_NAMES |= {"eleven": 11, "twelve": 12, "sixteen": 16}
 _NUMBER_SETS = re.compile(r"\\mathbb ?\{? ?([ZNQC]) ?\}?")
 _TIME = re.compile(r"([0-9]{1,2})(?: ?: ?([0-9]{2}))? ?([ap])\.? ?m\.?", re.IGNORECASE)
+_TIME_OF_24_HOURS = re.compile("(1[3-9]|2[0-3]) ?: ?([0-5][0-9])")
 _SAME_WORDS = {"dne": "does not exist", "doesn't exist": "does not exist", "the limit does not exist": "does not exist"}
 _INFINITE = {"infinity": "\\infty", "positive infinity": "\\infty", "+infinity": "\\infty", "+\\infty": "\\infty"}
 _INFINITE |= {"-infinity": "-\\infty", "negative infinity": "-\\infty", "minus infinity": "-\\infty"}
@@ -113,6 +116,8 @@ def read_simple(text: str, *, wordy: bool = False) -> Form | None:
     plain = re.sub(r"\\text ?\{([^{}]*)\}", r"\1", text).strip()
     if time := _TIME.fullmatch(" ".join(plain.split())):
         return Form("time", f"{int(time[1])}:{time[2] or '00'} {time[3].lower()}m")
+    if time := _TIME_OF_24_HOURS.fullmatch(plain):
+        return Form("time", f"{int(time[1]) - 12}:{time[2]} pm")
     number = _read_number(text)
     if number is not None:
         return number
@@ -123,7 +128,7 @@ def read_simple(text: str, *, wordy: bool = False) -> Form | None:
     if plain != text and re.fullmatch("[A-Za-z]", plain):
         return Form("letter", plain)
     if (base := _BASE.fullmatch(text)) and (base[3] or base[2].isdigit() or base[2] in _BASE_NAMES):
-        return Form("base", f"{base[1]}_{_BASE_NAMES.get(base[2] or base[3], base[2] or base[3])}")
+        return Form("base", f"{base[1].upper()}_{_BASE_NAMES.get(base[2] or base[3], base[2] or base[3])}")
     if numbers := _NUMBER_SETS.fullmatch(text):
         return Form("words", f"the numbers {numbers[1]}")
     return _read_words(plain, wordy or plain != text)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 GREEK = {"alpha", "beta", "gamma", "delta", "epsilon", "varepsilon", "zeta", "eta", "theta", "vartheta", "kappa"}
 GREEK |= {"lambda", "mu", "nu", "xi", "rho", "sigma", "tau", "phi", "varphi", "chi", "psi", "omega", "ell"}
 GREEK |= {"Gamma", "Delta", "Theta", "Lambda", "Sigma", "Phi", "Psi", "Omega"}
+OF_SEVERAL = ("max", "min", "gcd", "lcm")
 RELATIONS = {"=": "=", "<": "<", ">": ">", "\\lt": "<", "\\gt": ">", "\\le": "<=", "\\ge": ">=", "\\ne": "!="}
 
 
@@ -19,8 +20,8 @@ class Node(NamedTuple):
     """A part of an expression: an operation on the Nodes `args`, or a number or a name.
 
     op: number, name, constant (pi, e, i, infinity), + and * (of two or more), - (of one), / and ^ (of two), !, !!,
-    binom, root (its degree, and of what), a function by its name (log: its base, and of what), abs, floor, ceil, sum
-    and prod (from, to, of what; name is the letter that runs), or a relation: = != < > <= >=.
+    binom, root (its degree, and of what), a function by its name (log: its base, and of what), abs, floor, ceil, max,
+    min, gcd, lcm, sum and prod (from, to, of what; name is the letter that runs), or a relation: = != < > <= >=.
     """
 
     op: str

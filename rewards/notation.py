@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 
 from rewards.expressions import FUNCTIONS
-from rewards.nodes import Unreadable
+from rewards.nodes import OF_SEVERAL, Unreadable
 from rewards.quantities import SEPARATORS, is_unit
 
 MAX_LENGTH = 300
@@ -26,6 +26,7 @@ _OLD_FONTS = re.compile(r"\{ ?\\(?:rm|bf|it|sf|tt) ?([^{}\\]*)\}|\\(?:rm|bf|it|s
 _OVER = re.compile(r"\{([^{}]*)\\over(?![A-Za-z])([^{}]*)\}")
 _OUTSIDE = re.compile(r"([\[\]])([^\[\](){}]*[,;][^\[\](){}]*)([\[\]])")
 _TO = re.compile(r"([0-9]+) ?(?:\\text ?\{ ?to ?\}|to) ?([0-9]+)")
+_IN_BASE = re.compile(r"([0-9A-F]+),? ?(?:\\text ?\{ ?)?\(?(?:in )?base[- ]([0-9]{1,2}|[a-z]{3,7})\)?(?: ?\})?")
 _FEET = re.compile(r"([0-9]+) ?['′] ?([0-9.]+) ?(?:\"|''|″)")
 _UNIT_FRACTION = re.compile(
     r"\\frac ?\{ ?\\text ?\{([^{}]+)\} ?\} ?\{ ?\\text ?\{([^{}]+)\}(?: ?\^ ?\{?([23])\}?)? ?\}"
@@ -52,9 +53,14 @@ _TIDIED = {sign: command for command, signs in {
     "\\frac": ("\\dfrac", "\\tfrac", "\\cfrac"), "\\binom": ("\\dbinom", "\\tbinom"), "|": ("\\vert", "\\mid", "\\|"),
     r"\lor ": ("\\vee",), r"\land ": ("\\wedge",), "^": ("**",), "\\text": _TEXT, " ": _SPACES, "": _NOTHING,
     "^\\circ ": ("°",), r"\circ ": ("\\degree",), "%": ("\\%",), ":": ("\\colon",),
+    "\\{": ("\\lbrace",), "\\}": ("\\rbrace",),
 }.items() for sign in signs} | {sign: rf"\frac{digits}" for sign, digits in _FRACTIONS.items()}  # fmt: skip
 _REALS = re.compile(r"\\mathbb ?\{? ?R ?\}?")
 _TEXT_FUNCTION = re.compile(rf"\\text ?\{{ ?({'|'.join(sorted(FUNCTIONS, reverse=True))}) ?\}}")
+_OF_SEVERAL = re.compile(
+    r"(?:\\text ?\{{ ?({0}) ?\}}|(?<![\\A-Za-z])({0}))(?= ?(?:\(|\\\{{))".format("|".join(OF_SEVERAL))
+)
+"""Only before brackets: "5 min" is a time."""
 _TEXT_LETTER = re.compile(r"(?P<before>[0-9A-Za-z)\]}] ?|^|[-+*/=({^,] ?)\\text ?\{ ?(?P<letter>[a-z]) ?\}")
 _TEXT_JOIN = re.compile(r"\\text ?\{(?P<before>[^{}]*?) ?(?<![A-Za-z])(?P<join>and|or) ?(?P<after>[^{}]*)\}")
 _TEXT_SIGN = re.compile(r"\\text ?\{ ?([:,;]) ?\}")
@@ -86,6 +92,8 @@ def tidy(text: str) -> str:
 def respelled(text: str) -> str:
     r"""One spelling for each thing: "\left(\dfrac12,\;π\right)" -> "(\frac12, \pi)"; "1 or 2" -> "1 \lor 2"."""
     text = _OUTSIDE.sub(_usual_brackets, _FEET.sub(r"\1 ft \2 in", SEPARATORS.sub(",", text)))
+    if based := _IN_BASE.fullmatch(text):
+        text = f"{based[1]}_{{{based[2]}}}"
     text = _FRAMES.sub(r"{\1}", _OVER.sub(r"\\frac{\1}{\2}", _OLD_FONTS.sub(_text, text)))
     text = _SUPERSCRIPT.sub(lambda m: "^{" + "".join(_SUPERSCRIPTS[c] for c in m.group()) + "}", text)
     text = _ROOT.sub(r"\\sqrt{\1}", text)
@@ -94,6 +102,7 @@ def respelled(text: str) -> str:
     text = _UNIT_POWER.sub(_unit_power, _UNIT_FRACTION.sub(_unit_fraction, text))
     if whole := _TO.fullmatch(text.strip()):
         text = f"{whole[1]}:{whole[2]}"
+    text = _OF_SEVERAL.sub(lambda match: f"\\{match[1] or match[2]} ", text)
     text = _TEXT_LETTER.sub(_plain_letter, _TEXT_FUNCTION.sub(r"\\\1 ", text))
     text = _TEXT_JOIN.sub(_joined_texts, _TEXT_SIGN.sub(r"\1", _SUBSCRIPT.sub(r"_{\1}", text)))
     text = _CHOOSE.sub(r"\\binom{\1}{\2}", _INTEGER_LETTER.sub("", _UNITS.sub(_one_unit, _UNITS.sub(_one_unit, text))))

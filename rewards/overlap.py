@@ -98,23 +98,22 @@ def _without_dollars(text: str, *, certain: bool = False) -> str | None:
     """The text with compact formulas between dollars; None where some may be displays, money or, if it must be certain,
     anything but formulas."""
     parts = text.split("$")
-    if len(parts) % 2 == 0:
+    if len(parts) == 1:
+        return text
+    if len(parts) % 2 == 0 or (certain and "\\$" in text):
         return None
     for place in range(1, len(parts), 2):
         content = parts[place]
         if not content or content[0].isspace():
             return None
-        if certain and not (
-            "\n" not in content
-            and not content[-1].isspace()
-            and not parts[place - 1].endswith("\\")
-            and not parts[place + 1][:1].isdigit()
-        ):
-            return None
-        if _PROSE_WITHIN.search(content) and _PROSE.search(content):
+        if certain and (content[-1].isspace() or "\n" in content or parts[place + 1][:1].isdigit()):
             return None
         if " " in content:
+            if _PROSE_WITHIN.search(content) and _PROSE.search(content):
+                return None
             parts[place] = "".join(content.split())
+        elif "," in content and _PROSE.search(content):
+            return None
     return "".join(parts)
 
 

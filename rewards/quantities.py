@@ -29,6 +29,10 @@ _REPEATING = re.compile(
 )
 # "10,\!000", "10{,}000" and "10\,000": LaTeX for a thousands separator.
 SEPARATORS = re.compile(r",\s*\\!\s*(?=[0-9])|\{,\}|\\,(?=[0-9])")
+_OTHER_THOUSANDS = re.compile(
+    r"([+-]?[1-9][0-9]{0,2})(?:((?: [0-9]{3}){2,}|(?:['’][0-9]{3})+)(\.[0-9]+)?|((?:\.[0-9]{3}){2,})(?:,([0-9]+))?)"
+)
+"""1'234.5; 1 234 567.5 and 1.234.567,5 from two separators on, since 1 234 is two numbers and 1.234 a decimal."""
 
 
 class Number(NamedTuple):
@@ -116,6 +120,9 @@ def power_of_ten(text: str) -> Number | None:
 
 
 def _decimal(text: str) -> Fraction | None:
+    if other := _OTHER_THOUSANDS.fullmatch(text):
+        whole = other[1] + re.sub("[^0-9]", "", other[2] or other[4])
+        return Fraction(whole + (other[3] or f".{other[5] or 0}"))
     match = _DECIMAL.fullmatch(text)
     if not match or not (match["whole"] or (match["part"] or "").strip(".")):
         return None
@@ -158,6 +165,23 @@ _NO_COUNTED = {"tenths", "thirds", "halves", "quarters", "hundredths", "thousand
 _NO_COUNTED |= {"eighths", "ninths", "twelfths", "dozens", "hundreds", "thousands", "millions", "billions", "pairs"}
 _NO_COUNTED |= {"trillions", "scores", "less", "plus", "minus", "times", "pluses", "negatives", "opposites", "powers"}
 _NO_COUNTED |= {"tens", "percents", "points", "is", "does", "was", "has", "gross", "sevenths", "towards", "afterwards"}
+_CHANGING = {"half", "third", "quarter", "fourth", "fifth", "tenth", "double", "triple", "pair", "score", "percent"}
+_CHANGING |= {
+    "fewer",
+    "more",
+    "not",
+    "no",
+    "or",
+    "and",
+    "of",
+    "per",
+    "to",
+    "about",
+    "over",
+    "under",
+    "almost",
+    "nearly",
+}
 _CHANGES = frozenset("万亿千百十半倍成折点分零几多约或和减加乘除负正第个") - {"个"}
 _COUNTED = {"people", "children", "men", "women", "mice", "fish", "sheep", "人", "个"}
 _CURRENCY = {"$": "dollar", "\\$": "dollar", "€": "euro", "£": "sterling", "¥": "yen"}
@@ -199,14 +223,19 @@ def may_be_left_out(unit: str) -> bool:
     Not so a word that changes the number (million, dozen) or says which (pm, north).
     """
     name = unit.partition("^")[0]
-    return not unit or is_unit(name) or _is_counted(name)
+    return not unit or is_unit(name) or is_counted(name)
 
 
-def _is_counted(name: str) -> bool:
+def is_counted(name: str) -> bool:
     """Whether it names things that are counted: apples, people, 个."""
     if re.fullmatch("[一-鿿]{1,6}", name):
         return not set(name) & _CHANGES
     return name in _COUNTED or (re.fullmatch("[a-z]{2,}s", name) is not None and name not in _NO_COUNTED)
+
+
+def changes_numbers(word: str) -> bool:
+    """Whether a word beside a number makes it another one: million, dozen, half, less."""
+    return word in _SCALES or word in _NO_COUNTED or word in _CHANGING
 
 
 def split_scale(text: str) -> tuple[str, int]:
@@ -234,6 +263,6 @@ def split_unit(text: str) -> tuple[str, str]:
             name, exponent = name.removeprefix(prefix), meant
     if name[0] in _SCALES and not _unit(name):  # 3万人
         return text[: match.start()] + name[0], name[1:]
-    if name in _SCALES or (match["word"] and not _canonical(name) and (name.isascii() or not _is_counted(name))):
+    if name in _SCALES or (match["word"] and not _canonical(name) and (name.isascii() or not is_counted(name))):
         return text, ""
     return text[: match.start()].rstrip(), (_canonical(name) or name) + exponent

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from fractions import Fraction
 
-from rewards.balls import Arithmetic, TooLarge, Undefined, Value
+from rewards.balls import Arithmetic, Ball, Imprecise, TooLarge, Undefined, Value
 from rewards.nodes import EULER, Node, Unreadable
 
 MAX_COST, MAX_TOTAL_COST = 100.0, 400.0
@@ -121,6 +121,38 @@ class Evaluator(Arithmetic):
             top *= n - j
         return top / math.factorial(int(k))
 
+    def largest(self, *values: Value) -> Value:
+        found = values[0]
+        for value in values[1:]:
+            more = self.subtract(value, found)
+            if not self.is_real(more):
+                raise Undefined
+            if isinstance(more, Ball) and self.may_be_zero(more):
+                raise Imprecise
+            if (more if isinstance(more, Fraction) else more.mid) > 0:
+                found = value
+        return found
+
+    def smallest(self, *values: Value) -> Value:
+        return self.negative(self.largest(*map(self.negative, values)))
+
+    def divisor(self, *values: Value) -> Value:
+        return Fraction(math.gcd(*_positive_whole(values)))
+
+    def multiple(self, *values: Value) -> Value:
+        found = 1
+        for value in _positive_whole(values):
+            found = math.lcm(found, value)
+            self.noted(Fraction(found))
+        return Fraction(found)
+
+
+def _positive_whole(values: tuple[Value, ...]) -> list[int]:
+    """The values as integers. Raises Undefined where one is none, or not above 0."""
+    if any(not isinstance(value, Fraction) or value.denominator != 1 or value < 1 for value in values):
+        raise Undefined
+    return [int(value) for value in values if isinstance(value, Fraction)]
+
 
 _OPERATIONS: dict[str, Callable[..., Value]] = {
     "+": Evaluator.add,
@@ -133,6 +165,10 @@ _OPERATIONS: dict[str, Callable[..., Value]] = {
     "!!": Evaluator.double_factorial,
     "binom": Evaluator.binomial,
     "abs": Evaluator.absolute,
+    "max": Evaluator.largest,
+    "min": Evaluator.smallest,
+    "gcd": Evaluator.divisor,
+    "lcm": Evaluator.multiple,
     "floor": Evaluator.floor,
     "ceil": lambda at, x: at.negative(at.floor(at.negative(x))),
     "exp": Evaluator.exp,

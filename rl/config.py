@@ -406,6 +406,7 @@ class SearchConfig:
     answer_tokens: int = knob(64, "cut: tokens for the answer after that.", lo=1)
     close: str = knob("</think>", "stretch: text that closes the thought; it and what follows are taken back.")
     more: str = knob("Wait", "stretch: text that is put in its place.")
+    times: int = knob(8, "stretch: how often a thought is made to go on, at most.", lo=1)
 
     @property
     def by_steps(self) -> bool:
@@ -545,6 +546,11 @@ class RejectConfig:
         AskConfig, "Instruction and worked examples that the model gets with each question.", before=AskConfig()
     )
     teacher: TeacherConfig = knob(TeacherConfig, "An endpoint to sample instead of the stage's model.")
+    search: tuple[SearchConfig, ...] = knob(
+        (),
+        "A search whose solutions are taken for samples, one at most; its scorer is a reward of the stage.",
+        before=(),
+    )
 
 
 @dataclass(frozen=True)

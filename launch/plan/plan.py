@@ -222,7 +222,7 @@ def grpo_passes(cfg: RunConfig, shape: LearnerShape, lengths: Lengths, *, shared
         micro_batches += -(-len(bins) // shape.ranks)
     real = float(drawn.sum()) + lengths.prompt * len(drawn)
     mean_squared = float(((drawn + lengths.prompt) ** 2).sum() / max(1.0, real))
-    scoring = int(g.old_logprobs == "learner" and g.updates_per_step > 1)
+    scoring = int(cfg.old_logprobs == "learner" and g.updates_per_step > 1)
     work = Passes(
         tokens=tokens,
         scored=float(drawn.sum()),

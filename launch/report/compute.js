@@ -10,11 +10,11 @@ function computeSection(parts) {
   ]));
 }
 
-const doubled = (v) => (v >= 1024 * 1024 ? `${number(v / 1024 / 1024)} M` : v >= 1024 ? `${number(v / 1024)} k` : number(v));
+const doubled = (v) => (v >= 1024 * 1024 ? `${number(v / 1024 / 1024)} M` : v >= 1024 ? `${number(v / 1024)} k` : tick(v));
 
 function planeChart(plane) {
   const height = 260;
-  const lines = plane.lines.map((l, i) => ({ ...l, colour: (i % 6) + 1, dash: l.form === "bound" ? 2 : 0, dots: l.form !== "bound" }));
+  const lines = plane.lines.map((l, i) => ({ ...l, colour: l.form === "bound" ? 6 : (i % 5) + 1, dash: l.form === "bound" ? (l.label.startsWith("any") ? 1 : 2) : 0, dots: l.form !== "bound" }));
   const said = lines.map((l) => `${l.label}: ${l.x.map((x, i) => `${share(l.y[i])} at ${number(x)}`).join(", ")}`);
   const plot = svg("svg", { class: "plot", height, role: "img", "aria-label": `${plane.title}. ${said.join("; ")}` });
   const legend = el("div", { class: "legend" }, lines.map((l) => {

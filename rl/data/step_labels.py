@@ -13,8 +13,7 @@ import numpy as np
 from rl.config import RewardTrainConfig
 from rl.data.rows import place
 from rl.scoring.reward_model_text import Encoder
-from rl.scoring.step_ends import joined
-from rl.scoring.step_scores import encode_steps
+from rl.scoring.step_ends import encode_steps, joined
 from rl.types import BadInput, Row
 
 

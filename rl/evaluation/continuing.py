@@ -34,8 +34,8 @@ class Continuing:
         requests = []
         for i, node in enumerate(nodes):
             prompt = prompts_P[node.problem]
-            place = (seed, self._purpose, prompt.id, *node.path, len(node.token_ids))
-            seeds_G = [sample_seed(*place, j) for j in range(count)]
+            place: list[int | str] = [self._purpose, prompt.id, *node.path, len(node.token_ids)]
+            seeds_G = [sample_seed(seed, *place, j) for j in range(count)]
             requests.append(SampleRequest(i, [*prompt.token_ids, *node.token_ids], seeds_G))
         found: dict[int, list[Rollout]] = dict(self._ctx.backend.rollouts(requests, params))
         if len(found) < len(nodes):
@@ -61,6 +61,7 @@ class Continuing:
         packer refuses to train on it.
         """
         ids = np.asarray(node.token_ids, np.int32)
-        reason = "stop" if node.finished else "length"
+        ended = bool(node.token_ids) and node.token_ids[-1] in self._params.stop_token_ids
+        reason = "stop" if ended or any(stop in node.text for stop in self._params.stop) else "length"
         text = before(node.text, self._ends)
         return Rollout(ids, np.full(len(ids), np.nan, np.float32), text, reason, self._params.temperature, 0, 0)

@@ -71,9 +71,11 @@ def search(
         nodes = [node for kept in alive.values() for node in kept]
         if not nodes:
             break
-        grown = _grow(nodes, trees, extend, score)
+        grown: dict[tuple[int, int], list[Node]] = {at: [] for at in alive}
+        for child in _grow(nodes, trees, extend, score):
+            grown[child.problem, child.path[0]].append(child)
         for at in alive:
-            best = ranked([child for child in grown if (child.problem, child.path[0]) == at])[: room[at]]
+            best = ranked(grown[at])[: room[at]]
             done = [node for node in best if node.finished]
             trees[at[0]].leaves += done
             room[at] -= len(done)
@@ -96,8 +98,9 @@ def _grow(nodes: Sequence[Node], trees: Sequence[Tree], extend: Extend, score: S
     for problem in {node.problem for node in nodes}:
         trees[problem].rounds += 1
     different = merged(children)
-    for problem, tree in enumerate(trees):
-        tree.merged += sum(c.problem == problem for c in children) - sum(c.problem == problem for c in different)
+    for sign, counted in ((1, children), (-1, different)):
+        for child in counted:
+            trees[child.problem].merged += sign
     scored = [replace(node, score=value) for node, value in zip(different, score(different), strict=True)]
     for node in scored:
         trees[node.problem].scored.append(len(node.token_ids))
@@ -143,19 +146,22 @@ def stretch(
     tokens: int,
     limit: int,
     more: tuple[int, ...],
+    times: int,
     open_part: Callable[[Node], Node],
 ) -> list[Node]:  # fmt: skip
     """Solutions that think for at least `tokens` tokens: one that ends before goes on from where its thought was open,
-    with the `more` tokens ("Wait") after it. limit: the most tokens of a solution. Ends, since each round adds `more`.
+    with the `more` tokens ("Wait") after it, at most `times` times. limit: the most tokens of a solution.
 
     open_part: the node without its end, and without what closes its thought and follows that.
     """
     out = list(go_on(nodes, limit))
     early = list(range(len(out)))
-    while early:
+    for _ in range(times):
         opened = {i: open_part(out[i]) for i in early if out[i].finished}
         early = [i for i, node in opened.items() if len(node.token_ids) < tokens]
-        followed = go_on([with_forced(opened[i], more) for i in early], limit) if early else []
+        if not early:
+            break
+        followed = go_on([with_forced(opened[i], more) for i in early], limit)
         for i, node in zip(early, followed, strict=True):
             out[i] = node
     return out

@@ -14,8 +14,9 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -68,8 +69,9 @@ class Searcher:
         """What is found for each problem, in order. Resumes. may_stop: raise Stopped between two chunks when the user
         asked for it.
         """
-        weights = self._ctx.backend.sync_weights(version).checksum
-        path = resumable.folder(self._ctx.run_dir) / f"search-{self._hash(prompts_P, weights)}.jsonl"
+        name = self._hash(prompts_P, version, self._ctx.backend.sent.checksum)
+        self._params = replace(self._params, salt=name)  # it is the same whatever was cached before it
+        path = resumable.folder(self._ctx.run_dir) / f"search-{name}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
         cut_partial_line(path)
         done = {int(line["problem"]): _read(line) for line in whole_lines(path)}
@@ -94,24 +96,29 @@ class Searcher:
 
     def _by_steps(self, prompts_P: Sequence[Prompt]) -> list[Found]:
         cfg, limit = self._cfg, self._params.max_new_tokens
-        params = replace(
-            self._params, stop=(*self._params.stop, *cfg.step), max_new_tokens=min(cfg.max_step_tokens, limit)
-        )
 
         def extend(nodes: Sequence[Node]) -> list[list[Node]]:
-            children = []
-            for node, own in zip(nodes, self._samplers.sample(prompts_P, nodes, params, cfg.expand), strict=True):
-                assert all(child.path[:-1] == node.path for child in own)
-                # A step that may be longer than what is left is not begun.
-                most = limit - params.max_new_tokens
-                children.append([replace(c, finished=c.finished or len(c.token_ids) > most) for c in own])
-            return children
+            room = limit - min(len(node.token_ids) for node in nodes)
+            params = replace(
+                self._params, stop=(*self._params.stop, *cfg.step), max_new_tokens=min(cfg.max_step_tokens, room)
+            )
+            grown = self._samplers.sample(prompts_P, nodes, params, cfg.expand)
+            return [[self._within(child, limit) for child in own] for own in grown]
 
         trees = search(
             len(prompts_P), kind=cfg.kind, width=cfg.width, max_steps=cfg.max_steps, extend=extend,
             score=lambda nodes: self._score(prompts_P, nodes),
         )  # fmt: skip
         return [self._found(prompt, tree) for prompt, tree in zip(prompts_P, trees, strict=True)]
+
+    def _within(self, node: Node, limit: int) -> Node:
+        """The node, cut and at its end where it has more tokens than `limit`; at its end also with just as many."""
+        if len(node.token_ids) < limit:
+            return node
+        if len(node.token_ids) == limit:
+            return replace(node, finished=True)
+        ids = node.token_ids[:limit]
+        return replace(node, token_ids=ids, sampled=node.sampled[:limit], text=self._decode(ids), finished=True)
 
     def _found(self, prompt: Prompt, tree: Tree) -> Found:
         length = len(prompt.token_ids)
@@ -153,7 +160,7 @@ class Searcher:
         else:
             ended = stretch(
                 starts, self._to_total(prompts_P), tokens=cfg.tokens,
-                limit=max(self._params.max_new_tokens, cfg.tokens), more=self._ids(cfg.more),
+                limit=max(self._params.max_new_tokens, cfg.tokens), more=self._ids(cfg.more), times=cfg.times,
                 open_part=self._open_part,
             )  # fmt: skip
         found = []
@@ -196,10 +203,11 @@ class Searcher:
     def _ids(self, text: str) -> tuple[int, ...]:
         return tuple(self._ctx.tokenizer.encode(text, add_special_tokens=False))
 
-    def _hash(self, prompts_P: Sequence[Prompt], weights: int) -> str:
-        machines = asdict(self._ctx.cfg.model), asdict(self._ctx.cfg.sampler), self._ctx.cfg.seed
-        rewards = [asdict(reward) for reward in self._ctx.cfg.rewards]
-        parts = [weights, asdict(self._cfg), asdict(self._params), machines, rewards, [asdict(p) for p in prompts_P]]
+    def _hash(self, prompts_P: Sequence[Prompt], version: int, weights: int) -> str:
+        run = self._ctx.cfg
+        made_by = version, weights, run.seed, asdict(run.model), asdict(run.sampler), [asdict(r) for r in run.rewards]
+        asked = asdict(self._cfg), asdict(replace(self._params, salt="")), [asdict(prompt) for prompt in prompts_P]
+        parts = [made_by, asked]
         return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:16]
 
 
@@ -223,7 +231,7 @@ def _line(problem: int, found: Found) -> dict[str, object]:
     }  # fmt: skip
 
 
-def _read(line: dict) -> Found:  # type: ignore[type-arg]
+def _read(line: Mapping[str, Any]) -> Found:
     rollouts = [
         Rollout(np.asarray(r["ids"], np.int32), np.full(len(r["ids"]), np.nan, np.float32), r["text"], r["reason"],
                 r["temperature"], r["version"], 0)

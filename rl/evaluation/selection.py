@@ -15,6 +15,7 @@ Axis suffixes: _P problems, _G the samples of one problem. correct_G: 1 or 0, Na
 from __future__ import annotations
 
 import difflib
+import functools
 import itertools
 import math
 import random
@@ -120,14 +121,23 @@ Estimator = Callable[[Candidates, int], float]
 def _estimators(select: Iterable[str]) -> Iterator[tuple[str, Estimator]]:
     for name in select:
         if name == MAJORITY:
-            yield "cons", lambda one, k: votes(one.classes_G, one.correct_G, k)
+            yield "cons", _majority_of
             continue
-        yield f"best:{name}", lambda one, k, name=name: best(one.scores[name], one.correct_G, k)  # type: ignore[misc]
+        yield f"best:{name}", functools.partial(_best_by, name)
         if name not in OWN_SCORES:
-            yield (
-                f"weighted:{name}",
-                lambda one, k, name=name: weighted_votes(one.classes_G, one.correct_G, one.weights[name], k),  # type: ignore[misc]
-            )
+            yield f"weighted:{name}", functools.partial(_weighted_by, name)
+
+
+def _majority_of(one: Candidates, k: int) -> float:
+    return votes(one.classes_G, one.correct_G, k)
+
+
+def _best_by(name: str, one: Candidates, k: int) -> float:
+    return best(one.scores[name], one.correct_G, k)
+
+
+def _weighted_by(name: str, one: Candidates, k: int) -> float:
+    return weighted_votes(one.classes_G, one.correct_G, one.weights[name], k)
 
 
 # ------------------------------------------------------------------------------------------------ best of k

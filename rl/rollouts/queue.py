@@ -25,6 +25,8 @@ class RolloutQueue(UnderWay):
 
     def reset(self) -> None:
         self.stats = RewardStats()
+        if self.roll.staleness:
+            self.ctx.backend.busy()  # what the samplers did before, as in an evaluation, belongs to no step
 
     def take(self, num_prompts: int, version: int) -> list[GradedGroup]:
         """The groups of the num_prompts oldest draws, for the step that trains the weights of this version."""
@@ -53,7 +55,8 @@ class RolloutQueue(UnderWay):
         if not self.roll.staleness:
             return {}
         counts = {"queue/ready": float(self.stats.ready), "queue/under_way": float(len(self.entries) + len(scored_P))}
-        return version_metrics(scored_P, version) | counts | self.ctx.backend.busy()
+        ages = version_metrics(scored_P, version, self.ctx.cfg.grpo.updates_per_step)
+        return ages | counts | self.ctx.backend.busy()
 
     def _fill(self, num_prompts: int, version: int) -> None:
         """Hand prompts to the samplers until as many are under way as may be."""

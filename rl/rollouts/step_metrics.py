@@ -58,16 +58,18 @@ def staleness(groups_P: Sequence[ScoredGroup], version: int) -> dict[str, float]
     return {"rollout/staleness_mean": sum(behind) / len(behind), "rollout/staleness_max": float(max(behind))}
 
 
-def version_metrics(groups_P: Sequence[ScoredGroup], version: int) -> dict[str, float]:
-    """How old the tokens are that this version trains on, where weights change in mid-sample.
+def version_metrics(groups_P: Sequence[ScoredGroup], version: int, updates_per_step: int = 1) -> dict[str, float]:
+    """How old the tokens are that this version trains on, where they may be older. updates_per_step: a version is so
+    many optimiser updates younger than the one before it.
 
-    Two rollouts trained at version 5, of 4 tokens from 3 and of 2 from 4 and 2 from 5 -> staleness 10/8 of a token, 1.5
-    versions in a rollout, 2/8 of the tokens fresh.
+    Two rollouts trained at version 5, of 4 tokens from 3, and of 2 from 4 and 2 from 5 -> a token is 10/8 steps old (5
+    updates, with 4 a step), a rollout has 1.5 versions, and 2/8 of the tokens are fresh.
     """
     rollouts = [r for g in groups_P for r in g.group.rollouts_G]
     behind_T = version - np.concatenate([versions_T(r) for r in rollouts])
     return {
-        "rollout/staleness_tokens": float(behind_T.mean()) if len(behind_T) else 0.0,
+        "rollout/staleness_tokens": (age := float(behind_T.mean()) if len(behind_T) else 0.0),
+        "rollout/staleness_updates": age * updates_per_step,
         "rollout/versions_mean": float(np.mean([len(spans(r)) for r in rollouts])),
         "rollout/fresh_share": float(np.mean(behind_T == 0)) if len(behind_T) else 0.0,
     }

@@ -98,4 +98,10 @@ class UnderWay:
         prompts_P = self.stream.take(self._held)
         self.draws.look_at(prompts_P)
         for graded in read_waiting(checkpoint, self.scorer, prompts_P) if prompts_P else ():
-            self.entries[graded.group.prompt.draw] = Entry(graded.group.prompt, -1, -1, lambda found=graded: found)
+            self.entries[graded.group.prompt.draw] = Entry(
+                graded.group.prompt, -1, -1, functools.partial(_known, graded)
+            )
+
+
+def _known(graded: GradedGroup) -> GradedGroup:
+    return graded

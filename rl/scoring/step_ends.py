@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
+from rl.scoring.reward_model_text import EncodedResponse, Encoder
 from rl.types import BadInput
 
 if TYPE_CHECKING:
@@ -84,6 +86,31 @@ def end_tokens(token_ids: Sequence[int], decode: Decode, steps: Sequence[str]) -
         )
         out.append(low)
     return out
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedSteps:
+    """Question and response in tokens, and the token at which each step ends."""
+
+    encoded: EncodedResponse
+    ends_K: list[int]
+
+
+def encode_steps(encoder: Encoder, question: str, steps: Sequence[str]) -> EncodedSteps | None:
+    """The response whose steps these are. Steps that max_tokens cuts away are left out. None where the question leaves
+    no room, or there is nothing to read. Raises ValueError as end_tokens does.
+    """
+    steps = [encoder.defused(step) for step in steps]
+    encoded = encoder.encode(question, "".join(steps))
+    if encoded is None or not encoded.shown.strip():
+        return None
+    kept, left = [], len(encoded.shown)
+    for step in steps:
+        if left <= 0:
+            break
+        kept.append(step[:left])
+        left -= len(step)
+    return EncodedSteps(encoded, end_tokens(encoded.token_ids, decoder(encoder.tokenizer), kept))
 
 
 def aggregated(scores: Sequence[float], how: str) -> float:

@@ -7,43 +7,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import nn
 from transformers.modeling_utils import PreTrainedModel
 
-from rl.scoring.reward_model_text import EncodedResponse, Encoder
-from rl.scoring.step_ends import decoder, end_tokens, split_steps
+from rl.scoring.reward_model_text import Encoder
+from rl.scoring.step_ends import EncodedSteps, encode_steps, split_steps
 from rl.types import BadInput
 
 HEAD = "score"
 """Name of the scalar head in transformers' decoders for sequence classification."""
-
-
-@dataclass(frozen=True, slots=True)
-class EncodedSteps:
-    """Question and response in tokens, and the token at which each step ends."""
-
-    encoded: EncodedResponse
-    ends_K: list[int]
-
-
-def encode_steps(encoder: Encoder, question: str, steps: Sequence[str]) -> EncodedSteps | None:
-    """The response whose steps these are. Steps that max_tokens cuts away are left out. None where the question leaves
-    no room, or there is nothing to read. Raises ValueError as end_tokens does.
-    """
-    steps = [encoder.defused(step) for step in steps]
-    encoded = encoder.encode(question, "".join(steps))
-    if encoded is None or not encoded.shown.strip():
-        return None
-    kept, left = [], len(encoded.shown)
-    for step in steps:
-        if left <= 0:
-            break
-        kept.append(step[:left])
-        left -= len(step)
-    return EncodedSteps(encoded, end_tokens(encoded.token_ids, decoder(encoder.tokenizer), kept))
 
 
 def step_probabilities(

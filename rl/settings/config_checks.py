@@ -282,6 +282,14 @@ def _environment_faults(cfg: RunConfig) -> list[str]:
 
 def _evaluation_faults(cfg: RunConfig) -> list[str]:
     faults, e = [], cfg.evaluation
+    most = e.max_new_tokens or cfg.rollout.max_new_tokens
+    for i, search in enumerate(e.search):
+        wanted = search.tokens + (search.answer_tokens if search.kind == "cut" else 0)
+        if not search.by_steps and wanted > most:
+            faults.append(
+                f"evaluation.search.{i}.tokens={search.tokens}: with its answer that is more than the {most} tokens of "
+                "a completion; lower it, or raise evaluation.max_new_tokens"
+            )
     if any(not 1 <= k <= e.samples for k in e.pass_at):
         faults.append(f"evaluation.pass_at={e.pass_at}: each k is at least 1 and at most samples={e.samples}")
     faults += [f"evaluation.select: {name} is there twice" for name in {n for n in e.select if e.select.count(n) > 1}]

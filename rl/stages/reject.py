@@ -37,12 +37,15 @@ from rl.context import Context, Inputs, StageRun, sample_seed
 from rl.data import teacher_logprobs
 from rl.data.few_shot import shot_stop
 from rl.data.teacher_logprobs import vocabulary_hash
+from rl.evaluation.selection import refuse_unknown_scorers
 from rl.records.whole_files import append_lines, cut_partial_line
 from rl.rollouts.grading import grade_arriving, sample_and_grade
 from rl.rollouts.step_metrics import RewardStats
 from rl.rollouts.teacher import Teacher, refuse_absent, spent, without_thought
+from rl.scoring.routing import named
 from rl.scoring.scorer import Scorer
 from rl.stage import MAKES_DATA, MAKES_SAMPLES, Recipe, Stage
+from rl.stages import search_source
 from rl.stages.sample_files import PromptLine, SampleLine, read_samples, write_kept
 from rl.stages.selection import is_kept, sample_reasons, without_spacing
 from rl.types import AhaError, GradedGroup, Prompt, Stopped
@@ -93,6 +96,7 @@ class Reject(Stage):
         cfg = self.reject
         if not self.rewards:
             yield "rewards: at least one must say which samples are correct, for example RewardConfig('accuracy')"
+        yield from search_source.faults(cfg)
         if cfg.teacher.url or cfg.teacher.model:
             yield from self._teacher_faults()
         if cfg.ask.shots and not cfg.ask.shots_data.source:
@@ -120,6 +124,7 @@ class Reject(Stage):
             yield f"rewards: {models[0]}: a reward model needs machines, which a stage with a teacher does not start"
 
     def check(self, recipe: Recipe, inputs: Inputs | None, cfg: RunConfig) -> None:
+        refuse_unknown_scorers("reject.search", self.reject.search, list(named(self.rewards)))
         if not self.uses_machines:
             refuse_absent(self.reject.teacher)
 
@@ -225,6 +230,8 @@ def reject(
         if cfg.teacher.url:
             assert reward_workers is not None
             source = _TeacherEndpoint(Teacher(ctx, cfg.teacher, {p.id for p in missing_P}), reward_workers, scorer)
+        elif cfg.search:
+            source = search_source.SearchSource(ctx, model_path, scorer, cfg.search[0], shot_stop(cfg.ask))
         else:
             source = _Samplers(ctx, model_path, scorer, shot_stop(cfg.ask))
         first = -(-len(done) // cfg.chunk_prompts)

@@ -66,7 +66,7 @@ def prepare(
     tokenizer = load_tokenizer(model_path)
     set_template(tokenizer, chat_day(cfg.model.chat_date))
     end_token_ids(tokenizer)
-    _check_teachers(cfg, tokenizer, limit)
+    _refuse_teachers(cfg, tokenizer, limit)
     answers = room_for_answers(around_answers(cfg.environments, _template(cfg), tokenizer))
     scorer, stream, prompts, eval_prompts = None, None, [], []
     if cfg.rewards or cfg.environments:
@@ -87,10 +87,7 @@ def prepare(
     if held_out.source:
         longest = _longest_problem(cfg, limit, answers) if samples_here else sys.maxsize
         rows = _rewardable_rows(cfg, held_out)
-        parts = named(cfg.rewards) if cfg.rewards else {}
-        refuse_style_alone(parts, rows, held_out.source)
-        refuse_unknown_scores(cfg.evaluation.select, list(parts))
-        refuse_unknown_scorers("evaluation.search", cfg.evaluation.search, list(parts))
+        _refuse_rewards_of_evaluation(cfg, rows)
         eval_prompts = evaluation_prompts(rows, cfg.evaluation, cfg.prompts, tokenizer, longest, cfg.seed)
     sft_stream, sft_held_out = None, None
     if cfg.sft.enabled:
@@ -111,7 +108,16 @@ def _template(cfg: RunConfig) -> str:
     return (cfg.prompts if cfg.prompts.source else cfg.evaluation.data).template
 
 
-def _check_teachers(cfg: RunConfig, tokenizer: PreTrainedTokenizerBase, limit: int) -> None:
+def _refuse_rewards_of_evaluation(cfg: RunConfig, rows: Sequence[Row]) -> None:
+    """Raise BadInput where style alone would say what is right, or what chooses an answer is none of the rewards."""
+    rewards = named(cfg.rewards) if cfg.rewards else {}
+    refuse_style_alone(rewards, rows, cfg.evaluation.data.source)
+    refuse_unknown_scores(cfg.evaluation.select, list(rewards))
+    refuse_unknown_scorers("evaluation.search", cfg.evaluation.search, list(rewards))
+
+
+def _refuse_teachers(cfg: RunConfig, tokenizer: PreTrainedTokenizerBase, limit: int) -> None:
+    """Raise BadInput for a teacher that cannot read the model's tokens, or not as many. limit: the model's context."""
     for key, name in (("sft.distill.teacher", cfg.sft.distill.teacher), ("grpo.teacher", cfg.grpo.teacher)):
         if name:
             teacher = resolve_model(name, key)

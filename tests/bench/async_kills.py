@@ -13,6 +13,7 @@ goes on after the last kill.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import random
@@ -38,6 +39,8 @@ SETTINGS = (
     f"grpo.group_size={SAMPLES}", "evaluation.every=4", "evaluation.data.limit=8", "evaluation.samples=2",
     "checkpoint.every=1", "rollout.max_new_tokens=48", "cluster.sync_timeout_s=120", "cluster.rollout_timeout_s=120",
     "cluster.step_timeout_s=120", "track.gauges=false", f"seed={SEED}",
+    # After so little SFT no answer is right: with another reward there is something to learn, and weights move.
+    "rewards.0.function=tests.integration.helpers:digit_share",
 )  # fmt: skip
 
 
@@ -105,6 +108,12 @@ def start(folder: Path, mode: tuple[str, ...]) -> subprocess.Popen[bytes]:
         return subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT, env=environment, process_group=0)
 
 
+def weights_in(folder: Path) -> str:
+    """A hash of a model's weights, as kill_matrix.weights has it of a run's."""
+    files = sorted(folder.glob("*.safetensors"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
+
+
 def begun(folder: Path) -> bool:
     return (folder / "tiny" / "evals" / "step_000000.json").exists()
 
@@ -134,6 +143,8 @@ def undisturbed(name: str, mode: tuple[str, ...]) -> tuple[str, float]:
     if finish(process) != 0:
         raise SystemExit(f"the undisturbed run failed: {last_line(folder)}; see {folder / 'log'}")
     seconds = time.monotonic() - since
+    if weights(folder) == weights_in(folder / "tiny" / "sft"):
+        raise SystemExit("GRPO did not move the weights, so equal weights would prove nothing")
     kept.write_text(json.dumps({"weights": weights(folder), "seconds": seconds}))
     return weights(folder), seconds
 

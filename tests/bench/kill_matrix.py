@@ -53,6 +53,8 @@ SETTINGS = (
     "evaluation.every=2", "evaluation.data.limit=8", "evaluation.samples=2", "checkpoint.every=2",
     "rollout.max_new_tokens=32", "cluster.sync_timeout_s=120", "cluster.rollout_timeout_s=120",
     "cluster.step_timeout_s=120", "track.gauges=false",
+    # After so little SFT no answer is right: with another reward there is something to learn, and weights move.
+    "rewards.0.function=tests.integration.helpers:digit_share",
 )  # fmt: skip
 
 
@@ -149,9 +151,9 @@ def start(folder: Path) -> subprocess.Popen[bytes]:
         return subprocess.Popen(command(folder), stdout=log, stderr=log, cwd=ROOT, env=environment, process_group=0)
 
 
-def weights(folder: Path) -> str:
-    """A hash of the final weights, "" where there are none."""
-    files = sorted((folder / "tiny" / "model").glob("*.safetensors"))
+def weights(folder: Path, model: str = "model") -> str:
+    """A hash of the final weights, "" where there are none. model: or of "sft", before GRPO."""
+    files = sorted((folder / "tiny" / model).glob("*.safetensors"))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16] if files else ""
 
 
@@ -262,6 +264,8 @@ def undisturbed() -> tuple[str, dict[str, float]]:
         raise SystemExit(f"the undisturbed run failed: {last_line(folder)}; see {folder / 'log'}")
     if not weights(folder):
         raise SystemExit(f"the undisturbed run left no weights in {folder}, so nothing can be compared with them")
+    if weights(folder) == weights(folder, "sft"):
+        raise SystemExit("GRPO did not move the weights, so equal weights would prove nothing")
     durations: dict[str, list[float]] = collections.defaultdict(list)
     entered: dict[str, float] = {}
     for second, kind, phase in moments_in(folder / "marks"):

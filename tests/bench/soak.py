@@ -29,6 +29,8 @@ MIB = 1 << 20
 SETTINGS = (
     "sft.steps=20", "grpo.prompts_per_step=4", "grpo.group_size=4", "rollout.max_new_tokens=32",
     "evaluation.every=200", "evaluation.data.limit=16", "checkpoint.every=50",
+    # After so little SFT hardly an answer is right: with another reward every step has something to learn.
+    "rewards.0.function=tests.integration.helpers:digit_share",
 )  # fmt: skip
 ROLES = {
     "driver": r"launch\.cli run",

@@ -110,6 +110,8 @@ def test_searches_are_named_by_kind_and_size_and_need_a_scorer():
         build(Asked("m", "gsm8k", search="dvts-2x2"), [])
     with pytest.raises(BadInput, match="--search tree-4: expected something like beam-4x4"):
         build(Asked("m", "gsm8k", search="tree-4"), [])
+    with pytest.raises(BadInput, match=r"search\.0\.tokens=1000: with its answer that is more than the 1024 tokens"):
+        build(Asked("m", "gsm8k", search="cut-1000"), [])
     with pytest.raises(BadInput, match="cut-64 is there twice"):
         build(Asked("m", "gsm8k", search="cut-64,cut-64"), [])
 

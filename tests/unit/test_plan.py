@@ -115,15 +115,13 @@ def test_rollouts_beside_the_training_need_devices_of_their_own():
 
 
 def test_a_queue_that_is_larger_than_the_drivers_memory_is_a_problem():
-    cfg = dataclasses.replace(
-        run_of(), rollout=RolloutConfig(staleness=64, in_flight=True, max_new_tokens=4096),
-        grpo=GRPOConfig(steps=1, prompts_per_step=4096, group_size=64),
-    )  # fmt: skip
-    gib = 65 * 4096 * 64 * (4096 * 12 + 2048) / 2**30
-    here = dataclasses.replace(this_machine(), memory_gib=gib - 1)
+    cfg = run_of()
+    cfg = dataclasses.replace(cfg, rollout=RolloutConfig(staleness=64, in_flight=True, max_new_tokens=4096))
+    gib = 65 * 64 * 16 * (4096 * 12 + 2048) / 2**30
+    here = dataclasses.replace(this_machine(), memory_gib=gib - 0.1)
     problems = plan_run(cfg, here, lengths=LENGTHS).problems
-    assert any("up to 17,039,360 samples of 4,096 tokens are under way and may take" in p for p in problems)
-    roomy = dataclasses.replace(here, memory_gib=gib + 1)
+    assert any("up to 66,560 samples of 4,096 tokens are under way and may take 3 GiB" in p for p in problems)
+    roomy = dataclasses.replace(here, memory_gib=gib + 0.1)
     assert not any("under way" in problem for problem in plan_run(cfg, roomy, lengths=LENGTHS).problems)
 
 

@@ -10,12 +10,13 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from launch.recipes import load
-from recipes import countdown, r1_preferences, r1_tasks
+from recipes import countdown, r1_preferences, r1_tasks, tasks
 from recipes.distill_students import STUDENTS
 from rewards.countdown import countdown as reach
 from rewards.language import language_consistency
@@ -116,6 +117,20 @@ def test_chains_are_right_and_in_one_language(make) -> None:  # type: ignore[no-
         assert str(row["target"]).endswith(f"</think> <answer>{answer}</answer>")
         score = language_consistency(str(row["target"]), language=str(row["language"]), languages=("en", "de"))
         assert score.value == 1.0, row
+
+
+def test_each_step_of_a_chain_of_sums_has_the_last_ones_result_and_no_problem_is_in_two_splits() -> None:
+    rows, held_out = tasks.chain_train(), tasks.chain_eval()
+    assert tasks.chain_label() == rows[::-1]
+    assert not {row["prompt"] for row in rows} & {row["prompt"] for row in held_out}
+    for row in [*rows[:50], *held_out[:50]]:
+        digits = list(map(int, re.findall(r"\d", str(row["prompt"]))))
+        steps = re.findall(r"(\d)\+(\d)=(\d)", str(row["target"]))
+        assert [int(step[1]) for step in steps] == digits[1:]
+        sums = [sum(digits[: i + 1]) % 10 for i in range(len(digits))]
+        assert [(int(a), int(c)) for a, _, c in steps] == list(pairwise(sums))
+        assert row["answer"] == str(sums[-1])
+        assert str(row["target"]).endswith(f"</think> <answer>{sums[-1]}</answer>")
 
 
 def test_the_bases_documents_are_right_and_wrong_with_and_without_form() -> None:

@@ -215,14 +215,15 @@ def test_learners_and_samplers_that_work_at_the_same_time_are_shown_side_by_side
     records = [json.loads(line) for line in path.read_text().splitlines()]
     for record in records:
         if record["stage"] == "grpo":
-            record["samplers/busy_s"] = 8.0
+            record["samplers/busy_s"] = 5.0
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
     learners, samplers = times(read_run(run_dir)).lanes
     assert (learners.name, samplers.name) == ("learners", "samplers")
     assert learners.columns[0].parts == [1.5, 8.5]  # of 10 s
-    assert samplers.columns[0].parts == [8.0, 2.0]
-    assert (samplers.work, samplers.idle) == (96.0, 24.0)
-    assert learners.work + learners.idle == 120.0
+    assert samplers.columns[0].parts == [5.0, 5.0]
+    whole = sum(record["seconds"] for record in records if record["stage"] == "grpo")
+    assert (learners.work, samplers.work) == (18.0, 60.0)
+    assert learners.work + learners.idle == samplers.work + samplers.idle == pytest.approx(whole)
 
 
 def test_dead_groups_are_counted(run_dir):

@@ -248,9 +248,22 @@ def test_a_step_tells_how_old_its_tokens_are_and_who_waited_for_whom() -> None:
 def test_the_age_of_tokens_is_counted_by_their_own_versions() -> None:
     group = RolloutGroup(Prompt(0, 0, [1], "", "", {}), [rollout(1, [3] * 4), rollout(2, [4, 4, 5, 5])])
     one = ScoredGroup(group, [0.0] * 2, [{}] * 2, [0.0] * 2, [True] * 2, True)
-    assert version_metrics([one], 5) == {
-        "rollout/staleness_tokens": 10 / 8, "rollout/versions_mean": 1.5, "rollout/fresh_share": 2 / 8,
+    assert version_metrics([one], 5, updates_per_step=4) == {
+        "rollout/staleness_tokens": 10 / 8, "rollout/staleness_updates": 5.0, "rollout/versions_mean": 1.5,
+        "rollout/fresh_share": 2 / 8,
     }  # fmt: skip
+
+
+def test_staleness_is_bounded_in_steps_and_told_in_updates_too() -> None:
+    queue, backend = made(2, in_flight=True, seed=3, updates_per_step=4)
+    for step in range(8):
+        queue.reset()
+        scored_P = [scored(g) for g in queue.take(3, step)]
+        found = queue.metrics(scored_P, step)
+        behind = [step - r.policy_version for s in scored_P for r in s.group.rollouts_G]
+        assert max(behind) <= 2
+        assert found["rollout/staleness_updates"] == 4 * found["rollout/staleness_tokens"]
+        backend.version = step + 1
 
 
 def test_samples_that_no_step_trains_on_are_finished_before_others_come() -> None:

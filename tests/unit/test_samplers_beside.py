@@ -125,6 +125,16 @@ def test_an_evaluation_and_submitted_groups_of_the_same_numbers_are_not_mixed_up
     assert PARAMS in seen
 
 
+def test_an_evaluation_beside_training_samples_is_of_one_version(backend):  # noqa: F811
+    in_flight(backend)
+    arrived = Kept()
+    backend.submit(REQUESTS, PARAMS, arrived)
+    backend.sync_weights(1)
+    found = {r.policy_version for _, rollouts_G in backend.rollouts(REQUESTS, GREEDY) for r in rollouts_G}
+    assert found == {1}, "weights are sent by the driver alone, which waits for the evaluation"
+    assert backend.sent.version == 1
+
+
 def test_waiting_for_rollouts_that_nobody_samples_is_an_error_and_no_silence(backend):  # noqa: F811
     with pytest.raises(AhaError, match="no sampler was asked for"):
         backend.pump()
@@ -304,7 +314,7 @@ def test_without_another_sampler_the_run_ends_by_name_when_the_batch_must_be_of_
         slow.step([])
 
 
-def test_in_flight_they_wait_for_the_next_sync_which_starts_it_again(backend):  # noqa: F811
+def test_in_flight_they_wait_for_the_next_sync_which_starts_it_again(backend, caplog):  # noqa: F811
     in_flight(backend)
     arrived, learners = Kept(), backend.learners
     backend.submit(REQUESTS, PARAMS, arrived)
@@ -316,6 +326,7 @@ def test_in_flight_they_wait_for_the_next_sync_which_starts_it_again(backend):  
     backend.learners = [SimpleNamespace(call=SimpleNamespace(remote=lambda *args: Slow(StepStats(0, 0, 0), 100)))]
     backend.step([])
     assert (backend.restarts, backend.work.dead) == (0, {0, 1})
+    assert caplog.text.count("the next weight sync starts it again") == 2, "the dead are not asked again"
     backend.learners = learners
     backend.sync_weights(1)
     while len(arrived.groups) < 12:

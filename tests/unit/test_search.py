@@ -166,13 +166,15 @@ def test_a_thought_that_closes_before_its_budget_goes_on_from_where_it_was_open(
         keep = node.token_ids[:-1] if node.token_ids[-1] == 9 else node.token_ids
         return replace(node, token_ids=keep, sampled=node.sampled[: len(keep)])
 
-    (found,) = stretch([Node(0, (0, 0))], model(2), tokens=5, limit=20, more=(7,), open_part=open_part)
+    (found,) = stretch([Node(0, (0, 0))], model(2), tokens=5, limit=20, more=(7,), times=8, open_part=open_part)
     # It ends after two; each "Wait" (7) is followed by its end at once, until five tokens are there.
     assert found.token_ids == (1, 1, 7, 7, 7, 9)
     assert found.sampled == (1, 1, 0, 0, 0, 1)
-    (enough,) = stretch([Node(0, (0, 0))], model(6), tokens=5, limit=20, more=(7,), open_part=open_part)
+    (once,) = stretch([Node(0, (0, 0))], model(2), tokens=5, limit=20, more=(7,), times=1, open_part=open_part)
+    assert once.token_ids == (1, 1, 7, 9)
+    (enough,) = stretch([Node(0, (0, 0))], model(6), tokens=5, limit=20, more=(7,), times=8, open_part=open_part)
     assert enough.token_ids == (1,) * 6 + (9,)
-    (limited,) = stretch([Node(0, (0, 0))], model(9), tokens=50, limit=6, more=(7,), open_part=open_part)
+    (limited,) = stretch([Node(0, (0, 0))], model(9), tokens=50, limit=6, more=(7,), times=8, open_part=open_part)
     assert (limited.token_ids, limited.finished) == ((1,) * 6, False)
 
 
@@ -184,6 +186,7 @@ def test_stretching_ends_at_the_limit(limit: int):
         tokens=99,
         limit=limit,
         more=(7, 7),
+        times=8,
         open_part=lambda n: replace(n, token_ids=n.token_ids[:-1], sampled=n.sampled[:-1]),
     )
     assert not found.finished

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -11,17 +12,30 @@ import numpy as np
 import pytest
 
 from rl.backend import SampleParams
-from rl.config import EvalConfig, RewardConfig, RunConfig, SearchConfig, TrackConfig
+from rl.config import EvalConfig, RejectConfig, RewardConfig, RolloutConfig, RunConfig, SearchConfig, TrackConfig
 from rl.context import Context, Stop
 from rl.data.packing import pack
 from rl.evaluation import searching
 from rl.evaluation.evaluate import evaluate
 from rl.evaluation.result import EvalResult
 from rl.evaluation.searching import Found, Searcher, read_again
+from rl.recipe import Reject
 from rl.records.tracker import Tracker
 from rl.scoring.reward_functions import RewardFunctions
 from rl.scoring.scorer import Scorer
-from rl.types import Prompt, Queue, RewardPart, RewardReport, Rollout, RolloutGroup, SampleRequest, SyncReport, Verdict
+from rl.stages.reject import reject
+from rl.types import (
+    BadInput,
+    Prompt,
+    Queue,
+    RewardPart,
+    RewardReport,
+    Rollout,
+    RolloutGroup,
+    SampleRequest,
+    SyncReport,
+    Verdict,
+)
 
 END = 2
 DEPTH = 3
@@ -32,12 +46,13 @@ def digits(completion: str, **_: object) -> float:
     return sum(int(c) for c in completion if c.isdigit()) / 30
 
 
-def is_best(completion: str, **_: object) -> float:
-    return float(completion.strip().startswith("9"))
+def is_even(completion: str, **_: object) -> float:
+    """Whether the sum of the digits is even: what counts as correct."""
+    return float(sum(int(c) for c in completion if c.isdigit()) % 2 == 0)
 
 
 REWARDS = (
-    RewardConfig(f"{__name__}:is_best", name="right"),
+    RewardConfig(f"{__name__}:is_even", name="right"),
     RewardConfig(f"{__name__}:digits", name="climb", weight=0.0),
 )
 
@@ -53,8 +68,15 @@ class Digits:
         self.calls: list[list[SampleRequest]] = []
         self.weights = 7
 
+    def load(self, task: object) -> None:
+        """There are no learners."""
+
+    @property
+    def sent(self) -> SyncReport:
+        return SyncReport(0, self.weights, 1, 1, 1, 0.0)
+
     def sync_weights(self, version: int) -> SyncReport:
-        return SyncReport(version, self.weights, 1, 1, 1, 0.0)
+        return self.sent
 
     def queue(self) -> Queue:
         return Queue()
@@ -163,11 +185,14 @@ def test_a_scorer_that_hangs_on_a_candidate_costs_that_candidate(tokenizer, tmp_
     assert not math.isnan(found.scores[0])
 
 
-def test_a_step_that_may_not_fit_is_not_begun(tokenizer, tmp_path: Path):  # type: ignore[no-untyped-def]
-    short = replace(PARAMS, max_new_tokens=10)
-    (found,) = searcher(tokenizer, tmp_path, replace(BEAM, max_step_tokens=8), short)[0].run(PROMPTS[:1], 0)
-    assert {len(r.token_ids_T) for r in found.rollouts} == {4}  # after 4 tokens a step of 8 would be too much
-    assert all(r.finish_reason == "stop" for r in found.rollouts)
+def test_a_solution_is_cut_at_its_limit_and_goes_no_further(tokenizer, tmp_path: Path):  # type: ignore[no-untyped-def]
+    for limit, rounds in ((5, 3), (4, 2)):  # steps of two tokens: the third is cut, or not begun
+        search, backend = searcher(tokenizer, tmp_path / str(limit), params=replace(PARAMS, max_new_tokens=limit))
+        (found,) = search.run(PROMPTS[:1], 0)
+        assert {len(r.token_ids_T) for r in found.rollouts} == {limit}
+        assert {r.finish_reason for r in found.rollouts} == {"length"}
+        assert {len(r.text) for r in found.rollouts} == {limit}
+        assert len(backend.calls) == rounds
 
 
 def test_the_samples_own_stop_text_ends_a_solution_although_a_step_ended_within_it(tokenizer, tmp_path: Path):  # type: ignore[no-untyped-def]
@@ -231,7 +256,8 @@ def test_searches_stand_beside_the_samples_with_their_tokens(tokenizer, tmp_path
     tree = searcher(tokenizer, tmp_path / "x")[0]
     tree._samplers._purpose = "search beam-2x3"
     found = tree.run(PROMPTS, 0)
-    assert beam["correct"] == [is_best(one.rollouts[0].text) for one in found]
+    first, last = ([is_even(one.rollouts[at].text) for one in found] for at in (0, -1))
+    assert beam["correct"] == first != last
     assert beam["tokens"] == [one.generated + one.read_again for one in found]
     assert (beam["vote"], len(cut["correct"])) == ([], 3)  # these samples have no answers to vote with
     assert cut["tokens"][0] < beam["tokens"][0]
@@ -242,3 +268,38 @@ def test_searches_stand_beside_the_samples_with_their_tokens(tokenizer, tmp_path
     path = tmp_path / "result.json"
     result.write(path)
     assert EvalResult.read(path).chosen_P("search@beam-2x3") == beam["correct"]
+
+
+# ------------------------------------------------------------------------------------------------ rejection sampling
+
+
+def test_rejection_sampling_keeps_what_a_search_found(tokenizer, tmp_path: Path):  # type: ignore[no-untyped-def]
+    cfg = RejectConfig(samples=1, keep="all", correct=False, search=(BEAM,), chunk_prompts=2)
+    run = RunConfig(
+        name="run", out=str(tmp_path), rewards=REWARDS, track=TrackConfig(wandb="off"),
+        rollout=RolloutConfig(max_new_tokens=40),
+    )  # fmt: skip
+    prompts = [replace(p, row={"prompt": f"question {p.id}"}) for p in PROMPTS]
+    backend = Digits(tokenizer, run)
+    with Tracker(run.run_dir, run.track, name="run") as tracker:
+        ctx = Context(run, backend, tokenizer, tracker, Stop(), 0)  # type: ignore[arg-type]
+        path = reject(ctx, "", prompts, Scorer(run.rewards, run.grpo), cfg)
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    tree = searcher(tokenizer, tmp_path / "x")[0]
+    tree._samplers._purpose = "reject beam-2x3"
+    found = tree.run(PROMPTS, 0)
+    assert [row["target"] for row in rows if row["prompt"] == "question 0"] == [r.text for r in found[0].rollouts]
+    assert len(rows) == sum(len(one.rollouts) for one in found)
+    assert len(backend.calls) == 2 * (DEPTH + 1)  # two chunks
+
+
+def test_what_does_not_go_with_a_search_is_named():
+    stage = Reject(
+        "r", "m", rewards=REWARDS, reject=RejectConfig(search=(BEAM, replace(BEAM, step=())), top_logprobs=2)
+    )
+    assert [fault.partition(":")[0] for fault in stage.faults(None)] == [  # type: ignore[arg-type]
+        "reject.search", "reject.search.1.step=()", "reject.search", "reject.top_logprobs",
+    ]  # fmt: skip
+    unscored = replace(stage, reject=RejectConfig(search=(replace(BEAM, scorer="climbs"),)))
+    with pytest.raises(BadInput, match=r"reject\.search\.0\.scorer=climbs: .* did you mean climb\?"):
+        unscored.check(None, None, RunConfig())  # type: ignore[arg-type]

@@ -92,8 +92,8 @@ def test_the_best_of_two_among_three_by_hand():
 def test_weights_decide_a_vote_by_hand():
     assert weighted_majority([0, 0, 1], [0, 0, 1], [0.2, 0.3, 0.6]) == 1.0
     assert weighted_majority([0, 0, 1], [0, 0, 1], [0.3, 0.3, 0.6]) == 0.5
-    # .1 + .2 is not .3 in floating point, unless the sums are exact before they are rounded.
-    assert weighted_majority([0, 0, 0, 1], [0, 0, 0, 1], [0.1, 0.1, 0.1, math.fsum([0.1, 0.1, 0.1])]) == 0.5
+    # .1 + .2 + .3 is not .3 + .2 + .1 in floating point, unless the sums are exact before they are rounded.
+    assert weighted_majority([0, 0, 0, 1, 1, 1], [0, 0, 0, 1, 1, 1], [0.1, 0.2, 0.3, 0.3, 0.2, 0.1]) == 0.5
     assert weighted_majority([0, 1], [0, 1], [NAN, 0.1]) == 1.0
     assert weighted_majority([0, 0, 1], [0, 0, 1], [-1.0, NAN, 0.0]) == 0.5
     assert weighted_majority([None, 0], [1, 0], [9.0, 0.1]) == 0.0

@@ -17,7 +17,7 @@ from rl.types import AhaError, Rollout, SampleRequest
 from rl.workers.cluster.learner_calls import LearnerCalls
 from rl.workers.cluster.ray_calls import ActorGone, unwrap
 from rl.workers.cluster.reward_actors import RewardActors
-from rl.workers.cluster.work_queue import Sampling
+from rl.workers.cluster.work_queue import POLL_BESIDE_S, POLL_S, Sampling
 from rl.workers.sampler.sampler import SLEEPERS
 
 log = logging.getLogger("aha.cluster")
@@ -32,6 +32,7 @@ class SamplerCalls(LearnerCalls):
 
     def submit(self, requests: Sequence[SampleRequest], params: SampleParams, arrived: Arrived) -> None:
         self._wake(SLEEPERS)
+        self.work.poll_s = POLL_BESIDE_S if self.cfg.rollout.staleness else POLL_S
         self.work.submit(requests, params, arrived)
 
     def rollouts(self, requests: Sequence[SampleRequest], params: SampleParams) -> Iterator[tuple[int, list[Rollout]]]:

@@ -17,6 +17,8 @@ from rl.types import SampleRequest
 NUMBER_BITS = 40
 """A group's address is unique among all that are under way: the number of its errand, then its own in so many bits."""
 OWN_NUMBER = (1 << NUMBER_BITS) - 1
+POLL_S, POLL_BESIDE_S = 0.5, 0.1
+"""Seconds of a call to a sampler; and where learners work meanwhile, whose next weight sync waits for its end."""
 
 
 class WorkQueue:
@@ -113,7 +115,8 @@ class Sampling:
 
     polls: the call that is under way at each sampler with work -> whom it was put to. samplers(): their handles; the
     backend replaces those of samplers that died. version(): of the weights that they have. dead: samplers that are
-    asked for nothing until the next weight sync has started them again.
+    asked for nothing until the next weight sync has started them again. poll_s: about the seconds for which a sampler
+    decodes before it answers.
     """
 
     def __init__(self, cfg: RunConfig, samplers: Callable[[], Sequence[Any]], version: Callable[[], int]) -> None:
@@ -125,7 +128,7 @@ class Sampling:
         self._numbers = itertools.count()
         self._steps = [-1] * cfg.sampler.count
         self._progress = [time.monotonic()] * cfg.sampler.count
-        self._held = False
+        self._held, self.poll_s = False, POLL_S
         self.meter = BusyMeter(cfg.sampler.count)
 
     def submit(self, requests: Sequence[SampleRequest], params: SampleParams, arrived: Arrived) -> None:
@@ -157,7 +160,7 @@ class Sampling:
         parts = [(list(requests), self._errands[errand][0]) for errand, requests in by_errand]
         first, more = (parts[0], parts[1:]) if parts else (([], None), [])
         handle = self._samplers()[i]
-        self.polls[handle.sample.remote(*first, more)] = Poll(i, handle, self._version())
+        self.polls[handle.sample.remote(*first, more, self.poll_s)] = Poll(i, handle, self._version())
 
     def hear(self, i: int, report: SamplerReport) -> None:
         """File the groups in a sampler's answer."""

@@ -242,6 +242,7 @@ class Sampler:
         requests: list[SampleRequest],
         params: SampleParams,
         more: Sequence[tuple[list[SampleRequest], SampleParams]] = (),
+        max_seconds: float = 0.5,
     ) -> SamplerReport:
         """Submit groups and poll, in one call, so that its caller, who waits, gets the errors of both.
 
@@ -250,7 +251,7 @@ class Sampler:
         for some, how in [(requests, params), *more]:
             if some:
                 self.submit(some, how)
-        return self.poll()
+        return self.poll(max_seconds)
 
     def poll(self, max_seconds: float = 0.5) -> SamplerReport:
         """Decode until a group has finished, or for about max_seconds. Returns the finished groups.
