@@ -130,12 +130,6 @@ class Context:
         template = (self.cfg.prompts if self.cfg.prompts.source else self.cfg.evaluation.data).template
         return around_answers(self.cfg.environments, template, self.tokenizer)
 
-    def request(self, group: int, prompt: Prompt, seeds_G: list[int]) -> SampleRequest:
-        """Samples of a prompt, with the environment that its row has."""
-        number = environment_of(self.cfg.environments, prompt.row)
-        environment = None if number is None else (number, prompt.row, sample_seed(self.cfg.seed, "game", prompt.id))
-        return SampleRequest(group, prompt.token_ids, seeds_G, environment)
-
     def sample_params(self, *, temperature: float, top_p: float, max_new_tokens: int) -> SampleParams:
         return SampleParams(
             temperature=temperature,
@@ -218,6 +212,18 @@ def sample_seed(run_seed: int, *parts: int | str) -> int:
     """A seed in 0..2^31-1 that depends on all the parts, so that a resumed run samples the same."""
     text = ":".join(str(part) for part in (run_seed, *parts))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
+
+
+def sample_request(cfg: RunConfig, group: int, prompt: Prompt, seeds_G: list[int]) -> SampleRequest:
+    """Samples of a prompt, with the environment that its row has."""
+    number = environment_of(cfg.environments, prompt.row)
+    environment = None if number is None else (number, prompt.row, game_seed(cfg.seed, prompt.id))
+    return SampleRequest(group, prompt.token_ids, seeds_G, environment)
+
+
+def game_seed(run_seed: int, row: int) -> int:
+    """The seed of an environment's random numbers: all samples of a row play the same game."""
+    return sample_seed(run_seed, "game", row)
 
 
 @dataclass

@@ -22,6 +22,14 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
+class Beside:
+    """What stands beside a row's question. tools: as chat templates take them. opening: put after the question."""
+
+    tools: tuple[dict[str, object], ...] = ()
+    opening: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Episode:
     """How a sample went with its environment, by the environment's name.
 

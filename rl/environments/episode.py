@@ -42,10 +42,10 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """The model's turns so far, of which the last is to be answered. key: of the trajectory.
+    """The model's turns so far, of which the last is to be answered; none: what reset() tells the player is asked for.
 
-    cut: the last turn was cut at the limit of tokens, so nothing answers it. last: no other turn can follow. open: it
-    ended at a stop text, not at an end token, so that the model goes on where nothing answers it.
+    key: of the trajectory. cut: the last turn was cut at the limit of tokens, so nothing answers it. last: no other can
+    follow. open: it ended at a stop text, not at an end token, so that the model goes on where nothing answers it.
     """
 
     key: str

@@ -24,6 +24,7 @@ from rl.config import EnvironmentConfig, ScoringConfig
 from rl.environments.definition import Definition
 from rl.environments.episode import Ask, Play, Reply, Start, Wrong
 from rl.scoring.child_process import START_LIMIT_S, ChildProcess, Died, TooLong, serve
+from rl.turns import PLAYER, Turn
 from rl.types import AhaError
 
 log = logging.getLogger(__name__)
@@ -168,6 +169,9 @@ class Plays:
             return Reply(over=True, fault=" ".join(str(wrong).split())[:300].encode("utf-8", "replace").decode())
 
     def _reply(self, ask: Ask) -> Reply:
+        if not ask.turns:
+            opening = self._new(ask.start).opening
+            return Reply((Turn(PLAYER, opening),), over=True)
         play = self._at(ask)
         messages = () if ask.cut else play.answer(ask.turns[-1])
         if (messages or (ask.open and play.waits_for_calls)) and not ask.last and not ask.cut:

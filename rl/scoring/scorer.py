@@ -62,6 +62,10 @@ class Scorer:
         """Names of the rewards that a prompt's samples get at a GRPO step (None: whatever the step), in order."""
         return applying(self._parts, prompt.row, step, self._cfg.steps)
 
+    def deciding(self, prompt: Prompt) -> str:
+        """Name of the part that says whether a prompt's samples are correct: its first reward, else its environment."""
+        return next(iter(self.applying(prompt)), ENVIRONMENT if ENVIRONMENT in self._weights else "")
+
     def grade(self, group: RolloutGroup, parts_G: list[Parts] | None = None) -> GradedGroup:
         """The group with its rewards. parts_G: what the reward workers said; None asks the functions here and now."""
         if parts_G is None:

@@ -118,6 +118,8 @@ def _set(node: typing.Any, hint: object, path: list[str], text: str, key: str) -
         if dataclasses.is_dataclass(node):
             raise BadInput(f"{key}: is a group of settings; set one of {', '.join(all_keys(node, f'{key}.'))}")
         if config_in_tuple(hint):
+            if not text.strip():
+                return ()
             raise BadInput(f"{key}: set its parts by number, for example {key}.0.weight=0.5")
         if hint is float and text.strip().lower().lstrip("+-") in ("nan", "inf", "infinity"):
             return float(text)  # range_faults refuses it, together with the other values that are out of range

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import psutil
 
 from rl.config import AskConfig, DataConfig, RunConfig
-from rl.context import Inputs
+from rl.context import Inputs, game_seed
 from rl.data.contamination import check_run
 from rl.data.few_shot import asked_prompts, evaluation_prompts
 from rl.data.row_store import select
@@ -21,6 +21,7 @@ from rl.data.rows import TASK, load_rows, place, python_function
 from rl.data.sft_examples import CONTEXT, MICRO_BATCH, ExampleStream
 from rl.data.streams import PromptStream
 from rl.data.templates import Table, end_token_ids
+from rl.environments.besides import besides, refuse_idle
 from rl.environments.rendering import around_answers, room_for_answers
 from rl.evaluation.selection import refuse_unknown_scorers, refuse_unknown_scores
 from rl.model.added_tokens import refuse_other_tokenizer, refuse_short_teacher, with_tokens
@@ -32,6 +33,7 @@ from rl.scoring.scorer import Scorer
 from rl.settings.chat_template import chat_day, set_template
 from rl.settings.config_checks import validate
 from rl.settings.queue_memory import refuse_large_queue
+from rl.turns import Beside
 from rl.types import BadInput, Row
 
 if TYPE_CHECKING:
@@ -68,27 +70,23 @@ def prepare(
     end_token_ids(tokenizer)
     _refuse_teachers(cfg, tokenizer, limit)
     answers = room_for_answers(around_answers(cfg.environments, _template(cfg), tokenizer))
-    scorer, stream, prompts, eval_prompts = None, None, [], []
-    if cfg.rewards or cfg.environments:
-        share = cfg.scoring.max_unjudged_share
-        scorer = Scorer(cfg.rewards, cfg.grpo, max_unjudged_share=share, environments=cfg.environments)
-        check_models(cfg.rewards)
+    scorer, stream, prompts, eval_prompts = _scorer(cfg), None, [], []
     if cfg.prompts.source or cfg.grpo.steps:
         longest = _longest_prompt(cfg, limit, answers) if samples_here else sys.maxsize
-        rows = _rewardable_rows(cfg, cfg.prompts)
-        if cfg.rewards:
-            refuse_unused(named(cfg.rewards), rows, cfg.prompts.source)
+        rows = _training_rows(cfg)
+        beside = _besides(cfg, rows, cfg.prompts)
         if cfg.grpo.steps:
-            stream = PromptStream(rows, cfg.prompts, tokenizer, cfg.seed, longest)
+            stream = PromptStream(rows, cfg.prompts, tokenizer, cfg.seed, longest, besides=beside)
         else:
             put = ask or AskConfig()
-            prompts = asked_prompts(rows, cfg.prompts, put, tokenizer, longest, cfg.seed, "reject.ask")
+            prompts = asked_prompts(rows, cfg.prompts, put, tokenizer, longest, cfg.seed, "reject.ask", besides=beside)
     held_out = cfg.evaluation.data
     if held_out.source:
         longest = _longest_problem(cfg, limit, answers) if samples_here else sys.maxsize
         rows = _rewardable_rows(cfg, held_out)
         _refuse_rewards_of_evaluation(cfg, rows)
-        eval_prompts = evaluation_prompts(rows, cfg.evaluation, cfg.prompts, tokenizer, longest, cfg.seed)
+        beside = _besides(cfg, rows, held_out)
+        eval_prompts = evaluation_prompts(rows, cfg.evaluation, cfg.prompts, tokenizer, longest, cfg.seed, beside)
     sft_stream, sft_held_out = None, None
     if cfg.sft.enabled:
         sft_stream = _examples(cfg, cfg.sft.data, tokenizer, limit, cached=cfg.sft.distill.cached)
@@ -101,6 +99,21 @@ def prepare(
 
         refuse_model(model_path, cfg.learner, gpu=cfg.cluster.device == "gpu", lora=cfg.model.lora)
     return Inputs(model_path, tokenizer, limit, stream, prompts, eval_prompts, sft_stream, sft_held_out, scorer)
+
+
+def _scorer(cfg: RunConfig) -> Scorer | None:
+    if not cfg.rewards and not cfg.environments:
+        return None
+    share = cfg.scoring.max_unjudged_share
+    scorer = Scorer(cfg.rewards, cfg.grpo, max_unjudged_share=share, environments=cfg.environments)
+    check_models(cfg.rewards)
+    return scorer
+
+
+def _besides(cfg: RunConfig, rows: Sequence[Row], data: DataConfig) -> list[Beside]:
+    """What environments put beside the rows' questions."""
+    where = functools.partial(place, data.source)
+    return besides(cfg.environments, rows, functools.partial(game_seed, cfg.seed), cfg.scoring, where)
 
 
 def _template(cfg: RunConfig) -> str:
@@ -172,6 +185,15 @@ def _examples(
     return ExampleStream(
         load_rows(data), data, tokenizer, cfg.seed, limit, cfg.sft.overlong, cached=cached, limited_by=limited_by
     )
+
+
+def _training_rows(cfg: RunConfig) -> Sequence[Row]:
+    """The rows of the training prompts. Raises BadInput for a reward or an environment that none of them has."""
+    rows = _rewardable_rows(cfg, cfg.prompts)
+    if cfg.rewards:
+        refuse_unused(named(cfg.rewards), rows, cfg.prompts.source)
+    refuse_idle(cfg.environments, rows, cfg.prompts.source)
+    return rows
 
 
 def _rewardable_rows(cfg: RunConfig, data: DataConfig) -> Sequence[Row]:

@@ -10,13 +10,16 @@ from transformers import AutoTokenizer
 
 from recipes.tiny_model import END, make_tokenizer
 from rl.backend import AroundAnswers, Frame, SampleParams
-from rl.config import EnvironmentConfig, GRPOConfig, LearnerConfig, RewardConfig, ScoringConfig
+from rl.config import DataConfig, EnvironmentConfig, GRPOConfig, LearnerConfig, RewardConfig, ScoringConfig
 from rl.data.packing import pack
+from rl.data.streams import PromptStream
+from rl.environments.besides import besides, refuse_idle
 from rl.environments.rendering import answer_ids, around_answers, plain_ids, room_for_answers
 from rl.environments.routing import environment_of
+from rl.records.rollout_files import read_rollouts, write_rollouts
 from rl.rollouts.silent_faults import refuse_wrong_ends
 from rl.scoring.scorer import ENVIRONMENT, Scorer
-from rl.turns import Episode, Turn
+from rl.turns import Beside, Episode, Turn
 from rl.types import AhaError, BadInput, Prompt, Rollout, RolloutGroup, SampleRequest, ScoredGroup, Verdict
 from rl.workers.sampler.turns import Trajectories, changes, turn_seed
 
@@ -296,3 +299,71 @@ def test_a_turn_may_end_in_the_middle_of_a_trajectory_but_no_turn_goes_on_behind
     behind = dataclasses.replace(rollout, token_ids_T=np.asarray([END_ID, 5, 7, 7, 6, END_ID], np.int32))
     with pytest.raises(AhaError, match="go on behind an end token"):
         refuse_wrong_ends([scorer.grade(group_of(behind))], params)
+
+
+def test_a_trajectory_comes_back_from_its_file_as_it_was(tmp_path):
+    plain = Rollout(np.asarray([5, 6], np.int32), np.zeros(2, np.float32), "ab", "stop", 1.0, 0, 1)
+    scorer = Scorer((RewardConfig("tests.unit.games:ones"),), GRPOConfig(), environments=(GUESS,))
+    graded = scorer.grade(group_of(plain, two_and_six()))
+    write_rollouts(tmp_path / "a.parquet", 0, [graded], full_precision=True)
+    [(group, parts_G)] = read_rollouts(tmp_path / "a.parquet", [graded.group.prompt], [scorer.names])
+    assert group.rollouts_G[0].episode is None
+    back, was = group.rollouts_G[1], two_and_six()
+    assert back.episode.sampled_T.tolist() == was.episode.sampled_T.tolist()
+    assert back.episode.sampled_T.dtype == bool
+    for name in ("environment", "turns", "rewards", "fault", "timed_out"):
+        assert getattr(back.episode, name) == getattr(was.episode, name)
+    assert scorer.grade(group, parts_G).rewards_G == graded.rewards_G == [1.0, 2.0]
+
+
+# ------------------------------------------------------------------------------------------------ before the run
+
+
+def besides_of(cfg: EnvironmentConfig, rows: list[dict]) -> list[Beside]:
+    return besides(
+        (cfg,), rows, lambda i: i, ScoringConfig(processes=1, memory_gib=2), lambda i: f"games.jsonl row {i}"
+    )
+
+
+def test_what_reset_says_and_the_tools_stand_beside_each_question():
+    cfg = EnvironmentConfig("tests.unit.games:Counter", domains=("count",))
+    found = besides_of(cfg, [{"domain": "count", "target": 3}, {"domain": "other"}, {"domain": "count", "target": 4}])
+    assert [b.opening for b in found] == [f"The counter is at 0. Bring it to {n}." if n else "" for n in (3, 0, 4)]
+    assert [len(b.tools) for b in found] == [1, 0, 1]
+    assert besides((), [{}], lambda i: i, ScoringConfig(), str) == []
+
+
+def test_a_prompt_has_them_too():
+    data = DataConfig("games.jsonl", template="plain", answer_field="")
+    stream = PromptStream([{"prompt": "guess:"}], data, TOKENIZER, 0, 99, besides=[Beside(opening="go on")])
+    [prompt] = stream.take(1)
+    assert (prompt.text, prompt.question) == ("guess:\n\ngo on", "guess:")
+    smollm = AutoTokenizer.from_pretrained("models/SmolLM2-135M-Instruct")
+    smollm.chat_template = "{{ tools }}|{% for m in messages %}{{ m.content }}{% endfor %}"
+    chat = DataConfig("games.jsonl", template="chat", answer_field="")
+    stream = PromptStream([{"prompt": "guess:"}], chat, smollm, 0, 99, besides=[Beside(({"name": "look"},))])
+    assert stream.take(1)[0].text == "[{'name': 'look'}]|guess:"
+
+
+@pytest.mark.parametrize(
+    ("cfg", "row", "says"),
+    [
+        (GUESS, {"number": 3}, "games.jsonl row 1: no field 'number', which reset() of tests.unit.games.Guess wants"),
+        (
+            EnvironmentConfig("tests.unit.games:Counter"),
+            {"target": 1},
+            "games.jsonl row 1: environment tests.unit.games.Counter: reset raised KeyError: 'target'",
+        ),
+    ],
+)
+def test_a_row_that_reset_cannot_begin_with_is_named(cfg, row, says):
+    with pytest.raises(BadInput) as error:
+        besides_of(cfg, [row, {"prompt": "?"}])
+    assert says in str(error.value)
+
+
+def test_an_environment_for_no_row_is_refused():
+    idle = dataclasses.replace(GUESS, domains=("chess",))
+    refuse_idle((GUESS,), [{"domain": "go"}], "games.jsonl")
+    with pytest.raises(BadInput, match=r"is for no row of games\.jsonl.*chess.*says go"):
+        refuse_idle((idle,), [{"domain": "go"}], "games.jsonl")
