@@ -1,7 +1,7 @@
-"""A game of several turns, in minutes on a CPU: guess a number from 1 to 15, told higher or lower after each guess.
+"""A game of several turns, in minutes on a CPU: guess one of 15 numbers, told higher or lower after each guess.
 
 The model has a million parameters and starts from random weights. SFT on games of a poor player teaches it the form;
-GRPO teaches it to win, and to need fewer turns. It is tested on numbers that no training game had.
+GRPO teaches it to win, and to need fewer turns. It is tested on secret numbers that no training game of that range had.
 """
 
 import random
@@ -23,8 +23,8 @@ from rl.config import (
     TrackConfig,
 )
 
-NUMBERS, HELD_OUT, TURNS = range(1, 16), (3, 8, 13), 6
-ASKED, AROUND = "game {}: guess 1 to 15:", " {reply}:"
+LOWEST, SPAN, TURNS = range(1, 7), 14, 6
+ASKED, AROUND = "game {}: guess {} to {}:", " {reply}:"
 Row = dict[str, object]
 
 
@@ -37,49 +37,61 @@ class Guess:
     def reply(self, text: str) -> str | None:
         found = re.fullmatch(r"\s*(\d+)\s*", text)
         self.guesses += 1
-        self.won = bool(found) and int(found[1]) == self.number
-        if self.won:
-            return None
-        return "say a number" if not found else "higher" if int(found[1]) < self.number else "lower"
+        if found is None:
+            return "say a number"
+        self.won = int(found[1]) == self.number
+        return None if self.won else "higher" if int(found[1]) < self.number else "lower"
 
     def get_reward(self) -> float:
         return 1.0 - 0.1 * (self.guesses - 1) if self.won else 0.0
 
 
-def games(numbers: list[int], first: int, count: int) -> list[Row]:
-    """Games by their number, the secret ones in turn."""
-    secret = [numbers[i % len(numbers)] for i in range(count)]
+def games(pairs: list[tuple[int, int]], first: int, count: int) -> list[Row]:
+    """Games by their number. pairs: (lowest, secret), taken in turn."""
+    chosen = [pairs[i % len(pairs)] for i in range(count)]
     return [
-        {"prompt": ASKED.format(first + i), "answer": str(number), "number": number} for i, number in enumerate(secret)
+        {"prompt": ASKED.format(first + i, low, low + SPAN), "answer": str(secret), "low": low, "number": secret}
+        for i, (low, secret) in enumerate(chosen)
     ]
 
 
+def every_pair(*, held_out: bool) -> list[tuple[int, int]]:
+    """(lowest, secret) of one side, mixed. A secret held out with one lowest number is trained on with others."""
+    pairs = [(low, low + above) for low in LOWEST for above in range(SPAN + 1)]
+    side = [(low, secret) for low, secret in pairs if ((low + secret) % 5 == 0) == held_out]
+    return random.Random(1).sample(side, len(side))
+
+
 def train() -> list[Row]:
-    """2,000 games with the numbers to train on."""
-    return games([n for n in NUMBERS if n not in HELD_OUT], 1_000, 2_000)
+    """2,000 games to train on."""
+    return games(every_pair(held_out=False), 1_000, 2_000)
 
 
 def held_out() -> list[Row]:
-    """90 games with the other numbers."""
-    return games(list(HELD_OUT), 5_000, 90)
+    """96 games with pairs of lowest number and secret that no training game has."""
+    return games(every_pair(held_out=True), 5_000, 96)
 
 
 def played() -> list[Row]:
     """4,000 games of a player who minds the answers half of the time, as text to learn."""
-    player, texts = random.Random(0), []
-    for row in train() * 2:
-        low, high, text, game = 1, 15, str(row["prompt"]), Guess()
-        game.reset(int(str(row["number"])))
-        for _ in range(TURNS):
-            guess = player.randint(low, high) if player.random() < 0.5 else player.randint(1, 15)
-            text += f"{guess}<|end|>"
-            told = game.reply(str(guess))
-            if told is None:
-                break
-            low, high = (max(low, guess + 1), high) if told == "higher" else (low, min(high, guess - 1))
-            text += AROUND.format(reply=told)
-        texts.append({"text": text})
-    return texts
+    player, rows = random.Random(0), train() * 2
+    return [{"text": one_game(row, player)} for row in rows]
+
+
+def one_game(row: Row, player: random.Random) -> str:
+    low, secret = int(str(row["low"])), int(str(row["number"]))
+    high, text, game = low + SPAN, str(row["prompt"]), Guess()
+    first, last = low, high
+    game.reset(secret)
+    for _ in range(TURNS):
+        guess = player.randint(low, high) if player.random() < 0.5 else player.randint(first, last)
+        text += f"{guess}<|end|>"
+        told = game.reply(str(guess))
+        if told is None:
+            break
+        low, high = (max(low, guess + 1), high) if told == "higher" else (low, min(high, guess - 1))
+        text += AROUND.format(reply=told)
+    return text
 
 
 def recipe() -> RunConfig:

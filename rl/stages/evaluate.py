@@ -18,9 +18,9 @@ class Evaluate(Stage):
 
     model: str = knob("", "Model to evaluate: id, folder or @stage.")
     rewards: tuple[RewardConfig, ...] = knob((), "Rewards that the samples get; the first says which are correct.")
-    environments: tuple[EnvironmentConfig, ...] = knob((), "What answers the model between turns.", before=())
     rollout: RolloutConfig = knob(RolloutConfig, "Stop texts and the completion limit.")
     evaluation: EvalConfig = knob(EvalConfig, "Problems and how to sample.")
+    environments: tuple[EnvironmentConfig, ...] = knob((), "What answers the model between turns.", before=())
 
     makes = frozenset({MAKES_NUMBERS})
     runs_model = True

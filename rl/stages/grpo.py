@@ -35,10 +35,10 @@ class GRPO(Stage):
     model: str = knob("", "Model to start from: id, folder or @stage.")
     prompts: DataConfig = knob(DataConfig, "Training prompts.")
     rewards: tuple[RewardConfig, ...] = knob((), "Parts of the reward.")
-    environments: tuple[EnvironmentConfig, ...] = knob((), "What answers the model between turns.", before=())
     rollout: RolloutConfig = knob(RolloutConfig, "Sampling for training.")
     grpo: GRPOConfig = knob(GRPOConfig, "GRPO.")
     evaluation: EvalConfig = knob(EvalConfig, "Held-out evaluation before, during and after.")
+    environments: tuple[EnvironmentConfig, ...] = knob((), "What answers the model between turns.", before=())
 
     makes = frozenset({MAKES_MODEL, MAKES_NUMBERS})
     runs_model = True

@@ -8,13 +8,16 @@ import time
 
 import pytest
 
-from rl.config import EnvironmentConfig, ScoringConfig
+from rl.config import EnvironmentConfig, GRPOConfig, ModelConfig, RunConfig, ScoringConfig
 from rl.environments.calls import read_calls
 from rl.environments.definition import Definition
 from rl.environments.episode import MOST_CALLS, Ask, Start
 from rl.environments.processes import EnvironmentProcesses
+from rl.recipe import Evaluate, Recipe
+from rl.settings.config_checks import validate
 from rl.turns import Turn
 from rl.types import BadInput
+from rl.workflow.stage_keys import stage_keys
 
 GAMES = "tests.unit.games"
 
@@ -308,3 +311,46 @@ def test_nothing_is_left_of_trajectories_that_are_over(processes):
     assert not processes.waiting
     assert not any(key.startswith("played") for key in processes._home)
     assert len(processes.pids()) <= 2
+
+
+# ------------------------------------------------------------------------------------------------ settings
+
+
+def test_a_stage_runs_again_when_the_code_of_its_environment_or_of_a_tool_is_another():
+    def inputs_of(cfg: EnvironmentConfig) -> set[str]:
+        stage = Evaluate("eval", "models/tiny-tied", environments=(cfg,))
+        return set(stage_keys(Recipe("r", RunConfig(), (stage,)))["eval"].inputs)
+
+    assert {f"{GAMES}:Guess", f"{GAMES}:two"} <= inputs_of(config("Guess", tools=(f"{GAMES}:two",)))
+
+
+def test_without_environments_a_stage_has_the_key_that_it_always_had():
+    stage = Evaluate("eval", "models/tiny-tied")
+    key = stage_keys(Recipe("r", RunConfig(), (stage,)))["eval"]
+    assert key.before["environments"] == "()"
+    assert key.config["environments"] == key.before["environments"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"timeout_s": 600.0}, "must be below cluster.rollout_timeout_s=600"),
+        ({"call": "fence", "frame": "answer"}, "needs {reply}, where the answer goes"),
+        ({"max_turns": 0}, "environments.0.max_turns=0: must be between 1 and 1000"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_told(settings, says):
+    cfg = RunConfig(model=ModelConfig("m"), environments=(config("Guess", **settings),), grpo=GRPOConfig(steps=0))
+    with pytest.raises(BadInput) as error:
+        validate(cfg)
+    assert says in str(error.value)
+
+
+def test_environments_of_several_weights_are_refused():
+    both = (config("Guess", domains=("a",)), config("Guess", weight=0.5))
+    with pytest.raises(BadInput, match="give all the same weight"):
+        validate(RunConfig(model=ModelConfig("m"), environments=both, grpo=GRPOConfig(steps=0)))
+
+
+def test_an_environment_alone_is_reward_enough():
+    validate(RunConfig(model=ModelConfig("m"), environments=(config("Guess"),)))
