@@ -156,5 +156,8 @@ def pretended(setitem: Callable[[dict[str, ModuleType], str, ModuleType], None])
 
 
 def _forget_room() -> None:
+    """The package's attributes too: `from rl.workers.cluster import ray_backend` would find the old module there."""
+    package = vars(sys.modules.get(ROOM.rstrip("."), ModuleType("")))
     for name in [name for name in sys.modules if name.startswith(ROOM)]:
         del sys.modules[name]
+        package.pop(name.removeprefix(ROOM), None)
