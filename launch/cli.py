@@ -38,6 +38,7 @@ Overrides = Annotated[
 ]
 
 
+Environment = Annotated[str, typer.Option("--environment", help="What answers between turns: 'module:Class'.")]
 Select = Annotated[
     str,
     typer.Option(
@@ -173,6 +174,7 @@ def eval_(
     reward: Annotated[
         list[str] | None, typer.Option("--reward", help="Rewards to call; the first decides which samples are correct.")
     ] = None,
+    environment: Environment = "",
     select: Select = "",
     search: Search = "",
     protocol: Protocol = "",
@@ -202,8 +204,9 @@ def eval_(
     import_from_here()
     quiet_libraries()
     asked = evaluate.Asked(
-        model, data, samples, temperature, top_p, max_tokens, template, tuple(reward or ["accuracy"]), protocol, cot,
-        shots, limit, against, select, search,
+        model, data, samples, temperature, top_p, max_tokens, template,
+        tuple(reward or ([] if environment else ["accuracy"])), protocol, cot, shots, limit, against, select, search,
+        environment,
     )  # fmt: skip
     evaluate.evaluate_checkpoint(evaluate.build(asked, overrides or []), asked, out)
 

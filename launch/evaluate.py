@@ -22,6 +22,7 @@ from launch.machine import settled_run
 from recipes.benchmarks import BENCHMARKS, EXAMPLES, PROMPTINGS, STEP_BY_STEP, r1_protocol
 from rl.config import (
     DataConfig,
+    EnvironmentConfig,
     EvalConfig,
     GRPOConfig,
     ModelConfig,
@@ -67,6 +68,7 @@ class Asked:
     against: str = ""
     select: str = ""
     search: str = ""
+    environment: str = ""
 
 
 def build(asked: Asked, overrides: list[str]) -> RunConfig:
@@ -85,6 +87,7 @@ def build(asked: Asked, overrides: list[str]) -> RunConfig:
         out="runs/evals",
         model=ModelConfig(path=asked.model),
         rewards=rewards,
+        environments=(EnvironmentConfig(asked.environment),) if asked.environment else (),
         rollout=RolloutConfig(max_new_tokens=evaluation.max_new_tokens),
         grpo=GRPOConfig(steps=0, kl_coef=0.0),
         evaluation=evaluation,
@@ -95,7 +98,8 @@ def build(asked: Asked, overrides: list[str]) -> RunConfig:
     print(precision)
     if cfg.name == name:
         model = dataclasses.replace(cfg.model, chat_date=asked_day(cfg.model.chat_date))
-        settings = repr((cfg.seed, model, cfg.prompts, cfg.rewards, cfg.rollout, cfg.evaluation))
+        played = (cfg.environments,) if cfg.environments else ()
+        settings = repr((cfg.seed, model, cfg.prompts, cfg.rewards, cfg.rollout, cfg.evaluation, *played))
         cfg = dataclasses.replace(cfg, name=f"{name}-{hashlib.sha256(settings.encode()).hexdigest()[:8]}")
     return cfg
 
@@ -108,7 +112,7 @@ def _choosing(asked: Asked) -> tuple[tuple[RewardConfig, ...], tuple[str, ...]]:
     rewards = [RewardConfig(function) for function in asked.rewards]
     if not asked.select:
         return tuple(rewards), EvalConfig().select
-    known = {reward.function: name for name, reward in named(rewards).items()}
+    known = {reward.function: name for name, reward in named(rewards).items()} if rewards else {}
     select = []
     for choice in (text.strip() for text in asked.select.split(",")):
         if choice not in (MAJORITY, *OWN_SCORES, *known, *known.values()):
@@ -218,6 +222,7 @@ def evaluate_checkpoint(cfg: RunConfig, asked: Asked, out: Path | None, console:
     """Evaluate, print the table and write the JSON file. Returns its path, by default <out>/<name>/eval.json."""
     from launch.report.compute_figure import draw_compute
     from rl.context import Context, Stop
+    from rl.environments.rendering import around_answers, room_for_answers
     from rl.evaluation.evaluate import evaluate_model
     from rl.records.tracker import Tracker
     from rl.workers.cluster.ray_backend import RayBackend
@@ -228,6 +233,7 @@ def evaluate_checkpoint(cfg: RunConfig, asked: Asked, out: Path | None, console:
         raise BadInput("aha eval: name the problems with --data and at least one --reward")
     found = contamination(cfg.evaluation, inputs.eval_prompts, asked.against) if asked.against else None
     longest = max(len(p.token_ids) for p in inputs.eval_prompts)
+    longest += room_for_answers(around_answers(cfg.environments, cfg.evaluation.data.template, inputs.tokenizer))
     context = context_needed(
         longest, cfg.evaluation.max_new_tokens or cfg.rollout.max_new_tokens, inputs.context_length
     )

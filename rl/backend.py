@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from rl.config import DistillConfig, GRPOConfig, OptimConfig, RewardTrainConfig, RunConfig
+from rl.config import DistillConfig, EnvironmentConfig, GRPOConfig, OptimConfig, RewardTrainConfig, RunConfig
 from rl.types import (
     Hardware,
     MicroBatch,
@@ -46,13 +46,35 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
+class Frame:
+    """Tokens around an environment's answers to one turn: before the first, between two, after the last."""
+
+    before: tuple[int, ...]
+    between: tuple[int, ...]
+    after: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AroundAnswers:
+    """An environment, and how its answers are put to the model: those of reply(), and those of tools.
+
+    stop: texts that end a turn, beside SampleParams.stop.
+    """
+
+    environment: EnvironmentConfig
+    reply: Frame
+    tool: Frame
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class SampleParams:
     """How to sample.
 
     temperature: 0 is greedy. stop: texts that end a completion. stop_token_ids: tokens that end a completion and are
     its last token. only: the tokens that may be sampled; empty for all (`aha doctor` forces the end token this way).
     top_logprobs: how many of the likeliest tokens at each position to return in Rollout.top. salt: requests share
-    cached prompts with those of the same salt alone.
+    cached prompts with those of the same salt alone. environments: those that SampleRequest.environment means.
     """
 
     temperature: float
@@ -63,6 +85,20 @@ class SampleParams:
     only: tuple[int, ...] = ()
     top_logprobs: int = 0
     salt: str = ""
+    environments: tuple[AroundAnswers, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SamplerReport:
+    """A sampler's answer to poll: finished groups (address -> rollouts) and how it stands.
+
+    decode_steps: how many it has made since it started. Each adds a token to every sequence that is being sampled.
+    """
+
+    finished: dict[int, list[Rollout]]
+    running: int
+    decode_steps: int
+    policy_version: int
 
 
 Arrived = Callable[[int, list[Rollout]], None]

@@ -199,6 +199,40 @@ class ScoringConfig:
 
 
 @dataclass(frozen=True)
+class EnvironmentConfig:
+    """What answers the model between its turns: a class, tools, or both; and the rows that it is for."""
+
+    function: str = knob("", "A class as 'module:Class'; empty: the tools alone.")
+    tools: tuple[str, ...] = knob((), "Functions as 'module:function' that the model may call, beside the class's own.")
+    options: tuple[str, ...] = knob(
+        (), "Arguments of the class as name=value, each of its parameter's type, for example guesses=7."
+    )
+    call: str = knob(
+        "tools", "How the model calls a tool. tools: <tool_call> with JSON inside; the chat template shows the tools. "
+        "fence: a closed block ```NAME, for base models. text: never; each turn goes to the class's reply().",
+        choices=("tools", "fence", "text"),
+    )  # fmt: skip
+    max_turns: int = knob(8, "Most turns of the model in one trajectory.", lo=1, hi=1000)
+    max_reply_tokens: int = knob(512, "Longest answer to one turn, tokens; a longer one is cut in its middle.", lo=8)
+    timeout_s: float = knob(
+        30.0, "Time limit of one turn, seconds; then the process is killed, and the sample is left out and counted.",
+        lo=0.01,
+    )  # fmt: skip
+    frame: str = knob(
+        "", "What is written around an answer where template is not chat; {reply} is the answer. Empty: a line of its "
+        "own, and with call=fence a block ```output.",
+    )  # fmt: skip
+    weight: float = knob(1.0, "What get_reward says is multiplied by this and added to the other rewards.")
+    domains: tuple[str, ...] = knob((), "Only rows of these domains have this environment; empty: all rows do.")
+    domain_field: str = knob("domain", "Column that holds a row's domain.")
+
+    @property
+    def name(self) -> str:
+        """For messages: the class's name, or those of the tools."""
+        return (self.function or "+".join(self.tools)).replace(":", ".") or "environment"
+
+
+@dataclass(frozen=True)
 class RolloutConfig:
     """How completions are sampled for training."""
 
@@ -796,6 +830,7 @@ class RunConfig:
     prompts: DataConfig = knob(DataConfig, "Training prompts.")
     rewards: tuple[RewardConfig, ...] = knob((), "Parts of the reward.")
     scoring: ScoringConfig = knob(ScoringConfig, "Where rewards run.")
+    environments: tuple[EnvironmentConfig, ...] = knob((), "What answers the model between turns.", before=())
     rollout: RolloutConfig = knob(RolloutConfig, "Sampling for training.")
     sft: SFTConfig = knob(SFTConfig, "SFT cold start.")
     grpo: GRPOConfig = knob(GRPOConfig, "GRPO.")

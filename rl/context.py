@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import logging
 import shutil
@@ -15,13 +16,15 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Protocol
 
-from rl.backend import Backend, RewardWorkers, SampleParams
+from rl.backend import AroundAnswers, Backend, RewardWorkers, SampleParams
 from rl.config import DataConfig, RunConfig
 from rl.data.templates import end_token_ids
+from rl.environments.rendering import around_answers
+from rl.environments.routing import environment_of
 from rl.records.checkpoint import CheckpointMeta, CheckpointStore, check_meta, refuse_fewer_steps
 from rl.records.tracker import Tracker
 from rl.stage import MAKES_MODEL, MAKES_REWARD_MODEL, Recipe, Reference, Stage
-from rl.types import AhaError, BadInput, Prompt, Stopped
+from rl.types import AhaError, BadInput, Prompt, SampleRequest, Stopped
 
 if TYPE_CHECKING:
     from transformers.tokenization_utils_base import PreTrainedTokenizerBase
@@ -121,6 +124,12 @@ class Context:
             out[phase] = time.perf_counter() - start
             self.seconds[phase] = self.seconds.get(phase, 0.0) + out[phase]
 
+    @functools.cached_property
+    def around(self) -> tuple[AroundAnswers, ...]:
+        """The environments, with the tokens around their answers."""
+        template = (self.cfg.prompts if self.cfg.prompts.source else self.cfg.evaluation.data).template
+        return around_answers(self.cfg.environments, template, self.tokenizer)
+
     def sample_params(self, *, temperature: float, top_p: float, max_new_tokens: int) -> SampleParams:
         return SampleParams(
             temperature=temperature,
@@ -128,6 +137,7 @@ class Context:
             max_new_tokens=max_new_tokens,
             stop=self.cfg.rollout.stop,
             stop_token_ids=tuple(end_token_ids(self.tokenizer)),
+            environments=self.around,
         )
 
     # -------------------------------------------------------------------------------------------- checkpoints
@@ -202,6 +212,18 @@ def sample_seed(run_seed: int, *parts: int | str) -> int:
     """A seed in 0..2^31-1 that depends on all the parts, so that a resumed run samples the same."""
     text = ":".join(str(part) for part in (run_seed, *parts))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
+
+
+def sample_request(cfg: RunConfig, group: int, prompt: Prompt, seeds_G: list[int]) -> SampleRequest:
+    """Samples of a prompt, with the environment that its row has."""
+    number = environment_of(cfg.environments, prompt.row)
+    environment = None if number is None else (number, prompt.row, game_seed(cfg.seed, prompt.id))
+    return SampleRequest(group, prompt.token_ids, seeds_G, environment)
+
+
+def game_seed(run_seed: int, row: int) -> int:
+    """The seed of an environment's random numbers: all samples of a row play the same game."""
+    return sample_seed(run_seed, "game", row)
 
 
 @dataclass

@@ -21,7 +21,7 @@ MAKES_MODEL, MAKES_DATA, MAKES_SAMPLES, MAKES_REWARD_MODEL, MAKES_NUMBERS = (
 )  # fmt: skip
 """What a kind of stage can make, and so what "@stage" (or "@stage:metric", for numbers) can refer to."""
 
-RUN_FIELDS = ("sft", "prompts", "rewards", "rollout", "grpo", "evaluation")
+RUN_FIELDS = ("sft", "prompts", "rewards", "environments", "rollout", "grpo", "evaluation")
 """The parts of a RunConfig that each stage of a recipe has for itself."""
 
 KINDS: dict[str, type[Stage]] = {}

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from rl.turns import Episode
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -79,11 +81,13 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class SampleRequest:
-    """One group to sample: a prompt, how many samples, a seed for each. group is the reply's address."""
+    """One group to sample: a prompt, how many samples, a seed for each. group is the reply's address. environment: the
+    number, among SampleParams.environments, of the one that answers the model, the row that it gets, and its seed."""
 
     group: int
     prompt_token_ids: list[int]
     seeds_G: list[int]
+    environment: tuple[int, Row, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +104,8 @@ class Rollout:
 
     token_ids_T: int32 (T,), the stop token included when the sampler stopped on it.
     logprobs_T: float32 (T,), of the sampled tokens after temperature (and top-p), nats.
-    finish_reason: "stop" or "length" (cut at the limit).
+    finish_reason: "stop", "length" (cut at the limit) or "turns" (no turn was left).
+    episode: of its environment, if it had one, whose answers are among the tokens, with logprob 0, and not in text.
     policy_version: of the weights that sampled the first token. later_versions: (first token, version) of later ones.
     top: the likeliest tokens at each one, where SampleParams.top_logprobs asks for them.
     """
@@ -114,10 +119,20 @@ class Rollout:
     seed: int
     top: TopLogprobs | None = None
     later_versions: tuple[tuple[int, int], ...] = ()
+    episode: Episode | None = None
 
     @property
     def truncated(self) -> bool:
-        return self.finish_reason == "length"
+        return self.finish_reason in ("length", "turns")
+
+    @property
+    def num_sampled(self) -> int:
+        """Tokens that the model sampled, which alone lengths and denominators count."""
+        return len(self.token_ids_T) if self.episode is None else int(self.episode.sampled_T.sum())
+
+    def at_sampled(self, values_T: np.ndarray) -> np.ndarray:
+        """Of values that tokens have, those of the sampled tokens."""
+        return values_T if self.episode is None else values_T[self.episode.sampled_T]
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,9 +335,7 @@ class SyncReport:
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """What a stage holds. nodes: those of its learners and samplers. gpus: model -> how many, with those of reward
-    models; empty on CPUs.
-    """
+    """What a stage holds. nodes: of its learners and samplers. gpus: by model, with reward models'; {} on CPUs."""
 
     nodes: int
     gpus: dict[str, float]
@@ -335,16 +348,3 @@ class Queue:
     waiting: int = 0
     sampling: int = 0
     awaiting_rewards: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class SamplerReport:
-    """A sampler's answer to poll: finished groups (address -> rollouts) and how it stands.
-
-    decode_steps: how many it has made since it started. Each adds a token to every sequence that is being sampled.
-    """
-
-    finished: dict[int, list[Rollout]]
-    running: int
-    decode_steps: int
-    policy_version: int

@@ -14,6 +14,9 @@ N = rollouts that count. Not all of them are computed: a rollout with advantage 
 a KL nor a teacher. It stays in N and in the token sum, but is not computed (num_skipped). Invalid samples do not count,
 nor do truncated ones with overlong=mask, nor uniform groups unless uniform_groups=keep.
 
+    With an environment, turns of 2 and 6 sampled tokens and 5 of an answer between them, alone in the update (N = 1):
+    |o| = 8, so grpo 1/8, dapo 1/8, dr_grpo 1/8 (max_new_tokens = 8) at each of the 8; the 5 weigh 0.
+
 A completion is all the tokens that the sampler emitted, the stop token included. Position i of an array holds the
 values of token i itself: the model reads its logprob one position earlier, so nothing is shifted here.
 """
@@ -130,22 +133,22 @@ def _pack_update(
     counted: Sequence[Counted], grpo: GRPOConfig, learner: LearnerConfig, max_new_tokens: int, layout: str,
     version: int | None,
 ) -> PackedBatch:  # fmt: skip
-    num_tokens = sum(len(rollout.token_ids_T) for _, rollout, _ in counted)
+    num_tokens = sum(rollout.num_sampled for _, rollout, _ in counted)
     sequences = []
     for prompt, rollout, advantage in counted:
-        length = len(rollout.token_ids_T)
+        length = rollout.num_sampled
         if length == 0 or (advantage == 0 and grpo.kl_coef == 0 and not grpo.teacher):
             continue
         weight = token_weight(
             grpo.loss, length=length, num_rollouts=len(counted), num_tokens=num_tokens, max_new_tokens=max_new_tokens
         )
         token_ids = np.concatenate([prompt.token_ids, rollout.token_ids_T])
-        mask_T = np.concatenate([np.zeros(len(prompt.token_ids)), np.ones(length)])
+        sampled_T = np.ones(length) if rollout.episode is None else rollout.episode.sampled_T
+        mask_T = np.concatenate([np.zeros(len(prompt.token_ids)), sampled_T])
         same = (prompt.draw, len(prompt.token_ids))
-        fresh = None if version is None else versions_T(rollout) == version
-        one = Packable(
-            token_ids, mask_T, weight, advantage, rollout.temperature, rollout.logprobs_T, prompt=same, fresh=fresh
-        )
+        fresh = None if version is None else rollout.at_sampled(versions_T(rollout) == version)
+        logprobs = rollout.at_sampled(rollout.logprobs_T)
+        one = Packable(token_ids, mask_T, weight, advantage, rollout.temperature, logprobs, prompt=same, fresh=fresh)
         sequences.append(one)
     return PackedBatch(
         micro_batches_R=schedule([[s] for s in sequences], learner, layout),

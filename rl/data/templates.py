@@ -18,6 +18,7 @@ import numpy as np
 
 from rl.config import DataConfig
 from rl.settings.chat_template import the_template
+from rl.turns import Beside
 from rl.types import BadInput, Row
 
 if TYPE_CHECKING:
@@ -65,7 +66,9 @@ def check_template(cfg: DataConfig, tokenizer: PreTrainedTokenizerBase) -> None:
         raise BadInput(f"template={cfg.template!r}: use {', '.join(names)}, or a text with {{prompt}} in it{hint}")
 
 
-def render(prompt: str, cfg: DataConfig, tokenizer: PreTrainedTokenizerBase) -> str:
+def render(
+    prompt: str, cfg: DataConfig, tokenizer: PreTrainedTokenizerBase, tools: Sequence[dict[str, object]] = ()
+) -> str:
     """The text that the model continues. check_template must have passed.
 
     r1_zero puts a full stop after the question, unless the question itself ends in punctuation ("User: What is 1 + 2?
@@ -74,7 +77,7 @@ def render(prompt: str, cfg: DataConfig, tokenizer: PreTrainedTokenizerBase) -> 
     Raises BadInput when the chat template fails or leaves out the question or the system message.
     """
     if cfg.template == CHAT:
-        return _render_chat(prompt, cfg.system, tokenizer)
+        return _render_chat(prompt, cfg.system, tokenizer, tools)
     text = TEMPLATES.get(cfg.template, cfg.template)
     if cfg.template == "r1_zero":
         prompt = prompt.rstrip()
@@ -83,7 +86,10 @@ def render(prompt: str, cfg: DataConfig, tokenizer: PreTrainedTokenizerBase) -> 
     return text.replace("{prompt}", prompt)
 
 
-def open_answer(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, where: object = "") -> str:
+def open_answer(
+    messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, where: object = "",
+    tools: Sequence[dict[str, object]] = (),
+) -> str:  # fmt: skip
     """The chat template's text of these messages, up to and with the opening of the next answer.
 
     where: the row, for the message. Raises BadInput when the template fails.
@@ -92,16 +98,20 @@ def open_answer(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase,
 
     conversation = cast(Any, messages)
     try:
-        return cast(str, tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True))
+        shown = {"tools": cast(Any, list(tools))} if tools else {}
+        text = tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True, **shown)
+        return cast(str, text)
     except (TemplateError, TypeError, ValueError) as error:  # the last two: of an expression in the template
         place = f"{where}: " if where else ""
         raise BadInput(f"{place}the tokenizer's chat template refused: {' '.join(str(error).split())}") from error
 
 
-def _render_chat(prompt: str, system: str, tokenizer: PreTrainedTokenizerBase) -> str:
+def _render_chat(
+    prompt: str, system: str, tokenizer: PreTrainedTokenizerBase, tools: Sequence[dict[str, object]]
+) -> str:
     messages = [{"role": "system", "content": system}] if system else []
     messages.append({"role": "user", "content": prompt})
-    text = open_answer(messages, tokenizer)
+    text = open_answer(messages, tokenizer, tools=tools)
     for name, part in (("system message", system), ("question", prompt)):
         if part.strip() not in text:
             raise BadInput(f"the tokenizer's chat template left out the {name} {part[:60]!r}")
@@ -199,12 +209,17 @@ class Where:
 
 
 class Table:
-    """Rows, and the settings that say how to read them. Each error is a BadInput that begins with where(index)."""
+    """Rows, and the settings that say how to read them. Each error is a BadInput that begins with where(index).
 
-    def __init__(self, rows: Sequence[Row], cfg: DataConfig, where: Callable[[int], str]) -> None:
+    besides: what environments put beside each question; empty without environments.
+    """
+
+    def __init__(
+        self, rows: Sequence[Row], cfg: DataConfig, where: Callable[[int], str], besides: Sequence[Beside] = ()
+    ) -> None:
         if not rows:
             raise BadInput(f"{cfg.source}: has no rows")
-        self.rows, self.cfg, self.where = rows, cfg, where
+        self.rows, self.cfg, self.where, self.besides = rows, cfg, where, besides
 
     def at(self, index: int) -> Where:
         """where(index), looked up only when it is written."""
@@ -233,7 +248,8 @@ class Table:
         for start in itertools.count(0, PART):
             if not (part := list(itertools.islice(rows, PART))):
                 return
-            yield Table(part, self.cfg, functools.partial(self._where_after, start))
+            besides = self.besides[start : start + PART]
+            yield Table(part, self.cfg, functools.partial(self._where_after, start), besides)
 
     def _where_after(self, start: int, index: int) -> str:
         return self.where(start + index)
@@ -266,8 +282,17 @@ class Table:
     def prompts(self, tokenizer: PreTrainedTokenizerBase) -> tuple[list[str], list[np.ndarray]]:
         """Rendered prompts and their token ids. RL, SFT and evaluation all get their prompts here."""
         check_template(self.cfg, tokenizer)
-        texts = [render(question, self.cfg, tokenizer) for question in self.texts(self.cfg.prompt_field)]
+        texts = [self.rendered(i, tokenizer) for i in range(len(self.rows))]
         return texts, tokenise(texts, tokenizer, self.where, prompt_prefix(self.cfg, tokenizer))
+
+    def rendered(self, index: int, tokenizer: PreTrainedTokenizerBase) -> str:
+        """The text that the model continues, with what an environment puts beside the question."""
+        question = self.text(index, self.cfg.prompt_field)
+        if not self.besides:
+            return render(question, self.cfg, tokenizer)
+        beside = self.besides[index]
+        question += f"\n\n{beside.opening}" if beside.opening else ""
+        return render(question, self.cfg, tokenizer, beside.tools)
 
     def refuse_long(self, lengths: Sequence[int] | np.ndarray, limit: int, what: str, remedy: str) -> None:
         long = [i for i, length in enumerate(lengths) if length > limit]

@@ -144,7 +144,7 @@ class Sample:
 
     @property
     def tokens(self) -> int:
-        return len(self.scored.group.rollouts_G[self.index].token_ids_T)
+        return self.scored.group.rollouts_G[self.index].num_sampled
 
     @property
     def parts(self) -> Mapping[str, RewardPart]:

@@ -67,7 +67,7 @@ def evaluate(
     greedy_P: list[GradedGroup] = []
     if cfg.greedy:
         greedy_P = sample(1, replace(params, temperature=0.0, top_p=1.0))
-    reward_P = [next(iter(scorer.applying(p)), "") for p in prompts_P]
+    reward_P = [scorer.deciding(p) for p in prompts_P]
     without_verdict = _warn_of_missing_verdicts([*graded_P, *greedy_P], [*reward_P, *(reward_P if greedy_P else [])])
     _warn_of_unreadable(graded_P, reward_P)
     greedy_share_P = [correct_share(correct_of(g, name)) for g, name in zip(greedy_P, reward_P, strict=False)]

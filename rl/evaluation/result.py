@@ -181,7 +181,7 @@ def summarise(
         selected = _selected(graded_P, classes_PG, correct_PG, ks, choosing)
     cons = mean_and_stderr(cons_P) if cons_P else (None, None)
     rollouts = [r for g in graded_P for r in g.group.rollouts_G]
-    lengths_PG = [[len(r.token_ids_T) for r in g.group.rollouts_G] for g in graded_P]
+    lengths_PG = [[r.num_sampled for r in g.group.rollouts_G] for g in graded_P]
     return EvalResult(
         pass_at_1=pass_at_1,
         stderr=stderr,
@@ -245,7 +245,7 @@ def scores_of(graded: GradedGroup, name: str) -> list[float]:
     if name == LOGPROB:
         return [float(r.logprobs_T.mean(dtype="float64")) if len(r.logprobs_T) else math.nan for r in rollouts_G]
     if name == SHORTEST:
-        return [-float(len(r.token_ids_T)) for r in rollouts_G]
+        return [-float(r.num_sampled) for r in rollouts_G]
     parts = [p.get(name) for p in graded.parts_G]
     return [part.score if part is not None and part.verdict.is_valid else math.nan for part in parts]
 

@@ -53,7 +53,7 @@ def _measured(
     size: float,
 ) -> Searched:
     groups_P = [RolloutGroup(prompt, found.rollouts) for prompt, found in zip(prompts_P, found_P, strict=True)]
-    reward_P = [next(iter(scorer.applying(prompt)), "") for prompt in prompts_P]
+    reward_P = [scorer.deciding(prompt) for prompt in prompts_P]
     waiting: list[Callable[[], RewardReport]] = [
         ctx.backend.ask_rewards(group, [name] if name else [])
         for group, name in zip(groups_P, reward_P, strict=True)

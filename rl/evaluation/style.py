@@ -56,10 +56,10 @@ def measure_style(
     opened = [opens_thinking(g.prompt.text) for g, _ in pairs]
     answers = [after_thinking(r.text, opened=o) or "" for (_, r), o in zip(pairs, opened, strict=True)]
     answer_tokens = [
-        answer_length(r.text, answer, len(r.token_ids_T), len(ids), ended=not r.truncated)
+        answer_length(r.text, answer, r.num_sampled, len(ids), ended=not r.truncated)
         for (_, r), answer, ids in zip(pairs, answers, encode(answers, tokenizer), strict=True)
     ]
-    thoughts = [float(len(r.token_ids_T) - n) for (_, r), n in zip(pairs, answer_tokens, strict=True)]
+    thoughts = [float(r.num_sampled - n) for (_, r), n in zip(pairs, answer_tokens, strict=True)]
     return Style(
         thought_mean=sum(thoughts) / len(pairs),
         answer_mean=sum(answer_tokens) / len(pairs),

@@ -5,6 +5,8 @@ Axis suffixes: _P prompts, _G samples of a group.
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from rl.records.whole_files import MAKE_AGAIN, whole
+from rl.turns import Episode, Turn
 from rl.types import BadInput, GradedGroup, Prompt, RewardPart, Rollout, RolloutGroup, ScoredGroup, Verdict
 
 ROW_GROUP = 256
@@ -37,6 +40,8 @@ def write_rollouts(
     the stop token included; logprobs are in half precision unless full_precision. uniform: of the whole group.
     policy_version: of the weights that sampled the first token; later_tokens, later_versions: where other weights took
     over, and which.
+    With environments also: turns (JSON, of objects with role, text and name), sampled (one value a token: whether the
+    model sampled it; the others are answers), and what the environment said (rl.turns.Episode).
     The columns of a part that does not apply are null, and so are advantage and uniform in a group without advantages.
     reward is NaN where the sample is not valid. A row group has ROW_GROUP rows, so that a reader can fetch a few
     rollouts of a large file.
@@ -46,13 +51,17 @@ def write_rollouts(
 
     names = list(dict.fromkeys(name for g in groups_P for part in g.parts_G for name in part))
     precision = np.float32 if full_precision else np.float16
-    rows = [_row(step, g, i, names, precision) for g in groups_P for i in range(len(g.parts_G))]
+    played = any(r.episode is not None for g in groups_P for r in g.group.rollouts_G)
+    rows = [_row(step, g, i, names, precision, played) for g in groups_P for i in range(len(g.parts_G))]
     text, kinds = pa.string(), {int: pa.int64(), bool: pa.bool_(), str: pa.string()}
     types = {name: kinds.get(type(value), pa.float64()) for name, value in rows[0].items()}
     types |= {f"{name}/{field}": text for name in names for field in ("verdict", "reason")}
     types |= {"uniform": pa.bool_(), "token_ids": pa.list_(pa.int32())}
     types |= {"later_tokens": pa.list_(pa.int32()), "later_versions": pa.list_(pa.int32())}
     types |= {"logprobs": pa.list_(pa.float32() if full_precision else pa.float16())}
+    if played:  # the first row may have no environment, and say nothing of the columns' types
+        types |= {"turns": text, "environment_name": text, "environment_fault": text, "environment_late": pa.bool_()}
+        types |= {"sampled": pa.list_(pa.bool_()), "environment_rewards": pa.list_(pa.float64())}
     table = pa.Table.from_pylist(rows, pa.schema(list(types.items())))
     with whole(path) as temporary:
         pq.write_table(table, temporary, compression="zstd", row_group_size=ROW_GROUP)
@@ -87,7 +96,32 @@ def _rollout(row: Mapping[str, Any], token_ids_T: np.ndarray, logprobs_T: np.nda
     return Rollout(
         token_ids_T, logprobs_T, row["completion"], row["finish_reason"], row["temperature"], row["policy_version"],
         row["seed"], later_versions=tuple(zip(row["later_tokens"], row["later_versions"], strict=True)),
+        episode=_episode(row),
     )  # fmt: skip
+
+
+def _episode(row: Mapping[str, Any]) -> Episode | None:
+    if row.get("turns") is None:
+        return None
+    turns = tuple(Turn(**turn) for turn in json.loads(row["turns"]))
+    rewards, fault = tuple(row["environment_rewards"]), row["environment_fault"]
+    return Episode(row["environment_name"], np.array(row["sampled"]), turns, rewards, fault, row["environment_late"])
+
+
+def _episode_columns(rollout: Rollout) -> dict[str, object]:
+    """The columns of a sample's environment; null for a sample without one."""
+    episode = rollout.episode
+    if episode is None:
+        names = ("turns", "sampled", "environment_name", "environment_rewards", "environment_fault", "environment_late")
+        return dict.fromkeys(names)
+    return {
+        "turns": json.dumps([dataclasses.asdict(turn) for turn in episode.turns]),
+        "sampled": episode.sampled_T,
+        "environment_name": episode.environment,
+        "environment_rewards": list(episode.rewards),
+        "environment_fault": _utf8(episode.fault),
+        "environment_late": episode.timed_out,
+    }
 
 
 def _parts(row: Mapping[str, Any], names: Sequence[str]) -> dict[str, RewardPart]:
@@ -99,7 +133,7 @@ def _parts(row: Mapping[str, Any], names: Sequence[str]) -> dict[str, RewardPart
 
 
 def _row(
-    step: int, g: ScoredGroup | GradedGroup, i: int, names: Sequence[str], precision: type[np.floating]
+    step: int, g: ScoredGroup | GradedGroup, i: int, names: Sequence[str], precision: type[np.floating], played: bool
 ) -> dict[str, object]:
     prompt, rollout = g.group.prompt, g.group.rollouts_G[i]
     row: dict[str, object] = {
@@ -120,18 +154,23 @@ def _row(
     return row | {
         "advantage": g.advantages_G[i] if isinstance(g, ScoredGroup) else None,
         "valid": g.valid_G[i],
-        "tokens": len(rollout.token_ids_T),
+        "tokens": rollout.num_sampled,
         "finish_reason": rollout.finish_reason,
         "policy_version": rollout.policy_version,
         "seed": rollout.seed,
         "temperature": rollout.temperature,
-        "logprob_mean": float(np.mean(rollout.logprobs_T, dtype=np.float64)) if len(rollout.logprobs_T) else None,
+        "logprob_mean": _mean(rollout.at_sampled(rollout.logprobs_T)),
         "uniform": g.uniform if isinstance(g, ScoredGroup) else None,
         "later_tokens": [token for token, _ in rollout.later_versions],
         "later_versions": [version for _, version in rollout.later_versions],
         "token_ids": rollout.token_ids_T,
         "logprobs": rollout.logprobs_T.astype(precision),
+        **(_episode_columns(rollout) if played else {}),
     }
+
+
+def _mean(values: np.ndarray) -> float | None:
+    return float(np.mean(values, dtype=np.float64)) if len(values) else None
 
 
 def _utf8(text: str) -> str:

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from rl.backend import RewardWorkers, SampleParams
-from rl.context import Context
+from rl.context import Context, sample_request
 from rl.data.few_shot import before
 from rl.rollouts.step_metrics import RewardStats
 from rl.scoring.scorer import Scorer
-from rl.types import AhaError, GradedGroup, Prompt, RewardReport, Rollout, RolloutGroup, SampleRequest
+from rl.types import AhaError, GradedGroup, Prompt, RewardReport, Rollout, RolloutGroup
 
 
 def sample_and_grade(
@@ -30,7 +30,7 @@ def sample_and_grade(
     ends: a completion's text is cut where one of these begins, before the rewards read it. Its tokens stay.
     Raises AhaError when a group is lost.
     """
-    requests = [SampleRequest(i, p.token_ids, seeds_PG[i]) for i, p in enumerate(prompts_P)]
+    requests = [sample_request(ctx.cfg, i, p, seeds_PG[i]) for i, p in enumerate(prompts_P)]
 
     def arriving() -> Iterator[tuple[int, list[Rollout]]]:
         for i, rollouts_G in ctx.backend.rollouts(requests, params):

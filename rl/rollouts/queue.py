@@ -12,12 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rl.context import sample_seed
+from rl.context import sample_request, sample_seed
 from rl.rollouts.silent_faults import refuse_wrong_ends
 from rl.rollouts.step_metrics import RewardStats, version_metrics
 from rl.rollouts.under_way import Entry, UnderWay
 from rl.rollouts.waiting import refuse_old
-from rl.types import GradedGroup, Prompt, SampleRequest, ScoredGroup
+from rl.types import GradedGroup, Prompt, ScoredGroup
 
 
 class RolloutQueue(UnderWay):
@@ -70,7 +70,7 @@ class RolloutQueue(UnderWay):
             later = -(-(len(self.entries) + 1 - num_prompts) // g.prompts_per_step)
             self.entries[prompt.draw] = Entry(prompt, version, version + max(0, later))
         if prompts_P:
-            requests = [SampleRequest(p.draw, p.token_ids, self._seeds(p)) for p in prompts_P]
+            requests = [sample_request(self.ctx.cfg, p.draw, p, self._seeds(p)) for p in prompts_P]
             self.ctx.backend.submit(requests, self.params, self.arrived)
 
     def _seeds(self, prompt: Prompt) -> list[int]:

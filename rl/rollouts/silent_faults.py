@@ -36,7 +36,7 @@ from rl.config import RunConfig
 from rl.context import Context
 from rl.rollouts.agreement import check_gap, check_update
 from rl.scoring.routing import named
-from rl.types import AhaError, GradedGroup, PackedBatch, Prompt, ScoredGroup, StepStats, Verdict
+from rl.types import AhaError, GradedGroup, PackedBatch, Prompt, Rollout, ScoredGroup, StepStats, Verdict
 
 log = logging.getLogger(__name__)
 
@@ -85,21 +85,37 @@ def refuse_wrong_ends(groups_P: Sequence[GradedGroup], params: SampleParams) -> 
     """Raise AhaError when a completion goes on behind an end token, or stopped at a token that is none."""
     ends = params.stop_token_ids
     rollouts = [(g.group.prompt, r) for g in groups_P for r in g.group.rollouts_G if len(r.token_ids_T)]
-    behind = [(p, r) for p, r in rollouts if np.isin(r.token_ids_T[:-1], ends).any()]
+    behind = [(p, r) for p, r in rollouts if any(np.isin(turn[:-1], ends).any() for turn in turns_of(r))]
     if behind:
         raise AhaError(
             f"wrong stop: {len(behind)} of {len(rollouts)} completions go on behind an end token ({_ids(ends)}), the "
             f"first of prompt {behind[0][0].id}; the sampler does not stop at what it was told to. Look at "
             "stop_token_ids in rl/workers/sampler/sampler.py"
         )
-    elsewhere = [r for _, r in rollouts if r.finish_reason == "stop" and int(r.token_ids_T[-1]) not in ends]
-    if elsewhere and not params.stop:
+    stopped = [r for _, r in rollouts if r.finish_reason == "stop" and not stop_texts(r, params)]
+    elsewhere = [r for r in stopped if int(r.token_ids_T[-1]) not in ends]
+    if elsewhere:
         found = Counter(int(r.token_ids_T[-1]) for r in elsewhere)
         raise AhaError(
             f"wrong stop: {len(elsewhere)} of {len(rollouts)} completions stopped at {_ids(list(found))}, and the end "
             f"tokens are {_ids(ends)}. Look at stop_token_ids in rl/workers/sampler/sampler.py, and at the tokenizer's "
             "eos_token"
         )
+
+
+def turns_of(rollout: Rollout) -> list[np.ndarray]:
+    """The tokens of each stretch that the model sampled: turns, or all of it."""
+    if rollout.episode is None:
+        return [rollout.token_ids_T]
+    sampled_T = rollout.episode.sampled_T
+    parts = np.split(rollout.token_ids_T, np.flatnonzero(np.diff(sampled_T)) + 1)
+    return parts[(0 if sampled_T[0] else 1) :: 2]
+
+
+def stop_texts(rollout: Rollout, params: SampleParams) -> tuple[str, ...]:
+    """The texts at which a rollout may have stopped."""
+    name = rollout.episode.environment if rollout.episode is not None else None
+    return (*params.stop, *(text for a in params.environments if a.environment.name == name for text in a.stop))
 
 
 def _ids(tokens: Sequence[int]) -> str:
@@ -116,7 +132,7 @@ class StepWatch:
         self._ctx, self._cfg = ctx, ctx.cfg
         self._agreed = False
         self._steps, self._said = 0, set[str]()
-        parts = named(self._cfg.rewards).items()
+        parts = named(self._cfg.rewards).items() if self._cfg.rewards else ()
         self._judges = [name for name, reward in parts if short_name(reward.function) not in STYLE]
         self._asked, self._right = Counter[str](), Counter[str]()
         self._barren = self._uniform = self._unseen = 0
@@ -215,7 +231,7 @@ def _trained_tokens(cfg: RunConfig, scored: ScoredGroup) -> int:
     always = bool(g.kl_coef or g.teacher)
     samples = zip(scored.group.rollouts_G, scored.advantages_G, scored.valid_G, strict=True)
     return sum(
-        len(rollout.token_ids_T)
+        rollout.num_sampled
         for rollout, advantage, valid in samples
         if valid and not (rollout.truncated and g.overlong == "mask") and (always or advantage)
     )

@@ -53,7 +53,9 @@ class RewardFunctions:
     """
 
     def __init__(self, rewards: Sequence[RewardConfig]) -> None:
-        self.configs = {name: reward for name, reward in named(rewards).items() if not is_model(reward)}
+        self.configs = {
+            name: reward for name, reward in (named(rewards) if rewards else {}).items() if not is_model(reward)
+        }
         self._rewards: dict[str, _RewardFunction] = {}
         faults = []
         for name, reward in self.configs.items():
@@ -156,7 +158,7 @@ def watch(scored_P: Sequence[ScoredGroup], names: Sequence[str] = ("accuracy",))
     names: the parts that are rewards.accuracy under some name; other rewards need not read references as it does.
     """
     samples = [
-        (r.text[-WATCHED_TAIL:], s.group.prompt.reference, parts[name], len(r.token_ids_T))
+        (r.text[-WATCHED_TAIL:], s.group.prompt.reference, parts[name], r.num_sampled)
         for s in scored_P
         for r, parts in zip(s.group.rollouts_G, s.parts_G, strict=True)
         for name in names
@@ -237,9 +239,7 @@ class _Native(_RewardFunction):
         columns = {**prompt.columns, "prompt": prompt.for_rewards, "answer": prompt.reference}
         # A column with the name of the completion's own parameter would be passed twice.
         columns.pop(next(iter(self._parameters), ""), None)
-        results_G = [
-            self._invoke((r.text,), columns | {"completion_tokens": len(r.token_ids_T)}) for r in group.rollouts_G
-        ]
+        results_G = [self._invoke((r.text,), columns | {"completion_tokens": r.num_sampled}) for r in group.rollouts_G]
         return [
             too_much(f"{type(result).__name__}: {result}")
             if self.blames_text and isinstance(result, RecursionError | MemoryError | OverflowError)
@@ -281,7 +281,7 @@ class _Batched(_RewardFunction):
         columns: dict[str, object] = {name: [value] * len(texts) for name, value in prompt.columns.items()}
         columns.pop("prompt", None)
         columns.setdefault("answer", [prompt.reference] * len(texts))
-        columns["completion_ids"] = [r.token_ids_T.tolist() for r in rollouts_G]
+        columns["completion_ids"] = [r.at_sampled(r.token_ids_T).tolist() for r in rollouts_G]
         columns["prompts"] = [own if isinstance(own, list) else prompt.for_rewards] * len(texts)
         columns["completions"] = [[{"role": "assistant", "content": t}] for t in texts] if messages else texts
         return self._invoke((), columns)

@@ -10,63 +10,38 @@ A process dies     -> the call is done again in a new one; if that dies too, its
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import queue
-import resource
-import signal
-import socket
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from multiprocessing.connection import Connection
-from pathlib import Path
+from typing import Any, cast
 
 from rl.config import RewardConfig, RunConfig, ScoringConfig
+from rl.scoring.child_process import START_LIMIT_S, ChildProcess, Died, TooLong, serve
 from rl.scoring.reward_functions import RewardFunctions, failed, merge, too_much
 from rl.types import AhaError, RewardPart, RewardReport, RolloutGroup, Verdict
 
 log = logging.getLogger(__name__)
 
-START_LIMIT_S = 120.0
 GROUPS_AT_ONCE = 8
-PR_SET_PDEATHSIG = 1
 AT_WORK = 0.25
 """From this share of its limit on a processor, a call was at work; one that got less was waiting, or the machine was
 busy with others."""
 
 
-class _TooLong(Exception):
-    """A call exceeded its limit."""
-
-
-class _Died(Exception):
-    """The process ended in the middle of a call."""
-
-
-class _RewardProcess:
-    """One child that answers calls, one at a time, over a socket."""
+class _RewardProcess(ChildProcess):
+    """One child that answers calls by the rewards that it was told last."""
 
     def __init__(self, rewards: Sequence[RewardConfig], memory_gib: float) -> None:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            self._child = subprocess.Popen(
-                [sys.executable, "-m", "rl.scoring.reward_processes", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                env=os.environ
-                | {"PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path), "OMP_NUM_THREADS": "1"},
-                start_new_session=True,  # so that what a reward started dies with it
-            )
-        self._connection = Connection(ours.detach())
-        self._connection.send(memory_gib)
+        super().__init__("rl.scoring.reward_processes", memory_gib)
         self._rewards: tuple[RewardConfig, ...] | None = None
         try:
             self.learn(rewards)
-        except (AhaError, _TooLong, _Died):
+        except (AhaError, TooLong, Died):
             self.kill()
             raise
 
@@ -76,34 +51,9 @@ class _RewardProcess:
             self.call((None, tuple(rewards)), START_LIMIT_S)
             self._rewards = tuple(rewards)
 
-    def call(self, message: tuple[object, object], limit_s: float) -> list[RewardPart | None]:
-        """Raises _TooLong or _Died; then only kill() may follow."""
-        try:
-            self._connection.send(message)
-            if not self._connection.poll(limit_s):
-                raise _TooLong
-            answer = self._connection.recv()
-        except (EOFError, OSError) as error:
-            raise _Died from error
-        if isinstance(answer, AhaError):
-            raise answer
-        return list(answer)
-
-    def processor_s(self) -> float:
-        """Seconds that it has spent on a processor since it started."""
-        fields = Path(f"/proc/{self._child.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # of the user, and of the system
-
-    def kill(self) -> str:
-        """End it and all it started; returns how it ended."""
-        for end in (os.killpg, os.kill):
-            try:
-                end(self._child.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
-        self._connection.close()
-        code = self._child.wait(timeout=30)
-        return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    def parts(self, name: str, group: RolloutGroup, limit_s: float) -> list[RewardPart | None]:
+        """What one reward says of a group's samples. Raises as call()."""
+        return cast(list[RewardPart | None], self.call((name, group), limit_s))
 
 
 @dataclass
@@ -170,8 +120,8 @@ class RewardWorker:
             process = self._take()
             before = process.processor_s()
             try:
-                result = process.call((name, part), limit)
-            except _TooLong:
+                result = process.parts(name, part, limit)
+            except TooLong:
                 worked = process.processor_s() - before
                 self._kill(process)
                 with self._lock:
@@ -180,7 +130,7 @@ class RewardWorker:
                 if self._functions.blames_text(name) and worked >= AT_WORK * limit:
                     return [too_much(reason)] * len(unit)
                 return [RewardPart(float("nan"), Verdict.TIMED_OUT, reason)] * len(unit)
-            except _Died:
+            except Died:
                 ended = self._kill(process)
                 with self._lock:
                     counters.replaced += 1
@@ -198,7 +148,7 @@ class RewardWorker:
             return self._new()  # there are no more calls at once than threads, so no more processes either
         try:
             process.learn(self._rewards)
-        except (_TooLong, _Died):
+        except (TooLong, Died):
             self._kill(process)
             return self._new()
         except AhaError:  # it still answers by those before
@@ -209,7 +159,7 @@ class RewardWorker:
     def _new(self) -> _RewardProcess:
         try:
             process = _RewardProcess(self._rewards, self._scoring.memory_gib)
-        except (_TooLong, _Died) as error:
+        except (TooLong, Died) as error:
             raise AhaError("a reward process did not start; its messages are in the reward worker's log") from error
         with self._lock:
             self._all.add(process)
@@ -251,29 +201,20 @@ class LocalRewardWorker:
 # ------------------------------------------------------------------------------------------------ the child
 
 
-def _serve(descriptor: int) -> None:
-    """Answer (reward, group) by the rewards of the last (None, rewards), until the other end closes."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # a killed actor must not leave its children behind
-    connection = Connection(descriptor)
-    limit = int(connection.recv() * 2**30)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    functions: RewardFunctions | None = None
-    while True:
-        try:
-            name, message = connection.recv()
-        except EOFError:
-            return
-        if name is not None:
-            assert functions is not None  # rewards are the first thing that _RewardProcess sends
-            connection.send(functions.call(name, message))
-            continue
-        try:
-            functions = RewardFunctions(message)
-        except AhaError as error:
-            connection.send(error)
-        else:
-            connection.send([])
+class _Functions:
+    """Answers (reward, group) by the rewards of the last (None, rewards)."""
+
+    def __init__(self) -> None:
+        self._functions: RewardFunctions | None = None
+
+    def answer(self, message: object) -> object:
+        name, content = cast(tuple[Any, Any], message)
+        if name is None:
+            self._functions = RewardFunctions(content)
+            return []
+        assert self._functions is not None  # rewards are the first thing that _RewardProcess sends
+        return self._functions.call(name, content)
 
 
 if __name__ == "__main__":
-    _serve(int(sys.argv[1]))
+    serve(int(sys.argv[1]), _Functions().answer)

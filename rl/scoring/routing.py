@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rewards import REWARDS, short_name
-from rl.config import MODEL, RewardConfig, RewardModelConfig
+from rl.config import MODEL, EnvironmentConfig, RewardConfig, RewardModelConfig
 from rl.types import BadInput, Row
 
 ACCURACY = "accuracy"
@@ -79,8 +79,8 @@ def _is_accuracy(name: str, reward: RewardConfig) -> bool:
 # ------------------------------------------------------------------------------------------------ rows and steps
 
 
-def applies_to(reward: RewardConfig, row: Row) -> bool:
-    """Whether the row's domain is one of the reward's; a column may hold one domain or a list of them."""
+def applies_to(reward: RewardConfig | EnvironmentConfig, row: Row) -> bool:
+    """Whether the row's domain is one of a reward's or an environment's; a column may hold one domain or several."""
     return not reward.domains or not set(reward.domains).isdisjoint(_domains(reward, row))
 
 
@@ -140,7 +140,7 @@ def refuse_unused(parts: Mapping[str, RewardConfig], rows: Sequence[Row], source
         )
 
 
-def _domains(reward: RewardConfig, row: Row) -> list[str]:
+def _domains(reward: RewardConfig | EnvironmentConfig, row: Row) -> list[str]:
     value = row.get(reward.domain_field)
     values = value if isinstance(value, list | tuple) else [] if value is None else [value]
     return [str(item) for item in values]

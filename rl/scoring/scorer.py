@@ -13,11 +13,14 @@ import numpy as np
 
 from rewards import short_name
 from rl.algorithms.advantage import advantages, is_uniform
-from rl.config import GRPOConfig, RewardConfig
+from rl.config import EnvironmentConfig, GRPOConfig, RewardConfig
 from rl.scoring.reward_functions import Parts, RewardFunctions, watch
 from rl.scoring.routing import ACCURACY, accuracies, applying, is_model, named, refuse_late
-from rl.types import AhaError, BadInput, GradedGroup, Prompt, RewardPart, RolloutGroup, ScoredGroup, Verdict
+from rl.turns import MODEL
+from rl.types import AhaError, BadInput, GradedGroup, Prompt, RewardPart, Rollout, RolloutGroup, ScoredGroup, Verdict
 
+ENVIRONMENT = "environment"
+"""Name of the part of the reward that environments give."""
 MANY_PROMPTS = 4
 """A reward for some domains that fails on this many prompts of a step is dead, however few rows they are."""
 
@@ -25,21 +28,30 @@ MANY_PROMPTS = 4
 class Scorer:
     """Rewards to advantages: weighs the parts of each sample, finds advantages over the batch, counts verdicts."""
 
-    def __init__(self, rewards: tuple[RewardConfig, ...], cfg: GRPOConfig, *, max_unjudged_share: float = 0.5) -> None:
+    def __init__(
+        self,
+        rewards: tuple[RewardConfig, ...],
+        cfg: GRPOConfig,
+        *,
+        max_unjudged_share: float = 0.5,
+        environments: Sequence[EnvironmentConfig] = (),
+    ) -> None:
         self._cfg, self._max_unjudged_share = cfg, max_unjudged_share
-        self._parts = named(rewards)
+        self._parts = named(rewards) if rewards or not environments else {}
         refuse_late(self._parts, cfg.steps)
         if cfg.uniform_by and cfg.uniform_by not in self._parts:
             raise BadInput(f"grpo.uniform_by={cfg.uniform_by}: the rewards are {', '.join(self._parts)}")
         self.functions = RewardFunctions(rewards)
         self._weights = {name: reward.weight for name, reward in self._parts.items()}
+        if environments:
+            self._weights[ENVIRONMENT] = environments[0].weight  # that of all: rl/settings/config_checks.py
         self.accuracies = accuracies(rewards)
         self._watched = [name for name in self.accuracies if short_name(self._parts[name].function) == ACCURACY]
 
     @property
     def names(self) -> list[str]:
         """Of the parts, in order, those that do not apply yet included."""
-        return list(self._parts)
+        return list(self._weights)
 
     @property
     def models(self) -> dict[str, RewardConfig]:
@@ -50,6 +62,10 @@ class Scorer:
         """Names of the rewards that a prompt's samples get at a GRPO step (None: whatever the step), in order."""
         return applying(self._parts, prompt.row, step, self._cfg.steps)
 
+    def deciding(self, prompt: Prompt) -> str:
+        """Name of the part that says whether a prompt's samples are correct: its first reward, else its environment."""
+        return next(iter(self.applying(prompt)), ENVIRONMENT if ENVIRONMENT in self._weights else "")
+
     def grade(self, group: RolloutGroup, parts_G: list[Parts] | None = None) -> GradedGroup:
         """The group with its rewards. parts_G: what the reward workers said; None asks the functions here and now."""
         if parts_G is None:
@@ -58,6 +74,7 @@ class Scorer:
             if models:
                 raise AhaError(f"reward {models[0]!r} is a model; only the backend can ask it")
             parts_G = self.functions.call_all(group, names)
+        parts_G = [parts | episode_part(r) for parts, r in zip(parts_G, group.rollouts_G, strict=True)]
         valid_G = [bool(parts) and all(part.verdict.is_valid for part in parts.values()) for parts in parts_G]
         totals = [self._total(parts) if ok else math.nan for parts, ok in zip(parts_G, valid_G, strict=True)]
         return GradedGroup(group, totals, parts_G, valid_G)
@@ -149,6 +166,18 @@ class Scorer:
             )
 
 
+def episode_part(rollout: Rollout) -> Parts:
+    """What a sample's environment says: the sum of its get_reward. Nothing where it has none, and did not fail."""
+    episode = rollout.episode
+    if episode is None or not (episode.fault or episode.rewards):
+        return {}
+    if episode.fault:
+        verdict = Verdict.TIMED_OUT if episode.timed_out else Verdict.FAILED
+        return {ENVIRONMENT: RewardPart(math.nan, verdict, f"{episode.environment}: {episode.fault}")}
+    total = sum(episode.rewards)
+    return {ENVIRONMENT: RewardPart(total, Verdict.CORRECT if total > 0 else Verdict.WRONG)}
+
+
 def _part_metrics(name: str, parts: Sequence[RewardPart], count: int) -> dict[str, float]:
     """One reward's numbers in a step of `count` samples, of which it applies to `parts`."""
     out = {f"applied/{name}": len(parts) / count} if len(parts) < count else {}
@@ -183,8 +212,8 @@ def _accuracy_metrics(scored_P: Sequence[ScoredGroup], names: Sequence[str]) -> 
 
 def _length_metrics(scored_P: Sequence[ScoredGroup]) -> dict[str, float]:
     rollouts = [r for s in scored_P for r in s.group.rollouts_G]
-    lengths = [len(r.token_ids_T) for r in rollouts]
-    logprobs = np.concatenate([r.logprobs_T for r in rollouts])
+    lengths = [r.num_sampled for r in rollouts]
+    logprobs = np.concatenate([r.at_sampled(r.logprobs_T) for r in rollouts])
     out = {
         "rollout/tokens": float(sum(lengths)),
         "rollout/length_mean": float(np.mean(lengths)),
@@ -193,4 +222,6 @@ def _length_metrics(scored_P: Sequence[ScoredGroup]) -> dict[str, float]:
         "rollout/length_max": float(max(lengths)),
         "rollout/truncated_share": float(np.mean([r.truncated for r in rollouts])),
     }
+    if turns := [sum(turn.role == MODEL for turn in r.episode.turns) for r in rollouts if r.episode is not None]:
+        out["rollout/turns_mean"] = float(np.mean(turns))
     return out | ({"rollout/logprob_mean": float(np.mean(logprobs, dtype=np.float64))} if len(logprobs) else {})

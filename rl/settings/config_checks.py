@@ -65,7 +65,7 @@ def relation_faults(cfg: RunConfig) -> list[str]:
     faults += _learner_faults(cfg) + _sequence_faults(cfg) + _evaluation_faults(cfg)
     if fault := chat_date_fault(cfg.model.chat_date):
         faults.append(fault)
-    faults += _sharing_faults(cfg) + _staleness_faults(cfg)
+    faults += _sharing_faults(cfg) + _staleness_faults(cfg) + _environment_faults(cfg)
     if not cfg.model.path:
         faults.append("model.path: name a Hugging Face id or a folder")
     if not cfg.name or "/" in cfg.name:
@@ -115,7 +115,7 @@ def _sft_faults(cfg: SFTConfig) -> list[str]:
 
 def _grpo_faults(cfg: RunConfig) -> list[str]:
     faults, g = [], cfg.grpo
-    if g.steps and not cfg.rewards:
+    if g.steps and not cfg.rewards and not cfg.environments:
         faults.append("rewards: GRPO needs at least one reward, for example RewardConfig('accuracy')")
     if g.steps and g.group_size == 1 and g.advantage not in ("batch_std",):
         faults.append("grpo.group_size=1: a group of one has no advantage; use at least 2, or grpo.advantage=batch_std")
@@ -261,6 +261,22 @@ def _staleness_faults(cfg: RunConfig) -> list[str]:
             f"rollout.staleness={roll.staleness}: with cluster.colocated=true learners and samplers take turns on the "
             "same devices, so nothing can be sampled beside the training; use staleness=0, or devices for each"
         )
+    return faults
+
+
+def _environment_faults(cfg: RunConfig) -> list[str]:
+    """What does not go with environments. Their classes and tools are looked at when the run's inputs are loaded."""
+    faults = []
+    if len({environment.weight for environment in cfg.environments}) > 1:
+        faults.append("environments: they give one part of the reward between them, so give all the same weight")
+    for i, environment in enumerate(cfg.environments):
+        if environment.timeout_s >= cfg.cluster.rollout_timeout_s:
+            faults.append(
+                f"environments.{i}.timeout_s={environment.timeout_s:g}: must be below cluster.rollout_timeout_s="
+                f"{cfg.cluster.rollout_timeout_s:g}, after which a sampler that decodes nothing counts as stalled"
+            )
+        if environment.call == "fence" and environment.frame and "{reply}" not in environment.frame:
+            faults.append(f"environments.{i}.frame={environment.frame!r}: needs {{reply}}, where the answer goes")
     return faults
 
 

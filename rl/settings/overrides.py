@@ -118,8 +118,8 @@ def _set(node: typing.Any, hint: object, path: list[str], text: str, key: str) -
         if dataclasses.is_dataclass(node):
             raise BadInput(f"{key}: is a group of settings; set one of {', '.join(all_keys(node, f'{key}.'))}")
         if config_in_tuple(hint):
-            if not node and not text.strip():
-                return node
+            if not text.strip():
+                return ()
             parts = [all_keys(part, f"{key}.{i}.")[0] for i, part in enumerate(typing.cast(tuple[object, ...], node))]
             how = (
                 f"set its parts by number, for example {parts[0]}=..."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from rl.config import EvalConfig, RewardConfig, RolloutConfig, knob
+from rl.config import EnvironmentConfig, EvalConfig, RewardConfig, RolloutConfig, knob
 from rl.context import StageRun
 from rl.evaluation.evaluate import evaluate_model
 from rl.evaluation.result import measured_names
@@ -20,6 +20,7 @@ class Evaluate(Stage):
     rewards: tuple[RewardConfig, ...] = knob((), "Rewards that the samples get; the first says which are correct.")
     rollout: RolloutConfig = knob(RolloutConfig, "Stop texts and the completion limit.")
     evaluation: EvalConfig = knob(EvalConfig, "Problems and how to sample.")
+    environments: tuple[EnvironmentConfig, ...] = knob((), "What answers the model between turns.", before=())
 
     makes = frozenset({MAKES_NUMBERS})
     runs_model = True
@@ -29,7 +30,7 @@ class Evaluate(Stage):
         return self.evaluation.data.limit, self.evaluation.samples + int(self.evaluation.greedy)
 
     def faults(self, recipe: Recipe) -> Iterator[str]:
-        if not self.rewards:
+        if not self.rewards and not self.environments:
             yield "rewards: at least one must say which samples are correct, for example RewardConfig('accuracy')"
 
     def measures(self) -> set[str]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from rl.backend import Task
-from rl.config import DataConfig, EvalConfig, GRPOConfig, RewardConfig, RolloutConfig, knob
+from rl.config import DataConfig, EnvironmentConfig, EvalConfig, GRPOConfig, RewardConfig, RolloutConfig, knob
 from rl.context import Context, StageRun
 from rl.data.packing import pack
 from rl.data.streams import PromptStream
@@ -38,6 +38,7 @@ class GRPO(Stage):
     rollout: RolloutConfig = knob(RolloutConfig, "Sampling for training.")
     grpo: GRPOConfig = knob(GRPOConfig, "GRPO.")
     evaluation: EvalConfig = knob(EvalConfig, "Held-out evaluation before, during and after.")
+    environments: tuple[EnvironmentConfig, ...] = knob((), "What answers the model between turns.", before=())
 
     makes = frozenset({MAKES_MODEL, MAKES_NUMBERS})
     runs_model = True

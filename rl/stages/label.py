@@ -212,7 +212,7 @@ def _label_chunk(
         assert isinstance(solutions, list)
         solutions.append({"steps": list(chain.steps), "labels": labels, "right": chain.right})
     share = sum(chain.right for chain in chains) / len(chains) if chains else 0.0
-    drawn = sum(len(r.token_ids_T) for g in graded_P for r in g.group.rollouts_G)
+    drawn = sum(r.num_sampled for g in graded_P for r in g.group.rollouts_G)
     for line in lines:
         line["tokens"] = (completing.tokens + drawn) / len(lines)
     return lines, {"right_share": share, "rollout/tokens": float(completing.tokens + drawn)} | stats.metrics()

@@ -299,7 +299,7 @@ def _line(
     samples: list[SampleLine] = [
         {
             "text": rollout.text.encode("utf-8", "replace").decode("utf-8"),
-            "tokens": len(rollout.token_ids_T),
+            "tokens": rollout.num_sampled,
             "finish_reason": rollout.finish_reason,
             "reward": reward if valid else None,
             "verdicts": {name: str(part.verdict) for name, part in parts.items()},

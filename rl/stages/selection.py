@@ -89,7 +89,7 @@ def _fault(graded: GradedGroup, i: int, verdict: Verdict | None, cfg: RejectConf
     if rollout.truncated and not cfg.truncated:
         return "truncated: cut at the limit"
     text = rollout.text
-    checks: dict[str, Check] = {"length": _length(len(rollout.token_ids_T), text, cfg)}
+    checks: dict[str, Check] = {"length": _length(rollout.num_sampled, text, cfg)}
     if cfg.min_language_share:
         row = prompt.columns
         checks["language"] = is_single_language(
@@ -112,7 +112,7 @@ def _length(tokens: int, text: str, cfg: RejectConfig) -> Check:
 
 
 def _chosen(good: list[int], texts_G: Sequence[str], graded: GradedGroup, cfg: RejectConfig) -> list[int]:
-    lengths = [len(r.token_ids_T) for r in graded.group.rollouts_G]
+    lengths = [r.num_sampled for r in graded.group.rollouts_G]
     if cfg.keep == "all":
         return good
     if cfg.keep == "shortest":

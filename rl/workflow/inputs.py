@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import psutil
 
 from rl.config import MODEL, AskConfig, DataConfig, RunConfig
-from rl.context import Inputs
+from rl.context import Inputs, game_seed
 from rl.data.contamination import check_run
 from rl.data.few_shot import asked_prompts, evaluation_prompts
 from rl.data.row_store import select
@@ -21,6 +21,8 @@ from rl.data.rows import TASK, load_rows, place, python_function
 from rl.data.sft_examples import CONTEXT, MICRO_BATCH, ExampleStream
 from rl.data.streams import PromptStream
 from rl.data.templates import Table, end_token_ids
+from rl.environments.besides import besides, refuse_idle
+from rl.environments.rendering import around_answers, room_for_answers
 from rl.evaluation.selection import refuse_unknown_scorers, refuse_unknown_scores
 from rl.model.added_tokens import refuse_other_tokenizer, refuse_short_teacher, with_tokens
 from rl.model.hub import reach_hub
@@ -32,6 +34,7 @@ from rl.scoring.scorer import Scorer
 from rl.settings.chat_template import chat_day, set_template
 from rl.settings.config_checks import validate
 from rl.settings.queue_memory import refuse_large_queue
+from rl.turns import Beside
 from rl.types import BadInput, Row
 
 if TYPE_CHECKING:
@@ -39,6 +42,8 @@ if TYPE_CHECKING:
     from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
+
+MICRO_BATCHES = "micro-batches (learner.micro_batch_tokens)"
 
 
 def prepare(
@@ -65,29 +70,24 @@ def prepare(
     set_template(tokenizer, chat_day(cfg.model.chat_date))
     end_token_ids(tokenizer)
     _refuse_teachers(cfg, tokenizer, limit)
-    scorer, stream, prompts, eval_prompts = None, None, [], []
-    if cfg.rewards:
-        scorer = Scorer(cfg.rewards, cfg.grpo, max_unjudged_share=cfg.scoring.max_unjudged_share)
-        for reward in cfg.rewards:
-            if is_model(reward):
-                reach_hub(reward.function.removeprefix(MODEL))
-        check_models(cfg.rewards)
+    answers = room_for_answers(around_answers(cfg.environments, _template(cfg), tokenizer))
+    scorer, stream, prompts, eval_prompts = _scorer(cfg), None, [], []
     if cfg.prompts.source or cfg.grpo.steps:
-        longest = _longest_prompt(cfg, limit) if samples_here else sys.maxsize
-        rows = _rewardable_rows(cfg, cfg.prompts)
-        if cfg.rewards:
-            refuse_unused(named(cfg.rewards), rows, cfg.prompts.source)
+        longest = _longest_prompt(cfg, limit, answers) if samples_here else sys.maxsize
+        rows = _training_rows(cfg)
+        beside = _besides(cfg, rows, cfg.prompts)
         if cfg.grpo.steps:
-            stream = PromptStream(rows, cfg.prompts, tokenizer, cfg.seed, longest)
+            stream = PromptStream(rows, cfg.prompts, tokenizer, cfg.seed, longest, besides=beside)
         else:
             put = ask or AskConfig()
-            prompts = asked_prompts(rows, cfg.prompts, put, tokenizer, longest, cfg.seed, "reject.ask")
+            prompts = asked_prompts(rows, cfg.prompts, put, tokenizer, longest, cfg.seed, "reject.ask", besides=beside)
     held_out = cfg.evaluation.data
     if held_out.source:
-        longest = _longest_problem(cfg, limit) if samples_here else sys.maxsize
+        longest = _longest_problem(cfg, limit, answers) if samples_here else sys.maxsize
         rows = _rewardable_rows(cfg, held_out)
         _refuse_rewards_of_evaluation(cfg, rows)
-        eval_prompts = evaluation_prompts(rows, cfg.evaluation, cfg.prompts, tokenizer, longest, cfg.seed)
+        beside = _besides(cfg, rows, held_out)
+        eval_prompts = evaluation_prompts(rows, cfg.evaluation, cfg.prompts, tokenizer, longest, cfg.seed, beside)
     sft_stream, sft_held_out = None, None
     if cfg.sft.enabled:
         sft_stream = _examples(cfg, cfg.sft.data, tokenizer, limit, cached=cfg.sft.distill.cached)
@@ -102,9 +102,32 @@ def prepare(
     return Inputs(model_path, tokenizer, limit, stream, prompts, eval_prompts, sft_stream, sft_held_out, scorer)
 
 
+def _scorer(cfg: RunConfig) -> Scorer | None:
+    if not cfg.rewards and not cfg.environments:
+        return None
+    share = cfg.scoring.max_unjudged_share
+    scorer = Scorer(cfg.rewards, cfg.grpo, max_unjudged_share=share, environments=cfg.environments)
+    for reward in cfg.rewards:
+        if is_model(reward):
+            reach_hub(reward.function.removeprefix(MODEL))
+    check_models(cfg.rewards)
+    return scorer
+
+
+def _besides(cfg: RunConfig, rows: Sequence[Row], data: DataConfig) -> list[Beside]:
+    """What environments put beside the rows' questions."""
+    where = functools.partial(place, data.source)
+    return besides(cfg.environments, rows, functools.partial(game_seed, cfg.seed), cfg.scoring, where)
+
+
+def _template(cfg: RunConfig) -> str:
+    """How the prompts that have environments are put."""
+    return (cfg.prompts if cfg.prompts.source else cfg.evaluation.data).template
+
+
 def _refuse_rewards_of_evaluation(cfg: RunConfig, rows: Sequence[Row]) -> None:
     """Raise BadInput where style alone would say what is right, or what chooses an answer is none of the rewards."""
-    rewards = named(cfg.rewards)
+    rewards = named(cfg.rewards) if cfg.rewards else {}
     refuse_style_alone(rewards, rows, cfg.evaluation.data.source)
     refuse_unknown_scores(cfg.evaluation.select, list(rewards))
     refuse_unknown_scorers("evaluation.search", cfg.evaluation.search, list(rewards))
@@ -128,26 +151,34 @@ def _recommend_loss(cfg: RunConfig, config: PretrainedConfig) -> None:
         )  # fmt: skip
 
 
-def _longest_prompt(cfg: RunConfig, limit: int) -> int:
-    """The most tokens of a training prompt that leave room for a completion: in the context and, where the two are
-    trained on together, in a micro-batch.
+def _longest_prompt(cfg: RunConfig, limit: int, answers: int) -> int:
+    """The most tokens of a training prompt that leave room for a completion, with the `answers` of an environment: in
+    the context and, where the two are trained on together, in a micro-batch.
     """
-    longest = _room("rollout.max_new_tokens", cfg.rollout.max_new_tokens, limit)
-    # Only a stage that trains on them has micro-batches to hold them.
-    return min(longest, cfg.learner.micro_batch_tokens - cfg.rollout.max_new_tokens) if cfg.grpo.steps else longest
+    longest = _room("rollout.max_new_tokens", cfg.rollout.max_new_tokens, limit, answers, "a context")
+    if not cfg.grpo.steps:
+        return longest  # only a stage that trains on them has micro-batches to hold them
+    budget = cfg.learner.micro_batch_tokens
+    return min(longest, _room("rollout.max_new_tokens", cfg.rollout.max_new_tokens, budget, answers, MICRO_BATCHES))
 
 
-def _longest_problem(cfg: RunConfig, limit: int) -> int:
+def _longest_problem(cfg: RunConfig, limit: int, answers: int) -> int:
     """The most tokens of a held-out prompt, which no learner sees."""
     if cfg.evaluation.max_new_tokens:
-        return _room("evaluation.max_new_tokens", cfg.evaluation.max_new_tokens, limit)
-    return _room("rollout.max_new_tokens", cfg.rollout.max_new_tokens, limit)
+        return _room("evaluation.max_new_tokens", cfg.evaluation.max_new_tokens, limit, answers, "a context")
+    return _room("rollout.max_new_tokens", cfg.rollout.max_new_tokens, limit, answers, "a context")
 
 
-def _room(key: str, new_tokens: int, limit: int) -> int:
-    if new_tokens >= limit:
-        raise BadInput(f"{key}={new_tokens} leaves no room for a prompt in a context of {limit} tokens; lower it")
-    return limit - new_tokens
+def _room(key: str, new_tokens: int, limit: int, answers: int, where: str) -> int:
+    if new_tokens + answers < limit:
+        return limit - new_tokens - answers
+    if not answers:
+        raise BadInput(f"{key}={new_tokens} leaves no room for a prompt in {where} of {limit} tokens; lower it")
+    raise BadInput(
+        f"{key}={new_tokens} and {answers} tokens of an environment's answers (each of its turns but the last: "
+        f"max_reply_tokens and the template around it) leave no room for a prompt in {where} of {limit} tokens; lower "
+        f"max_turns, max_reply_tokens or {key}"
+    )
 
 
 def _examples(
@@ -158,6 +189,15 @@ def _examples(
     return ExampleStream(
         load_rows(data), data, tokenizer, cfg.seed, limit, cfg.sft.overlong, cached=cached, limited_by=limited_by
     )
+
+
+def _training_rows(cfg: RunConfig) -> Sequence[Row]:
+    """The rows of the training prompts. Raises BadInput for a reward or an environment that none of them has."""
+    rows = _rewardable_rows(cfg, cfg.prompts)
+    if cfg.rewards:
+        refuse_unused(named(cfg.rewards), rows, cfg.prompts.source)
+    refuse_idle(cfg.environments, rows, cfg.prompts.source)
+    return rows
 
 
 def _rewardable_rows(cfg: RunConfig, data: DataConfig) -> Sequence[Row]:

@@ -182,6 +182,8 @@ def _outer_inputs(stage: Stage) -> dict[str, str]:
                 if f.name in ("model", "function", "teacher") and isinstance(value, str) and value:
                     if not value.removeprefix(MODEL).startswith("@"):
                         found[value] = reward_hash(value) if f.name == "function" else path_hash(value)
+                elif f.name == "tools" and isinstance(value, tuple):
+                    found.update({text: path_hash(text) for text in value if TASK.fullmatch(text)})
                 elif f.name == "samples" and isinstance(value, tuple):
                     found.update({text: file_hash(Path(text)) for text in value if Path(text).is_file()})
                 elif f.name == "sources" and isinstance(value, tuple):

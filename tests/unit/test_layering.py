@@ -14,12 +14,13 @@ ROOT = Path(__file__).resolve().parents[2]
 OURS = ("rl", "rewards", "recipes", "launch", "tests")
 HEAVY = ("torch", "ray", "vllm", "deepspeed", "transformers", "datasets", "sympy", "math_verify", "py3langid", "openai")
 FLOORS: tuple[tuple[str, ...], ...] = (
+    ("rl.turns",),
     ("rl.types",),
     ("rl.config",),
     ("rl.stage", "rl.backend", "rl.algorithms", "rl.records"),
     ("rl.settings",),
     ("rl.model", "rl.scoring"),
-    ("rl.data", "rl.workers.sync"),
+    ("rl.data", "rl.environments", "rl.workers.sync"),
     ("rl.context", "rl.workers.learner", "rl.workers.sampler"),
     ("rl.rollouts", "rl.workers.cluster"),
     ("rl.evaluation",),

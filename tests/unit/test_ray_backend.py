@@ -11,9 +11,9 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 
-from rl.backend import SampleParams, Task
+from rl.backend import SampleParams, SamplerReport, Task
 from rl.config import GRPOConfig, OptimConfig, RunConfig
-from rl.types import AhaError, BadInput, Rollout, SampleRequest, SamplerReport, SyncReport
+from rl.types import AhaError, BadInput, Rollout, SampleRequest, SyncReport
 from rl.workers.sampler.sampler import Sampler
 from tests.unit import pretend_ray
 

@@ -9,9 +9,9 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from rl.backend import SampleParams
+from rl.backend import SampleParams, SamplerReport
 from rl.config import RolloutConfig
-from rl.types import AhaError, Rollout, SampleRequest, SamplerReport, StepStats
+from rl.types import AhaError, Rollout, SampleRequest, StepStats
 from rl.workers.sampler.sampler import Sampler, _Group
 from tests.unit import pretend_ray
 from tests.unit.test_ray_backend import PARAMS, REQUESTS, OneByOne, backend  # noqa: F401

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 
 import ray
 
-from rl.backend import Arrived, SampleParams
-from rl.types import AhaError, Rollout, SampleRequest, SamplerReport
+from rl.backend import Arrived, SampleParams, SamplerReport
+from rl.types import AhaError, Rollout, SampleRequest
 from rl.workers.cluster.learner_calls import LearnerCalls
 from rl.workers.cluster.ray_calls import ActorGone, unwrap
 from rl.workers.cluster.reward_actors import RewardActors

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rl.backend import Arrived, SampleParams
+from rl.backend import Arrived, SampleParams, SamplerReport
 from rl.config import RunConfig
-from rl.types import SampleRequest, SamplerReport
+from rl.types import SampleRequest
 
 NUMBER_BITS = 40
 """A group's address is unique among all that are under way: the number of its errand, then its own in so many bits."""

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rl.backend import SampleParams
+from rl.backend import SampleParams, SamplerReport
 from rl.config import RunConfig
-from rl.types import AhaError, Rollout, SampleRequest, SamplerReport, TopLogprobs
+from rl.types import AhaError, Rollout, SampleRequest, TopLogprobs
+from rl.workers.sampler.turns import Place, Trajectories
 
 SLEEPERS = ["weights", "kv_cache"]
 """vLLM's names of what sleeps. In this order they are woken: weights alone are enough for a sync."""
@@ -90,6 +91,7 @@ class Sampler:
         self.sync_fault = ""
         self.asleep: list[str] = []
         self.sleeps = self.wakes = 0
+        self.trajectories: Trajectories | None = None
 
     # -------------------------------------------------------------------------------------------- weights in
 
@@ -201,29 +203,39 @@ class Sampler:
             raise AhaError(f"sampler {self.index}: asked to sample before any weights arrived")
         if self.asleep:
             raise AhaError(f"sampler {self.index}: asked to sample while its {' and '.join(self.asleep)} are asleep")
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
-
         for request in requests:
             count = len(request.seeds_G)
             self.groups[request.group] = _Group(request, params, self.version, [None] * count, missing=count)
             for i, seed in enumerate(request.seeds_G):
-                sampling = SamplingParams(
-                    temperature=params.temperature,
-                    top_p=params.top_p,
-                    max_tokens=params.max_new_tokens,
-                    seed=seed if self.cfg.sampler.seeded else None,
-                    logprobs=params.top_logprobs,
-                    stop=list(params.stop) or None,
-                    stop_token_ids=list(params.stop_token_ids),
-                    allowed_token_ids=list(params.only) or None,
-                    ignore_eos=True,  # every end token is in stop_token_ids; the model's own defaults must not matter
-                    detokenize=bool(params.stop),
-                    skip_special_tokens=False,  # a stop text may be a special token, so it must be in the text
-                    output_kind=RequestOutputKind.FINAL_ONLY,
-                )
-                prompt = {"prompt_token_ids": request.prompt_token_ids, "cache_salt": f"{self.version}:{params.salt}"}
-                self.engine.add_request(f"{request.group}.{i}", prompt, sampling, lora_request=self.adapter)
+                stop = params.stop
+                if request.environment is not None:
+                    self.trajectories = self.trajectories or Trajectories(self.cfg.scoring, self.tokenizer, self._add)
+                    stop = self.trajectories.begin((request.group, i), request, params)
+                self._add(f"{request.group}.{i}", request.prompt_token_ids, params, seed, params.max_new_tokens, stop)
+
+    def _add(
+        self, name: str, token_ids: list[int], params: SampleParams, seed: int, most: int, stop: tuple[str, ...]
+    ) -> None:
+        """Give the engine one request. most: of new tokens."""
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        sampling = SamplingParams(
+            temperature=params.temperature,
+            top_p=params.top_p,
+            max_tokens=most,
+            seed=seed if self.cfg.sampler.seeded else None,
+            logprobs=params.top_logprobs,
+            stop=list(stop) or None,
+            stop_token_ids=list(params.stop_token_ids),
+            allowed_token_ids=list(params.only) or None,
+            ignore_eos=True,  # every end token is in stop_token_ids; the model's own defaults must not matter
+            detokenize=bool(stop),
+            skip_special_tokens=False,  # a stop text may be a special token, so it must be in the text
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        prompt = {"prompt_token_ids": token_ids, "cache_salt": f"{self.version}:{params.salt}"}
+        self.engine.add_request(name, prompt, sampling, lora_request=self.adapter)
 
     def sample(
         self,
@@ -248,28 +260,38 @@ class Sampler:
         """
         finished: dict[int, list[Rollout]] = {}
         start = time.perf_counter()
-        while not self.updating and self.engine.has_unfinished_requests():
-            outputs = self.engine.step()
-            self.decode_steps += 1
-            for output in outputs:
-                if output.finished:
-                    self._collect(output, finished)
+        while not self.updating and (self.engine.has_unfinished_requests() or self._waiting):
+            if self.engine.has_unfinished_requests():
+                outputs = self.engine.step()
+                self.decode_steps += 1
+                for output in outputs:
+                    if output.finished:
+                        self._collect(output, finished)
+            if self.trajectories is not None:
+                idle = not self.engine.has_unfinished_requests()  # else nothing waits for an environment
+                for place, rollout in self.trajectories.answered(0.05 if idle else 0):
+                    self._file(place, rollout, finished)
             elapsed = time.perf_counter() - start
             # At least 0.1 s in every call: a message for every single group would cost more time than it saves.
             if elapsed > max_seconds or (finished and elapsed > 0.1):
                 break
         return SamplerReport(finished, len(self.groups), self.decode_steps, self.version)
 
+    @property
+    def _waiting(self) -> int:
+        """Samples that wait for their environment."""
+        return self.trajectories.waiting if self.trajectories is not None else 0
+
     def _collect(self, output, finished: dict[int, list[Rollout]]) -> None:  # type: ignore[no-untyped-def]
-        # vLLM appends a suffix of its own, "-...", to the request's id, which is "group.sample".
-        number, sample = (int(x) for x in output.request_id.split("-")[0].split("."))
+        # vLLM appends a suffix of its own, "-...", to the request's id, "group.sample" or "group.sample.turn".
+        number, sample = (int(x) for x in output.request_id.split("-")[0].split(".")[:2])
         group = self.groups[number]
         completion = output.outputs[0]
         token_ids = np.asarray(completion.token_ids, dtype=np.int32)
         # A group may have waited inside vLLM while new weights arrived, so its first token's version is vLLM's to say.
         spans = [(s.start, int(s.version)) for s in completion.weight_versions or ()] or [(0, group.policy_version)]
         logprobs = [step[token].logprob for step, token in zip(completion.logprobs, completion.token_ids, strict=True)]
-        group.rollouts_G[sample] = Rollout(
+        rollout = Rollout(
             token_ids_T=token_ids,
             logprobs_T=np.asarray(logprobs, dtype=np.float32),
             text=self._text(token_ids, group.params.stop_token_ids),
@@ -280,6 +302,16 @@ class Sampler:
             top=_top(completion.logprobs, top) if (top := group.params.top_logprobs) else None,
             later_versions=tuple(spans[1:]),
         )
+        if self.trajectories is not None and self.trajectories.has((number, sample)):
+            self.trajectories.turn_ended((number, sample), rollout)
+        else:
+            self._file((number, sample), rollout, finished)
+
+    def _file(self, place: Place, rollout: Rollout, finished: dict[int, list[Rollout]]) -> None:
+        """Put a finished sample into its group, and the group among the finished ones once it is whole."""
+        number, sample = place
+        group = self.groups[number]
+        group.rollouts_G[sample] = rollout
         group.missing -= 1
         if not group.missing:
             finished[number] = [r for r in group.rollouts_G if r is not None]
