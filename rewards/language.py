@@ -72,10 +72,10 @@ def language_consistency(
     r"""The share of the chain of thought's words that are in the target language, 0 to 1 (R1, V2 eq. 7).
 
     Settings: target, one language for all rows; languages, those told apart (the target and its relatives are, too).
-    From the row: language; else it is the
-    language of the question or problem, else of the prompt, else (where none has words) the one that the chain itself
-    uses most. Codes ("zh", "zh-CN") or English names ("Chinese"); what else a row's column says, as "python", which
-    code_accuracy reads there, does not count. Raises ValueError for a target that is none of KNOWN.
+    From the row: language; else it is the language of the question or problem, else of the prompt, else (where none has
+    words) the one that the chain itself uses most. Codes ("zh", "zh-CN") or English names ("Chinese"); what else a
+    row's column says, as "python", which code_accuracy reads there, does not count. Raises ValueError for a target that
+    is none of KNOWN.
 
     The chain is all before the last </think>, or the whole completion. A chain without words does not excuse the
     answer: then the whole completion counts. No words at all: 1, with the reason NO_WORDS.
@@ -95,8 +95,8 @@ def language_consistency(
     total = sum(counts.values())
     if not total:
         return Score(1.0, CORRECT, NO_WORDS)
-    if not wanted and (wanted := main_language(text, languages)):
-        counts = word_counts(text, languages, target=wanted)
+    if not wanted:
+        wanted, counts = _by_its_own(text, languages, counts)
     found = wanted or max(sorted(counts), key=counts.__getitem__)
     value = min(1.0, counts.get(found, 0.0) / total)
     others = sorted((name for name in counts if name != found), key=counts.__getitem__, reverse=True)
@@ -110,6 +110,17 @@ def main_language(text: str, languages: tuple[str, ...] = LANGUAGES) -> str:
     """The language of most of the text's words, "" when none can be told. It may be a relative of `languages`."""
     found = _most(word_counts(text, languages))
     return _most(word_counts(text, languages, target=found)) if len(relatives(found)) > 1 else found
+
+
+def _by_its_own(text: str, languages: tuple[str, ...], counts: dict[str, float]) -> tuple[str, dict[str, float]]:
+    """(main_language, the words by language with that one as the target). counts: the same without a target."""
+    found = _most(counts)
+    if not found:
+        return "", counts
+    again = word_counts(text, languages, target=found)
+    if len(relatives(found)) == 1 or (main := _most(again)) == found:
+        return found, again
+    return main, word_counts(text, languages, target=main) if main else counts
 
 
 def _most(counts: dict[str, float]) -> str:
@@ -159,15 +170,16 @@ def _candidates(languages: frozenset[str], script: str) -> tuple[str, ...]:
 
 def _by_language(parts: list[list[str]], candidates: tuple[str, ...], target: str) -> Counter[str]:
     """Words of one script by language. What tells none goes with the rest; where nothing tells one, with the target."""
+    ranked = candidates if target else _with_likely_relatives(parts, candidates)
     found: Counter[str] = Counter()
     undecided: list[str] = []
     doubted: Counter[str] = Counter()  # words that the target has by the benefit of the doubt, by their likeliest
-    leads: defaultdict[str, float] = defaultdict(
-        float
-    )  # of each other language over the target, where one of the two is the likeliest
+    leads = defaultdict[str, float](float)  # of each other language over the target, where one of them is likeliest
     has_relatives = len(relatives(target)) > 1
     for part in parts:
-        ranking = _ranking(" ".join(part), candidates)
+        ranking = _ranking(" ".join(part), ranked)
+        if ranked != candidates:
+            ranking = tuple(of for of in ranking if of[0] in candidates)
         best, score = ranking[0]
         if score - ranking[1][1] <= (_DOUBT if len(part) <= _SHORT_RUN else 0.0):
             undecided += part
@@ -293,6 +305,14 @@ def _parts(run: list[str], ends: set[int]) -> list[list[str]]:
         else:
             parts.append(rest)
     return parts
+
+
+def _with_likely_relatives(parts: list[list[str]], candidates: tuple[str, ...]) -> tuple[str, ...]:
+    """The candidates with the relatives of what the longest part is in: those that the parts are ranked among once the
+    language is known. Ranked so from the start, they need it once; the likelihood of one does not depend on the others.
+    """
+    likely = _ranking(" ".join(max(parts, key=len)), candidates)[0][0]
+    return tuple(sorted({*candidates, *relatives(likely)}))
 
 
 @lru_cache(maxsize=256)  # texts repeat themselves, and are asked again once their language is known

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from rewards import language
 from rewards.extract import chain_of_thought
 from rewards.language import CONSISTENT, NO_WORDS, language_consistency, main_language, word_counts
 from rewards.prose import plain_text
@@ -418,3 +419,25 @@ def test_mathematics_and_code_go_and_money_stays():
 def test_the_chain_is_all_before_the_last_closing_tag():
     assert chain_of_thought("<think>a</think>b</think>c") == "<think>a</think>b"
     assert chain_of_thought("<think>a") == "<think>a"
+
+
+def test_a_text_whose_language_is_not_given_is_classified_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is counted again with its language's relatives, by the likelihoods that are known already."""
+    ranked = list[str]()
+    real = language._identifier
+
+    class Counting:
+        def __init__(self, candidates: tuple[str, ...]) -> None:
+            self.real = real(candidates)
+
+        def rank(self, text: str) -> list[tuple[str, float]]:
+            ranked.append(text)
+            return self.real.rank(text)
+
+    monkeypatch.setattr(language, "_identifier", Counting)
+    language._ranking.cache_clear()
+    text = "Primero sumamos los dos números. Después dividimos el resultado entre cuatro manzanas rojas."
+    assert language_consistency(text).reason.startswith("es 1.00")
+    longest, *others = sorted(set(ranked), key=len, reverse=True)
+    assert sorted(ranked) == sorted([longest, longest, *others])  # the longest part tells whose relatives count
+    assert len(others) == 1
