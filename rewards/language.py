@@ -311,7 +311,8 @@ def _with_likely_relatives(parts: list[list[str]], candidates: tuple[str, ...]) 
     """The candidates with the relatives of what the longest part is in: those that the parts are ranked among once the
     language is known. Ranked so from the start, they need it once; the likelihood of one does not depend on the others.
     """
-    likely = _ranking(" ".join(max(parts, key=len)), candidates)[0][0]
+    longest: list[str] = max(parts, key=len)
+    likely = _ranking(" ".join(longest), candidates)[0][0]
     return tuple(sorted({*candidates, *relatives(likely)}))
 
 
