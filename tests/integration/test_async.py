@@ -33,7 +33,8 @@ def in_mode(cfg: RunConfig, staleness: int, *, in_flight: bool, cache: str = "re
 def test_new_weights_find_samples_half_drawn_and_every_token_is_of_the_version_that_it_carries(tiny: RunConfig) -> None:
     path = inputs.resolve_model("recipes.tiny_model:tied")
     grpo = dataclasses.replace(tiny.grpo, kl_coef=0.0, max_logprob_gap=10.0)
-    cfg = in_mode(dataclasses.replace(tiny, grpo=grpo), 1, in_flight=True)
+    learner = dataclasses.replace(tiny.learner, layout="rows")
+    cfg = in_mode(dataclasses.replace(tiny, grpo=grpo, learner=learner), 1, in_flight=True)
     backend = RayBackend(cfg)
     first: dict[int, list[Rollout]] = {}
     requests = requests_for(8, 4, length=150)  # longer than a block of the prefix cache
@@ -63,7 +64,7 @@ def gaps(backend: RayBackend, cfg: RunConfig, requests, found) -> list[tuple[flo
     groups = [
         RolloutGroup(Prompt(i, i, requests[i].prompt_token_ids, "", "", {}), found[i]) for i in range(len(requests))
     ]
-    scored = score_groups(backend.score, cfg, backend.layout, groups)
+    scored = score_groups(backend.score, cfg, "rows", groups)
     pairs = [
         (r, s) for group, of in zip(groups, scored, strict=True) for r, s in zip(group.rollouts_G, of, strict=True)
     ]
