@@ -144,7 +144,7 @@ def test_pass_at_1_pass_at_k_and_the_vote_of_two_problems_by_hand():
 def test_the_answers_that_are_chosen_by_score_by_vote_and_by_length_are_those_of_the_samples():
     """Three samples 2 (right), 5, 5; a reward model that prefers the right one; the right one is the longest."""
     one = graded("2", "5", "5")
-    for parts, logit in zip(one.parts_G, (2.0, -1.0, -1.0), strict=True):
+    for parts, logit in zip(one.parts_G, (1.0, -0.5, -0.5), strict=True):
         parts["prm"] = RewardPart(logit, Verdict.CORRECT if logit > 0 else Verdict.WRONG)
     lengths = (9, 3, 4)
     rollouts = [rollout(r.text, tokens=n) for r, n in zip(one.group.rollouts_G, lengths, strict=True)]
@@ -152,8 +152,8 @@ def test_the_answers_that_are_chosen_by_score_by_vote_and_by_length_are_those_of
     choosing = Choosing(("majority", "prm", "shortest"), frozenset({"prm"}), {"prm": 2.0})
     result = summarise([one], ["accuracy"], (1, 3), greedy=None, style=PLAIN, without_verdict=0, choosing=choosing)
     chosen = {name: values[0] for name, values in result.selected.items() if "@3" in name}
-    # Weights: sigmoid(2) = .88 for the right answer, 2 x sigmoid(-1) = .54 for the wrong one.
-    assert chosen == {"cons@3": 0.0, "best@3:prm": 1.0, "weighted@3:prm": 1.0, "best@3:shortest": 0.0}
+    # Votes: sigmoid(1) = .731 for the right answer, 2 x sigmoid(-.5) = .755 for the wrong one. As they stand: 1 and -1.
+    assert chosen == {"cons@3": 0.0, "best@3:prm": 1.0, "weighted@3:prm": 0.0, "best@3:shortest": 0.0}
     assert [result.selected[name][0] for name in ("best@1:prm", "best@1:shortest")] == [pytest.approx(1 / 3)] * 2
     # 1 + 3 x 16 / 3 tokens to sample, and the scorer's; the majority has its votes of 1 and of 3 samples only.
     assert result.tokens_of("best:prm", 3) == pytest.approx(17 + 6 * (1 + 16 / 3))
@@ -163,7 +163,7 @@ def test_the_answers_that_are_chosen_by_score_by_vote_and_by_length_are_those_of
     # A prompt of one token and samples of 16 / 3, read by a model of twice the size.
     assert result.scorer_cost == {"prm": pytest.approx(2 * (1 + 16 / 3))}
     metrics = result.metrics()
-    assert (metrics["best@3:prm"], metrics["weighted@3:prm"]) == (1.0, 1.0)
+    assert (metrics["best@3:prm"], metrics["weighted@3:prm"]) == (1.0, 0.0)
     assert "best@1:prm" not in metrics
     assert selection_table(result).row_count == 4
     asked = EvalConfig(data=DataConfig("x"), samples=3, pass_at=(1, 3), select=("majority", "prm", "shortest"))
