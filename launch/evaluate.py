@@ -164,7 +164,8 @@ def _evaluation(asked: Asked) -> EvalConfig:
     data = dataclasses.replace(cfg.data, limit=asked.limit or cfg.data.limit, shuffle=False)
     if asked.template:
         data = dataclasses.replace(data, template=asked.template)
-    instruction = STEP_BY_STEP if _step_by_step(asked, data.template) else cfg.instruction if asked.protocol else ""
+    told = cfg.instruction if asked.protocol in PROMPTINGS else ""
+    instruction = STEP_BY_STEP if _step_by_step(asked, data.template) else told
     examples = EXAMPLES.get(asked.data, cfg.shots_data)
     if cfg.shots and asked.against and not examples.source:
         rows = training_rows(asked.against, data)

@@ -84,6 +84,11 @@ class Stage:
         return _own(self, "rewards", no_rewards)
 
     @property
+    def asked_code(self) -> tuple[str, ...]:
+        """Functions of rewards/ beside its rewards whose code changes its output, each as "module:function"."""
+        return ()
+
+    @property
     def ask(self) -> AskConfig | None:
         """How its prompts are put to the model, where the model is not trained on them."""
         return None

@@ -20,6 +20,7 @@ from typing import Any, cast
 from rl.config import DataConfig
 from rl.data.row_files import FILES, LINE_FILES, MAX_DIGITS, READERS, as_row, file_rows, numbered, one_line
 from rl.data.row_store import Rows
+from rl.model.hub import reach_hub
 from rl.types import BadInput, Row
 
 TASK = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
@@ -135,6 +136,7 @@ def _has_long_number(value: object) -> bool:
 def _hub_rows(cfg: DataConfig) -> Rows:
     import datasets
 
+    reach_hub(cfg.source)
     try:
         return _at_most(datasets.load_dataset(cfg.source, cfg.subset or None, split=cfg.split), cfg.limit)
     except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:

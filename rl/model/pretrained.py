@@ -13,6 +13,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
 from rl.config import ModelConfig
+from rl.model.hub import reach_hub
 from rl.model.sequence_parallel import check_heads
 from rl.types import BadInput
 
@@ -21,6 +22,7 @@ log = logging.getLogger(__name__)
 
 def load_config(path: str) -> PretrainedConfig:
     """The model's config. Raises BadInput when path is neither a folder with a model nor a known id."""
+    reach_hub(path)
     try:
         return AutoConfig.from_pretrained(path)
     except (OSError, ValueError) as error:
@@ -29,6 +31,7 @@ def load_config(path: str) -> PretrainedConfig:
 
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     """The model's tokenizer. Raises BadInput when there is none."""
+    reach_hub(path)
     try:
         return AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError) as error:

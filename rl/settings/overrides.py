@@ -120,7 +120,13 @@ def _set(node: typing.Any, hint: object, path: list[str], text: str, key: str) -
         if config_in_tuple(hint):
             if not text.strip():
                 return ()
-            raise BadInput(f"{key}: set its parts by number, for example {key}.0.weight=0.5")
+            parts = [all_keys(part, f"{key}.{i}.")[0] for i, part in enumerate(typing.cast(tuple[object, ...], node))]
+            how = (
+                f"set its parts by number, for example {parts[0]}=..."
+                if parts
+                else "has no parts; name them in the recipe"
+            )
+            raise BadInput(f"{key}: {how}")
         if hint is float and text.strip().lower().lstrip("+-") in ("nan", "inf", "infinity"):
             return float(text)  # range_faults refuses it, together with the other values that are out of range
         return read(text, hint, key)

@@ -47,7 +47,7 @@ from rl.scoring.scorer import Scorer
 from rl.stage import MAKES_DATA, MAKES_SAMPLES, Recipe, Stage
 from rl.stages import search_source
 from rl.stages.sample_files import PromptLine, SampleLine, read_samples, write_kept
-from rl.stages.selection import is_kept, sample_reasons, without_spacing
+from rl.stages.selection import filters_in_use, is_kept, sample_reasons, without_spacing
 from rl.types import AhaError, GradedGroup, Prompt, Stopped
 
 log = logging.getLogger(__name__)
@@ -79,6 +79,10 @@ class Reject(Stage):
     @property
     def hashed_base(self) -> tuple[str, ...]:
         return super().hashed_base if self.uses_machines else ("seed", "model")
+
+    @property
+    def asked_code(self) -> tuple[str, ...]:
+        return filters_in_use(self.reject)
 
     @property
     def ask(self) -> AskConfig:

@@ -64,6 +64,19 @@ def is_kept(reason: str) -> bool:
     return category(reason) == KEPT
 
 
+def filters_in_use(cfg: RejectConfig) -> tuple[str, ...]:
+    """The functions of rewards/ that decide what is kept, as "module:function": those that the settings turn on."""
+    uses = {
+        "has_length": cfg.min_tokens or cfg.max_tokens,
+        "has_no_code_block": cfg.no_code,
+        "has_short_paragraphs": cfg.max_paragraph_words,
+        "is_not_repetitive": cfg.max_repeated_share,
+        "is_single_language": cfg.min_language_share,
+        "word_ngrams": cfg.keep == "diverse",
+    }
+    return tuple(f"rewards.filters:{name}" for name, used in uses.items() if used)
+
+
 def _fault(graded: GradedGroup, i: int, verdict: Verdict | None, cfg: RejectConfig) -> str:
     """Why one sample is dropped, looked at by itself; "" when it is good."""
     rollout, prompt = graded.group.rollouts_G[i], graded.group.prompt

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from rl.config import AskConfig, DataConfig, RunConfig
+from rl.config import MODEL, AskConfig, DataConfig, RunConfig
 from rl.context import Inputs, game_seed
 from rl.data.contamination import check_run
 from rl.data.few_shot import asked_prompts, evaluation_prompts
@@ -25,10 +25,11 @@ from rl.environments.besides import besides, refuse_idle
 from rl.environments.rendering import around_answers, room_for_answers
 from rl.evaluation.selection import refuse_unknown_scorers, refuse_unknown_scores
 from rl.model.added_tokens import refuse_other_tokenizer, refuse_short_teacher, with_tokens
+from rl.model.hub import reach_hub
 from rl.model.pretrained import context_length, is_mixture, load_config, load_tokenizer, refuse_heads
 from rl.scoring.reward_functions import refuse_style_alone, unrewardable_rows
 from rl.scoring.reward_model_text import check_models
-from rl.scoring.routing import named, refuse_unused
+from rl.scoring.routing import is_model, named, refuse_unused
 from rl.scoring.scorer import Scorer
 from rl.settings.chat_template import chat_day, set_template
 from rl.settings.config_checks import validate
@@ -106,6 +107,9 @@ def _scorer(cfg: RunConfig) -> Scorer | None:
         return None
     share = cfg.scoring.max_unjudged_share
     scorer = Scorer(cfg.rewards, cfg.grpo, max_unjudged_share=share, environments=cfg.environments)
+    for reward in cfg.rewards:
+        if is_model(reward):
+            reach_hub(reward.function.removeprefix(MODEL))
     check_models(cfg.rewards)
     return scorer
 

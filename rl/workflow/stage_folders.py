@@ -48,14 +48,12 @@ class StageFolders:
             key = self.keys[stage.name]
             past = past_keys(self.recipe, stage)
             # Found by key, because the stage may have had another number in the recipe when it was run.
-            own = {folder: True for folder, past_key in past if past_key.key == key.key}
-            if key.older is not None:
-                own |= {folder: False for folder, past_key in past if past_key.key == key.older.key}
+            ages = key.ages()
+            own = {folder: age for age, of in enumerate(ages) for folder, past_key in past if past_key.key == of.key}
             default = self.recipe.folder / folder_name(i, stage, key)
-            folder = max(reversed(own), key=lambda path: (_is_done(path), own[path]), default=default)
-            unknown = []
-            if own.get(folder) is False and key.unversioned:
-                unknown = [f"the version of the code of {', '.join(key.unversioned)} that it used is unknown"]
+            folder = max(reversed(own), key=lambda path: (_is_done(path), -own[path]), default=default)
+            names = key.unknown_in(ages[own[folder]]) if folder in own else []
+            unknown = [f"the version of the code of {', '.join(names)} that it used is unknown"] if names else []
             state, because = NEW, ["was never run"]
             if own and _is_done(folder):
                 state, because = DONE, unknown

@@ -3,6 +3,8 @@
 An input made by an earlier stage counts by that stage's key. So all keys are known before anything runs, and a changed
 setting changes the keys of the stages that depend on it, and no others. Settings that only say where or how often
 (cluster, checkpoints, tracking) are left out, and so are those that rl/config.py marks with keyed=False.
+
+Axis suffix: _A ages of a key, the newest first.
 """
 
 from __future__ import annotations
@@ -31,12 +33,16 @@ from rl.types import BadInput
 log = logging.getLogger(__name__)
 ConfigT = TypeVar("ConfigT")
 
+FILTERS = "rewards.filters:"
+"""How the names of the functions begin that a stage asks beside its rewards (Stage.asked_code)."""
+
 
 @dataclass(frozen=True, slots=True)
 class StageKey:
     """What identifies a stage's work. key: 64 hex digits. config: dotted setting -> value, as text. inputs: what the
     stage reads -> a hash of that. before: the settings that younger versions added -> the value that changes nothing.
-    older: the key that versions gave it which hashed of a built-in reward its name alone; None where there is none.
+    older: the key that the versions before gave it, which has its own `older`; None where there is none. Versions
+    before this one hashed no filters, and before those others hashed of a built-in reward its name alone.
     """
 
     key: str
@@ -45,10 +51,13 @@ class StageKey:
     before: dict[str, str] = dataclasses.field(default_factory=dict)
     older: StageKey | None = None
 
-    @property
-    def unversioned(self) -> list[str]:
-        """The built-in rewards whose code `older` does not know."""
-        return [name for name, value in self.inputs.items() if is_built_in(name) and value != path_hash(name)]
+    def ages(self) -> list[StageKey]:
+        """This key and all older ones, the newest first."""
+        return [self, *(self.older.ages() if self.older else [])]
+
+    def unknown_in(self, older: StageKey) -> list[str]:
+        """The built-in rewards and filters whose code an older key does not know."""
+        return [n for n, value in self.inputs.items() if not n.startswith("@") and older.inputs.get(n) != value]
 
     def changes_since(self, older: StageKey) -> list[str]:
         """The differences, one line each: "grpo.steps: 40 -> 60", "input @zero"."""
@@ -59,24 +68,38 @@ class StageKey:
             if was != now:
                 lines.append(f"{name}: {was} -> {now}")
         for name in sorted(self.inputs.keys() | older.inputs.keys()):
-            same = [self.inputs.get(name), self.older.inputs.get(name) if self.older else None]
-            if older.inputs.get(name) not in same:
-                lines.append(f"the code of the reward {name}" if is_built_in(name) else f"input {name}")
+            if older.inputs.get(name) in [key.inputs.get(name) for key in self.ages()]:
+                continue
+            if is_built_in(name):
+                lines.append(f"the code of the reward {name}")
+            else:
+                lines.append(f"the code of {name}" if name.startswith(FILTERS) else f"input {name}")
         return lines
 
 
 def stage_keys(recipe: Recipe) -> dict[str, StageKey]:
     """The key of every stage, by its name. Raises BadInput when an input is missing."""
-    keys: dict[str, StageKey] = {}
+    keys_A: dict[str, list[StageKey]] = {}
     for stage in recipe.stages:
         config, before = _settings_of(recipe, stage)
-        made = {text: keys[ref.stage] for text in _texts(stage) if (ref := Reference.parse(text)) is not None}
+        made = {text: keys_A[ref.stage] for text in _texts(stage) if (ref := Reference.parse(text)) is not None}
         outer = _outer_inputs(stage)
-        key = _key(config, {text: of.key for text, of in made.items()} | outer, before)
+        filters = {text: path_hash(text) for text in stage.asked_code}
         names = {text: path_hash(text) for text in outer if is_built_in(text)}
-        older = {text: (of.older or of).key for text, of in made.items()} | outer | names
-        keys[stage.name] = dataclasses.replace(key, older=_key(config, older, before) if older != key.inputs else None)
-    return keys
+        keys_A[stage.name] = [
+            _key(config, {text: of_A[age].key for text, of_A in made.items()} | read, before)
+            for age, read in enumerate([outer | filters, outer, outer | names])
+        ]
+    return {name: _chained(of_A) for name, of_A in keys_A.items()}
+
+
+def _chained(keys_A: Sequence[StageKey]) -> StageKey:
+    """The first of a stage's keys, newest first, with the others behind it. Those that are equal count once."""
+    key: StageKey | None = None
+    for of in reversed(keys_A):
+        key = key if key is not None and key.key == of.key else dataclasses.replace(of, older=key)
+    assert key is not None
+    return key
 
 
 def _key(config: dict[str, str], inputs: dict[str, str], before: dict[str, str]) -> StageKey:

@@ -100,7 +100,8 @@ def test_overrides_apply_in_order_and_change_nothing_else():
         ("grpo.optim.lr=fast", "grpo.optim.lr=fast: expected a number"),
         ("prompts.shuffle=maybe", "prompts.shuffle=maybe: expected true or false"),
         ("checkpoint=1", "checkpoint: is a group of settings; set one of checkpoint.every, checkpoint.keep"),
-        ("rewards=accuracy", "rewards: set its parts by number, for example rewards.0.weight=0.5"),
+        ("rewards=accuracy", "rewards: set its parts by number, for example rewards.0.function="),
+        ("evaluation.search=beam", "evaluation.search: has no parts; name them in the recipe"),
     ],
 )
 def test_an_override_that_cannot_be_applied_says_why_and_names_the_nearest(override, fault):

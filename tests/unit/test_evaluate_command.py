@@ -108,7 +108,7 @@ def test_searches_are_named_by_kind_and_size_and_need_a_scorer():
     assert from_json(to_json(cfg)) == cfg
     with pytest.raises(BadInput, match="name what scores it, as --select majority,model:FOLDER"):
         build(Asked("m", "gsm8k", search="dvts-2x2"), [])
-    with pytest.raises(BadInput, match="--search tree-4: expected something like beam-4x4"):
+    with pytest.raises(BadInput, match="--search tree-4: expected beam-4x4, dvts-4x4, cut-256 or stretch-256"):
         build(Asked("m", "gsm8k", search="tree-4"), [])
     with pytest.raises(BadInput, match=r"search\.0\.tokens=1000: with its answer that is more than the 1024 tokens"):
         build(Asked("m", "gsm8k", search="cut-1000"), [])

@@ -266,7 +266,7 @@ def test_a_wrong_clock_loses_no_finished_stage(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("key", ["model.path", "prompts.source"])
 def test_without_a_network_what_is_on_the_hub_is_named(tmp_path: Path, key: str) -> None:
-    """In a process of its own: the Hub's library reads its variables once."""
+    """In a process of its own: the Hub's library reads its variables once. It waits for none of the library's retries."""
     code = (
         "from launch.recipes import load\nfrom rl.workflow.inputs import prepare\nfrom rl.types import BadInput\n"
         f"try:\n    prepare(load('recipes/tiny.py', [{key + '=nobody/has-this'!r}]))\n"
@@ -279,6 +279,8 @@ def test_without_a_network_what_is_on_the_hub_is_named(tmp_path: Path, key: str)
     assert "refused: " in done.stdout, done.stderr[-2000:]
     assert "nobody/has-this" in done.stdout
     assert "\n" not in done.stdout.strip()
+    assert "http://127.0.0.1:9 cannot be reached" in done.stderr
+    assert "Retrying in" not in done.stderr
 
 
 # ------------------------------------------------------------------------------------------------ checkpoints

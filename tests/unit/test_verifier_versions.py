@@ -11,7 +11,7 @@ import pytest
 from rewards import REWARDS
 from rl.config import RewardConfig
 from rl.data import content_hash
-from rl.recipe import Recipe
+from rl.recipe import Recipe, Reject
 from rl.records import provenance
 from rl.workflow.plan import DONE, NEW, RESUMES
 from rl.workflow.stage_folders import StageFolders
@@ -77,17 +77,20 @@ def test_the_checks_of_its_rows_belong_to_a_reward(tmp_path: Path, monkeypatch: 
 # ------------------------------------------------------------------------------------------------ older folders
 
 
-def made_before(recipe: Recipe, *, done: int | None = None) -> dict[str, Path]:
-    """The recipe's folders as versions wrote them that hashed of a built-in reward its name alone."""
+def made_before(recipe: Recipe, *, done: int | None = None, hashed_rewards: bool = False) -> dict[str, Path]:
+    """The recipe's folders as versions wrote them that hashed of a built-in reward its name alone; or, with
+    hashed_rewards, its code, but no filters yet.
+    """
     write_recipe(recipe, done)
     keys, where = stage_keys(recipe), folders(recipe)
     for number, stage in enumerate(recipe.stages):
-        folder, key = where[stage.name], keys[stage.name].older
+        folder, ages = where[stage.name], keys[stage.name].ages()
+        key = ages[-1] if not hashed_rewards else ages[1] if len(ages) == 3 else ages[0]
         for file in (folder / "stage.json", folder / provenance.FILE):
-            if key is not None and file.is_file():
+            if file.is_file():
                 record = json.loads(file.read_text()) | {"key": key.key, "inputs": key.inputs}
                 file.write_text(json.dumps(record))
-        if key is not None and folder.is_dir():
+        if folder.is_dir():
             where[stage.name] = folder.rename(folder.with_name(folder_name(number, stage, key)))
     return where
 
@@ -145,6 +148,61 @@ def test_of_two_finished_folders_the_one_of_this_code_counts(tmp_path: Path) -> 
 def test_a_key_without_built_in_rewards_has_no_older_one(tmp_path: Path) -> None:
     recipe = with_rewards(made_up(tmp_path), "tests.unit.test_verifier_versions:own")
     assert all(isinstance(key, StageKey) and key.older is None for key in stage_keys(recipe).values())
+
+
+# ------------------------------------------------------------------------------------------------ filters
+
+
+def with_filters(recipe: Recipe, **settings: object) -> Recipe:
+    stages = tuple(
+        dataclasses.replace(s, reject=dataclasses.replace(s.reject, **settings)) if isinstance(s, Reject) else s  # type: ignore[arg-type]
+        for s in recipe.stages
+    )
+    return dataclasses.replace(recipe, stages=stages)
+
+
+FILTERS = {
+    "has_length": {"max_tokens": 9},
+    "has_no_code_block": {"no_code": True},
+    "has_short_paragraphs": {"max_paragraph_words": 9},
+    "is_not_repetitive": {"max_repeated_share": 0.5},
+    "is_single_language": {"min_language_share": 0.5},
+    "word_ngrams": {"keep": "diverse"},
+}
+
+
+@pytest.mark.parametrize("name", FILTERS)
+def test_a_changed_filter_runs_again_the_stage_that_kept_by_it_and_what_follows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    recipe = with_filters(made_up(tmp_path), **FILTERS[name])
+    write_recipe(recipe)
+    assert {p.state for p in StageFolders(recipe).plan()} == {DONE}
+    edit(monkeypatch, "filters.py")
+    planned = {p.stage.name: p for p in StageFolders(recipe).plan()}
+    assert {name for name, p in planned.items() if p.state == NEW} == {"picks", "mixed", "last", "eval_last", "claims"}
+    assert planned["picks"].because == (f"the code of rewards.filters:{name}",)
+
+
+def test_filters_that_a_stage_does_not_use_change_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = made_up(tmp_path)
+    old = stage_keys(recipe)
+    edit(monkeypatch, "filters.py")
+    assert {n: k.key for n, k in stage_keys(recipe).items()} == {n: k.key for n, k in old.items()}
+
+
+@pytest.mark.parametrize("hashed_rewards", [True, False])
+def test_what_was_kept_before_filters_were_in_the_key_stays_and_is_told(tmp_path: Path, hashed_rewards: bool) -> None:
+    recipe = with_filters(made_up(tmp_path), no_code=True)
+    where = made_before(recipe, hashed_rewards=hashed_rewards)
+    planned = {p.stage.name: p for p in StageFolders(recipe).plan()}
+    assert {p.state for p in planned.values()} == {DONE}
+    assert {name: p.folder for name, p in planned.items()} == where
+    unknown = "rewards.filters:has_no_code_block" if hashed_rewards else "accuracy, rewards.filters:has_no_code_block"
+    assert planned["picks"].because == (f"the version of the code of {unknown} that it used is unknown",)
+    assert planned["mixed"].because == ()
+    other = with_filters(recipe, max_kept=2)
+    assert {p.stage.name: p for p in StageFolders(other).plan()}["picks"].because == ("reject.max_kept: 1 -> 2",)
 
 
 def own(completion: str) -> float:

@@ -46,6 +46,7 @@ MODULES = {"torch", "np", "json", "pickle", "shutil", "frame"}
 WHOLE_FILES = "rl/records/whole_files.py"
 BY_A_TEMPORARY_PATH = {
     "rl/records/rollout_files.py:write_rollouts",
+    "launch/report/compute_figure.py:draw_compute",
     "launch/report/curve_figure.py:draw_curve",
     "launch/report/emergence_figure.py:draw_emergence",
 }
