@@ -41,6 +41,8 @@ GRPO: list[Spec] = [
     ),
     ("Completions", "Cut at the limit", "share", "Completions cut off at the token limit.",
      [("truncated", "rollout/truncated_share")]),
+    ("Completions", "Turns", "number", "Turns of the model in a trajectory with an environment.",
+     [("mean", "rollout/turns_mean")]),
     ("Completions", "Length percentiles", "number", "Tokens of a completion.", [("*", "emergence/length_p*")]),
     ("Completions", "Reflective words", "number", "Words such as wait, check and however, which express doubt.",
      [("per response", "emergence/reflective_words"), ("per 1,000 words", "emergence/reflective_per_1000_words"),

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from launch.report.reading import Run
 from launch.report.tokens import Tokens, cut_text, read_tokens, units
 from rl.records.rollout_files import rollout_files
+from rl.turns import MODEL, TOOL
 from rl.types import AhaError
 
 if TYPE_CHECKING:
@@ -250,7 +251,10 @@ def _group(rows: Sequence[dict[str, Any]], dead: bool, of: int, tokens: Tokens) 
 
 def _sample(row: dict[str, Any], tokens: Tokens) -> Sample:
     token_ids, logprobs = row.get("token_ids") or [], row.get("logprobs") or []
-    cut = tokens.cut(token_ids, row["completion"], MOST_OF_A_TEXT)
+    if row.get("turns"):
+        cut = cut_text(transcript(row["turns"]), MOST_OF_A_TEXT)
+    else:
+        cut = tokens.cut(token_ids, row["completion"], MOST_OF_A_TEXT)
     known = len(logprobs) == len(token_ids)
     names = [name.removesuffix("/verdict") for name in row if name.endswith("/verdict")]
     parts = [
@@ -274,6 +278,15 @@ def _sample(row: dict[str, Any], tokens: Tokens) -> Sample:
         token_lengths=cut.lengths,
         surprise=[_surprise(logprobs[i]) for i in cut.kept] if known else [],
     )
+
+
+def transcript(turns: str) -> str:
+    """The turns of a trajectory, each under who speaks. turns: as the rollout files have them."""
+    return "\n".join(f"── {_speaker(turn['role'], turn['name'])} ──\n{turn['text']}" for turn in json.loads(turns))
+
+
+def _speaker(role: str, name: str) -> str:
+    return {MODEL: "model", TOOL: f"tool {name}".rstrip()}.get(role, "environment")
 
 
 def _surprise(logprob: float | None) -> int:

@@ -6,6 +6,7 @@ killed. Axis suffixes: _G samples of a group.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import importlib
 import inspect
@@ -34,7 +35,7 @@ from rewards.watch import hacking_watch
 from rl.config import RewardConfig
 from rl.scoring.options import ALWAYS, Function, options_of, parameters_of, takes_lists
 from rl.scoring.routing import applies_to, applying, is_model, named, unrewarded
-from rl.types import BadInput, RewardPart, RolloutGroup, Row, ScoredGroup, Verdict
+from rl.types import BadInput, RewardPart, Rollout, RolloutGroup, Row, ScoredGroup, Verdict
 
 log = logging.getLogger(__name__)
 
@@ -239,7 +240,10 @@ class _Native(_RewardFunction):
         columns = {**prompt.columns, "prompt": prompt.for_rewards, "answer": prompt.reference}
         # A column with the name of the completion's own parameter would be passed twice.
         columns.pop(next(iter(self._parameters), ""), None)
-        results_G = [self._invoke((r.text,), columns | {"completion_tokens": r.num_sampled}) for r in group.rollouts_G]
+        results_G = [
+            self._invoke((r.text,), columns | {"completion_tokens": r.num_sampled} | _turns(r))
+            for r in group.rollouts_G
+        ]
         return [
             too_much(f"{type(result).__name__}: {result}")
             if self.blames_text and isinstance(result, RecursionError | MemoryError | OverflowError)
@@ -282,9 +286,17 @@ class _Batched(_RewardFunction):
         columns.pop("prompt", None)
         columns.setdefault("answer", [prompt.reference] * len(texts))
         columns["completion_ids"] = [r.at_sampled(r.token_ids_T).tolist() for r in rollouts_G]
+        if all(r.episode is not None for r in rollouts_G):
+            columns["turns"] = [_turns(r)["turns"] for r in rollouts_G]
         columns["prompts"] = [own if isinstance(own, list) else prompt.for_rewards] * len(texts)
         columns["completions"] = [[{"role": "assistant", "content": t}] for t in texts] if messages else texts
         return self._invoke((), columns)
+
+
+def _turns(rollout: Rollout) -> dict[str, object]:
+    """The column "turns" of a sample with an environment: objects with role, text and name."""
+    episode = rollout.episode
+    return {} if episode is None else {"turns": [dataclasses.asdict(turn) for turn in episode.turns]}
 
 
 def _part(result: object) -> RewardPart | None:

@@ -269,6 +269,8 @@ def _environment_faults(cfg: RunConfig) -> list[str]:
     faults = []
     if len({environment.weight for environment in cfg.environments}) > 1:
         faults.append("environments: they give one part of the reward between them, so give all the same weight")
+    if cfg.environments and cfg.evaluation.search:
+        faults.append("evaluation.search: searches go on with texts that no environment answers; measure one at a time")
     for i, environment in enumerate(cfg.environments):
         if environment.timeout_s >= cfg.cluster.rollout_timeout_s:
             faults.append(

@@ -166,3 +166,13 @@ def two(a: int, b: int) -> int:
 def ones(completion: str, **columns: object) -> float:
     """A reward that all samples earn."""
     return 1.0
+
+
+def says_42(completion: str, **columns: object) -> float:
+    """Whether the model wrote it."""
+    return float("42" in completion)
+
+
+def turns_of_tools(completion: str, turns: list[dict[str, str]]) -> float:
+    """How many turns are answers of tools."""
+    return float(sum(turn["role"] == "tool" and turn["text"] == "42" for turn in turns))

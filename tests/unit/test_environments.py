@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from rl.config import EnvironmentConfig, GRPOConfig, ModelConfig, RunConfig, ScoringConfig
+from rl.config import EnvironmentConfig, EvalConfig, GRPOConfig, ModelConfig, RunConfig, ScoringConfig, SearchConfig
 from rl.environments.calls import read_calls
 from rl.environments.definition import Definition
 from rl.environments.episode import MOST_CALLS, Ask, Start
@@ -354,3 +354,9 @@ def test_environments_of_several_weights_are_refused():
 
 def test_an_environment_alone_is_reward_enough():
     validate(RunConfig(model=ModelConfig("m"), environments=(config("Guess"),)))
+
+
+def test_searches_are_not_measured_with_environments():
+    search = EvalConfig(search=(SearchConfig("cut", tokens=8, force="so"),))
+    with pytest.raises(BadInput, match=r"evaluation\.search: .*no environment answers"):
+        validate(RunConfig(model=ModelConfig("m"), environments=(config("Guess"),), evaluation=search))

@@ -11,7 +11,7 @@ import pytest
 
 import rl.records.rollout_files
 from launch.report.reading import read_run
-from launch.report.rollouts import MOST_STEPS, read_rollouts, spread
+from launch.report.rollouts import MOST_STEPS, read_rollouts, spread, transcript
 from launch.report.tokens import Tokens, cut_text, read_tokens, units
 from rl.records.rollout_files import rollouts_path, write_rollouts
 from tests.unit.report_runs import END, byte_tokenizer, group, write_run
@@ -159,3 +159,10 @@ def test_a_group_larger_than_the_page_shows_samples_from_the_worst_to_the_best(t
     (step, *_) = read_rollouts(read_run(folder), PLENTY).steps
     shown = [s.reward for s in step.groups[0].samples]
     assert (len(shown), step.groups[0].of, min(shown), max(shown)) == (16, 40, 0.0, 0.975)
+
+
+def test_the_turns_of_a_trajectory_are_told_apart() -> None:
+    turns = [("assistant", "3", ""), ("user", "higher", ""), ("tool", "42", "python"), ("assistant", "9", "")]
+    text = json.dumps([{"role": role, "text": said, "name": name} for role, said, name in turns])
+    shown = "── model ──\n3\n── environment ──\nhigher\n── tool python ──\n42\n── model ──\n9"
+    assert transcript(text) == shown

@@ -367,3 +367,13 @@ def test_an_environment_for_no_row_is_refused():
     refuse_idle((GUESS,), [{"domain": "go"}], "games.jsonl")
     with pytest.raises(BadInput, match=r"is for no row of games\.jsonl.*chess.*says go"):
         refuse_idle((idle,), [{"domain": "go"}], "games.jsonl")
+
+
+def test_rewards_read_what_the_model_wrote_and_the_turns_as_data():
+    answered = dataclasses.replace(
+        two_and_six(), episode=dataclasses.replace(two_and_six().episode, turns=(Turn("tool", "42", "python"),))
+    )
+    rewards = (RewardConfig("tests.unit.games:says_42"), RewardConfig("tests.unit.games:turns_of_tools"))
+    scorer = Scorer(rewards, GRPOConfig(), environments=(GUESS,))
+    parts = scorer.grade(group_of(answered)).parts_G[0]
+    assert (parts["says_42"].score, parts["turns_of_tools"].score) == (0, 1)

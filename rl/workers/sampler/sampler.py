@@ -38,10 +38,11 @@ class Sampler:
 
     index: of this sampler. transfer: bucket, nccl or ipc. version: of the weights, -1 for the dummy ones. asleep: what
     it has given back of its device. sleeps, wakes: how often it fell asleep, and how often a part was woken. updating:
-    new weights have begun to arrive and are not adopted yet.
+    new weights have begun to arrive and are not adopted yet. trajectories: those that environments answer.
     """
 
     updating = False
+    trajectories: Trajectories | None = None
 
     def __init__(
         self, cfg: RunConfig, index: int, model_path: str, context_length: int, device: str, transfer: str
@@ -91,7 +92,6 @@ class Sampler:
         self.sync_fault = ""
         self.asleep: list[str] = []
         self.sleeps = self.wakes = 0
-        self.trajectories: Trajectories | None = None
 
     # -------------------------------------------------------------------------------------------- weights in
 

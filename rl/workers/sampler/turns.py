@@ -132,16 +132,15 @@ def turn_seed(seed: int, turn: int) -> int:
 
 
 def joined(trajectory: Trajectory, reply: Reply) -> Rollout:
-    """The trajectory as one rollout. It ends with the model's last turn, whatever would have answered that.
+    """The trajectory as one rollout. It ends with the model's last turn, to which no answer was appended.
 
     Turns of 2 and 1 tokens with 3 of answers between them: sampled_T is [1, 1, 0, 0, 0, 1].
     """
     parts = trajectory.parts
     first, last = parts[0][0], parts[-1][0]
-    answers = [answer for _, answer in parts[:-1]] + [[]]
     ids, logprobs, sampled, spans = [], [], [], list[tuple[int, int]]()
     at = 0
-    for (turn, _), answer in zip(parts, answers, strict=True):
+    for turn, answer in parts:
         spans += [(at, turn.policy_version), *((at + i, version) for i, version in turn.later_versions)]
         ids += [turn.token_ids_T, np.asarray(answer, np.int32)]
         logprobs += [turn.logprobs_T, np.zeros(len(answer), np.float32)]
