@@ -360,3 +360,10 @@ def test_searches_are_not_measured_with_environments():
     search = EvalConfig(search=(SearchConfig("cut", tokens=8, force="so"),))
     with pytest.raises(BadInput, match=r"evaluation\.search: .*no environment answers"):
         validate(RunConfig(model=ModelConfig("m"), environments=(config("Guess"),), evaluation=search))
+
+
+def test_an_object_that_has_not_seen_all_turns_is_played_again(processes):
+    cfg = config("Dice", call="text")
+    whole = [told(ask(processes, cfg, ["x"] * n, key="whole", seed=9))[0] for n in (1, 2, 3)]
+    assert told(ask(processes, cfg, ["x"], key="gap", seed=9))[0] == whole[0]
+    assert told(ask(processes, cfg, ["x"] * 3, key="gap", seed=9))[0] == whole[2]
