@@ -20,8 +20,8 @@ TRIES, PAUSE_S, TIMEOUT_S = 2, 1.0, 10.0
 
 
 def reach_hub(name: str) -> None:
-    """Before a model or dataset is loaded by its name: where that is no path, and no answer comes from the Hub, say so and
-    let this process use only what is on its disk already. Asks once in a process.
+    """Before a model or dataset is loaded by its name: where that is no path, and no answer comes from the Hub, say so
+    and let this process use only what is on its disk already. Asks once in a process.
     """
     if not Path(name).exists() and not is_offline_mode():
         _ask()

@@ -22,7 +22,7 @@ from rl.settings.overrides import apply_overrides
 CARDS = ("RTX4090-24G", "H100-80G", "H200-141G")
 LENGTHS = Lengths(median=300, sigma=0.5, limit=1024, prompt=128)
 SHAPES = {
-    "tiny countdown quickstart r1_mini search card_24gb card_80gb": [
+    "tiny countdown quickstart r1_mini search guess card_24gb card_80gb": [
         "1 GPU",
         "  node 1: learner rank 0 on GPU 0; sampler 0 on GPU 0",
         "2 GPUs",

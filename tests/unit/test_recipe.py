@@ -169,7 +169,7 @@ YOUNGER = {
     "reject.ask.shots_data.messages_field": "", "reject.ask.shots_data.text_field": "",
     "reject.ask.shots_data.system": "", "reject.ask.shots_data.shuffle": "True",
     "reject.ask.shots_data.unjudgeable": "error", "reject.ask.shots_data.long_prompts": "error",
-    "rollout.in_flight": "False", "rollout.cache": "recompute", "reject.search": "()",
+    "rollout.in_flight": "False", "rollout.cache": "recompute", "reject.search": "()", "environments": "()",
     "evaluation.select": "('majority',)", "evaluation.search": "()",
     "reject.ask.shot": "Question: {prompt}\nAnswer: {target}", "reject.ask.form": "{prompt}",
 }  # fmt: skip
