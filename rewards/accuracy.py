@@ -27,7 +27,7 @@ from rewards.comparing import agree, variables_agree
 from rewards.disguise import asks_for_percent, is_disguised
 from rewards.expressions import Unreadable
 from rewards.extract import boxes, final_answers, normalise, opens_thinking
-from rewards.labels import choice_in, in_another_unit, read_choice, without_counted
+from rewards.labels import choice_in, read_choice, without_counted
 from rewards.mathematics import MAX_LENGTH, POWER_OF_TEN, Form, read, read_simple, text_key, tidy, without_variable
 from rewards.quantities import Number, has_power_of_ten, is_short_e_notation, parse_number, power_of_ten
 from rewards.references import check_reference, no_answer, reference_answer
@@ -94,8 +94,6 @@ def accuracy(
         return unparseable(f"{error}; the answer is {excerpt(given)}, the reference {excerpt(gold)}")
     with bounded_work():
         disguised = bool(prompt) and is_disguised(given, wanted, prompt)
-    if in_another_unit(given, wanted, prompt):
-        return wrong(f"{excerpt(given)}: the question asks for another unit")
     if disguised:
         return wrong(f"{excerpt(given)} stands in the question: it is equal to {excerpt(gold)}, but not the answer")
     return correct()

@@ -1,5 +1,5 @@
 r"""What may stand around an answer without changing it: the letter of a choice before its value, or behind a number the
-things that the question counts. And what may not: another unit than the question asks for.
+things that the question counts.
 
     "(B) 5", "\textbf{(B)}\ 5", "B. 5"       the choice B, whose value is 5
     "12 apples"                               12, where the question speaks of apples
@@ -11,7 +11,7 @@ import re
 from typing import NamedTuple
 
 from rewards.extract import normalise
-from rewards.quantities import changes_numbers, is_counted, is_unit, parse_number, split_unit
+from rewards.quantities import changes_numbers, is_counted, is_unit, parse_number
 
 _FONT = re.compile(r"\\(?:text|textbf|textrm|textit|mathrm|mathbf|mbox|bf) ?\{([^{}]*)\}")
 _LABELLED = re.compile(r"(?:\(([A-Z])\)|([A-Z])[).:](?= )) ?(.+)")
@@ -19,10 +19,6 @@ _SPACES = re.compile(r"\\(?:quad|qquad|[ ,;:])|~")
 _OTHER_CHOICE = re.compile(r"\([A-Z]\)|(?<![A-Za-z\\])(?:[A-J]|or|and|not|none)(?![A-Za-z])")
 _COUNT = re.compile(
     r"(?P<number>.*[0-9}]) ?(?:\\text ?\{ ?(?P<text>[A-Za-z ]{3,40}) ?\}|(?<=[ }])(?P<bare>[A-Za-z ]{3,40}))"
-)
-_LAST_QUESTION = re.compile(r"[^.?!\n]*\?")
-_ASKED_UNIT = re.compile(
-    r"\b(?:how many|in) ((?:square |cubic )?[a-z]{2,20}(?: per [a-z]{2,20})?)(?= ?[?,]| [a-z])", re.IGNORECASE
 )
 MAX_PROMPT = 4000
 
@@ -60,16 +56,3 @@ def without_counted(text: str, prompt: str) -> str:
     is_plain = is_counted(words[-1]) and not is_unit(words[-1]) and not any(map(changes_numbers, words))
     named = is_plain and re.search(rf"\b{re.escape(things)}\b", prompt[-MAX_PROMPT:], re.IGNORECASE)
     return number if named else text
-
-
-def in_another_unit(given: str, wanted: str, prompt: str) -> bool:
-    """Whether the answer has a unit, the reference none, and the last question asks for others: "12 km", "12", "How
-    many miles did she walk?".
-    """
-    unit = split_unit(given)[1]
-    if not prompt or not is_unit(unit.partition("^")[0]) or unit == "unit" or split_unit(wanted)[1]:
-        return False
-    sentence = _LAST_QUESTION.findall(prompt[-MAX_PROMPT:])[-1:]
-    asked = {split_unit(f"1 {name.lower()}")[1] for text in sentence for name in _ASKED_UNIT.findall(text)}
-    named = {name for name in asked if is_unit(name.partition("^")[0]) and not name.startswith("unit")}
-    return bool(named) and unit not in named

@@ -157,21 +157,3 @@ def test_a_box_or_an_answer_that_shows_nothing_earns_no_form(text):
 def test_a_box_or_an_answer_that_shows_something_earns_its_form(text):
     assert format_boxed(f"<think>a</think> {BOX}{{{text}}}").value == 1
     assert format_r1(f"<think>a</think><answer>{text}</answer>").value == 1
-
-
-ASKED = [
-    ("How many miles did she walk?", "12 km", False), ("How many miles did she walk?", "12 mi", True),
-    ("How many miles did she walk?", "12", True), ("She walks 3 km. What is that in meters?", r"12\text{ cm}", False),
-    ("How many square feet is it?", r"12\text{ ft}^2", True), ("How many square feet is it?", "12 ft", False),
-    ("What is its speed in miles per hour?", "12 mph", True), ("What is its speed in miles per hour?", "12 km/h", False),
-    ("How many hours is she away? How far does she walk?", "12 km", True), ("In how many days, or hours?", "12 hours", True),
-    ("How many cubes are there?", r"12\text{ cm}", True), ("How many square units is it?", r"12\text{ cm}^2", True),
-    ("How many dollars in all?", r"\$12", True),
-    ("How long is the wire in total?", "12 cm", True), ("", "12 km", True),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("question", "answer", "paid"), ASKED)
-def test_a_unit_that_the_question_does_not_ask_for_is_refused(question: str, answer: str, paid: bool) -> None:
-    score = verdict_on("12", answer, question)
-    assert (score.verdict == CORRECT) == paid, score
