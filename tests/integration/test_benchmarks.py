@@ -15,6 +15,9 @@ LIMIT_S = 420.0
 NOT_COMMANDS = {"common", "aha_side", "trl_side", "prepare", "arithmetic"}
 """Parts of grpo_step.py and learner_profile.py, which run them."""
 SMALLEST = {
+    "async_kills": "--help",  # these three take minutes at their smallest
+    "async_learning": "--help",
+    "async_step": "--help",
     "data_memory": "--rows 40 --words 20 --kinds jsonl dictionaries",
     "grpo_step": "--model small --only aha --rounds 1 --steps 1 --prompts 2 --max-new-tokens 8 --wait-for-quiet 0",
     "kill_matrix": "--victims sampler --moments rollout --signals KILL --fresh",
