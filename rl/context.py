@@ -16,8 +16,8 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Protocol
 
-from rl.backend import AroundAnswers, Backend, RewardWorkers, SampleParams
-from rl.config import DataConfig, RunConfig
+from rl.backend import AroundAnswers, Backend, RewardWorkers, SampleParams, Task
+from rl.config import DataConfig, OptimConfig, RunConfig
 from rl.data.templates import end_token_ids
 from rl.environments.rendering import around_answers
 from rl.environments.routing import environment_of
@@ -129,6 +129,13 @@ class Context:
         """The environments, with the tokens around their answers."""
         template = (self.cfg.prompts if self.cfg.prompts.source else self.cfg.evaluation.data).template
         return around_answers(self.cfg.environments, template, self.tokenizer)
+
+    def load_to_sample(self, model_path: str) -> None:
+        """Load a model that is not trained, and send its weights to the samplers as version 0."""
+        with self.timed("load"):
+            self.backend.load(Task(model_path, OptimConfig(), 0))
+        with self.timed("sync"):
+            self.backend.sync_weights(version=0)
 
     def sample_params(self, *, temperature: float, top_p: float, max_new_tokens: int) -> SampleParams:
         return SampleParams(

@@ -22,8 +22,8 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
-class Beside:
-    """What stands beside a row's question. tools: as chat templates take them. opening: put after the question."""
+class PromptExtras:
+    """What an environment adds to a question. tools: as chat templates take them. opening: put after the question."""
 
     tools: tuple[dict[str, object], ...] = ()
     opening: str = ""

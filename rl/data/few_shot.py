@@ -15,7 +15,7 @@ from rl.config import AskConfig, DataConfig, EvalConfig
 from rl.data.rows import load_rows, place
 from rl.data.streams import all_prompts
 from rl.data.templates import Table, render
-from rl.turns import Beside
+from rl.turns import PromptExtras
 from rl.types import BadInput, Prompt, Row
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def evaluation_prompts(
     tokenizer: PreTrainedTokenizerBase,
     max_prompt_tokens: int,
     seed: int,
-    besides: Sequence[Beside] = (),
+    extras: Sequence[PromptExtras] = (),
 ) -> list[Prompt]:
     """A prompt for each problem, in the order of the rows, with the instruction and examples that cfg asks for.
 
@@ -113,7 +113,7 @@ def evaluation_prompts(
     shots_data = cfg.shots_data if cfg.shots_data.source else prompts
     put = dataclasses.replace(cfg.ask, shots_data=shots_data)
     return asked_prompts(
-        rows, cfg.data, put, tokenizer, max_prompt_tokens, seed, "evaluation", held_out=True, besides=besides
+        rows, cfg.data, put, tokenizer, max_prompt_tokens, seed, "evaluation", held_out=True, extras=extras
     )
 
 
@@ -127,7 +127,7 @@ def asked_prompts(
     key: str,
     *,
     held_out: bool = False,
-    besides: Sequence[Beside] = (),
+    extras: Sequence[PromptExtras] = (),
 ) -> list[Prompt]:
     """A prompt for each row, in order, with the instruction and examples that cfg asks for. key: the setting with cfg.
 
@@ -137,7 +137,7 @@ def asked_prompts(
     Raises BadInput as all_prompts and worked_examples do.
     """
     if not (cfg.instruction or cfg.shots or cfg.form != BARE):
-        return all_prompts(rows, data, tokenizer, max_prompt_tokens, besides)
+        return all_prompts(rows, data, tokenizer, max_prompt_tokens, extras)
     field = data.prompt_field
     table = Table(rows, data, functools.partial(place, data.source))
     questions = table.texts(field)
@@ -148,7 +148,7 @@ def asked_prompts(
         others = [text for of, text in examples if of.strip() != question.strip()][: cfg.shots]
         put = question if cfg.form == BARE else _filled(cfg.form, table, i)
         asked.append({**row, field: ask(put, cfg.instruction, cfg.shot, others)})
-    found = all_prompts(asked, data, tokenizer, max_prompt_tokens, besides)
+    found = all_prompts(asked, data, tokenizer, max_prompt_tokens, extras)
     return [
         dataclasses.replace(
             p, row=rows[p.id], question=questions[p.id], asked=p.question,

@@ -18,7 +18,7 @@ from rl.config import DataConfig
 from rl.data.row_store import TokenStore, select
 from rl.data.rows import fingerprint, place
 from rl.data.templates import Table
-from rl.turns import Beside
+from rl.turns import PromptExtras
 from rl.types import BadInput, Prompt, Row
 
 if TYPE_CHECKING:
@@ -109,10 +109,10 @@ class PromptStream(Stream[Prompt]):
         seed: int,
         max_prompt_tokens: int,
         bound: str = TRAINED_BOUND,
-        besides: Sequence[Beside] = (),
+        extras: Sequence[PromptExtras] = (),
     ) -> None:
-        """bound: the setting that lets longer prompts in. besides: see Table."""
-        self._table, self._tokenizer = Table(rows, cfg, functools.partial(place, cfg.source), besides), tokenizer
+        """bound: the setting that lets longer prompts in. extras: see Table."""
+        self._table, self._tokenizer = Table(rows, cfg, functools.partial(place, cfg.source), extras), tokenizer
         self._ids = TokenStore()
         for part in self._table.parts():
             for i in range(len(part.rows)):
@@ -135,8 +135,8 @@ class PromptStream(Stream[Prompt]):
     def _item(self, index: int, draw: int) -> Prompt:
         index = int(self._kept[index])
         cfg, row = self._table.cfg, self._table.rows[index]
-        beside = self._table.besides[index : index + 1]
-        one = Table([row], cfg, lambda _: self._table.where(index), beside)
+        extra = self._table.extras[index : index + 1]
+        one = Table([row], cfg, lambda _: self._table.where(index), extra)
         question = one.text(0, cfg.prompt_field)
         text = one.rendered(0, self._tokenizer)
         return Prompt(index, draw, self._ids[index].tolist(), text, one.reference(0), row, question)
@@ -147,12 +147,12 @@ def all_prompts(
     cfg: DataConfig,
     tokenizer: PreTrainedTokenizerBase,
     max_prompt_tokens: int,
-    besides: Sequence[Beside] = (),
+    extras: Sequence[PromptExtras] = (),
 ) -> list[Prompt]:
     """Every prompt once, in the order of the rows, to be sampled and not trained on. Text and tokens are those of a
     PromptStream.
     """
     stream = PromptStream(
-        rows, dataclasses.replace(cfg, shuffle=False), tokenizer, 0, max_prompt_tokens, "model.context_length", besides
+        rows, dataclasses.replace(cfg, shuffle=False), tokenizer, 0, max_prompt_tokens, "model.context_length", extras
     )
     return stream.take(len(stream))

@@ -18,7 +18,7 @@ import numpy as np
 
 from rl.config import DataConfig
 from rl.settings.chat_template import the_template
-from rl.turns import Beside
+from rl.turns import PromptExtras
 from rl.types import BadInput, Row
 
 if TYPE_CHECKING:
@@ -211,15 +211,15 @@ class Where:
 class Table:
     """Rows, and the settings that say how to read them. Each error is a BadInput that begins with where(index).
 
-    besides: what environments put beside each question; empty without environments.
+    extras: what environments add to each question; empty without environments.
     """
 
     def __init__(
-        self, rows: Sequence[Row], cfg: DataConfig, where: Callable[[int], str], besides: Sequence[Beside] = ()
+        self, rows: Sequence[Row], cfg: DataConfig, where: Callable[[int], str], extras: Sequence[PromptExtras] = ()
     ) -> None:
         if not rows:
             raise BadInput(f"{cfg.source}: has no rows")
-        self.rows, self.cfg, self.where, self.besides = rows, cfg, where, besides
+        self.rows, self.cfg, self.where, self.extras = rows, cfg, where, extras
 
     def at(self, index: int) -> Where:
         """where(index), looked up only when it is written."""
@@ -248,8 +248,8 @@ class Table:
         for start in itertools.count(0, PART):
             if not (part := list(itertools.islice(rows, PART))):
                 return
-            besides = self.besides[start : start + PART]
-            yield Table(part, self.cfg, functools.partial(self._where_after, start), besides)
+            extras = self.extras[start : start + PART]
+            yield Table(part, self.cfg, functools.partial(self._where_after, start), extras)
 
     def _where_after(self, start: int, index: int) -> str:
         return self.where(start + index)
@@ -286,13 +286,13 @@ class Table:
         return texts, tokenise(texts, tokenizer, self.where, prompt_prefix(self.cfg, tokenizer))
 
     def rendered(self, index: int, tokenizer: PreTrainedTokenizerBase) -> str:
-        """The text that the model continues, with what an environment puts beside the question."""
+        """The text that the model continues, with what an environment adds to it."""
         question = self.text(index, self.cfg.prompt_field)
-        if not self.besides:
+        if not self.extras:
             return render(question, self.cfg, tokenizer)
-        beside = self.besides[index]
-        question += f"\n\n{beside.opening}" if beside.opening else ""
-        return render(question, self.cfg, tokenizer, beside.tools)
+        extra = self.extras[index]
+        question += f"\n\n{extra.opening}" if extra.opening else ""
+        return render(question, self.cfg, tokenizer, extra.tools)
 
     def refuse_long(self, lengths: Sequence[int] | np.ndarray, limit: int, what: str, remedy: str) -> None:
         long = [i for i, length in enumerate(lengths) if length > limit]

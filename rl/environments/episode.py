@@ -70,7 +70,7 @@ class Reply:
     timed_out: bool = False
 
 
-class Wrong(Exception):
+class EnvironmentFailed(Exception):
     """The environment's own code failed. Its text says where and how."""
 
 
@@ -81,7 +81,7 @@ class Play:
         self._definition, self._start = definition, start
         self._most = definition.cfg.max_reply_tokens * CHARACTERS_A_TOKEN
         self.turns = 0
-        self._sow()
+        self._seed_random()
         self._object = _guarded("its class", definition.make)
         self.opening = ""
         if RESET in definition.own:
@@ -94,9 +94,9 @@ class Play:
         return REPLY not in self._definition.own
 
     def answer(self, text: str) -> tuple[Turn, ...]:
-        """What the next turn is told; nothing when it is over. Raises Wrong."""
+        """What the next turn is told; nothing when it is over. Raises EnvironmentFailed."""
         self.turns += 1
-        self._sow()
+        self._seed_random()
         definition = self._definition
         calls = read_calls(text, definition.cfg.call, definition.tools) if definition.reads_calls else []
         if calls:
@@ -107,7 +107,7 @@ class Play:
         return () if told is None else (Turn(PLAYER, self._shown(told)),)
 
     def rewards(self) -> tuple[float, ...]:
-        """What get_reward() says; empty where there is none. Raises Wrong."""
+        """What get_reward() says; empty where there is none. Raises EnvironmentFailed."""
         if GET_REWARD not in self._definition.own:
             return ()
         said = _guarded(GET_REWARD, self._method(GET_REWARD))
@@ -115,9 +115,11 @@ class Play:
         try:
             numbers = tuple(float(cast(Any, value)) for value in values)
         except (TypeError, ValueError) as error:
-            raise Wrong(f"{GET_REWARD} returned {str(said)[:100]!r}, which is no number and no list of them") from error
+            raise EnvironmentFailed(
+                f"{GET_REWARD} returned {str(said)[:100]!r}, which is no number and no list of them"
+            ) from error
         if not numbers or not all(math.isfinite(number) for number in numbers):
-            raise Wrong(f"{GET_REWARD} returned {str(said)[:100]}; it must be finite numbers")
+            raise EnvironmentFailed(f"{GET_REWARD} returned {str(said)[:100]}; it must be finite numbers")
         return numbers
 
     def _called(self, call: Call, number: int) -> Turn:
@@ -161,7 +163,7 @@ class Play:
             text = text[:half] + CUT.format(left) + text[-half:]
         return text.encode("utf-8", "replace").decode("utf-8")
 
-    def _sow(self) -> None:
+    def _seed_random(self) -> None:
         seed = f"{self._start.seed}:{self.turns}"
         random.seed(seed)
         if "numpy" in sys.modules:
@@ -169,12 +171,12 @@ class Play:
 
 
 def _guarded(name: str, function: Callable[..., object], *args: object, **columns: object) -> object:
-    """The function's result. Raises Wrong, whatever it raised: it is the author's code."""
+    """The function's result. Raises EnvironmentFailed, whatever it raised: it is the author's code."""
     try:
         result = function(*args, **columns)
         return asyncio.run(result) if inspect.iscoroutine(result) else result
     except Exception as error:
-        raise Wrong(f"{name} raised {type(error).__name__}: {error}") from error
+        raise EnvironmentFailed(f"{name} raised {type(error).__name__}: {error}") from error
 
 
 def _taken(reset: Callable[..., object], row: Mapping[str, object]) -> dict[str, object]:

@@ -22,7 +22,7 @@ from typing import cast
 
 from rl.config import EnvironmentConfig, ScoringConfig
 from rl.environments.definition import Definition
-from rl.environments.episode import Ask, Play, Reply, Start, Wrong
+from rl.environments.episode import Ask, EnvironmentFailed, Play, Reply, Start
 from rl.scoring.child_process import START_LIMIT_S, ChildProcess, Died, TooLong, serve
 from rl.turns import PLAYER, Turn
 from rl.types import AhaError
@@ -164,9 +164,9 @@ class Plays:
         ask = cast(Ask, message)
         try:
             return self._reply(ask)
-        except Wrong as wrong:
+        except EnvironmentFailed as error:
             self._plays.pop(ask.key, None)
-            return Reply(over=True, fault=" ".join(str(wrong).split())[:300].encode("utf-8", "replace").decode())
+            return Reply(over=True, fault=" ".join(str(error).split())[:300].encode("utf-8", "replace").decode())
 
     def _reply(self, ask: Ask) -> Reply:
         if not ask.turns:

@@ -13,8 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from rl.backend import SampleParams, Task
-from rl.config import OptimConfig
+from rl.backend import SampleParams
 from rl.context import Context, sample_seed
 from rl.data.few_shot import shot_stop
 from rl.evaluation import resumable
@@ -211,9 +210,6 @@ def read_evaluation(run_dir: Path, step: int) -> EvalResult | None:
 def evaluate_model(ctx: Context, model_path: str, prompts_P: Sequence[Prompt], scorer: Scorer) -> EvalResult:
     """Measure a model as it is. Resumes. Raises Stopped when the user asked for it."""
     ctx.tracker.resume({})
-    with ctx.timed("load"):
-        ctx.backend.load(Task(model_path, OptimConfig(), 0))
-    with ctx.timed("sync"):
-        ctx.backend.sync_weights(version=0)
+    ctx.load_to_sample(model_path)
     ctx.tracker.begin("eval", 1)
     return evaluate_once(ctx, 0, prompts_P, scorer, may_stop=True)

@@ -19,8 +19,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rl.backend import SampleParams, Task
-from rl.config import DataConfig, LabelConfig, OptimConfig, RewardConfig, RolloutConfig, knob
+from rl.backend import SampleParams
+from rl.config import DataConfig, LabelConfig, RewardConfig, RolloutConfig, knob
 from rl.context import Context, StageRun, sample_seed
 from rl.evaluation.continuing import Continuing
 from rl.evaluation.search import Node
@@ -159,10 +159,7 @@ def label(ctx: Context, model_path: str, prompts_P: Sequence[Prompt], scorer: Sc
     if done:
         log.info("resuming: the solutions of %d of %d prompts are labelled", len(done), len(prompts_P))
     if missing_P:
-        with ctx.timed("load"):
-            ctx.backend.load(Task(model_path, OptimConfig(), 0))
-        with ctx.timed("sync"):
-            ctx.backend.sync_weights(version=0)
+        ctx.load_to_sample(model_path)
         first = -(-len(done) // cfg.chunk_prompts)
         ctx.tracker.resume({"label": first})
         ctx.tracker.begin("label", first + -(-len(missing_P) // cfg.chunk_prompts), first)

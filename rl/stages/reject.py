@@ -20,12 +20,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from rl.backend import RewardWorkers, SampleParams, Task
+from rl.backend import RewardWorkers, SampleParams
 from rl.config import (
     MODEL,
     AskConfig,
     DataConfig,
-    OptimConfig,
     RejectConfig,
     RewardConfig,
     RolloutConfig,
@@ -176,10 +175,7 @@ class _Samplers:
 
     def __init__(self, ctx: Context, model_path: str, scorer: Scorer, ends: tuple[str, ...]) -> None:
         self._ctx, self._scorer, self._ends = ctx, scorer, ends
-        with ctx.timed("load"):
-            ctx.backend.load(Task(model_path, OptimConfig(), 0))
-        with ctx.timed("sync"):
-            ctx.backend.sync_weights(version=0)
+        ctx.load_to_sample(model_path)
 
     def sample(
         self, prompts_P: Sequence[Prompt], seeds_PG: Sequence[list[int]], params: SampleParams, stats: RewardStats

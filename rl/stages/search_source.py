@@ -7,9 +7,10 @@ Axis suffixes: _P prompts, _G samples of a prompt.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
-from rl.backend import SampleParams, Task
-from rl.config import OptimConfig, RejectConfig, SearchConfig
+from rl.backend import SampleParams
+from rl.config import RejectConfig, SearchConfig
 from rl.context import Context
 from rl.evaluation.searching import Searcher
 from rl.rollouts.grading import grade_arriving
@@ -22,22 +23,15 @@ from rl.types import GradedGroup, Prompt, Rollout
 class SearchSource:
     """Searches with the model at model_path. Its samples are the solutions that a search ends with, the best first."""
 
-    def __init__(
-        self, ctx: Context, model_path: str, scorer: Scorer, cfg: SearchConfig, ends: tuple[str, ...]
-    ) -> None:  # fmt: skip
+    def __init__(self, ctx: Context, model_path: str, scorer: Scorer, cfg: SearchConfig, ends: tuple[str, ...]) -> None:
         self._ctx, self._scorer, self._cfg, self._ends = ctx, scorer, cfg, ends
-        with ctx.timed("load"):
-            ctx.backend.load(Task(model_path, OptimConfig(), 0))
-        with ctx.timed("sync"):
-            ctx.backend.sync_weights(version=0)
+        ctx.load_to_sample(model_path)
 
     def sample(
         self, prompts_P: Sequence[Prompt], seeds_PG: Sequence[list[int]], params: SampleParams, stats: RewardStats
     ) -> list[GradedGroup]:
         """A graded group for each prompt, in order. The seeds of a search are its own, from the paths of its nodes."""
-        params = SampleParams(
-            params.temperature, params.top_p, params.max_new_tokens, (*params.stop, *self._ends), params.stop_token_ids
-        )
+        params = replace(params, stop=(*params.stop, *self._ends))
         searcher = Searcher(self._ctx, self._cfg, params, f"reject {self._cfg.label}", self._ends)
 
         def arriving() -> Iterator[tuple[int, list[Rollout]]]:

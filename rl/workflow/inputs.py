@@ -21,7 +21,7 @@ from rl.data.rows import TASK, load_rows, place, python_function
 from rl.data.sft_examples import CONTEXT, MICRO_BATCH, ExampleStream
 from rl.data.streams import PromptStream
 from rl.data.templates import Table, end_token_ids
-from rl.environments.besides import besides, refuse_idle
+from rl.environments.prompt_extras import prompt_extras, refuse_unused_environments
 from rl.environments.rendering import around_answers, room_for_answers
 from rl.evaluation.selection import refuse_unknown_scorers, refuse_unknown_scores
 from rl.model.added_tokens import refuse_other_tokenizer, refuse_short_teacher, with_tokens
@@ -34,7 +34,7 @@ from rl.scoring.scorer import Scorer
 from rl.settings.chat_template import chat_day, set_template
 from rl.settings.config_checks import validate
 from rl.settings.queue_memory import refuse_large_queue
-from rl.turns import Beside
+from rl.turns import PromptExtras
 from rl.types import BadInput, Row
 
 if TYPE_CHECKING:
@@ -75,19 +75,19 @@ def prepare(
     if cfg.prompts.source or cfg.grpo.steps:
         longest = _longest_prompt(cfg, limit, answers) if samples_here else sys.maxsize
         rows = _training_rows(cfg)
-        beside = _besides(cfg, rows, cfg.prompts)
+        extras = _prompt_extras(cfg, rows, cfg.prompts)
         if cfg.grpo.steps:
-            stream = PromptStream(rows, cfg.prompts, tokenizer, cfg.seed, longest, besides=beside)
+            stream = PromptStream(rows, cfg.prompts, tokenizer, cfg.seed, longest, extras=extras)
         else:
             put = ask or AskConfig()
-            prompts = asked_prompts(rows, cfg.prompts, put, tokenizer, longest, cfg.seed, "reject.ask", besides=beside)
+            prompts = asked_prompts(rows, cfg.prompts, put, tokenizer, longest, cfg.seed, "reject.ask", extras=extras)
     held_out = cfg.evaluation.data
     if held_out.source:
         longest = _longest_problem(cfg, limit, answers) if samples_here else sys.maxsize
         rows = _rewardable_rows(cfg, held_out)
         _refuse_rewards_of_evaluation(cfg, rows)
-        beside = _besides(cfg, rows, held_out)
-        eval_prompts = evaluation_prompts(rows, cfg.evaluation, cfg.prompts, tokenizer, longest, cfg.seed, beside)
+        extras = _prompt_extras(cfg, rows, held_out)
+        eval_prompts = evaluation_prompts(rows, cfg.evaluation, cfg.prompts, tokenizer, longest, cfg.seed, extras)
     sft_stream, sft_held_out = None, None
     if cfg.sft.enabled:
         sft_stream = _examples(cfg, cfg.sft.data, tokenizer, limit, cached=cfg.sft.distill.cached)
@@ -114,10 +114,10 @@ def _scorer(cfg: RunConfig) -> Scorer | None:
     return scorer
 
 
-def _besides(cfg: RunConfig, rows: Sequence[Row], data: DataConfig) -> list[Beside]:
-    """What environments put beside the rows' questions."""
+def _prompt_extras(cfg: RunConfig, rows: Sequence[Row], data: DataConfig) -> list[PromptExtras]:
+    """What environments add to the rows' questions."""
     where = functools.partial(place, data.source)
-    return besides(cfg.environments, rows, functools.partial(game_seed, cfg.seed), cfg.scoring, where)
+    return prompt_extras(cfg.environments, rows, functools.partial(game_seed, cfg.seed), cfg.scoring, where)
 
 
 def _template(cfg: RunConfig) -> str:
@@ -196,7 +196,7 @@ def _training_rows(cfg: RunConfig) -> Sequence[Row]:
     rows = _rewardable_rows(cfg, cfg.prompts)
     if cfg.rewards:
         refuse_unused(named(cfg.rewards), rows, cfg.prompts.source)
-    refuse_idle(cfg.environments, rows, cfg.prompts.source)
+    refuse_unused_environments(cfg.environments, rows, cfg.prompts.source)
     return rows
 
 

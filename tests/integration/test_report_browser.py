@@ -62,7 +62,7 @@ def unfinished(tmp_path_factory) -> Path:
 def test_every_section_is_there_and_the_console_is_empty(browser, hostile):
     browser.open(hostile)
     assert browser.run(SECTIONS) == [
-        "results", "claims", "curves", "time", "dead", "evaluation", "rollouts", "settings", "provenance",
+        "results", "claims", "curves", "time", "dead", "evaluation", "compute", "rollouts", "settings", "provenance",
     ]  # fmt: skip
     assert browser.run("return document.querySelectorAll('#curves .plot path.line').length;") > 20
     assert browser.run("return performance.getEntriesByType('resource').map((r) => r.name);") == []
@@ -214,7 +214,8 @@ def test_two_runs_share_their_charts_and_show_what_differs(browser, pair):
 def test_a_recipes_page_marks_the_claim_that_did_not_hold_and_draws_every_stage(browser, staged):
     browser.open(staged)
     assert browser.run(SECTIONS) == [
-        "claims", "chain", "results", "stage-cold", "stage-zero", "stage-picks", "stage-mixed", "stage-last", "provenance",
+        "claims", "chain", "results", "compute", "stage-cold", "stage-zero", "stage-picks", "stage-mixed", "stage-last",
+        "provenance",
     ]  # fmt: skip
     rows = browser.run("return [...document.querySelectorAll('#claims tbody tr')].map((r) => r.innerText);")
     assert HELD in rows[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -86,7 +87,7 @@ def test_samplers_work_while_the_driver_waits_for_anything_else(slow, doing, tmp
     slow.learners = [SimpleNamespace(call=hold, memory=hold)]
     for handle in slow.samplers:
         handle.actor.memory = lambda: (0, 0)
-    getattr(slow, doing)(*([tmp_path] if doing in ("save", "export") else []))
+    operator.methodcaller(doing, *([tmp_path] if doing in ("save", "export") else []))(slow)
     assert len(arrived.groups) == 12
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 
 import numpy as np
 import pytest
@@ -13,13 +14,13 @@ from rl.backend import AroundAnswers, Frame, SampleParams
 from rl.config import DataConfig, EnvironmentConfig, GRPOConfig, LearnerConfig, RewardConfig, ScoringConfig
 from rl.data.packing import pack
 from rl.data.streams import PromptStream
-from rl.environments.besides import besides, refuse_idle
+from rl.environments.prompt_extras import prompt_extras, refuse_unused_environments
 from rl.environments.rendering import answer_ids, around_answers, plain_ids, room_for_answers
 from rl.environments.routing import environment_of
 from rl.records.rollout_files import read_rollouts, write_rollouts
 from rl.rollouts.silent_faults import refuse_wrong_ends
 from rl.scoring.scorer import ENVIRONMENT, Scorer
-from rl.turns import Beside, Episode, Turn
+from rl.turns import Episode, PromptExtras, Turn
 from rl.types import AhaError, BadInput, Prompt, Rollout, RolloutGroup, SampleRequest, ScoredGroup, Verdict
 from rl.workers.sampler.turns import Trajectories, changes, turn_seed
 
@@ -311,37 +312,39 @@ def test_a_trajectory_comes_back_from_its_file_as_it_was(tmp_path):
     back, was = group.rollouts_G[1], two_and_six()
     assert back.episode.sampled_T.tolist() == was.episode.sampled_T.tolist()
     assert back.episode.sampled_T.dtype == bool
-    for name in ("environment", "turns", "rewards", "fault", "timed_out"):
-        assert getattr(back.episode, name) == getattr(was.episode, name)
+    told = operator.attrgetter("environment", "turns", "rewards", "fault", "timed_out")
+    assert told(back.episode) == told(was.episode)
     assert scorer.grade(group, parts_G).rewards_G == graded.rewards_G == [1.0, 2.0]
 
 
 # ------------------------------------------------------------------------------------------------ before the run
 
 
-def besides_of(cfg: EnvironmentConfig, rows: list[dict]) -> list[Beside]:
-    return besides(
+def prompt_extras_of(cfg: EnvironmentConfig, rows: list[dict]) -> list[PromptExtras]:
+    return prompt_extras(
         (cfg,), rows, lambda i: i, ScoringConfig(processes=1, memory_gib=2), lambda i: f"games.jsonl row {i}"
     )
 
 
 def test_what_reset_says_and_the_tools_stand_beside_each_question():
     cfg = EnvironmentConfig("tests.unit.games:Counter", domains=("count",))
-    found = besides_of(cfg, [{"domain": "count", "target": 3}, {"domain": "other"}, {"domain": "count", "target": 4}])
+    found = prompt_extras_of(
+        cfg, [{"domain": "count", "target": 3}, {"domain": "other"}, {"domain": "count", "target": 4}]
+    )
     assert [b.opening for b in found] == [f"The counter is at 0. Bring it to {n}." if n else "" for n in (3, 0, 4)]
     assert [len(b.tools) for b in found] == [1, 0, 1]
-    assert besides((), [{}], lambda i: i, ScoringConfig(), str) == []
+    assert prompt_extras((), [{}], lambda i: i, ScoringConfig(), str) == []
 
 
 def test_a_prompt_has_them_too():
     data = DataConfig("games.jsonl", template="plain", answer_field="")
-    stream = PromptStream([{"prompt": "guess:"}], data, TOKENIZER, 0, 99, besides=[Beside(opening="go on")])
+    stream = PromptStream([{"prompt": "guess:"}], data, TOKENIZER, 0, 99, extras=[PromptExtras(opening="go on")])
     [prompt] = stream.take(1)
     assert (prompt.text, prompt.question) == ("guess:\n\ngo on", "guess:")
     smollm = AutoTokenizer.from_pretrained("models/SmolLM2-135M-Instruct")
     smollm.chat_template = "{{ tools }}|{% for m in messages %}{{ m.content }}{% endfor %}"
     chat = DataConfig("games.jsonl", template="chat", answer_field="")
-    stream = PromptStream([{"prompt": "guess:"}], chat, smollm, 0, 99, besides=[Beside(({"name": "look"},))])
+    stream = PromptStream([{"prompt": "guess:"}], chat, smollm, 0, 99, extras=[PromptExtras(({"name": "look"},))])
     assert stream.take(1)[0].text == "[{'name': 'look'}]|guess:"
 
 
@@ -358,15 +361,15 @@ def test_a_prompt_has_them_too():
 )
 def test_a_row_that_reset_cannot_begin_with_is_named(cfg, row, says):
     with pytest.raises(BadInput) as error:
-        besides_of(cfg, [row, {"prompt": "?"}])
+        prompt_extras_of(cfg, [row, {"prompt": "?"}])
     assert says in str(error.value)
 
 
 def test_an_environment_for_no_row_is_refused():
     idle = dataclasses.replace(GUESS, domains=("chess",))
-    refuse_idle((GUESS,), [{"domain": "go"}], "games.jsonl")
+    refuse_unused_environments((GUESS,), [{"domain": "go"}], "games.jsonl")
     with pytest.raises(BadInput, match=r"is for no row of games\.jsonl.*chess.*says go"):
-        refuse_idle((idle,), [{"domain": "go"}], "games.jsonl")
+        refuse_unused_environments((idle,), [{"domain": "go"}], "games.jsonl")
 
 
 def test_rewards_read_what_the_model_wrote_and_the_turns_as_data():

@@ -15,7 +15,7 @@ from rl.config import RunConfig
 from rl.types import SampleRequest
 
 NUMBER_BITS = 40
-"""A group's address is unique among all that are under way: the number of its errand, then its own in so many bits."""
+"""A group has an address of its own among all under way: its submission's number, then its own in so many bits."""
 OWN_NUMBER = (1 << NUMBER_BITS) - 1
 POLL_S, POLL_BESIDE_S = 0.5, 0.1
 """Seconds of a call to a sampler; and where learners work meanwhile, whose next weight sync waits for its end."""
@@ -124,7 +124,7 @@ class Sampling:
         self.dead: set[int] = set()
         self.queue = WorkQueue(cfg)
         self._samplers, self._version = samplers, version
-        self._errands: dict[int, tuple[SampleParams, Arrived, list[int]]] = {}
+        self._submissions: dict[int, tuple[SampleParams, Arrived, list[int]]] = {}
         self._numbers = itertools.count()
         self._steps = [-1] * cfg.sampler.count
         self._progress = [time.monotonic()] * cfg.sampler.count
@@ -133,9 +133,9 @@ class Sampling:
 
     def submit(self, requests: Sequence[SampleRequest], params: SampleParams, arrived: Arrived) -> None:
         """Have these groups sampled. arrived(group's own number, its rollouts) is called for each when it is done."""
-        errand = next(self._numbers)
-        self._errands[errand] = (params, arrived, [len(requests)])
-        self.queue.add([replace(r, group=errand << NUMBER_BITS | r.group) for r in requests])
+        submission = next(self._numbers)
+        self._submissions[submission] = (params, arrived, [len(requests)])
+        self.queue.add([replace(r, group=submission << NUMBER_BITS | r.group) for r in requests])
         self.top_up_all()
 
     def top_up_all(self) -> None:
@@ -156,8 +156,8 @@ class Sampling:
             return
         if idle:
             self._progress[i] = time.monotonic()
-        by_errand = itertools.groupby(work, key=lambda r: r.group >> NUMBER_BITS)
-        parts = [(list(requests), self._errands[errand][0]) for errand, requests in by_errand]
+        by_submission = itertools.groupby(work, key=lambda r: r.group >> NUMBER_BITS)
+        parts = [(list(requests), self._submissions[submission][0]) for submission, requests in by_submission]
         first, more = (parts[0], parts[1:]) if parts else (([], None), [])
         handle = self._samplers()[i]
         self.polls[handle.sample.remote(*first, more, self.poll_s)] = Poll(i, handle, self._version())
@@ -168,11 +168,11 @@ class Sampling:
             self._steps[i], self._progress[i] = report.decode_steps, time.monotonic()
         for address, rollouts_G in report.finished.items():
             self.queue.done(i, address)
-            errand = address >> NUMBER_BITS
-            _, arrived, left = self._errands[errand]
+            submission = address >> NUMBER_BITS
+            _, arrived, left = self._submissions[submission]
             left[0] -= 1
             if not left[0]:
-                del self._errands[errand]
+                del self._submissions[submission]
             arrived(address & OWN_NUMBER, rollouts_G)
 
     def start_over(self, i: int) -> None:

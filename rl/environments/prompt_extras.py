@@ -1,4 +1,4 @@
-"""What an environment puts beside a row's question, found before the run: its tools, and what reset() tells the player.
+"""What an environment adds to a row's question, found before the run: its tools, and what reset() tells the player.
 
 reset() is called once for each row, so that rows that lack a column or make it fail are named before anything starts.
 """
@@ -12,17 +12,17 @@ from rl.environments.definition import RESET, Definition
 from rl.environments.episode import Ask, Start
 from rl.environments.processes import EnvironmentProcesses
 from rl.environments.routing import environment_of
-from rl.turns import Beside
+from rl.turns import PromptExtras
 from rl.types import BadInput, Row
 
 
-def besides(
+def prompt_extras(
     environments: Sequence[EnvironmentConfig],
     rows: Sequence[Row],
     seed_of: Callable[[int], int],
     scoring: ScoringConfig,
     where: Callable[[int], str],
-) -> list[Beside]:
+) -> list[PromptExtras]:
     """One for each row, in order; none at all without environments. seed_of, where: of the row with that number.
 
     Raises BadInput with the row for a column that reset() lacks and for a row on which it fails.
@@ -50,7 +50,7 @@ def besides(
     finally:
         processes.close()
     return [
-        Beside() if number is None else Beside(tuple(tools[number]), opened.get(i, ""))
+        PromptExtras() if number is None else PromptExtras(tuple(tools[number]), opened.get(i, ""))
         for i, number in enumerate(numbers)
     ]
 
@@ -61,7 +61,7 @@ def _name(definitions: Sequence[Definition], numbers: Sequence[int | None], key:
     return definitions[number].name
 
 
-def refuse_idle(environments: Sequence[EnvironmentConfig], rows: Sequence[Row], source: str) -> None:
+def refuse_unused_environments(environments: Sequence[EnvironmentConfig], rows: Sequence[Row], source: str) -> None:
     """Raise BadInput for an environment that no row of the training data has."""
     used = {environment_of(environments, row) for row in rows} if environments else set()
     for i, environment in enumerate(environments):
